@@ -1,0 +1,247 @@
+"""One candidacy: from the moment this process takes part in an election to the moment it no longer does.
+
+NOT guaranteed here: that a request whose reply did not come was not executed, that a term lasts, or that the
+application has stopped its work when it is over. Who may lead is decided by ``machine`` and by the scripts.
+
+- The election thread (``run``) does all I/O. Any thread may feed the machine, under one lock that is never held
+  across I/O or a callback.
+- What ``is_leader()`` reads is a ``Grant``: immutable, replaced whole, with a latch that goes from true to false
+  only. Whoever is told that the term is over sets the latch, so that it stays over even if a renewal, accepted in
+  time, is published at that very moment.
+- No exception ends the loop, only ``Stop`` does; what fails is tried again.
+- Every candidacy has an identity of its own (``me``), so that two processes that were given one instance id, or a
+  process and its fork, exclude each other like any two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import secrets
+import threading
+import time
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from . import clock
+from .channel import Connect, Waker
+from .config import Config
+from .delivery import Listeners, News, TermDelivery
+from .exceptions import RedisUnavailable
+from .lease import Lease
+from .machine import (
+    AnyEvent,
+    Broken,
+    Campaigned,
+    Delivered,
+    Failed,
+    Plan,
+    Released,
+    Renewed,
+    Resign,
+    State,
+    Tick,
+    Woken,
+    plan,
+    step,
+)  # fmt: skip
+from .process import Latch, new_latch
+from .records import NONCE_LENGTH, LeaderInfo, instance_of, utc_now
+
+logger = logging.getLogger("django_leader")
+
+
+class Grant(NamedTuple):
+    """The term is ours until the deadline, unless the latch says that it is broken."""
+
+    token: int
+    deadline: float
+    latch: Latch
+
+
+NO_GRANT = Grant(0, 0.0, bytearray(1))
+
+
+class Candidacy:
+    """What one process is and does in one election while it takes part."""
+
+    def __init__(self, connect: Connect, config: Config, label: str, listeners: Listeners, state: State) -> None:
+        self._label, self._config, self._listeners = label, config, listeners
+        self._timing = config.timing
+        self._state = state
+        self._waker = Waker()
+        self._lease = Lease(connect, config, self._waker)
+        self._me = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
+        self._news = News(label)
+        self._delivery: TermDelivery | None = None
+        self._started_at = utc_now()
+        self._last_leader = ""
+        self._twins: set[str] = set()
+        self.hold = 0.0
+        self.pid = os.getpid()
+        self.grant = NO_GRANT
+        self.changed = threading.Condition(threading.RLock())
+        self.attempts = 0
+        self.outage = ""
+        self.ticked_at = clock.now()
+        self.ended = False
+
+    def feed(self, event: AnyEvent) -> None:
+        """Tells the machine from another thread, and has the election thread act on it. Local."""
+        self._apply(event)
+        self._waker.set()
+
+    def delivers_here(self) -> bool:
+        """Whether the caller is a loss callback of this candidacy."""
+        return self._delivery is not None and self._delivery.runs_here()
+
+    def successor(self) -> State:
+        """What the next candidacy of this process must know: the highest token, and a loss still being delivered."""
+        ended = self._state.ended and replace(self._state.ended, owes_release=False)
+        return State(floor=self._state.floor, ended=ended, leader="")
+
+    def abandon(self) -> None:
+        """In a forked child: nothing of the parent's candidacy is used, and nothing is sent."""
+        self._lease.channel.abandon()
+        self._waker.close()
+
+    def run(self) -> None:
+        """Takes part until ``Stop``. The election thread."""
+        left = False
+        while True:
+            self.ticked_at = clock.now()
+            try:
+                self._apply(Tick())
+                todo = plan(self._state, clock.now())
+                if todo.act == "leave":
+                    break
+                left = self._do(todo)
+            except RedisUnavailable as error:
+                self._failed(error)
+            except Exception as error:  # a bug, here or below: the show goes on, but not in a tight loop
+                self._failed(error)
+                time.sleep(min(0.2, self._timing.retry))
+        if not left and not self.outage and self.attempts:
+            with contextlib.suppress(Exception):
+                self._release(leave=True)
+        with self.changed:
+            self._lease.channel.drop()
+            self._waker.close()
+            self.ended = True
+            self.changed.notify_all()
+
+    def _do(self, todo: Plan) -> bool:
+        """Carries out one decision. Gives whether this process has left the election by it."""
+        state, asked_at = self._state, clock.now()
+        if todo.act == "campaign":
+            answer = self._lease.campaign(self._me, state.floor, self._info())
+            self._answered(Campaigned(asked_at, answer, random.random()))
+            if answer.twin:
+                self._lease.post(answer.twin, {"twin": self._me})
+        elif todo.act == "renew" and state.term:
+            answer = self._lease.renew(self._me, state.term.token, self._info())
+            self._answered(Renewed(asked_at, answer))
+        elif todo.act == "release":
+            leave = state.stopping
+            try:
+                self._release(leave=leave)
+            finally:
+                self._apply(Released())
+            return leave
+        elif todo.listen:
+            message = self._lease.wait(self._me, wake=state.term is None, until=todo.until)
+            if message is not None:
+                self._received(message)
+        else:
+            self._waker.wait(min(todo.until - asked_at, 3600.0))
+        return False
+
+    def _release(self, *, leave: bool) -> None:
+        ended = self._state.ended
+        token, reason = (ended.term.token, ended.reason) if ended else (0, "")
+        self._lease.release(self._me, token, reason, leave=leave, hold=self.hold)
+
+    def _info(self) -> LeaderInfo:
+        since = self._started_at if self._state.term else utc_now()
+        return LeaderInfo(self._config.instance_id, self._config.hostname, since, utc_now(), pid=self.pid)
+
+    def _received(self, message: dict[str, Any]) -> None:
+        if not message:
+            self._apply(Woken())
+        elif isinstance(twin := message.get("twin"), str):
+            if twin not in self._twins:
+                self._twins.add(twin)
+                logger.warning(
+                    "%s: another process takes part as %r, too. Only one of them can lead at a time, but nobody can "
+                    "tell them apart: give each process an INSTANCE_ID of its own, or none.",
+                    self._label, self._config.instance_id,
+                )  # fmt: skip
+            if not message.get("answer"):
+                self._lease.post(twin, {"twin": self._me, "answer": True})
+
+    def _answered(self, event: Campaigned | Renewed) -> None:
+        if self.outage:
+            self.outage = ""
+            logger.warning("%s: Redis answers again", self._label)
+        self._apply(event)
+
+    def _failed(self, error: Exception) -> None:
+        if not self.outage:
+            logger.warning(
+                "%s: Redis cannot be asked (%s). Nobody can be elected until it can; the application is not "
+                "affected, and the election goes on by itself.",
+                self._label, error, exc_info=not isinstance(error, RedisUnavailable),
+            )  # fmt: skip
+        self.outage = str(error) or type(error).__name__
+        self._apply(Failed(random.random()))
+
+    def _apply(self, event: AnyEvent) -> None:
+        with self.changed:
+            before = self._state
+            if before.term and not self.grant.latch[0]:
+                event, late = Broken(before.term.token), event
+                self._apply_one(event)
+                event = late
+            self._apply_one(event)
+            if isinstance(event, Campaigned | Failed):
+                self.attempts += 1
+            self.changed.notify_all()
+
+    def _apply_one(self, event: AnyEvent) -> None:
+        before, after = self._state, step(self._state, event, clock.now(), self._timing)
+        self._state = after
+        if before.term and not after.term:
+            self.grant.latch[0] = 0
+            self.grant = NO_GRANT
+            assert self._delivery and after.ended
+            logger.info("%s: lost leadership: %s", self._label, after.ended.reason)
+            self._delivery.end(after.ended.reason)
+        elif before.term and after.term:
+            self.grant = self.grant._replace(deadline=after.term.deadline)
+        elif after.term:
+            self._started_at = utc_now()
+            self.grant = Grant(after.term.token, after.term.deadline, new_latch())
+            logger.info("%s: leader, with token %d", self._label, after.term.token)
+            self._announce(after.term.token)
+        if after.leader and after.leader != self._last_leader:
+            previous, self._last_leader = instance_of(self._last_leader), after.leader
+            self._news.put(self._listeners.changed(previous, instance_of(after.leader)))
+
+    def _announce(self, token: int) -> None:
+        self._delivery = TermDelivery(
+            self._label,
+            gain=self._listeners.gained(token),
+            loss=lambda reason: self._listeners.lost(token, reason),
+            deadline=lambda: self.grant.deadline if self.grant.token == token else 0.0,
+            expired=lambda: self.feed(Tick()),
+            gain_failed=lambda: self.feed(Resign(token, "callback-failed")),
+            delivered=lambda: self.feed(Delivered(token)),
+        )
+        try:
+            self._delivery.start()
+        except RuntimeError:
+            logger.exception("%s: cannot lead, no thread can be started", self._label)
+            self._apply_one(Resign(token, "callback-failed"))
+            self._apply_one(Delivered(token))

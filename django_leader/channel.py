@@ -1,0 +1,174 @@
+"""One private connection to Redis, used by one thread.
+
+NOT guaranteed here: that a request whose reply did not come was not executed. Whoever calls must treat that
+outcome as unknown.
+
+- Never a pool that the application uses, and never its timeouts: a pool of redis-py is shared, and its defaults
+  retry a request that may already have been executed, for up to a minute.
+- Nothing is sent twice. After any error or missing reply the connection is dropped, so that no later request can
+  be answered by the reply to an earlier one.
+- Waiting is a blocking command at the server and, at the same time, a poll at home on the socket and on a ``Waker``.
+  The server's timer is coarse (up to 0.1 s late by default), so it is asked to end early and the rest is waited here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.connection import Connection, ConnectionPool
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from . import clock
+from .exceptions import RedisUnavailable
+
+Connect = Callable[[float], Connection]
+"""Makes a connection, unconnected, whose connect and each of whose reads end after so many seconds."""
+
+SERVER_TIMER = 0.1
+"""Seconds by which a blocking command may end late: Redis looks at its clients ten times a second (``hz 10``)."""
+SLICE = 0.02
+"""Seconds between two looks at a connection without a real socket, as fakeredis has."""
+
+_Selector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+class Waker:
+    """Wakes a thread that waits: from any thread, any number of times, also from a signal handler."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        for end in (self._reader, self._writer):
+            end.setblocking(False)
+
+    def set(self) -> None:
+        """Ends the wait that is under way, or the next one. Local, never blocks."""
+        with contextlib.suppress(OSError):
+            self._writer.send(b"!")
+
+    def wait(self, seconds: float, sock: socket.socket | None = None) -> tuple[bool, bool]:
+        """Waits for ``set()``, for something to read on ``sock``, or for the time. Says which: (set, readable)."""
+        with _Selector() as selector:
+            selector.register(self._reader, selectors.EVENT_READ)
+            if sock is not None:
+                selector.register(sock, selectors.EVENT_READ)
+            ready = {key.fileobj for key, _ in selector.select(max(0.0, seconds))}
+        if self._reader in ready:
+            with contextlib.suppress(OSError):
+                while self._reader.recv(4096):
+                    pass
+        return self._reader in ready, sock in ready
+
+    def close(self) -> None:
+        """Gives the descriptors back. A later ``set()`` does nothing."""
+        self._reader.close()
+        self._writer.close()
+
+
+class Channel:
+    """A connection that is made when it is needed and dropped when it is in doubt. For one thread."""
+
+    def __init__(self, connect: Connect, timeout: float, waker: Waker | None = None) -> None:
+        self._connect, self._timeout, self._waker = connect, timeout, waker or Waker()
+        self._connection: Connection | None = None
+
+    def call(self, *command: Any) -> Any:
+        """Sends one command once and gives its reply. One round trip, more if it must connect first.
+
+        Raises ``RedisUnavailable``; what became of the command is then unknown. ``NoScriptError`` passes, since it
+        is the one error reply by which the caller knows what to do.
+        """
+        try:
+            self._send(*command)
+            assert self._connection
+            return self._connection.read_response(disable_decoding=True)
+        except NoScriptError:
+            raise
+        except BaseException as error:
+            raise self._dropped(error) from error
+
+    def wait(self, keys: Sequence[str], until: float) -> tuple[bytes, bytes] | None:
+        """Waits for an element in one of the lists ``keys`` until the instant ``until``, or until the waker is set.
+
+        Gives (key, element), or None when the time is over or the waker was set. Raises ``RedisUnavailable``.
+        """
+        seconds = until - clock.now() - SERVER_TIMER
+        if seconds < SERVER_TIMER / 2:
+            self._waker.wait(until - clock.now())
+            return None
+        try:
+            self._send("BLPOP", *keys, f"{min(seconds, 3600):.3f}")
+            assert self._connection
+            if not self._readable(until):
+                # The reply is still owed, so this connection cannot be used for anything else.
+                self.drop()
+                return None
+            reply = self._connection.read_response(disable_decoding=True)
+        except BaseException as error:
+            raise self._dropped(error) from error
+        if reply is None:
+            self._waker.wait(until - clock.now())
+            return None
+        return reply[0], reply[1]
+
+    def drop(self) -> None:
+        """Closes the connection. The next call makes a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.disconnect()
+
+    def abandon(self) -> None:
+        """In a forked child: closes the inherited descriptor without a word to the server, whose client is the parent."""
+        connection, self._connection = self._connection, None
+        sock = getattr(connection, "_sock", None)
+        if connection is not None and sock is not None:
+            connection._sock = None
+            with contextlib.suppress(OSError):
+                os.close(sock.detach())
+
+    def _dropped(self, error: BaseException) -> BaseException:
+        self.drop()
+        if isinstance(error, RedisError | OSError | ValueError):
+            said = "Redis answered: " if isinstance(error, ResponseError) else ""
+            return RedisUnavailable(said + (str(error) or type(error).__name__))
+        return error
+
+    def _send(self, *command: Any) -> None:
+        if self._connection is None:
+            self._connection = self._connect(self._timeout)
+        self._connection.send_command(*command, check_health=False)
+
+    def _readable(self, until: float) -> bool:
+        assert self._connection
+        sock = getattr(self._connection, "_sock", None)
+        if isinstance(sock, socket.socket):
+            if self._connection.can_read(0):
+                return True
+            return self._waker.wait(until - clock.now(), sock)[1]
+        while not (ready := self._connection.can_read(0)) and clock.now() < until:
+            if self._waker.wait(SLICE)[0]:
+                return False
+        return ready
+
+
+def connector(pool: ConnectionPool) -> Connect:
+    """Makes connections like those of ``pool`` (address, credentials, TLS), but private and without retries."""
+    unwanted = ("maint_notifications", "orig_", "oss_cluster", "maintenance_", "event_dispatcher", "retry", "himport")
+    kwargs = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(unwanted)}
+    # RESP2 and no client info: a new connection costs no handshake beyond what the server asks for.
+    kwargs |= {"protocol": 2, "lib_name": None, "lib_version": None, "client_name": None}
+    kwargs |= {"decode_responses": False, "health_check_interval": 0}
+    kwargs.pop("driver_info", None)
+
+    def connect(timeout: float) -> Connection:
+        connection: Connection = pool.connection_class(
+            **kwargs | {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        )
+        return connection
+
+    return connect

@@ -1,0 +1,94 @@
+"""System checks of ``LEADER_ELECTIONS``. They connect to nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+
+from . import connection
+from .handler import KEYS, ElectionSettings, configured, read
+
+LONG_TTL = 3600.0
+"""Seconds. A lease above it is more often one in milliseconds than one that is meant."""
+
+
+def register_all() -> None:
+    """Registers the checks with Django."""
+    register(check_elections)
+    register(check_deployment, deploy=True)
+
+
+def check_elections(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Every setting of every election. E003 to E011 and the W of the same number name the setting, in order of KEYS."""
+    try:
+        aliases = list(configured())
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="django_leader.E001")]
+    messages: list[CheckMessage] = []
+    readable: list[ElectionSettings] = []
+    for alias in aliases:
+        try:
+            found = read(alias)
+        except ImproperlyConfigured as error:
+            setting = str(error).partition(": ")[2].split(" ")[0]
+            number = f"E{KEYS.index(setting) + 3:03}" if setting in KEYS else "E002"
+            messages.append(Error(str(error), id=f"django_leader.{number}"))
+            continue
+        readable.append(found)
+        messages += _check_one(found)
+    return messages + _check_together(readable)
+
+
+def _check_one(found: ElectionSettings) -> list[CheckMessage]:
+    label = f"LEADER_ELECTIONS[{found.alias!r}]"
+    messages: list[CheckMessage] = []
+    if why := connection.problem(found.cache):
+        messages.append(Error(f"{label}: {why}", id="django_leader.E003"))
+    for repair in found.config.repairs():
+        field, rest = repair.split(" ", 1)
+        hint = (
+            "HEARTBEAT_INTERVAL must leave time for two tries within LOCK_TTL; a third of it is usual."
+            if field == "heartbeat_interval"
+            else "Give a positive number of seconds, or leave the key out for the default."
+        )
+        number = KEYS.index(field.upper()) + 3
+        messages.append(Warning(f"{label}: {field.upper()} {rest}", hint=hint, id=f"django_leader.W{number:03}"))
+    timing = found.config.validate().timing
+    if timing.ttl > LONG_TTL:
+        text = f"{label}: LOCK_TTL is {timing.ttl:g} s, and so long nobody leads when the leader's host dies"
+        hint = "Durations are in seconds, not milliseconds."
+        messages.append(Warning(text, hint=hint, id="django_leader.W001"))
+    return messages
+
+
+def _check_together(readable: list[ElectionSettings]) -> list[CheckMessage]:
+    owners: dict[tuple[str, str], str] = {}
+    messages: list[CheckMessage] = []
+    for found in readable:
+        for key in {*found.config.keys}:
+            owner = owners.setdefault((found.cache, key), found.alias)
+            if owner != found.alias:
+                text = f"LEADER_ELECTIONS[{found.alias!r}]: uses the key {key!r}, and so does {owner!r}"
+                hint = "Give each election a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own, or neither."
+                messages.append(Error(text, hint=hint, id="django_leader.E012"))
+    return messages
+
+
+def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Advice for production, with ``check --deploy``: W002."""
+    try:
+        shared = [alias for alias in configured() if read(alias).cache == "default"]
+    except ImproperlyConfigured:
+        return []  # check_elections says so
+    if not shared:
+        return []
+    return [
+        Warning(
+            f"LEADER_ELECTIONS[{shared[0]!r}]: shares the Redis database of the cache 'default', and cache.clear() "
+            "empties it, the lease included",
+            hint="Give elections a CACHES entry with a Redis database of its own, and name it with CACHE.",
+            id="django_leader.W002",
+        )
+    ]

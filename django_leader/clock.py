@@ -1,0 +1,17 @@
+"""The boot clock: seconds since the machine started, counting the time that it was suspended.
+
+A lease goes on while a laptop or a VM sleeps, so the clock that measures it must go on, too.
+``CLOCK_MONOTONIC`` stands still during a suspend on Linux; it is the fallback elsewhere.
+Wall time is never used for a decision: it can be set.
+"""
+
+from __future__ import annotations
+
+import time
+
+BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", None) or getattr(time, "CLOCK_MONOTONIC_RAW", time.CLOCK_MONOTONIC)
+
+
+def now() -> float:
+    """Seconds on the boot clock. Local; comparable only within one boot of one machine."""
+    return time.clock_gettime(BOOT_CLOCK)

@@ -1,0 +1,199 @@
+"""How an election is configured: the durations, the names, their defaults and their limits, in one place.
+
+Durations are seconds, as a number or a ``timedelta``. What is empty, zero or negative means "the default", and a
+heartbeat that cannot keep its lease becomes a third of it: ``validate()`` repairs these and ``repairs()`` names
+them. What cannot be meant, like text for a duration or braces in a key, raises ``ConfigError``.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+import uuid
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from .exceptions import ConfigError
+
+Duration = float | timedelta
+
+SHORTEST_TTL = 0.1
+"""Seconds. Below it the drift margin and two tries of a renewal no longer fit in a lease."""
+LONGEST_DURATION = 366 * 86400.0
+"""Seconds. Above it a value is a mistake of units, and Redis' own limits come near."""
+LONGEST_OPERATION = 2.0
+"""Seconds that one Redis operation may take, however long the lease: it bounds what a stop can cost."""
+LONGEST_NAME = 255
+"""Characters of an instance id or a host name: the longest DNS name has 253."""
+
+_TAGGED = re.compile(r"^[^{}]*\{[^{}]+\}[^{}]*$")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class Timing(NamedTuple):
+    """The durations of a valid configuration, in seconds, as the machine uses them."""
+
+    ttl: float
+    heartbeat: float
+    retry: float
+    margin: float
+    operation: float
+
+
+class Keys(NamedTuple):
+    """Every Redis key of one election, in the order in which the scripts take them."""
+
+    lock: str
+    info: str
+    state: str
+    candidates: str
+    events: str
+    wake: str
+
+
+@dataclass(frozen=True)
+class Config:
+    """The seven settings of an election. Frozen; ``validate()`` gives a copy that is fit for use.
+
+    Raises ``ConfigError`` at once for a value of a kind that can never be used.
+    """
+
+    redis_key_name: str = "maplefile:leader:lock"
+    redis_info_key_name: str = "maplefile:leader:info"
+    lock_ttl: Duration = 10.0
+    heartbeat_interval: Duration = 3.0
+    retry_interval: Duration = 2.0
+    instance_id: str = ""
+    hostname: str = ""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            number = field.name in DEFAULTS and isinstance(DEFAULTS[field.name], float)
+            object.__setattr__(self, field.name, _seconds(field.name, value) if number else _text(field.name, value))
+        for name in ("instance_id", "hostname"):
+            _check_name(name, getattr(self, name))
+        _check_keys(self.keys)
+        if 0 < self.timing.ttl < SHORTEST_TTL:
+            raise ConfigError(
+                f"lock_ttl is {self.timing.ttl:g} s; the shortest lease that can be kept is "
+                f"{SHORTEST_TTL:g} s (durations are in seconds). Set a longer one; the default is 10."
+            )
+
+    def validate(self) -> Config:
+        """A copy with the defaults filled in and impossible intervals repaired. Local; never raises.
+
+        Empty texts and durations that are not positive become the default, and a heartbeat that does not leave
+        time for two tries within the lease becomes a third of the lease. The instance id is made of the host's
+        name and a random suffix, new at each call, so that no two processes share it.
+        """
+        values: dict[str, Any] = {
+            name: default
+            for name, default in DEFAULTS.items()
+            if not getattr(self, name) or (isinstance(default, float) and getattr(self, name) <= 0)
+        }
+        hostname = self.hostname or _UNPRINTABLE.sub("", platform.node())[:LONGEST_NAME] or "localhost"
+        suffix = uuid.uuid4().hex[:8]
+        values["hostname"] = hostname
+        values["instance_id"] = self.instance_id or f"{hostname[: LONGEST_NAME - len(suffix) - 1]}-{suffix}"
+        valid = replace(self, **values)
+        if valid.timing.heartbeat >= _latest_heartbeat(valid.timing.ttl):
+            valid = replace(valid, heartbeat_interval=valid.timing.ttl / 3)
+        return valid
+
+    def repairs(self) -> list[str]:
+        """What ``validate()`` would change of the values that were given, a sentence each. Local."""
+        valid = self.validate()
+        return [
+            f"{name} is {getattr(self, name)!r}, which cannot be used; {getattr(valid, name)!r} is used instead"
+            for name in DEFAULTS
+            if getattr(self, name) != getattr(valid, name)
+        ]
+
+    @property
+    def timing(self) -> Timing:
+        """The durations as numbers, with what follows from them.
+
+        ``margin`` is what the lease's deadline comes early, for clocks that drift: 2 % of the lease, at least 10 ms.
+        ``operation`` is the timeout of one Redis operation: short enough that two of them fit between a heartbeat
+        and the deadline.
+        """
+        ttl, heartbeat, retry = (
+            float(value)
+            for value in (self.lock_ttl, self.heartbeat_interval, self.retry_interval)  # type: ignore[arg-type]
+        )
+        margin = max(0.010, 0.02 * ttl)
+        operation = min(ttl / 3, 0.99 * (ttl - heartbeat - margin) / 2, LONGEST_OPERATION)
+        return Timing(ttl, heartbeat, retry, margin, operation)
+
+    @property
+    def keys(self) -> Keys:
+        """The names of the election's keys. All but the info key share the lock's slot on a Redis Cluster."""
+        lock = self.redis_key_name or DEFAULTS["redis_key_name"]
+        root = lock if "{" in lock else f"{{{lock}}}"
+        own = (f"{root}:{part}" for part in ("state", "candidates", "events", "wake"))
+        return Keys(lock, self.redis_info_key_name or DEFAULTS["redis_info_key_name"], *own)
+
+    def derive(self, name: str) -> Config:
+        """The same configuration for another election beside this one: its keys end in ``:name``. Local."""
+        return replace(self, redis_key_name=f"{self.keys.lock}:{name}", redis_info_key_name=f"{self.keys.info}:{name}")
+
+
+DEFAULTS: dict[str, Any] = {
+    field.name: field.default for field in fields(Config) if field.name not in ("instance_id", "hostname")
+}
+
+
+def inbox(keys: Keys, me: str) -> str:
+    """The key of the list through which the candidate ``me`` is spoken to."""
+    return f"{keys.wake.removesuffix('wake')}inbox:{me}"
+
+
+def _latest_heartbeat(ttl: float) -> float:
+    """A tenth of the lease is the least in which two tries may have to fit."""
+    return ttl - max(0.010, 0.02 * ttl) - ttl / 10
+
+
+def _seconds(name: str, value: Any) -> float:
+    if value is None:
+        return 0.0
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{name} is {value!r}; give seconds as a number or a timedelta, for example 10")
+    if not math.isfinite(value) or value > LONGEST_DURATION:
+        raise ConfigError(f"{name} is {value!r}; give a finite number of seconds, at most {LONGEST_DURATION:.0f}")
+    return float(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is {value!r}; give a str, not {type(value).__name__}")
+    return value
+
+
+def _check_name(name: str, value: str) -> None:
+    if len(value) > LONGEST_NAME:
+        raise ConfigError(f"{name} has {len(value)} characters; give at most {LONGEST_NAME}")
+    if _UNPRINTABLE.search(value):
+        raise ConfigError(f"{name} is {value!r}; take the control characters out, it is shown in logs and pages")
+
+
+def _check_keys(keys: Keys) -> None:
+    for name, key in (("redis_key_name", keys.lock), ("redis_info_key_name", keys.info)):
+        if _UNPRINTABLE.search(key):
+            raise ConfigError(f"{name} is {key!r}; take the control characters out")
+        if ("{" in key or "}" in key) and not _TAGGED.match(key):
+            raise ConfigError(
+                f"{name} is {key!r}; braces mark a Redis Cluster hash tag and are allowed only as one non-empty "
+                f"pair, like 'app:{{leader}}:lock'. Take them out or complete the pair."
+            )
+    if keys.info in (keys.lock, *keys[2:]):
+        raise ConfigError(
+            f"redis_info_key_name is {keys.info!r}, which the election uses for something else; "
+            f"give the info key a name of its own"
+        )

@@ -1,0 +1,191 @@
+"""``@leader_required``: a management command that runs in one process at a time.
+
+NOT guaranteed here: that a body which cannot be interrupted stops in time. The interruption is an exception; code in C
+that does not come back to Python gets it late, and code that swallows ``BaseException`` not at all. Where that
+matters, hand the election's ``fencing_token`` to whoever can refuse a late write.
+
+The process of the command campaigns itself and holds the lease while the body runs. It does so in an election of the
+command's own, because web workers hold ``default`` for as long as they live.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+from django.core.management.base import BaseCommand, CommandError
+
+from .election import LeaderElection
+from .exceptions import LeadershipLost, RedisUnavailable
+from .handler import COMMAND_PREFIX, elections
+
+Target = TypeVar("Target", bound=Callable[..., Any])
+
+GRACE = 0.1
+"""Of the lease: what must be left of it when the body is interrupted, so that it can end before the lease does."""
+LOOK = 0.5
+"""Seconds between two looks at the lease at most, so that a suspend cannot stretch them."""
+UNAVAILABLE_EXIT = 2
+"""The exit status when Redis could not be asked, as of ``leader_status``."""
+
+_busy: set[str] = set()
+_busy_lock = threading.Lock()
+
+
+def leader_required(
+    target: Any = None,
+    *,
+    election: str | None = None,
+    wait: float | None = 0.0,
+    hold: float = 0.0,
+    on_loss: Literal["interrupt", "continue"] = "interrupt",
+    exit_code: int = 0,
+) -> Any:
+    """Runs a management command only while its process leads. For the class or its ``handle``; with or without ().
+
+    ``election``: the alias to campaign in; by default ``command:<name>``, an election of the command's own.
+    ``wait``: seconds to wait for leadership. 0 is one attempt; None waits for ever, as a hot standby.
+    ``hold``: seconds for which the lease is kept after the end, so that a short job that is started on several hosts
+    by clocks that differ runs once. ``on_loss``: what happens to the body when the lease cannot be kept:
+    ``"interrupt"`` raises ``LeadershipLost`` in it, before the lease has ended, and the command ends with an error;
+    ``"continue"`` lets it go on. ``exit_code``: the exit status when another process leads.
+
+    When another process leads, one line on stderr says who, and the body is not run. When Redis cannot be asked, the
+    command fails with exit status 2. Options and help of the command stay as they are. Raises ``TypeError`` or
+    ``ValueError`` at once, where it is used, for arguments that cannot be.
+    """
+    for name, value in (("wait", wait), ("hold", hold)):
+        if name == "wait" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"leader_required: {name} is {value!r}; give seconds as a number")
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"leader_required: {name} is {value!r}; give a finite number of seconds, 0 or more")
+    if on_loss not in ("interrupt", "continue"):
+        raise ValueError(f"leader_required: on_loss is {on_loss!r}; use 'interrupt' or 'continue'")
+
+    def decorate(target: Target) -> Target:
+        if isinstance(target, type) and issubclass(target, BaseCommand):
+            target.handle = decorate(target.handle)  # type: ignore[method-assign]
+            return target  # type: ignore[return-value]
+        if not callable(target) or isinstance(target, type):
+            raise TypeError(f"leader_required: {target!r} is neither a command class nor its handle")
+        if getattr(target, "_leader_required", False):
+            raise TypeError("leader_required: decorate the command or its handle, not both")
+
+        @functools.wraps(target)
+        def handle(self: BaseCommand, *args: Any, **options: Any) -> Any:
+            alias = election or COMMAND_PREFIX + type(self).__module__.rpartition(".")[2]
+            with _leading(alias, wait, hold) as (leading, why):
+                if leading:
+                    with _interrupted(leading) if on_loss == "interrupt" else _left_alone():
+                        return target(self, *args, **options)
+            if exit_code:
+                raise CommandError(f"Not run: {why}", returncode=exit_code)
+            self.stderr.write(f"Not run: {why}", self.style.WARNING)
+            return None
+
+        handle._leader_required = True  # type: ignore[attr-defined]
+        return handle  # type: ignore[return-value]
+
+    return decorate if target is None else decorate(target)
+
+
+@contextmanager
+def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[LeaderElection | None, str]]:
+    """The election ``alias`` while this process leads it; or None, and why not."""
+    election = elections[alias]
+    with _busy_lock:
+        free = alias not in _busy
+        _busy.add(alias)
+    if not free:
+        yield None, f"this process is running it already, in another thread (election {alias!r})"
+        return
+    ours = not election.running
+    try:
+        if ours:
+            election.start()
+        if election.wait_for_leadership(wait):
+            yield election, ""
+        else:
+            hold = 0.0
+            yield None, _who_leads(election)
+    finally:
+        if ours:
+            election.stop(hold=hold)
+        with _busy_lock:
+            _busy.discard(alias)
+
+
+def _who_leads(election: LeaderElection) -> str:
+    try:
+        leader = election.get_leader_info()
+    except RedisUnavailable as error:
+        raise CommandError(f"Not run: {error}", returncode=UNAVAILABLE_EXIT) from error
+    if leader is None:
+        return f"nobody leads the election {election.name!r}, but this process did not win it in time"
+    where = f" on {leader.hostname} (pid {leader.pid})" if leader.hostname else ""
+    return f"{leader.instance_id}{where} leads the election {election.name!r}"
+
+
+@contextmanager
+def _left_alone() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _interrupted(election: LeaderElection) -> Iterator[None]:
+    """Raises ``LeadershipLost`` in the body when the lease is nearly over and has not been renewed."""
+    token, over = election.fencing_token, threading.Event()
+    grace = election.config.timing.ttl * GRACE
+    body = threading.get_ident()
+    lost = threading.Event()
+
+    def watch() -> None:
+        while (left := election.lease_left - grace) > 0 and election.fencing_token == token:
+            if over.wait(min(left, LOOK)):
+                return
+        lost.set()
+        if not over.is_set():
+            interrupt()
+
+    def on_signal(number: int, frame: Any) -> Any:
+        if lost.is_set() and not over.is_set():
+            over.set()
+            raise LeadershipLost(f"{election.label}: the lease could not be kept")
+        return previous(number, frame) if callable(previous) else None
+
+    if threading.current_thread() is threading.main_thread():
+        # A signal ends even a blocking system call. SIGINT is the one that Python programs expect to be interrupted by.
+        previous = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, on_signal)
+
+        def interrupt() -> None:
+            signal.pthread_kill(body, signal.SIGINT)
+
+        def restore() -> None:
+            signal.signal(signal.SIGINT, previous)
+    else:
+
+        def interrupt() -> None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(body), ctypes.py_object(LeadershipLost))
+
+        def restore() -> None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(body), None)
+
+    watcher = threading.Thread(target=watch, name=f"{election.label} interrupt", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except LeadershipLost as error:
+        raise CommandError(f"Interrupted: {election.label}: the lease could not be kept") from error
+    finally:
+        over.set()
+        watcher.join()
+        restore()

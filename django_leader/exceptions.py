@@ -1,0 +1,23 @@
+"""What can go wrong, split by whose fault it is."""
+
+from __future__ import annotations
+
+
+class LeaderError(Exception):
+    """Base of every error that this package raises (but ``LeadershipLost``: see there)."""
+
+
+class ConfigError(LeaderError, ValueError):
+    """The project's fault: a setting or an argument that cannot be used. Raised before anything is sent."""
+
+
+class RedisUnavailable(LeaderError):
+    """The server's fault: Redis cannot be reached, does not answer in time, or answers with an error."""
+
+
+class LeadershipLost(BaseException):
+    """Interrupts the body of a command whose process no longer leads (``on_loss="interrupt"``).
+
+    Like ``KeyboardInterrupt`` it is no ``Exception``: a job that catches ``Exception`` around each of its
+    steps must not go on working after its lease has ended.
+    """

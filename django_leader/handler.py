@@ -1,0 +1,160 @@
+"""``elections``: the elections of this process by their alias, made from ``LEADER_ELECTIONS`` on first use.
+
+Settings are read when an election is first asked for, never at import. ``override_settings`` takes effect at once:
+elections that were made from the old settings are stopped and forgotten.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Literal
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.db import connections
+
+from . import connection
+from .config import Config
+from .election import LeaderElection
+from .exceptions import ConfigError, LeaderError
+from .signals import became_leader, leader_changed, lost_leadership
+
+DEFAULT_ALIAS = "default"
+COMMAND_PREFIX = "command:"
+FIELDS = {field.name.upper(): field.name for field in fields(Config)}
+KEYS = ("CACHE", *FIELDS, "AUTOSTART")
+
+
+@dataclass(frozen=True)
+class ElectionSettings:
+    """One entry of ``LEADER_ELECTIONS``, with the defaults filled in."""
+
+    alias: str
+    cache: str
+    autostart: bool | Literal["auto"]
+    config: Config
+
+
+def configured() -> dict[str, Any]:
+    """``LEADER_ELECTIONS`` as it stands. Raises ``ImproperlyConfigured`` when it is no dict of dicts."""
+    value = getattr(settings, "LEADER_ELECTIONS", None)
+    if value is None:
+        return {DEFAULT_ALIAS: {}}
+    if not isinstance(value, dict) or not all(
+        isinstance(k, str) and k and isinstance(v, dict) for k, v in value.items()
+    ):
+        raise ImproperlyConfigured("LEADER_ELECTIONS must be a dict of dicts, like {'default': {'CACHE': 'default'}}")
+    return value
+
+
+def read(alias: str) -> ElectionSettings:
+    """The settings of the election ``alias``. Raises ``ImproperlyConfigured``, which says what to change.
+
+    ``command:<name>`` is the election of a command. Unless it is configured, it is like ``default``, but with keys of
+    its own, and never starts by itself. Every other alias but ``default`` gets keys that end in its name, too.
+    """
+    entries = configured()
+    command = alias.startswith(COMMAND_PREFIX) and alias not in entries
+    source = DEFAULT_ALIAS if command else alias
+    label = f"LEADER_ELECTIONS[{source!r}]"
+    if source not in entries:
+        known = ", ".join(map(repr, entries)) or "none"
+        raise ImproperlyConfigured(f"{label}: there is no such election (there are: {known}); add it to the setting")
+    entry = entries[source]
+    if unknown := [key for key in entry if key not in KEYS]:
+        raise ImproperlyConfigured(f"{label}: unknown key {unknown[0]!r}; take it out, or use one of {', '.join(KEYS)}")
+    cache, autostart = entry.get("CACHE", "default"), entry.get("AUTOSTART", "auto")
+    if autostart not in (True, False, "auto") or not isinstance(autostart, bool | str):
+        raise ImproperlyConfigured(f"{label}: AUTOSTART is {autostart!r}; use True, False or 'auto'")
+    if not isinstance(cache, str):
+        raise ImproperlyConfigured(f"{label}: CACHE is {cache!r}; give the name of an entry of CACHES")
+    try:
+        config = Config(**{field: entry[key] for key, field in FIELDS.items() if key in entry})
+        if alias != DEFAULT_ALIAS:
+            own = config.derive(alias)
+            config = own if command else Config(**_fill(config, own, entry))
+    except ConfigError as error:
+        message = re.sub(r"\b(" + "|".join(FIELDS.values()) + r")\b", lambda m: m[0].upper(), str(error))
+        raise ImproperlyConfigured(f"{label}: {message}") from error
+    return ElectionSettings(alias, cache, False if command else autostart, config)
+
+
+def _fill(config: Config, own: Config, entry: dict[str, Any]) -> dict[str, Any]:
+    """The fields of ``config``, with the keys of ``own`` where the entry names none."""
+    return {
+        field: getattr(own if key.startswith("REDIS") and not entry.get(key) else config, field)
+        for key, field in FIELDS.items()
+    }
+
+
+class ElectionHandler:
+    """``elections["default"]``; iterating gives the configured aliases. Thread-safe, one object per process."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, LeaderElection] = {}
+        self._lock = threading.RLock()
+
+    def __getitem__(self, alias: str) -> LeaderElection:
+        """The election ``alias``. Local, connects to nothing. Raises ``ImproperlyConfigured`` for bad settings."""
+        try:
+            return self._made[alias]
+        except KeyError:
+            with self._lock:
+                if alias not in self._made:
+                    self._made[alias] = self._make(alias)
+                return self._made[alias]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(configured())
+
+    def _make(self, alias: str) -> LeaderElection:
+        found = read(alias)
+        try:
+            client = connection.client(found.cache)
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(f"LEADER_ELECTIONS[{alias!r}]: {error}") from error
+        election = LeaderElection(client, found.config, name=alias, after_callback=connections.close_all)
+        send = {"sender": LeaderElection, "using": alias, "election": election}
+        election.listen(
+            partial(_send_gain, send),
+            lambda token, reason: lost_leadership.send_robust(**send, fencing_token=token, reason=reason),
+            lambda previous, current: leader_changed.send_robust(**send, previous=previous, current=current),
+        )
+        return election
+
+    def reset(self) -> None:
+        """Stops and forgets all elections. Called when settings are overridden."""
+        with self._lock:
+            made, self._made = self._made, {}
+        for election in made.values():
+            election.stop()
+
+
+def _send_gain(send: dict[str, Any], token: int) -> None:
+    for receiver, result in became_leader.send_robust(**send, fencing_token=token):
+        if isinstance(result, Exception):
+            raise LeaderError(f"the receiver {receiver!r} of became_leader raised") from result
+
+
+elections = ElectionHandler()
+
+
+def is_leader(using: str = DEFAULT_ALIAS) -> bool:
+    """Whether this process leads the election ``using``. Local: no network, no lock. Any thread.
+
+    False in a process that does not take part. Raises ``ImproperlyConfigured`` on first use with bad settings.
+    """
+    return elections[using].is_leader()
+
+
+def _settings_changed(*, setting: str, **kwargs: Any) -> None:
+    if setting in ("LEADER_ELECTIONS", "CACHES"):
+        elections.reset()
+
+
+setting_changed.connect(_settings_changed, dispatch_uid="django_leader.handler")

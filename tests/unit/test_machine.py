@@ -1,0 +1,311 @@
+"""The machine with an invented clock: tables for the rules, and random histories for what must always hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from django_leader.config import Config
+from django_leader.machine import (
+    AnyEvent,
+    Broken,
+    Campaigned,
+    Delivered,
+    Ended,
+    Failed,
+    Plan,
+    Released,
+    Renewed,
+    Resign,
+    State,
+    Stop,
+    Term,
+    Tick,
+    Woken,
+    plan,
+    step,
+)
+from django_leader.records import Answer
+
+TIMING = Config().validate().timing  # 10 s lease, 3 s heartbeat, 2 s retry, 0.2 s margin
+ME, OTHER = "me:0", "other:1"
+
+
+def granted(token: int = 1) -> Answer:
+    return Answer("granted", token, ME, 10.0, 3, "")
+
+
+def held(remaining: float = 7.0, token: int = 1, candidates: int = 3) -> Answer:
+    return Answer("held", token, OTHER, remaining, candidates, "")
+
+
+def renewed(token: int = 1) -> Answer:
+    return Answer("renewed", token, ME, 10.0, 3, "")
+
+
+def refused(holder: str = OTHER, token: int = 2) -> Answer:
+    return Answer("refused", token, holder, 5.0, 3, "")
+
+
+def leader(asked_at: float = 100.0, token: int = 1) -> State:
+    return step(State(), Campaigned(asked_at, granted(token), 0.0), asked_at, TIMING)
+
+
+def test_s01_the_deadline_counts_from_before_the_request() -> None:
+    state = step(State(), Campaigned(100.0, granted(), 0.0), 103.0, TIMING)
+    assert state.term == Term(1, 100.0 + 10.0 - 0.2)
+
+
+def test_s01_a_grant_that_comes_after_its_own_deadline_makes_no_leader() -> None:
+    state = step(State(), Campaigned(100.0, granted(7), 0.0), 109.8, TIMING)
+    assert state.term is None
+    assert state.floor == 7
+    assert plan(state, 109.8) == Plan("campaign")
+
+
+@pytest.mark.parametrize("ttl", [0.1, 0.5, 1, 10, 60, 3600])
+@pytest.mark.parametrize("heartbeat", [0.01, 1 / 3, 0.5, 0.87, 0.95, 2])
+def test_s02_two_tries_of_a_renewal_fit_into_a_lease(ttl: float, heartbeat: float) -> None:
+    timing = Config(lock_ttl=ttl, heartbeat_interval=heartbeat * ttl).validate().timing
+    assert timing.margin == max(0.010, 0.02 * ttl)
+    assert 0 < timing.operation <= ttl / 3
+    assert timing.heartbeat + 2 * timing.operation + timing.margin < ttl
+
+
+def test_s03_a_late_renewal_does_not_revive_a_term() -> None:
+    state = leader()
+    assert state.term
+    late = step(state, Renewed(103.0, renewed()), state.term.deadline, TIMING)
+    assert late.term is None
+    assert late.ended == Ended(state.term, "expired", owes_release=False)
+    assert step(late, Renewed(104.0, renewed()), 104.0, TIMING).term is None
+
+
+def test_s03_the_next_term_has_another_token() -> None:
+    state = step(leader(), Tick(), 200.0, TIMING)
+    state = step(state, Delivered(1), 200.0, TIMING)
+    state = step(state, Campaigned(200.0, granted(2), 0.0), 200.0, TIMING)
+    assert state.term
+    assert state.term.token == 2
+
+
+def test_a_renewal_lengthens_the_term_and_never_shortens_it() -> None:
+    state = step(leader(), Renewed(103.0, renewed()), 103.1, TIMING)
+    assert state.term == Term(1, 112.8)
+    assert state.next_at == 106.0
+    again = step(state, Renewed(101.0, renewed()), 103.2, TIMING)
+    assert again.term == Term(1, 112.8)
+
+
+def test_a_renewal_of_another_term_is_ignored() -> None:
+    assert step(leader(), Renewed(103.0, renewed(9)), 103.0, TIMING).term == Term(1, 109.8)
+
+
+def test_s05_a_failed_request_changes_neither_term_nor_deadline() -> None:
+    state = leader()
+    after = step(state, Failed(0.5), 103.0, TIMING)
+    assert after.term == state.term
+    assert after.next_at < 103.1
+    assert plan(after, 103.0).listen is False
+
+
+def test_s05_a_lost_reply_to_a_campaign_makes_no_leader() -> None:
+    state = step(State(), Failed(0.0), 100.0, TIMING)
+    assert state.term is None
+    assert plan(state, state.next_at) == Plan("campaign")
+
+
+def test_s17_the_back_off_grows_to_the_retry_interval_and_no_further() -> None:
+    state, waits = State(), []
+    for _ in range(60):
+        state = step(state, Failed(1.0), 0.0, TIMING)
+        waits.append(state.next_at)
+    assert waits[0] == pytest.approx(0.05)
+    assert waits == sorted(waits)
+    assert waits[-1] == TIMING.retry
+    assert step(state, Failed(0.0), 0.0, TIMING).next_at == TIMING.retry / 2
+
+
+def test_s08_a_voluntary_end_is_delivered_first_and_released_then() -> None:
+    state = step(leader(), Resign(1, "resigned"), 101.0, TIMING)
+    assert state.term is None
+    assert plan(state, 101.0) == Plan("wait", 109.8)
+    state = step(state, Delivered(1), 102.0, TIMING)
+    assert plan(state, 102.0) == Plan("release")
+    state = step(state, Released(), 102.0, TIMING)
+    assert state.ended is None
+    assert plan(state, 102.0) == Plan("wait", 103.0, listen=True)
+
+
+def test_s08_work_that_does_not_end_keeps_the_lease_until_it_has_run_out() -> None:
+    state = step(leader(), Resign(1, "resigned"), 101.0, TIMING)
+    assert plan(state, 109.8) == Plan("wait")
+    late = step(state, Delivered(1), 111.0, TIMING)
+    assert late.ended is None
+    assert plan(late, 111.0) == Plan("campaign")
+
+
+def test_s08_a_request_for_another_term_is_ignored() -> None:
+    assert step(leader(), Resign(2, "resigned"), 101.0, TIMING).term == Term(1, 109.8)
+
+
+def test_s16_nobody_campaigns_while_loss_callbacks_run() -> None:
+    state = step(leader(), Tick(), 200.0, TIMING)
+    assert plan(state, 200.0) == Plan("wait")
+    assert plan(state, 9999.0) == Plan("wait")
+    assert step(state, Campaigned(200.0, granted(2), 0.0), 200.0, TIMING).term is None
+    assert plan(step(state, Delivered(1), 300.0, TIMING), 300.0) == Plan("campaign")
+
+
+def test_a_stop_ends_the_term_then_releases_then_leaves() -> None:
+    state = step(leader(), Stop(), 101.0, TIMING)
+    assert state.term is None
+    assert plan(state, 101.0).act == "wait"
+    state = step(state, Delivered(1), 101.0, TIMING)
+    assert plan(state, 101.0) == Plan("release")
+    assert plan(step(state, Released(), 101.0, TIMING), 101.0) == Plan("leave")
+
+
+def test_a_stopped_follower_leaves_and_a_grant_that_comes_late_is_given_back() -> None:
+    state = step(State(), Stop(), 100.0, TIMING)
+    assert plan(state, 100.0) == Plan("leave")
+    state = step(state, Campaigned(99.0, granted(5), 0.0), 100.0, TIMING)
+    assert state.term is None
+    assert plan(state, 100.0) == Plan("release")
+
+
+def test_a_stop_does_not_wait_for_callbacks_longer_than_the_lease() -> None:
+    state = step(leader(), Stop(), 101.0, TIMING)
+    assert plan(state, 109.8) == Plan("leave")
+
+
+def test_a_follower_meets_the_expiry_and_not_its_next_poll() -> None:
+    state = step(State(), Campaigned(100.0, held(remaining=0.5), 0.0), 100.1, TIMING)
+    assert state.next_at == pytest.approx(100.601)
+    state = step(State(), Campaigned(100.0, held(remaining=9.0), 0.0), 100.1, TIMING)
+    assert state.next_at == pytest.approx(102.1)
+
+
+def test_the_attempts_of_many_followers_spread_over_a_few_milliseconds() -> None:
+    def next_at(chance: float, candidates: int) -> float:
+        answer = held(remaining=0.0, candidates=candidates)
+        return step(State(), Campaigned(0.0, answer, chance), 0.0, TIMING).next_at
+
+    assert next_at(0.999, 3) - next_at(0.0, 3) < 0.001
+    assert 0.01 < next_at(0.999, 1000) - next_at(0.0, 1000) <= 0.02
+
+
+def test_a_wake_up_has_a_follower_campaign_and_leaves_a_leader_alone() -> None:
+    state = step(State(), Campaigned(100.0, held(), 0.0), 100.0, TIMING)
+    assert plan(step(state, Woken(), 100.5, TIMING), 100.5) == Plan("campaign")
+    assert step(leader(), Woken(), 101.0, TIMING) == leader()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "next_at"),
+    [(refused(), "taken", 103.0 + 2.0), (refused(holder=""), "data-lost", 103.0)],
+)
+def test_a_refused_renewal_ends_the_term(answer: Answer, reason: str, next_at: float) -> None:
+    state = step(leader(), Renewed(103.0, answer), 103.0, TIMING)
+    assert state.term is None
+    assert state.ended
+    assert (state.ended.reason, state.ended.owes_release, state.next_at) == (reason, False, next_at)
+    assert state.floor == 2
+
+
+def test_who_fails_its_callback_stands_back_longer_each_time_until_a_term_lasts() -> None:
+    state, pauses = leader(), []
+    for token in range(1, 9):
+        state = step(replace(state, term=Term(token, 1e9), ended=None), Resign(token, "callback-failed"), 0.0, TIMING)
+        pauses.append(state.next_at)
+    assert pauses == [2, 4, 8, 16, 32, 64, 64, 64]
+    state = step(replace(state, term=Term(9, 1e9), ended=None), Renewed(0.0, renewed(9)), 0.0, TIMING)
+    assert state.setbacks == 0
+
+
+def test_s04_a_broken_term_ends_and_another_does_not() -> None:
+    ended = step(leader(), Broken(1), 101.0, TIMING).ended
+    assert ended
+    assert ended.reason == "expired"
+    assert step(leader(), Broken(2), 101.0, TIMING).term
+
+
+EVENTS = st.one_of(
+    st.tuples(st.just("campaigned"), st.sampled_from(["granted", "held"]), st.floats(0, 12)),
+    st.tuples(st.just("renewed"), st.sampled_from(["renewed", "refused", "gone"]), st.floats(0, 12)),
+    st.tuples(st.sampled_from(["failed", "tick", "woken", "resign", "failed-callback", "delivered", "released"])),
+    st.tuples(st.sampled_from(["broken", "stop"])),
+)
+
+
+def _event(drawn: tuple[object, ...], state: State, now: float, fresh: int, chance: float) -> AnyEvent:
+    token = state.term.token if state.term else state.ended.term.token if state.ended else 0
+    match drawn:
+        case ("campaigned", "granted", float(late)):
+            return Campaigned(now - late, granted(fresh), chance)
+        case ("campaigned", _, float(late)):
+            return Campaigned(now - late, held(remaining=late, token=fresh), chance)
+        case ("renewed", "renewed", float(late)):
+            return Renewed(now - late, renewed(token))
+        case ("renewed", how, float(late)):
+            return Renewed(now - late, refused(OTHER if how == "refused" else "", fresh))
+        case ("resign",):
+            return Resign(token, "resigned")
+        case ("failed-callback",):
+            return Resign(token, "callback-failed")
+        case ("delivered",):
+            return Delivered(token)
+        case ("broken",):
+            return Broken(token)
+        case (name,):
+            simple: dict[object, AnyEvent] = {
+                "failed": Failed(chance),
+                "tick": Tick(),
+                "woken": Woken(),
+                "released": Released(),
+                "stop": Stop(),
+            }
+            return simple[name]
+    raise AssertionError(drawn)
+
+
+@settings(max_examples=500)
+@given(st.lists(st.tuples(EVENTS, st.floats(0, 6), st.floats(0, 0.999)), max_size=60))
+def test_what_holds_after_every_history(history: list[tuple[tuple[object, ...], float, float]]) -> None:
+    state, now, fresh = State(), 1000.0, 0
+    over: set[int] = set()
+    stopped = False
+    for drawn, passed, chance in history:
+        now += passed
+        fresh += 1
+        event = _event(drawn, state, now, fresh, chance)
+        before, state = state, step(state, event, now, TIMING)
+        stopped = stopped or isinstance(event, Stop)
+
+        assert not (state.term and state.ended), "S16: one term at a time, and its loss before the next gain"
+        assert state.floor >= before.floor, "S14: the floor never falls"
+        if before.term and not (state.term and state.term.token == before.term.token):
+            over.add(before.term.token)
+            assert state.ended, "S16: a term that ends is delivered"
+            assert state.ended.term.token == before.term.token
+        if state.term:
+            assert state.term.token not in over, "S3: a term that has ended never comes back"
+            assert now < state.term.deadline, "S1: no term beyond its deadline"
+            assert not stopped
+            if state.term != before.term:
+                assert isinstance(event, Campaigned | Renewed)
+                assert state.term.deadline <= event.asked_at + TIMING.ttl - TIMING.margin
+        assert state.next_at <= now + 64 + TIMING.ttl, "S17: the election goes on by itself"
+        todo = plan(state, now)
+        if todo.act in ("campaign", "renew"):
+            assert not stopped
+        if todo.act == "renew":
+            assert state.term
+        if todo.act == "campaign":
+            assert not state.term
+            assert not state.ended
+        if todo.act == "wait" and state.ended is None:
+            assert now < todo.until <= state.next_at
