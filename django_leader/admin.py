@@ -35,7 +35,7 @@ class ElectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """The page. One round trip to Redis for each election, each bounded by its operation timeout."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        request.current_app = self.admin_site.name
         context = {
             **self.admin_site.each_context(request),
             "title": "Leader elections",

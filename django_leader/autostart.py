@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 from django.apps import apps
@@ -78,13 +79,13 @@ def look() -> Seen:
     """What can be seen from here: the environment, the modules and the stack of the caller. Local."""
     names = set()
     argv: list[str] | None = None
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame:
         module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         names.add((module, function))
         if module == "django.core.management" and function == "execute" and argv is None:
             argv = list(getattr(frame.f_locals.get("self"), "argv", ["", ""]))
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     modules = {module for module, _ in names}
     uwsgi: Any = sys.modules.get("uwsgi")
     return Seen(

@@ -215,7 +215,8 @@ class Candidacy:
         if before.term and not after.term:
             self.grant.latch[0] = 0
             self.grant = NO_GRANT
-            assert self._delivery and after.ended
+            assert self._delivery
+            assert after.ended
             logger.info("%s: lost leadership: %s", self._label, after.ended.reason)
             self._delivery.end(after.ended.reason)
         elif before.term and after.term:

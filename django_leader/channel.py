@@ -18,9 +18,10 @@ import os
 import selectors
 import socket
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
-from redis.connection import Connection, ConnectionPool
+from redis.connection import AbstractConnection, Connection, ConnectionPool
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from . import clock
@@ -34,6 +35,11 @@ SERVER_TIMER = 0.1
 SLICE = 0.02
 """Seconds between two looks at a connection without a real socket, as fakeredis has."""
 
+_NO_CLIENT_INFO: dict[str, None] = (
+    {"driver_info": None}
+    if "driver_info" in signature(AbstractConnection.__init__).parameters
+    else {"lib_name": None, "lib_version": None}
+)
 _Selector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
@@ -73,7 +79,7 @@ class Channel:
     """A connection that is made when it is needed and dropped when it is in doubt. For one thread."""
 
     def __init__(self, connect: Connect, timeout: float, waker: Waker | None = None) -> None:
-        self._connect, self._timeout, self._waker = connect, timeout, waker or Waker()
+        self._connect, self._timeout, self._waker = connect, timeout, waker
         self._connection: Connection | None = None
 
     def call(self, *command: Any) -> Any:
@@ -96,6 +102,7 @@ class Channel:
 
         Gives (key, element), or None when the time is over or the waker was set. Raises ``RedisUnavailable``.
         """
+        assert self._waker, "a channel that waits needs a waker"
         seconds = until - clock.now() - SERVER_TIMER
         if seconds < SERVER_TIMER / 2:
             self._waker.wait(until - clock.now())
@@ -120,10 +127,10 @@ class Channel:
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):
-                connection.disconnect()
+                connection.disconnect()  # type: ignore[no-untyped-call]
 
     def abandon(self) -> None:
-        """In a forked child: closes the inherited descriptor without a word to the server, whose client is the parent."""
+        """In a forked child: closes the inherited descriptor without a word to the server."""
         connection, self._connection = self._connection, None
         sock = getattr(connection, "_sock", None)
         if connection is not None and sock is not None:
@@ -141,10 +148,12 @@ class Channel:
     def _send(self, *command: Any) -> None:
         if self._connection is None:
             self._connection = self._connect(self._timeout)
-        self._connection.send_command(*command, check_health=False)
+            self._connection.connect()  # type: ignore[no-untyped-call]
+        self._connection.send_command(*command, check_health=False)  # type: ignore[no-untyped-call]
 
     def _readable(self, until: float) -> bool:
         assert self._connection
+        assert self._waker
         sock = getattr(self._connection, "_sock", None)
         if isinstance(sock, socket.socket):
             if self._connection.can_read(0):
@@ -158,12 +167,11 @@ class Channel:
 
 def connector(pool: ConnectionPool) -> Connect:
     """Makes connections like those of ``pool`` (address, credentials, TLS), but private and without retries."""
-    unwanted = ("maint_notifications", "orig_", "oss_cluster", "maintenance_", "event_dispatcher", "retry", "himport")
+    unwanted = ("maint", "orig_", "oss_cluster", "event_dispatcher", "retry", "himport", "lib_", "driver_info")
     kwargs = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(unwanted)}
     # RESP2 and no client info: a new connection costs no handshake beyond what the server asks for.
-    kwargs |= {"protocol": 2, "lib_name": None, "lib_version": None, "client_name": None}
+    kwargs |= _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
     kwargs |= {"decode_responses": False, "health_check_interval": 0}
-    kwargs.pop("driver_info", None)
 
     def connect(timeout: float) -> Connection:
         connection: Connection = pool.connection_class(

@@ -120,10 +120,8 @@ class Config:
         ``operation`` is the timeout of one Redis operation: short enough that two of them fit between a heartbeat
         and the deadline.
         """
-        ttl, heartbeat, retry = (
-            float(value)
-            for value in (self.lock_ttl, self.heartbeat_interval, self.retry_interval)  # type: ignore[arg-type]
-        )
+        names = ("lock_ttl", "heartbeat_interval", "retry_interval")
+        ttl, heartbeat, retry = (_seconds(name, getattr(self, name)) for name in names)
         margin = max(0.010, 0.02 * ttl)
         operation = min(ttl / 3, 0.99 * (ttl - heartbeat - margin) / 2, LONGEST_OPERATION)
         return Timing(ttl, heartbeat, retry, margin, operation)

@@ -16,7 +16,8 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from django.core.management.base import BaseCommand, CommandError
@@ -29,8 +30,8 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 
 GRACE = 0.1
 """Of the lease: what must be left of it when the body is interrupted, so that it can end before the lease does."""
-LOOK = 0.5
-"""Seconds between two looks at the lease at most, so that a suspend cannot stretch them."""
+LOOK = 0.1
+"""Seconds between two looks at the lease: a term can end before its time, and a suspend stretches every wait."""
 UNAVAILABLE_EXIT = 2
 """The exit status when Redis could not be asked, as of ``leader_status``."""
 
@@ -60,20 +61,16 @@ def leader_required(
     command fails with exit status 2. Options and help of the command stay as they are. Raises ``TypeError`` or
     ``ValueError`` at once, where it is used, for arguments that cannot be.
     """
-    for name, value in (("wait", wait), ("hold", hold)):
-        if name == "wait" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"leader_required: {name} is {value!r}; give seconds as a number")
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"leader_required: {name} is {value!r}; give a finite number of seconds, 0 or more")
+    _check_seconds("hold", hold)
+    if wait is not None:
+        _check_seconds("wait", wait)
     if on_loss not in ("interrupt", "continue"):
         raise ValueError(f"leader_required: on_loss is {on_loss!r}; use 'interrupt' or 'continue'")
 
     def decorate(target: Target) -> Target:
         if isinstance(target, type) and issubclass(target, BaseCommand):
             target.handle = decorate(target.handle)  # type: ignore[method-assign]
-            return target  # type: ignore[return-value]
+            return target
         if not callable(target) or isinstance(target, type):
             raise TypeError(f"leader_required: {target!r} is neither a command class nor its handle")
         if getattr(target, "_leader_required", False):
@@ -84,7 +81,7 @@ def leader_required(
             alias = election or COMMAND_PREFIX + type(self).__module__.rpartition(".")[2]
             with _leading(alias, wait, hold) as (leading, why):
                 if leading:
-                    with _interrupted(leading) if on_loss == "interrupt" else _left_alone():
+                    with _interrupted(leading) if on_loss == "interrupt" else nullcontext():
                         return target(self, *args, **options)
             if exit_code:
                 raise CommandError(f"Not run: {why}", returncode=exit_code)
@@ -134,18 +131,18 @@ def _who_leads(election: LeaderElection) -> str:
     return f"{leader.instance_id}{where} leads the election {election.name!r}"
 
 
-@contextmanager
-def _left_alone() -> Iterator[None]:
-    yield
+def _check_seconds(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"leader_required: {name} is {value!r}; give seconds as a number")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"leader_required: {name} is {value!r}; give a finite number of seconds, 0 or more")
 
 
 @contextmanager
 def _interrupted(election: LeaderElection) -> Iterator[None]:
     """Raises ``LeadershipLost`` in the body when the lease is nearly over and has not been renewed."""
-    token, over = election.fencing_token, threading.Event()
+    token, over, lost = election.fencing_token, threading.Event(), threading.Event()
     grace = election.config.timing.ttl * GRACE
-    body = threading.get_ident()
-    lost = threading.Event()
 
     def watch() -> None:
         while (left := election.lease_left - grace) > 0 and election.fencing_token == token:
@@ -155,30 +152,8 @@ def _interrupted(election: LeaderElection) -> Iterator[None]:
         if not over.is_set():
             interrupt()
 
-    def on_signal(number: int, frame: Any) -> Any:
-        if lost.is_set() and not over.is_set():
-            over.set()
-            raise LeadershipLost(f"{election.label}: the lease could not be kept")
-        return previous(number, frame) if callable(previous) else None
-
-    if threading.current_thread() is threading.main_thread():
-        # A signal ends even a blocking system call. SIGINT is the one that Python programs expect to be interrupted by.
-        previous = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, on_signal)
-
-        def interrupt() -> None:
-            signal.pthread_kill(body, signal.SIGINT)
-
-        def restore() -> None:
-            signal.signal(signal.SIGINT, previous)
-    else:
-
-        def interrupt() -> None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(body), ctypes.py_object(LeadershipLost))
-
-        def restore() -> None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(body), None)
-
+    in_main = threading.current_thread() is threading.main_thread()
+    interrupt, restore = (_by_signal if in_main else _by_exception)(lambda: lost.is_set() and not over.is_set())
     watcher = threading.Thread(target=watch, name=f"{election.label} interrupt", daemon=True)
     watcher.start()
     try:
@@ -189,3 +164,35 @@ def _interrupted(election: LeaderElection) -> Iterator[None]:
         over.set()
         watcher.join()
         restore()
+
+
+def _by_signal(due: Callable[[], bool]) -> tuple[Callable[[], object], Callable[[], object]]:
+    """To interrupt the main thread, and to undo it: SIGINT, which ends even a blocking system call."""
+
+    sent = False
+
+    def interrupt() -> None:
+        nonlocal sent
+        sent = True
+        signal.pthread_kill(ident, signal.SIGINT)
+
+    def on_signal(number: int, frame: FrameType | None) -> Any:
+        nonlocal sent
+        if not sent:
+            return previous(number, frame) if callable(previous) else None
+        sent = False
+        if due():
+            raise LeadershipLost
+        return None  # too late: the body has just ended by itself
+
+    ident, previous = threading.get_ident(), signal.signal(signal.SIGINT, on_signal)
+    return interrupt, lambda: signal.signal(signal.SIGINT, previous)
+
+
+def _by_exception(due: Callable[[], bool]) -> tuple[Callable[[], object], Callable[[], object]]:
+    """To interrupt another thread, and to undo it: an exception that Python raises when it runs there again."""
+    ident, set_async = ctypes.c_ulong(threading.get_ident()), ctypes.pythonapi.PyThreadState_SetAsyncExc
+    return (
+        lambda: due() and set_async(ident, ctypes.py_object(LeadershipLost)),
+        lambda: set_async(ident, None),
+    )

@@ -158,7 +158,7 @@ class News:
         self._busy = False
 
     def put(self, callbacks: Sequence[Callback]) -> None:
-        """Runs ``callbacks`` after those given before. Local. At interpreter exit, when no thread starts, not at all."""
+        """Runs ``callbacks`` after those given before. At interpreter exit no thread starts, so not at all. Local."""
         with self._lock:
             self._waiting.extend(callbacks)
             if self._busy or not self._waiting:

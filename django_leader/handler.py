@@ -69,7 +69,7 @@ def read(alias: str) -> ElectionSettings:
     if unknown := [key for key in entry if key not in KEYS]:
         raise ImproperlyConfigured(f"{label}: unknown key {unknown[0]!r}; take it out, or use one of {', '.join(KEYS)}")
     cache, autostart = entry.get("CACHE", "default"), entry.get("AUTOSTART", "auto")
-    if autostart not in (True, False, "auto") or not isinstance(autostart, bool | str):
+    if not isinstance(autostart, bool) and autostart != "auto":
         raise ImproperlyConfigured(f"{label}: AUTOSTART is {autostart!r}; use True, False or 'auto'")
     if not isinstance(cache, str):
         raise ImproperlyConfigured(f"{label}: CACHE is {cache!r}; give the name of an entry of CACHES")
@@ -81,7 +81,8 @@ def read(alias: str) -> ElectionSettings:
     except ConfigError as error:
         message = re.sub(r"\b(" + "|".join(FIELDS.values()) + r")\b", lambda m: m[0].upper(), str(error))
         raise ImproperlyConfigured(f"{label}: {message}") from error
-    return ElectionSettings(alias, cache, False if command else autostart, config)
+    chosen: bool | Literal["auto"] = autostart if isinstance(autostart, bool) else "auto"
+    return ElectionSettings(alias, cache, False if command else chosen, config)
 
 
 def _fill(config: Config, own: Config, entry: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Lease:
 
     def __init__(self, connect: Connect, config: Config, waker: Waker | None = None) -> None:
         self._timing, self._keys = config.timing, config.keys
-        self.channel = Channel(connect, self._timing.operation, waker or Waker())
+        self.channel = Channel(connect, self._timing.operation, waker)
 
     def campaign(self, me: str, floor: int, info: LeaderInfo) -> Answer:
         """One attempt to lead. One round trip. Raises ``RedisUnavailable``."""
@@ -72,7 +72,7 @@ class Lease:
         return ElectionStatus(leader, left / 1000, int(token), candidates)
 
     def history(self, limit: int) -> list[Event]:
-        """The newest ``limit`` entries of the history, the newest first. One round trip. Raises ``RedisUnavailable``."""
+        """The newest ``limit`` changes, the newest first. One round trip. Raises ``RedisUnavailable``."""
         events = []
         for entry, flat in self.channel.call("XREVRANGE", self._keys.events, "+", "-", "COUNT", limit):
             values = dict(zip(map(_decode, flat[::2]), map(_decode, flat[1::2]), strict=False))

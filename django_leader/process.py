@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
+import platform
 from typing import Protocol
 
 _MADV_WIPEONFORK = 18
@@ -40,7 +40,7 @@ class PidLatch:
 
 def new_latch() -> Latch:
     """A latch that is true. Local: about ten microseconds."""
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         try:
             page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             page.madvise(_MADV_WIPEONFORK)

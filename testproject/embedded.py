@@ -67,7 +67,7 @@ def url() -> str:
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (held := _join(place)):
-            subprocess.Popen(  # noqa: S603
+            subprocess.Popen(
                 [sys.executable, "-m", "testproject.embedded", str(place)],
                 cwd=Path(__file__).resolve().parent.parent,
                 start_new_session=True,
@@ -102,7 +102,7 @@ def keep(place: Path) -> None:
     (place / "keeper.sock").unlink(missing_ok=True)
     (place / "redis.sock").unlink(missing_ok=True)
     command = [binary(), "--port", "0", "--unixsocket", str(place / "redis.sock"), "--save", "", "--dir", str(place)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)  # noqa: S603
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)
     try:
         while not (place / "redis.sock").exists():
             if server.poll() is not None:

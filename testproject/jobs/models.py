@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.db import models
 
 
@@ -12,6 +14,8 @@ class Run(models.Model):
     instance_id = models.CharField(max_length=255)
     fencing_token = models.BigIntegerField()
     at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    objects: ClassVar[models.Manager[Run]] = models.Manager()
 
     def __str__(self) -> str:
         return f"{self.job} by {self.instance_id}"

@@ -275,12 +275,11 @@ def _event(drawn: tuple[object, ...], state: State, now: float, fresh: int, chan
 @settings(max_examples=500)
 @given(st.lists(st.tuples(EVENTS, st.floats(0, 6), st.floats(0, 0.999)), max_size=60))
 def test_what_holds_after_every_history(history: list[tuple[tuple[object, ...], float, float]]) -> None:
-    state, now, fresh = State(), 1000.0, 0
+    state, now = State(), 1000.0
     over: set[int] = set()
     stopped = False
-    for drawn, passed, chance in history:
+    for fresh, (drawn, passed, chance) in enumerate(history, 1):
         now += passed
-        fresh += 1
         event = _event(drawn, state, now, fresh, chance)
         before, state = state, step(state, event, now, TIMING)
         stopped = stopped or isinstance(event, Stop)

@@ -1,0 +1,185 @@
+"""Real processes and real servers, and what happens to them in production at night."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from django_leader.clock import now
+from tests.support.candidates import Candidate
+from tests.support.servers import RedisServer, eventually
+
+FAST = {"lock_ttl": 1.5, "heartbeat_interval": 0.4, "retry_interval": 0.3}
+TTL = 1.5
+
+
+@pytest.fixture
+def candidate(own_server: RedisServer) -> Iterator[Callable[..., Candidate]]:
+    """Makes candidates, and ends them."""
+    made: list[Candidate] = []
+
+    def make(instance_id: str = "", **options: Any) -> Candidate:
+        made.append(Candidate(own_server.port, **{**FAST, "instance_id": instance_id, **options}))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.close()
+
+
+Make = Callable[..., Candidate]
+
+
+def leader_and_follower(candidate: Make) -> tuple[Candidate, Candidate]:
+    first = candidate("first")
+    first.hears("gain")
+    second = candidate("second")
+    second.hears("change", current="first")
+    return first, second
+
+
+def test_a_graceful_stop_hands_over_at_once(candidate: Make) -> None:
+    first, second = leader_and_follower(candidate)
+    asked = now()
+    first.tell("stop")
+    assert first.hears("loss")["leads"] is False
+    gain = second.hears("gain")
+    assert gain["at"] - asked < TTL / 2, "the next leader did not wait for the lease to end"
+    first.hears("stopped", leads=False)
+
+
+def test_the_end_of_the_interpreter_hands_over(candidate: Make) -> None:
+    first, second = leader_and_follower(candidate)
+    asked = now()
+    first.tell("exit")
+    assert second.hears("gain")["at"] - asked < TTL
+    assert first.process.wait() == 0
+
+
+def test_after_kill_9_another_leads_when_the_lease_ends(candidate: Make) -> None:
+    first, second = leader_and_follower(candidate)
+    token = first.verdict()["token"]
+    first.kill()
+    assert second.hears("gain")["token"] > token
+
+
+def test_s01_a_frozen_leader_does_not_lead_when_it_wakes(candidate: Make) -> None:
+    first, second = leader_and_follower(candidate)
+    first.freeze()
+    gain = second.hears("gain")
+    first.thaw()
+    assert first.verdict()["leads"] is False
+    assert first.hears("loss")["reason"] in ("expired", "taken")
+    assert second.verdict() | {"at": 0, "left": 0} == {
+        "event": "verdict", "at": 0, "left": 0, "leads": True, "token": gain["token"],
+    }  # fmt: skip
+    first.hears("change", current="second")
+
+
+def test_a_server_that_restarts_empty_is_campaigned_at_again(candidate: Make, own_server: RedisServer) -> None:
+    first, second = leader_and_follower(candidate)
+    token = first.verdict()["token"]
+    own_server.stop()
+    first.hears("loss", reason="expired")
+    own_server.start()
+
+    def gains() -> list[dict[str, Any]]:
+        said = [*first.pending(), *second.pending()]
+        return [event for event in said if event["event"] == "gain" and event["token"] != token]
+
+    gained = eventually(gains, "one of them leads again")
+    assert gained[0]["token"] > token, "S14: the token does not go back, though the server has forgotten it"
+
+
+def test_s09_the_loss_is_announced_while_the_server_is_frozen(candidate: Make, own_server: RedisServer) -> None:
+    first = candidate("first")
+    first.hears("gain")
+    left = first.verdict()
+    own_server.freeze()
+    loss = first.hears("loss", reason="expired")
+    assert loss["at"] < left["at"] + TTL + 1.0
+    assert loss["leads"] is False
+    own_server.thaw()
+    first.hears("gain")
+
+
+def test_a_server_that_is_away_at_the_start_is_found_later(candidate: Make, own_server: RedisServer) -> None:
+    own_server.stop()
+    first = candidate("first")
+    assert "cannot be asked" in first.hears("log", level="WARNING")["text"]
+    assert first.verdict()["leads"] is False
+    own_server.start()
+    first.hears("gain")
+    outages = [said for said in first.pending() if said["event"] == "log" and "cannot be asked" in said["text"]]
+    assert outages == [], "one line for an outage, not one for each try"
+
+
+def test_s07_two_processes_with_one_instance_id_exclude_each_other_and_are_warned(candidate: Make) -> None:
+    first = candidate("twin")
+    first.hears("gain")
+    second = candidate("twin")
+    for process in (first, second):
+        assert "INSTANCE_ID" in process.hears("log", level="WARNING")["text"]
+    assert [first.verdict()["leads"], second.verdict()["leads"]] == [True, False]
+    first.tell("stop")
+    second.hears("gain")
+
+
+def test_s16_a_gain_callback_that_blocks_delays_neither_heartbeats_nor_the_loss(candidate: Make) -> None:
+    first = candidate("first", block="gain")
+    token = first.hears("gain")["token"]
+    second = candidate("second")
+    second.hears("change", current="first")
+    start = now()
+    eventually(lambda: now() > start + 2 * TTL)
+    assert first.verdict()["token"] == token, "the term went on while the callback did"
+    first.tell("stop")
+    first.hears("loss", reason="resigned")
+    second.hears("gain")
+
+
+def test_s08_a_loss_callback_that_blocks_keeps_the_lease_until_it_has_run_out(candidate: Make) -> None:
+    first = candidate("first", block="loss")
+    first.hears("gain")
+    second = candidate("second")
+    second.hears("change", current="first")
+    left = first.verdict()
+    first.tell("resign")
+    assert first.hears("loss")["leads"] is False
+    assert second.hears("gain")["at"] > left["at"] + left["left"] - 0.1
+
+
+def test_a_gain_callback_that_raises_ends_the_term(candidate: Make) -> None:
+    first = candidate("first", fail="gain")
+    first.hears("gain")
+    assert first.hears("loss", reason="callback-failed")["leads"] is False
+    second = candidate("second")
+    second.hears("gain")
+
+
+@pytest.mark.parametrize("instance_id", ["", "fixed"])
+def test_s19_a_forked_child_is_never_the_leader_and_takes_nothing_away(candidate: Make, instance_id: str) -> None:
+    first = candidate(instance_id)
+    token = first.hears("gain")["token"]
+    name = instance_id or first.hears("ready")["instance_id"]
+    first.tell("fork")
+    child = first.hears("child")
+    assert (child["leads"], child["running"]) == (False, False)
+    assert (child["instance_id"] == name) == bool(instance_id), "a generated identity is not shared"
+    assert first.hears("child-campaigned")["leads"] is False
+    assert first.hears("child-over")["leads"] is True
+    assert first.verdict()["token"] == token
+    start = now()
+    eventually(lambda: now() > start + TTL)
+    assert first.verdict()["token"] == token, "the child's end released nothing and closed nothing of its parent"
+
+
+def test_a_stopped_candidate_can_start_again(candidate: Make) -> None:
+    first = candidate("first")
+    token = first.hears("gain")["token"]
+    first.tell("stop")
+    first.hears("stopped")
+    first.tell("start")
+    assert first.hears("gain")["token"] > token

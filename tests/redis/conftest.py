@@ -1,0 +1,43 @@
+"""One lease on each kind of server: fakeredis, Valkey, Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fakeredis
+import pytest
+import redis
+
+from django_leader.channel import Connect, connector
+from tests.conftest import need
+from tests.support.servers import RedisServer, program
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[dict[str, RedisServer]]:
+    """The servers that were started so far, by their name."""
+    started: dict[str, RedisServer] = {}
+    yield started
+    for server in started.values():
+        server.close()
+
+
+@pytest.fixture(params=["fakeredis", "valkey", "redis-server"])
+def client(request: pytest.FixtureRequest, servers: dict[str, RedisServer]) -> redis.Redis:
+    """A client of the test's own, to an empty database."""
+    if request.param == "fakeredis":
+        fake: redis.Redis = fakeredis.FakeRedis(server=fakeredis.FakeServer())
+        return fake
+    if request.param not in servers:
+        path = program(request.param)
+        need(path, f"the server {request.param}")
+        assert path
+        servers[request.param] = RedisServer(path).start()
+    real = servers[request.param].client()
+    real.flushall()
+    return real
+
+
+@pytest.fixture
+def connect(client: redis.Redis) -> Connect:
+    return connector(client.connection_pool)

@@ -1,0 +1,286 @@
+"""The scripts, each decision of each, on every kind of server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from django_leader.channel import Connect, Waker
+from django_leader.config import Config, inbox
+from django_leader.exceptions import RedisUnavailable
+from django_leader.lease import Lease, script
+from django_leader.records import ElectionStatus, LeaderInfo, utc_now
+from tests.support.servers import eventually
+
+A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
+CONFIG = Config(redis_key_name="lock", redis_info_key_name="info").validate()
+KEYS = CONFIG.keys
+
+
+def info(instance: str = "a") -> LeaderInfo:
+    return LeaderInfo(instance, "host", utc_now(), utc_now(), pid=7)
+
+
+@pytest.fixture
+def lease(connect: Connect) -> Iterator[Lease]:
+    waker = Waker()
+    lease = Lease(connect, CONFIG, waker)
+    yield lease
+    lease.channel.drop()
+    waker.close()
+
+
+def state(client: redis.Redis) -> dict[str, str]:
+    raw: dict[bytes, bytes] = client.hgetall(KEYS.state)  # type: ignore[assignment]
+    return {key.decode(): value.decode() for key, value in raw.items()}
+
+
+def test_the_first_to_campaign_is_granted_and_the_next_is_told_who_holds(lease: Lease, client: redis.Redis) -> None:
+    grant = lease.campaign(A, 0, info())
+    assert (grant.verdict, grant.holder, grant.candidates) == ("granted", A, 1)
+    held = lease.campaign(B, 0, info("b"))
+    assert (held.verdict, held.holder, held.token, held.candidates) == ("held", A, grant.token, 2)
+    assert 9 < held.remaining <= 10
+    assert client.get(KEYS.lock) == A.encode()
+    assert state(client)["token"] == str(grant.token)
+
+
+def test_s14_a_token_is_higher_than_all_before_and_than_the_clock_in_microseconds(
+    lease: Lease, client: redis.Redis
+) -> None:
+    seconds, micros = client.time()  # type: ignore[misc]
+    first = lease.campaign(A, 0, info()).token
+    assert first >= seconds * 1_000_000 + micros
+    lease.release(A, first, "resigned", leave=False)
+    assert lease.campaign(A, 0, info()).token > first
+
+
+def test_s14_a_token_is_higher_than_the_candidates_floor_though_the_server_forgot(
+    lease: Lease, client: redis.Redis
+) -> None:
+    floor = 2**52
+    assert lease.campaign(A, floor, info()).token == floor + 1
+    client.flushall()
+    assert lease.campaign(A, floor + 1, info()).token == floor + 2
+    client.delete(KEYS.lock)
+    assert lease.campaign(A, 0, info()).token == floor + 3
+    assert client.get(KEYS.info).endswith(b'"fencing_token": %d}' % (floor + 3))  # type: ignore[union-attr]
+
+
+def test_s05_a_candidacy_that_lost_the_reply_is_granted_anew(lease: Lease) -> None:
+    first = lease.campaign(A, 0, info())
+    again = lease.campaign(A, 0, info())
+    assert again.verdict == "granted"
+    assert again.token > first.token
+
+
+def test_s07_the_same_instance_id_with_another_nonce_is_another_candidate(lease: Lease) -> None:
+    twin = A[:-1] + "f"
+    assert lease.campaign(A, 0, info()).twin == ""
+    held = lease.campaign(twin, 0, info())
+    assert (held.verdict, held.twin) == ("held", A)
+    assert lease.campaign(twin, 0, info()).twin == "", "told once"
+    assert lease.campaign(B, 0, info("b")).twin == ""
+
+
+def test_a_renewal_lengthens_the_lease_and_publishes_the_info(lease: Lease, client: redis.Redis) -> None:
+    token = lease.campaign(A, 0, info()).token
+    client.pexpire(KEYS.lock, 100)
+    answer = lease.renew(A, token, info())
+    assert (answer.verdict, answer.token, answer.holder) == ("renewed", token, A)
+    assert client.pttl(KEYS.lock) > 5000  # type: ignore[operator]
+    published = json.loads(client.get(KEYS.info))  # type: ignore[arg-type]
+    assert list(published)[:4] == ["instance_id", "hostname", "started_at", "last_heartbeat"]
+    assert published["fencing_token"] == token
+
+
+def test_a_renewal_is_refused_when_another_leads(lease: Lease, client: redis.Redis) -> None:
+    token = lease.campaign(A, 0, info()).token
+    client.delete(KEYS.lock, KEYS.state)
+    other = lease.campaign(B, token, info("b"))
+    assert other.verdict == "granted"
+    answer = lease.renew(A, token, info())
+    assert (answer.verdict, answer.holder, answer.token) == ("refused", B, other.token)
+    assert client.get(KEYS.lock) == B.encode()
+
+
+def test_a_renewal_is_refused_when_everything_is_lost(lease: Lease, client: redis.Redis) -> None:
+    token = lease.campaign(A, 0, info()).token
+    client.flushall()
+    answer = lease.renew(A, token, info())
+    assert (answer.verdict, answer.holder) == ("refused", "")
+
+
+def test_a_renewal_of_a_released_term_is_refused(lease: Lease, client: redis.Redis) -> None:
+    token = lease.campaign(A, 0, info()).token
+    lease.release(A, token, "resigned", leave=False)
+    assert lease.renew(A, token, info()).verdict == "refused"
+    assert client.exists(KEYS.lock) == 0
+
+
+def test_a_lock_key_that_is_deleted_frees_nothing_and_the_renewal_sets_it_again(
+    lease: Lease, client: redis.Redis
+) -> None:
+    token = lease.campaign(A, 0, info()).token
+    client.delete(KEYS.lock)
+    held = lease.campaign(B, 0, info("b"))
+    assert (held.verdict, held.holder) == ("held", A)
+    assert 9 < held.remaining <= 10
+    assert lease.renew(A, token, info()).verdict == "renewed"
+    assert client.get(KEYS.lock) == A.encode()
+
+
+def test_s08_a_release_wakes_two_and_is_told_in_the_history(lease: Lease, client: redis.Redis) -> None:
+    token = lease.campaign(A, 0, info()).token
+    assert lease.release(A, token, "resigned", leave=True) is True
+    assert client.exists(KEYS.lock, KEYS.info) == 0
+    assert client.llen(KEYS.wake) == 2
+    assert client.zscore(KEYS.candidates, A) is None
+    assert state(client)["released"] == str(token)
+    assert [(e.kind, e.instance_id, e.fencing_token) for e in lease.history(9)] == [
+        ("resigned", "a", token),
+        ("elected", "a", token),
+    ]
+
+
+@pytest.mark.parametrize("me", [A, B])
+def test_s08_only_the_holders_own_term_is_released(lease: Lease, client: redis.Redis, me: str) -> None:
+    token = lease.campaign(A, 0, info()).token
+    wrong = token - 1 if me == A else token
+    assert lease.release(me, wrong, "resigned", leave=False) is False
+    assert client.get(KEYS.lock) == A.encode()
+    assert client.exists(KEYS.wake) == 0
+
+
+def test_a_release_that_holds_lets_nobody_lead_until_then(lease: Lease, client: redis.Redis) -> None:
+    token = lease.campaign(A, 0, info()).token
+    lease.release(A, token, "resigned", leave=True, hold=0.2)
+    held = lease.campaign(B, 0, info("b"))
+    assert (held.verdict, held.holder) == ("held", A)
+    assert held.remaining <= 0.2
+    assert client.exists(KEYS.wake) == 0
+    eventually(lambda: lease.campaign(B, 0, info("b")).verdict == "granted")
+    assert lease.history(1)[0].kind == "elected"
+
+
+def test_taking_over_from_a_leader_that_did_not_resign_is_told_in_the_history(
+    connect: Connect, client: redis.Redis
+) -> None:
+    lease = Lease(connect, Config("lock", "info", lock_ttl=0.1).validate())
+    lease.campaign(A, 0, info())
+    eventually(lambda: lease.campaign(B, 0, info("b")).verdict == "granted")
+    assert [event.kind for event in lease.history(9)] == ["taken-over", "elected"]
+    lease.channel.drop()
+
+
+def test_a_follower_that_leaves_while_nobody_leads_passes_the_wake_up_on(lease: Lease, client: redis.Redis) -> None:
+    lease.campaign(A, 0, info())
+    lease.release(B, 0, "", leave=True)
+    assert client.exists(KEYS.wake) == 0
+    client.delete(KEYS.lock)
+    lease.release(B, 0, "", leave=True)
+    assert client.llen(KEYS.wake) == 2
+
+
+def test_a_grant_takes_back_wake_ups_that_nobody_needs_any_more(lease: Lease, client: redis.Redis) -> None:
+    client.rpush(KEYS.wake, "1", "1")
+    lease.campaign(A, 0, info())
+    assert client.exists(KEYS.wake) == 0
+
+
+def test_candidates_that_give_no_sign_of_life_are_forgotten(lease: Lease, client: redis.Redis) -> None:
+    lease.campaign(A, 0, info())
+    client.zadd(KEYS.candidates, {C: 1000.0})
+    assert lease.status().candidates == 1
+    assert lease.campaign(B, 0, info("b")).candidates == 2
+    assert client.zscore(KEYS.candidates, C) is None
+    assert client.pttl(KEYS.candidates) > 0  # type: ignore[operator]
+
+
+def test_the_status_of_a_free_and_of_a_led_election(lease: Lease, client: redis.Redis) -> None:
+    assert lease.status() == ElectionStatus(None, 0.0, 0, 0)
+    token = lease.campaign(A, 0, info()).token
+    status = lease.status()
+    assert status.leader
+    assert (status.leader.instance_id, status.leader.hostname, status.leader.pid) == ("a", "host", 7)
+    assert (status.fencing_token, status.candidates) == (token, 1)
+    assert 9 < status.lease_left <= 10
+
+
+@pytest.mark.parametrize("garbage", ["", "{", "[1]", '{"instance_id": "somebody"}', "\x00\xff"])
+def test_an_info_that_cannot_be_read_does_not_hide_who_leads(lease: Lease, client: redis.Redis, garbage: str) -> None:
+    lease.campaign(A, 0, info())
+    client.set(KEYS.info, garbage)
+    assert lease.status().leader == LeaderInfo("a")
+    client.delete(KEYS.info)
+    assert lease.status().leader == LeaderInfo("a")
+
+
+@pytest.mark.parametrize("key", KEYS._fields)
+def test_a_key_of_a_wrong_type_is_an_error_and_is_not_deleted(lease: Lease, client: redis.Redis, key: str) -> None:
+    name = getattr(KEYS, key)
+    wrong: Any = client.sadd if key != "info" else client.hset
+    wrong(name, "a", *(["b"] if key == "info" else []))
+    kind = client.type(name)
+
+    def all_steps() -> None:
+        token = lease.campaign(A, 0, info()).token
+        lease.status()
+        lease.release(A, token, "resigned", leave=True)
+        lease.history(1)
+
+    if key in ("info", "wake"):  # these are overwritten: they belong to the election, and hold nothing
+        all_steps() if key == "wake" else None
+        return
+    with pytest.raises(RedisUnavailable, match="WRONGTYPE"):
+        all_steps()
+    assert client.type(name) == kind
+
+
+def test_a_foreign_value_in_the_lock_is_a_holder_like_any_other(lease: Lease, client: redis.Redis) -> None:
+    client.set(KEYS.lock, "seed-node-1", px=5000)
+    held = lease.campaign(A, 0, info())
+    assert (held.verdict, held.holder) == ("held", "seed-node-1")
+    status = lease.status()
+    assert status.leader == LeaderInfo("seed-node-1")
+
+
+def test_messages_arrive_in_the_inbox_and_wake_ups_are_empty(lease: Lease, client: redis.Redis) -> None:
+    from django_leader import clock
+
+    until = clock.now() + 10
+    lease.post(A, {"twin": B})
+    assert client.pttl(inbox(KEYS, A)) > 0  # type: ignore[operator]
+    assert lease.wait(A, wake=False, until=until) == {"twin": B}
+    client.rpush(KEYS.wake, "1")
+    assert lease.wait(A, wake=True, until=until) == {}
+    client.rpush(inbox(KEYS, A), "garbage", "[1]")
+    assert lease.wait(A, wake=False, until=until) == {}
+    assert lease.wait(A, wake=False, until=until) == {}
+    assert lease.wait(A, wake=False, until=clock.now() + 0.2) is None
+
+
+def test_a_script_that_the_server_does_not_know_is_sent_whole(lease: Lease, client: redis.Redis) -> None:
+    lease.campaign(A, 0, info())
+    client.script_flush()
+    assert lease.campaign(A, 0, info()).verdict == "granted"
+
+
+def test_s06_a_reply_to_another_request_is_an_error(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease.campaign(A, 0, info())
+    monkeypatch.setattr(lease.channel, "call", lambda *args: [b"0", b"granted", b"1", b"x", 1, 1, b""])
+    with pytest.raises(RedisUnavailable, match="does not belong to its request"):
+        lease.campaign(A, 0, info())
+
+
+def test_every_script_says_what_it_does() -> None:
+    for name in ("campaign", "renew", "release", "status", "post"):
+        source = script(name).source
+        assert source.startswith("--")
+        assert "-- KEYS" in source
+        assert "-- ARGV" in source
+        assert "-- Reply" in source

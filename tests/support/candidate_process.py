@@ -1,0 +1,94 @@
+"""A process that takes part in an election and says what happens to it, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from django_leader.clock import now
+from django_leader.config import Config
+from django_leader.election import LeaderElection
+
+lock = threading.Lock()
+
+
+def say(event: str, **values: Any) -> None:
+    with lock:
+        print(json.dumps({"event": event, "at": now(), **values}), flush=True)  # noqa: T201
+
+
+class Say(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say("log", level=record.levelname, text=record.getMessage())
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    port, block, fail = options.pop("port"), options.pop("block", ""), options.pop("fail", "")
+    logging.getLogger("django_leader").addHandler(Say())
+    logging.getLogger("django_leader").setLevel("INFO")
+    election = LeaderElection(redis.Redis(port=port), Config(**options))
+
+    def gained(token: int) -> None:
+        say("gain", token=token, leads=election.is_leader())
+        if fail == "gain":
+            raise RuntimeError("this callback fails")
+        if block == "gain":
+            time.sleep(3600)
+
+    def lost(token: int, reason: str) -> None:
+        say("loss", token=token, reason=reason, leads=election.is_leader())
+        if block == "loss":
+            time.sleep(3600)
+
+    election.listen(gained, lost, lambda previous, current: say("change", previous=previous, current=current))
+    election.start()
+    say("ready", instance_id=election.instance_id)
+    for line in sys.stdin:
+        if line.strip() == "exit":
+            return
+        COMMANDS[line.strip()](election)
+
+
+def fork(election: LeaderElection) -> None:
+    """In a child, without exec: its verdict, then a candidacy of its own, then an exit that runs ``atexit``."""
+    pid = os.fork()
+    if pid == 0:
+        first = election.is_leader()
+        say("child", leads=first, running=election.running, instance_id=election.instance_id)
+        election.start()
+        election.wait_for_leadership(0)
+        say("child-campaigned", leads=election.is_leader())
+        sys.exit(0)
+    os.waitpid(pid, 0)
+    say("child-over", leads=election.is_leader())
+
+
+def stop(election: LeaderElection) -> None:
+    election.stop()
+    say("stopped", leads=election.is_leader())
+
+
+def verdict(election: LeaderElection) -> None:
+    say("verdict", leads=election.is_leader(), token=election.fencing_token, left=election.lease_left)
+
+
+COMMANDS: dict[str, Callable[[LeaderElection], object]] = {
+    "stop": stop,
+    "start": LeaderElection.start,
+    "resign": LeaderElection.resign,
+    "verdict": verdict,
+    "fork": fork,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""LeaderInfo to and from JSON, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_leader.records import LeaderInfo, instance_of, parse_time
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
+INFO = LeaderInfo("web-1", "host", AT, AT, 7, 42)
+
+
+def test_info_survives_the_way_through_redis() -> None:
+    assert LeaderInfo.from_json(INFO.to_json(), "web-1") == INFO
+
+
+def test_info_has_the_field_names_of_the_seed_first() -> None:
+    names = list(json.loads(INFO.to_json()))
+    assert names[:4] == ["instance_id", "hostname", "started_at", "last_heartbeat"]
+
+
+def test_info_of_another_implementation_is_read() -> None:
+    text = (
+        '{"instance_id": "go-1", "hostname": "h", "started_at": "2026-01-02T03:04:05.678901234Z",'
+        ' "last_heartbeat": "2026-01-02T05:04:05.6+02:00", "new_field": [1]}'
+    )
+    info = LeaderInfo.from_json(text, "go-1")
+    assert info.started_at == AT
+    assert info.last_heartbeat == AT.replace(microsecond=600000)
+    assert info.fencing_token == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "garbage", "[]", "null", "7", "{", '"x"', "[" * 100_000, '{"instance_id": "another"}', "\x00", "{}"],
+)
+def test_garbage_takes_nothing_away_from_who_leads(text: str) -> None:
+    assert LeaderInfo.from_json(text, "web-1") == LeaderInfo("web-1")
+
+
+def test_fields_of_a_wrong_type_are_empty() -> None:
+    text = '{"instance_id": "a", "hostname": 5, "started_at": 7, "last_heartbeat": "soon", "fencing_token": "x", "pid": true}'
+    assert LeaderInfo.from_json(text, "a") == LeaderInfo("a")
+
+
+@given(st.text())
+def test_any_text_is_read_without_an_error(text: str) -> None:
+    assert LeaderInfo.from_json(text, "me").instance_id == "me"
+
+
+@given(st.datetimes(timezones=st.just(timezone.utc)))
+def test_any_time_survives(at: datetime) -> None:
+    assert parse_time(at.isoformat()) == at
+
+
+@pytest.mark.parametrize("value", [None, 5, "", "yesterday", "2026-01-02T03:04:05", "2026-13-40T00:00:00Z"])
+def test_what_is_no_aware_time_is_none(value: object) -> None:
+    assert parse_time(value) is None
+
+
+@pytest.mark.parametrize(
+    ("me", "instance"),
+    [("web:0123456789abcdef", "web"), ("a:b:0123456789abcdef", "a:b"), ("seed-1", "seed-1"), ("a:b", "a:b"), ("", "")],
+)
+def test_the_instance_behind_a_candidacy(me: str, instance: str) -> None:
+    assert instance_of(me) == instance
