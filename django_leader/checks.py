@@ -67,12 +67,13 @@ def _check_together(readable: list[ElectionSettings]) -> list[CheckMessage]:
     owners: dict[tuple[str, str], str] = {}
     messages: list[CheckMessage] = []
     for found in readable:
-        for key in {*found.config.keys}:
+        for key in found.config.keys:
             owner = owners.setdefault((found.cache, key), found.alias)
             if owner != found.alias:
                 text = f"LEADER_ELECTIONS[{found.alias!r}]: uses the key {key!r}, and so does {owner!r}"
                 hint = "Give each election a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own, or neither."
                 messages.append(Error(text, hint=hint, id="django_leader.E012"))
+                break
     return messages
 
 

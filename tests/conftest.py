@@ -26,19 +26,18 @@ def _server(name: str) -> RedisServer:
     return RedisServer(path).start()
 
 
-@pytest.fixture(scope="session", params=["valkey", "redis-server"])
-def shared_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """A server of each kind for all tests that do it no harm."""
-    server = _server(request.param)
+@pytest.fixture(scope="session")
+def _some_server() -> Iterator[RedisServer]:
+    server = _server("valkey" if program("valkey") else "redis-server")
     yield server
     server.close()
 
 
 @pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    """A server of each kind, empty."""
-    shared_server.client().flushall()
-    return shared_server
+def some_server(_some_server: RedisServer) -> RedisServer:
+    """A server of whatever kind there is, empty, which the test does no harm."""
+    _some_server.client().flushall()
+    return _some_server
 
 
 @pytest.fixture

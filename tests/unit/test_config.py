@@ -80,7 +80,7 @@ def test_a_key_name_that_cannot_be_used_is_refused(name: str, value: Any) -> Non
 
 @pytest.mark.parametrize("info", ["lock", "{lock}:state", "{lock}:events", "{lock}:candidates", "{lock}:wake"])
 def test_the_info_key_is_a_key_of_its_own(info: str) -> None:
-    with pytest.raises(ConfigError, match="^redis_info_key_name"):
+    with pytest.raises(ConfigError, match=r"^redis_info_key_name"):
         Config(redis_key_name="lock", redis_info_key_name=info)
 
 

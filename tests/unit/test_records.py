@@ -44,7 +44,10 @@ def test_garbage_takes_nothing_away_from_who_leads(text: str) -> None:
 
 
 def test_fields_of_a_wrong_type_are_empty() -> None:
-    text = '{"instance_id": "a", "hostname": 5, "started_at": 7, "last_heartbeat": "soon", "fencing_token": "x", "pid": true}'
+    text = (
+        '{"instance_id": "a", "hostname": 5, "started_at": 7, "last_heartbeat": "soon",'
+        ' "fencing_token": "x", "pid": true}'
+    )
     assert LeaderInfo.from_json(text, "a") == LeaderInfo("a")
 
 

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from django_leader import leader_required
+
+body: list[Callable[[], Any]] = [lambda: time.sleep(0)]
+
+
+@leader_required(exit_code=3, hold=0.3)
+class Command(BaseCommand):
+    """A command whose class is decorated, with arguments."""
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        body[0]()

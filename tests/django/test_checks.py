@@ -1,0 +1,94 @@
+"""Every system check, by its id."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage
+from django.test import override_settings
+
+from django_leader import checks
+
+OTHER_REDIS = {
+    "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1"},
+    "leader": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1/1"},
+    "local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "broken": {"BACKEND": "no.such.Backend"},
+    "shards": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": ["redis://127.0.0.1:1", "redis://127.0.0.1:2"],
+        "OPTIONS": {"CLIENT_CLASS": "django_redis.client.ShardClient"},
+    },
+}
+
+CASES: list[tuple[str, Any, str]] = [
+    ("E001", [], "must be a dict of dicts"),
+    ("E002", {"default": {"TTL": 10}}, "unknown key 'TTL'"),
+    ("E003", {"default": {"CACHE": "nowhere"}}, "not in CACHES"),
+    ("E003", {"default": {"CACHE": "local"}}, "an election needs 'django_redis.cache.RedisCache' or"),
+    ("E003", {"default": {"CACHE": "broken"}}, "'no.such.Backend'"),
+    ("E003", {"default": {"CACHE": "shards"}}, "shards over several servers"),
+    ("E003", {"default": {"CACHE": None}}, "give the name of an entry of CACHES"),
+    ("E004", {"default": {"REDIS_KEY_NAME": b"lock"}}, "give a str"),
+    ("E004", {"default": {"REDIS_KEY_NAME": "a{b"}}, "braces mark a Redis Cluster hash tag"),
+    ("E005", {"default": {"REDIS_KEY_NAME": "same", "REDIS_INFO_KEY_NAME": "same"}}, "a name of its own"),
+    ("E006", {"default": {"LOCK_TTL": "10"}}, "give seconds"),
+    ("E006", {"default": {"LOCK_TTL": 0.01}}, "the shortest lease"),
+    ("E007", {"default": {"HEARTBEAT_INTERVAL": float("nan")}}, "finite"),
+    ("E008", {"default": {"RETRY_INTERVAL": float("inf")}}, "finite"),
+    ("E009", {"default": {"INSTANCE_ID": "x" * 10_000}}, "has 10000 characters"),
+    ("E010", {"default": {"HOSTNAME": "a\x00"}}, "control characters"),
+    ("E011", {"default": {"AUTOSTART": "sometimes"}}, "use True, False or 'auto'"),
+    ("E012", {"default": {}, "two": {"REDIS_KEY_NAME": "maplefile:leader:lock"}}, "and so does 'default'"),
+    ("W001", {"default": {"LOCK_TTL": 10_000, "HEARTBEAT_INTERVAL": 3000}}, "nobody leads"),
+    ("W006", {"default": {"LOCK_TTL": 0}}, "10.0 is used instead"),
+    ("W006", {"default": {"LOCK_TTL": -5}}, "10.0 is used instead"),
+    ("W007", {"default": {"HEARTBEAT_INTERVAL": 10}}, "3.33"),
+    ("W007", {"default": {"HEARTBEAT_INTERVAL": None}}, "3.0 is used instead"),
+    ("W008", {"default": {"RETRY_INTERVAL": -1}}, "2.0 is used instead"),
+    ("W004", {"default": {"REDIS_KEY_NAME": ""}}, "'maplefile:leader:lock' is used instead"),
+    ("W005", {"default": {"REDIS_INFO_KEY_NAME": ""}}, "'maplefile:leader:info' is used instead"),
+]
+
+
+def run() -> list[CheckMessage]:
+    return checks.check_elections(None)
+
+
+@pytest.mark.parametrize(("number", "setting", "says"), CASES)
+def test_each_check(number: str, setting: Any, says: str) -> None:
+    with override_settings(LEADER_ELECTIONS=setting, CACHES=OTHER_REDIS):
+        [message] = run()
+    assert message.id == f"django_leader.{number}"
+    assert says in message.msg
+    assert message.msg.startswith("LEADER_ELECTIONS")
+
+
+def test_w002_advises_a_database_of_its_own_before_a_deployment() -> None:
+    with override_settings(CACHES=OTHER_REDIS):
+        [message] = checks.check_deployment(None)
+        assert message.id == "django_leader.W002"
+        with override_settings(LEADER_ELECTIONS={"default": {"CACHE": "leader"}}):
+            assert checks.check_deployment(None) == []
+        with override_settings(LEADER_ELECTIONS=[]):
+            assert checks.check_deployment(None) == []
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [None, {"default": {}}, {"default": {"CACHE": "leader", "LOCK_TTL": 30, "AUTOSTART": False}}, {"default": {}, "b": {}}],
+)
+def test_good_settings_get_no_message(setting: Any) -> None:
+    with override_settings(LEADER_ELECTIONS=setting, CACHES=OTHER_REDIS):
+        assert run() == []
+
+
+def test_every_id_has_a_test_and_every_setting_an_id() -> None:
+    source = Path(checks.__file__).read_text()
+    literal = set(re.findall(r"django_leader\.([EW]\d{3})", source)) | {"E002"}
+    tested = {number for number, _, _ in CASES} | {"W002"}
+    assert literal <= tested
+    assert {f"E{number:03}" for number in range(1, 13)} <= tested

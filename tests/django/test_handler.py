@@ -1,0 +1,245 @@
+"""Settings to elections, signals, and what happens when settings change."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+from pytest_django import Settings
+
+from django_leader import (
+    LeaderElection,
+    became_leader,
+    elections,
+    is_leader,
+    leader_changed,
+    lost_leadership,
+)
+from django_leader import handler
+from django_leader.handler import read
+from tests.django.conftest import FAST, caches
+from tests.support.candidates import ROOT
+from tests.support.servers import RedisServer, eventually
+
+LONG = 20.0
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Any:
+    yield
+    elections.reset()
+
+
+def test_without_the_setting_there_is_one_election_with_the_defaults(settings: Settings) -> None:
+    assert list(elections) == ["default"]
+    found = read("default")
+    assert (found.cache, found.autostart) == ("default", "auto")
+    assert elections["default"].config.redis_key_name == "maplefile:leader:lock"
+    assert elections["default"] is elections["default"]
+    assert is_leader() is False
+
+
+@override_settings(LEADER_ELECTIONS={"default": {"LOCK_TTL": timedelta(seconds=20)}, "reports": {"RETRY_INTERVAL": 1}})
+def test_several_elections_have_keys_of_their_own() -> None:
+    assert list(elections) == ["default", "reports"]
+    assert elections["default"].config.lock_ttl == 20
+    reports = elections["reports"].config
+    assert reports.redis_key_name == "maplefile:leader:lock:reports"
+    assert reports.redis_info_key_name == "maplefile:leader:info:reports"
+    assert (reports.retry_interval, reports.lock_ttl) == (1, 10)
+    assert is_leader("reports") is is_leader(using="default") is False
+
+
+@override_settings(LEADER_ELECTIONS={"default": {}, "own": {"REDIS_KEY_NAME": "a", "REDIS_INFO_KEY_NAME": "b"}})
+def test_keys_that_are_named_are_used() -> None:
+    assert elections["own"].config.keys[:2] == ("a", "b")
+
+
+@override_settings(LEADER_ELECTIONS={"default": {"REDIS_KEY_NAME": "a:lock", "REDIS_INFO_KEY_NAME": "a:info"}})
+def test_an_election_of_a_command_is_derived_from_the_default() -> None:
+    election = elections["command:report"]
+    assert election.config.keys[:2] == ("a:lock:command:report", "a:info:command:report")
+    assert read("command:report").autostart is False
+    assert list(elections) == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "alias", "message"),
+    [
+        ({"default": {}}, "reports", r"^LEADER_ELECTIONS\['reports'\]: there is no such election .*'default'.*add it"),
+        ({"a": {}}, "default", r"^LEADER_ELECTIONS\['default'\]: there is no such election .*'a'"),
+        ({"a": {}}, "command:x", r"^LEADER_ELECTIONS\['default'\]: there is no such election"),
+        ({"default": {"TTL": 5}}, "default", r"^LEADER_ELECTIONS\['default'\]: unknown key 'TTL'.*LOCK_TTL"),
+        ({"default": {"LOCK_TTL": "5"}}, "default", r"^LEADER_ELECTIONS\['default'\]: LOCK_TTL is '5'; give seconds"),
+        ({"default": {"INSTANCE_ID": "a\n"}}, "default", r"^LEADER_ELECTIONS\['default'\]: INSTANCE_ID is"),
+        ({"default": {"CACHE": "nowhere"}}, "default", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'nowhere', which is"),
+        ({"default": {"CACHE": "local"}}, "default", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'local', whose backend"),
+        ({"default": {"CACHE": 5}}, "default", r"^LEADER_ELECTIONS\['default'\]: CACHE is 5"),
+        ({"default": {"AUTOSTART": "yes"}}, "default", r"^LEADER_ELECTIONS\['default'\]: AUTOSTART is 'yes'"),
+        ({"default": {"AUTOSTART": 1}}, "default", r"^LEADER_ELECTIONS\['default'\]: AUTOSTART is 1"),
+        ([], "default", "^LEADER_ELECTIONS must be a dict of dicts"),
+        ({"default": None}, "default", "^LEADER_ELECTIONS must be a dict of dicts"),
+        ({5: {}}, "default", "^LEADER_ELECTIONS must be a dict of dicts"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_what_to_do(setting: Any, alias: str, message: str) -> None:
+    with override_settings(LEADER_ELECTIONS=setting), pytest.raises(ImproperlyConfigured, match=message):
+        elections[alias]
+
+
+def test_override_settings_takes_effect_at_once_and_stops_what_runs(project: Settings) -> None:
+    before = elections["default"]
+    before.start()
+    assert before.wait_for_leadership(LONG)
+    with override_settings(LEADER_ELECTIONS={"default": {**FAST, "REDIS_KEY_NAME": "another"}}):
+        assert not before.running
+        assert elections["default"].config.redis_key_name == "another"
+    assert elections["default"] is not before
+
+
+@pytest.mark.parametrize(
+    "backend", ["django_redis.cache.RedisCache", "django.core.cache.backends.redis.RedisCache"]
+)
+def test_both_backends_carry_an_election(backend: str, some_server: RedisServer, settings: Settings) -> None:
+    settings.CACHES = caches(some_server.url, backend)
+    settings.LEADER_ELECTIONS = {"default": FAST}
+    election = elections["default"]
+    election.start()
+    assert election.wait_for_leadership(LONG)
+    info = election.get_leader_info()
+    assert info
+    assert info.instance_id == election.get_leader_id() == election.get_instance_id()
+    assert info.fencing_token == election.fencing_token
+
+
+def test_the_election_uses_no_connection_of_the_cache(project: Settings, some_server: RedisServer) -> None:
+    from django.core.cache import cache
+
+    cache.set("a", 1)
+    election = elections["default"]
+    election.start()
+    assert election.wait_for_leadership(LONG)
+    pool = cache.client.get_client().connection_pool  # type: ignore[attr-defined]
+    assert pool._created_connections == 1
+    cache.close()
+
+
+def test_signals_are_sent_in_order_with_what_they_carry(project: Settings, some_server: RedisServer) -> None:
+    got: list[tuple[str, dict[str, Any]]] = []
+    over = threading.Event()
+
+    def on_became(sender: Any, **kwargs: Any) -> None:
+        got.append(("became", {"sender": sender, **kwargs}))
+
+    def on_lost(sender: Any, **kwargs: Any) -> None:
+        got.append(("lost", {"sender": sender, **kwargs}))
+        over.set()
+
+    def on_changed(sender: Any, **kwargs: Any) -> None:
+        got.append(("changed", {"sender": sender, **kwargs}))
+
+    became_leader.connect(on_became)
+    lost_leadership.connect(on_lost)
+    leader_changed.connect(on_changed)
+    try:
+        election = elections["default"]
+        election.start()
+        assert election.wait_for_leadership(LONG)
+        token = election.fencing_token
+        eventually(lambda: len(got) == 2)
+        election.stop()
+        assert over.wait(LONG)
+    finally:
+        became_leader.disconnect(on_became)
+        lost_leadership.disconnect(on_lost)
+        leader_changed.disconnect(on_changed)
+    said = dict(got)
+    assert [name for name, _ in got if name != "changed"] == ["became", "lost"]
+    for values in said.values():
+        assert values["sender"] is LeaderElection
+        assert values["using"] == "default"
+        assert values["election"] is election
+    assert said["became"]["fencing_token"] == said["lost"]["fencing_token"] == token
+    assert said["lost"]["reason"] == "resigned"
+    assert (said["changed"]["previous"], said["changed"]["current"]) == ("", election.instance_id)
+
+
+def test_a_receiver_that_raises_ends_the_term_and_hinders_no_other(project: Settings) -> None:
+    reasons: list[str] = []
+    others, over = threading.Event(), threading.Event()
+
+    def fails(**kwargs: Any) -> None:
+        raise RuntimeError("the scheduler does not start")
+
+    def works(**kwargs: Any) -> None:
+        others.set()
+
+    def on_lost(reason: str, **kwargs: Any) -> None:
+        reasons.append(reason)
+        over.set()
+
+    became_leader.connect(fails)
+    became_leader.connect(works)
+    lost_leadership.connect(on_lost)
+    try:
+        elections["default"].start()
+        assert over.wait(LONG)
+        assert others.wait(LONG)
+        elections["default"].stop()
+    finally:
+        became_leader.disconnect(fails)
+        became_leader.disconnect(works)
+        lost_leadership.disconnect(on_lost)
+    assert reasons[0] == "callback-failed"
+
+
+def test_database_connections_are_closed_behind_every_callback(
+    project: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed_by: list[str] = []
+
+    class Connections:
+        def close_all(self) -> None:
+            closed_by.append(threading.current_thread().name)
+
+    monkeypatch.setattr(handler, "connections", Connections())
+    elections.reset()
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(LONG)
+    elections["default"].stop()
+    eventually(lambda: len(closed_by) == 3)
+    assert {name.rpartition(" ")[2] for name in closed_by} == {"gain", "term", "news"}
+
+
+@pytest.mark.parametrize("code", ["import django_leader", "import django_leader, django_leader.election"])
+def test_importing_opens_no_connection_and_starts_no_thread(code: str) -> None:
+    script = (
+        "import socket, threading\n"
+        "def refuse(*a, **k): raise SystemExit('a socket was made')\n"
+        "real = socket.socket.connect; socket.socket.connect = refuse\n"
+        "start = threading.Thread.start; threading.Thread.start = refuse\n"
+        f"{code}\n"
+        "assert threading.active_count() == 1\n"
+        "print('fine')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_manage_py_check_opens_no_connection_and_starts_no_thread() -> None:
+    script = (
+        "import os, socket, sys, threading\n"
+        "os.environ['DJANGO_SETTINGS_MODULE'] = 'tests.settings'\n"
+        "def refuse(*a, **k): raise SystemExit('a connection or a thread was made')\n"
+        "socket.socket.connect = refuse; threading.Thread.start = refuse\n"
+        "from django.core.management import execute_from_command_line\n"
+        "execute_from_command_line(['manage.py', 'check'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "no issues" in done.stdout, done.stderr

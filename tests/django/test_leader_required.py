@@ -1,0 +1,263 @@
+"""``@leader_required``: who runs, who does not, and what stops a body that must not go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+
+import pytest
+import redis
+from django.core.management import call_command, load_command_class
+from django.core.management.base import BaseCommand, CommandError
+from pytest_django import Settings
+
+from django_leader import Config, LeaderElection, LeadershipLost, elections, leader_required
+from tests.commands.management.commands import guarded, guarded_class
+from tests.django.conftest import FAST
+from tests.support.servers import RedisServer, eventually
+
+LONG = 20.0
+
+
+@pytest.fixture(autouse=True)
+def clean(project: Settings) -> Iterator[None]:
+    guarded.runs.clear()
+    yield
+    guarded_class.body[0] = lambda: None
+
+
+def other(server: RedisServer, alias: str) -> LeaderElection:
+    """Another process, as far as Redis can tell, that leads the election ``alias``."""
+    config = elections[alias].config
+    election = LeaderElection(
+        redis.Redis(port=server.port),
+        Config(config.redis_key_name, config.redis_info_key_name, 1.5, 0.4, 0.3, "other", "other-host"),
+    )
+    election.start()
+    assert election.wait_for_leadership(LONG)
+    return election
+
+
+def test_the_only_process_runs_the_command_and_lets_go(project: Settings) -> None:
+    out, err = StringIO(), StringIO()
+    assert call_command("guarded", option="y", stdout=out, stderr=err) == "done"
+    assert guarded.runs[0]["option"] == "y"
+    assert err.getvalue() == ""
+    election = elections["command:guarded"]
+    assert not election.running
+    assert election.get_leader_info() is None
+    call_command("guarded", stdout=out)
+    assert len(guarded.runs) == 2
+
+
+def test_while_another_leads_the_body_is_not_run_and_one_line_says_who(some_server: RedisServer) -> None:
+    leader = other(some_server, "command:guarded")
+    out, err = StringIO(), StringIO()
+    assert call_command("guarded", stdout=out, stderr=err, no_color=True) is None
+    leader.stop()
+    assert guarded.runs == []
+    assert out.getvalue() == ""
+    [line] = err.getvalue().splitlines()
+    assert line.startswith("Not run: other on other-host (pid ")
+    assert line.endswith("leads the election 'command:guarded'")
+
+
+def test_the_exit_status_of_who_does_not_lead_is_an_argument(some_server: RedisServer) -> None:
+    leader = other(some_server, "command:guarded_class")
+    with pytest.raises(CommandError, match="^Not run: other on other-host") as error:
+        call_command("guarded_class")
+    leader.stop()
+    assert error.value.returncode == 3
+
+
+def test_the_leader_of_the_web_processes_does_not_keep_a_command_from_running(some_server: RedisServer) -> None:
+    leader = other(some_server, "default")
+    call_command("guarded", stdout=StringIO())
+    leader.stop()
+    assert len(guarded.runs) == 1
+
+
+def test_a_hot_standby_waits_until_the_leader_is_gone(some_server: RedisServer) -> None:
+    leader = other(some_server, "default")
+    ran = threading.Event()
+    guarded_class.body[0] = ran.set
+    waiting = threading.Thread(target=call_command, args=["guarded_default"])
+    waiting.start()
+    eventually(lambda: elections["default"].running)
+    assert not ran.wait(0.1)
+    leader.stop()
+    assert ran.wait(LONG)
+    waiting.join(LONG)
+    assert not elections["default"].running
+
+
+def test_hold_keeps_the_lease_after_the_end(project: Settings) -> None:
+    call_command("guarded_class")
+    with pytest.raises(CommandError, match="^Not run: "):
+        call_command("guarded_class")
+    eventually(lambda: elections["command:guarded_class"].get_leader_info() is None)
+    call_command("guarded_class")
+
+
+def test_a_body_that_raises_lets_go_and_its_error_comes_through(project: Settings) -> None:
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    guarded_class.body[0] = fails
+    with pytest.raises(ZeroDivisionError):
+        call_command("guarded_class")
+    assert not elections["command:guarded_class"].running
+
+
+def test_help_and_options_are_unchanged(project: Settings) -> None:
+    parser = load_command_class("tests.commands", "guarded").create_parser("manage.py", "guarded")
+    assert "Help of the guarded command." in parser.format_help()
+    assert "--option" in parser.format_help()
+    assert load_command_class("tests.commands", "guarded").handle.__name__ == "handle"
+
+
+def test_within_one_process_the_command_runs_in_one_thread_at_a_time(project: Settings) -> None:
+    inside, end = threading.Event(), threading.Event()
+
+    def body() -> None:
+        inside.set()
+        assert end.wait(LONG)
+
+    guarded_class.body[0] = body
+    first = threading.Thread(target=call_command, args=["guarded_class"])
+    first.start()
+    assert inside.wait(LONG)
+    with pytest.raises(CommandError, match="in another thread"):
+        call_command("guarded_class")
+    end.set()
+    first.join(LONG)
+
+
+def test_in_a_process_that_takes_part_already_the_election_goes_on_afterwards(project: Settings) -> None:
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(LONG)
+    token = elections["default"].fencing_token
+    call_command("guarded_default")
+    assert elections["default"].fencing_token == token
+
+
+def test_when_redis_cannot_be_asked_the_command_fails_with_2(project: Settings, own_server: RedisServer) -> None:
+    project.CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": own_server.url}}
+    own_server.stop()
+    with pytest.raises(CommandError, match="^Not run: LEADER_ELECTIONS") as error:
+        call_command("guarded")
+    assert error.value.returncode == 2
+    assert guarded.runs == []
+
+
+def interrupt(server: RedisServer) -> dict[str, Any]:
+    """A body that is still at work when its lease is lost: what it saw, and how the command ended."""
+    seen: dict[str, Any] = {}
+    election = elections["command:guarded_class"]
+
+    def body() -> None:
+        seen["led"] = election.is_leader()
+        server.freeze()
+        try:
+            for _ in range(2000):
+                time.sleep(0.01)
+        except LeadershipLost:
+            seen["leads when interrupted"] = election.is_leader()
+            raise
+        finally:
+            server.thaw()
+
+    guarded_class.body[0] = body
+    with pytest.raises(CommandError) as error:
+        call_command("guarded_class")
+    return {**seen, "error": str(error.value)}
+
+
+EXPECTED = {
+    "led": True,
+    "leads when interrupted": True,
+    "error": "Interrupted: LEADER_ELECTIONS['command:guarded_class']: the lease could not be kept",
+}
+
+
+@pytest.fixture
+def frozen(project: Settings, own_server: RedisServer) -> RedisServer:
+    project.CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": own_server.url}}
+    project.LEADER_ELECTIONS = {"default": {**FAST, "LOCK_TTL": 3, "HEARTBEAT_INTERVAL": 0.5}}
+    return own_server
+
+
+def test_a_body_in_the_main_thread_is_interrupted_before_its_lease_has_ended(frozen: RedisServer) -> None:
+    assert interrupt(frozen) == EXPECTED
+
+
+def test_a_body_in_another_thread_is_interrupted_before_its_lease_has_ended(frozen: RedisServer) -> None:
+    result: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: result.append(interrupt(frozen)))
+    thread.start()
+    thread.join(LONG)
+    assert result == [EXPECTED]
+
+
+def test_with_continue_the_body_goes_on(frozen: RedisServer) -> None:
+    ended = []
+
+    def body() -> None:
+        frozen.freeze()
+        eventually(lambda: not elections["default"].is_leader())
+        frozen.thaw()
+        ended.append(True)
+
+    guarded_class.body[0] = body
+    call_command("guarded_default")
+    assert ended == [True]
+
+
+def test_a_real_interrupt_reaches_the_body_as_ever(project: Settings) -> None:
+    import _thread
+
+    def body() -> None:
+        _thread.interrupt_main()
+        time.sleep(LONG)
+
+    guarded_class.body[0] = body
+    with pytest.raises(KeyboardInterrupt):
+        call_command("guarded_class")
+    assert not elections["command:guarded_class"].running
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"wait": "5"}, TypeError, "wait is '5'"),
+        ({"wait": True}, TypeError, "wait is True"),
+        ({"wait": -1}, ValueError, "wait is -1"),
+        ({"wait": float("nan")}, ValueError, "wait is nan"),
+        ({"wait": float("inf")}, ValueError, "wait is inf"),
+        ({"hold": None}, TypeError, "hold is None"),
+        ({"hold": -0.1}, ValueError, "hold is -0.1"),
+        ({"on_loss": "stop"}, ValueError, "on_loss is 'stop'; use 'interrupt' or 'continue'"),
+    ],
+)
+def test_bad_arguments_are_refused_where_they_are_written(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        leader_required(**arguments)
+
+
+def test_only_commands_can_be_decorated_and_only_once() -> None:
+    with pytest.raises(TypeError, match="neither a command class nor its handle"):
+        leader_required(int)
+    with pytest.raises(TypeError, match="neither a command class nor its handle"):
+        leader_required(5)
+
+    class Command(BaseCommand):
+        @leader_required
+        def handle(self, *args: Any, **options: Any) -> None: ...
+
+    with pytest.raises(TypeError, match="not both"):
+        leader_required(Command)
