@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import path
 
 from .autostart import starter
 from .exceptions import RedisUnavailable
@@ -18,6 +19,11 @@ from .models import Election
 @admin.register(Election)
 class ElectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Who leads each election, and whether this process takes part. For users who may view elections."""
+
+    def get_urls(self) -> list[Any]:
+        """The page alone: the others of a ``ModelAdmin`` would look for a table."""
+        page = self.admin_site.admin_view(self.changelist_view)
+        return [path("", page, name="django_leader_election_changelist")]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Never: elections are made in the settings."""

@@ -67,10 +67,11 @@ NO_GRANT = Grant(0, 0.0, bytearray(1))
 class Candidacy:
     """What one process is and does in one election while it takes part."""
 
-    def __init__(self, connect: Connect, config: Config, label: str, listeners: Listeners, state: State) -> None:
+    def __init__(self, connect: Connect, config: Config, label: str, listeners: Listeners) -> None:
         self._label, self._config, self._listeners = label, config, listeners
         self._timing = config.timing
-        self._state = state
+        self._state = State()
+        self._heir: Candidacy | None = None
         self._waker = Waker()
         self._lease = Lease(connect, config, self._waker)
         self._me = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
@@ -97,10 +98,12 @@ class Candidacy:
         """Whether the caller is a loss callback of this candidacy."""
         return self._delivery is not None and self._delivery.runs_here()
 
-    def successor(self) -> State:
-        """What the next candidacy of this process must know: the highest token, and a loss still being delivered."""
-        ended = self._state.ended and replace(self._state.ended, owes_release=False)
-        return State(floor=self._state.floor, ended=ended, leader="")
+    def bequeath(self, heir: Candidacy) -> None:
+        """Tells this process's next candidacy the highest token, and of a loss that is still being delivered. Local."""
+        with self.changed:
+            ended = self._state.ended and replace(self._state.ended, owes_release=False)
+            heir._state = State(floor=self._state.floor, ended=ended)
+            self._heir = heir
 
     def abandon(self) -> None:
         """In a forked child: nothing of the parent's candidacy is used, and nothing is sent."""
@@ -230,6 +233,13 @@ class Candidacy:
             previous, self._last_leader = instance_of(self._last_leader), after.leader
             self._news.put(self._listeners.changed(previous, instance_of(after.leader)))
 
+    def _delivered(self, token: int) -> None:
+        with self.changed:
+            self.feed(Delivered(token))
+            heir = self._heir
+        if heir:
+            heir._delivered(token)
+
     def _announce(self, token: int) -> None:
         self._delivery = TermDelivery(
             self._label,
@@ -238,7 +248,7 @@ class Candidacy:
             deadline=lambda: self.grant.deadline if self.grant.token == token else 0.0,
             expired=lambda: self.feed(Tick()),
             gain_failed=lambda: self.feed(Resign(token, "callback-failed")),
-            delivered=lambda: self.feed(Delivered(token)),
+            delivered=lambda: self._delivered(token),
         )
         try:
             self._delivery.start()

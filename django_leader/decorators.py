@@ -168,7 +168,6 @@ def _interrupted(election: LeaderElection) -> Iterator[None]:
 
 def _by_signal(due: Callable[[], bool]) -> tuple[Callable[[], object], Callable[[], object]]:
     """To interrupt the main thread, and to undo it: SIGINT, which ends even a blocking system call."""
-
     sent = False
 
     def interrupt() -> None:

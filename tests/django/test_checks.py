@@ -79,7 +79,12 @@ def test_w002_advises_a_database_of_its_own_before_a_deployment() -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [None, {"default": {}}, {"default": {"CACHE": "leader", "LOCK_TTL": 30, "AUTOSTART": False}}, {"default": {}, "b": {}}],
+    [
+        None,
+        {"default": {}},
+        {"default": {"CACHE": "leader", "LOCK_TTL": 30, "AUTOSTART": False}},
+        {"default": {}, "b": {}},
+    ],
 )
 def test_good_settings_get_no_message(setting: Any) -> None:
     with override_settings(LEADER_ELECTIONS=setting, CACHES=OTHER_REDIS):

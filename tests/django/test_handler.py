@@ -17,11 +17,11 @@ from django_leader import (
     LeaderElection,
     became_leader,
     elections,
+    handler,
     is_leader,
     leader_changed,
     lost_leadership,
 )
-from django_leader import handler
 from django_leader.handler import read
 from tests.django.conftest import FAST, caches
 from tests.support.candidates import ROOT
@@ -79,7 +79,11 @@ def test_an_election_of_a_command_is_derived_from_the_default() -> None:
         ({"default": {"LOCK_TTL": "5"}}, "default", r"^LEADER_ELECTIONS\['default'\]: LOCK_TTL is '5'; give seconds"),
         ({"default": {"INSTANCE_ID": "a\n"}}, "default", r"^LEADER_ELECTIONS\['default'\]: INSTANCE_ID is"),
         ({"default": {"CACHE": "nowhere"}}, "default", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'nowhere', which is"),
-        ({"default": {"CACHE": "local"}}, "default", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'local', whose backend"),
+        (
+            {"default": {"CACHE": "local"}},
+            "default",
+            r"^LEADER_ELECTIONS\['default'\]: CACHE is 'local', whose backend",
+        ),
         ({"default": {"CACHE": 5}}, "default", r"^LEADER_ELECTIONS\['default'\]: CACHE is 5"),
         ({"default": {"AUTOSTART": "yes"}}, "default", r"^LEADER_ELECTIONS\['default'\]: AUTOSTART is 'yes'"),
         ({"default": {"AUTOSTART": 1}}, "default", r"^LEADER_ELECTIONS\['default'\]: AUTOSTART is 1"),
@@ -103,9 +107,7 @@ def test_override_settings_takes_effect_at_once_and_stops_what_runs(project: Set
     assert elections["default"] is not before
 
 
-@pytest.mark.parametrize(
-    "backend", ["django_redis.cache.RedisCache", "django.core.cache.backends.redis.RedisCache"]
-)
+@pytest.mark.parametrize("backend", ["django_redis.cache.RedisCache", "django.core.cache.backends.redis.RedisCache"])
 def test_both_backends_carry_an_election(backend: str, some_server: RedisServer, settings: Settings) -> None:
     settings.CACHES = caches(some_server.url, backend)
     settings.LEADER_ELECTIONS = {"default": FAST}

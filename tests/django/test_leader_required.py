@@ -67,7 +67,7 @@ def test_while_another_leads_the_body_is_not_run_and_one_line_says_who(some_serv
 
 def test_the_exit_status_of_who_does_not_lead_is_an_argument(some_server: RedisServer) -> None:
     leader = other(some_server, "command:guarded_class")
-    with pytest.raises(CommandError, match="^Not run: other on other-host") as error:
+    with pytest.raises(CommandError, match=r"^Not run: other on other-host") as error:
         call_command("guarded_class")
     leader.stop()
     assert error.value.returncode == 3
@@ -96,7 +96,7 @@ def test_a_hot_standby_waits_until_the_leader_is_gone(some_server: RedisServer) 
 
 def test_hold_keeps_the_lease_after_the_end(project: Settings) -> None:
     call_command("guarded_class")
-    with pytest.raises(CommandError, match="^Not run: "):
+    with pytest.raises(CommandError, match=r"^Not run: "):
         call_command("guarded_class")
     eventually(lambda: elections["command:guarded_class"].get_leader_info() is None)
     call_command("guarded_class")
@@ -147,7 +147,7 @@ def test_in_a_process_that_takes_part_already_the_election_goes_on_afterwards(pr
 def test_when_redis_cannot_be_asked_the_command_fails_with_2(project: Settings, own_server: RedisServer) -> None:
     project.CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": own_server.url}}
     own_server.stop()
-    with pytest.raises(CommandError, match="^Not run: LEADER_ELECTIONS") as error:
+    with pytest.raises(CommandError, match=r"^Not run: LEADER_ELECTIONS") as error:
         call_command("guarded")
     assert error.value.returncode == 2
     assert guarded.runs == []

@@ -48,9 +48,7 @@ def test_the_first_to_campaign_is_granted_and_the_next_is_told_who_holds(lease: 
     assert state(client)["token"] == str(grant.token)
 
 
-def test_s14_a_token_is_higher_than_all_before_and_than_the_clock_in_microseconds(
-    lease: Lease, client: Any
-) -> None:
+def test_s14_a_token_is_higher_than_all_before_and_than_the_clock_in_microseconds(lease: Lease, client: Any) -> None:
     seconds, micros = client.time()
     first = lease.campaign(A, 0, info()).token
     assert first >= seconds * 1_000_000 + micros
@@ -58,9 +56,7 @@ def test_s14_a_token_is_higher_than_all_before_and_than_the_clock_in_microsecond
     assert lease.campaign(A, 0, info()).token > first
 
 
-def test_s14_a_token_is_higher_than_the_candidates_floor_though_the_server_forgot(
-    lease: Lease, client: Any
-) -> None:
+def test_s14_a_token_is_higher_than_the_candidates_floor_though_the_server_forgot(lease: Lease, client: Any) -> None:
     floor = 2**52
     assert lease.campaign(A, floor, info()).token == floor + 1
     client.flushall()
@@ -121,9 +117,7 @@ def test_a_renewal_of_a_released_term_is_refused(lease: Lease, client: Any) -> N
     assert client.exists(KEYS.lock) == 0
 
 
-def test_a_lock_key_that_is_deleted_frees_nothing_and_the_renewal_sets_it_again(
-    lease: Lease, client: Any
-) -> None:
+def test_a_lock_key_that_is_deleted_frees_nothing_and_the_renewal_sets_it_again(lease: Lease, client: Any) -> None:
     token = lease.campaign(A, 0, info()).token
     client.delete(KEYS.lock)
     held = lease.campaign(B, 0, info("b"))
@@ -166,9 +160,7 @@ def test_a_release_that_holds_lets_nobody_lead_until_then(lease: Lease, client: 
     assert lease.history(1)[0].kind == "elected"
 
 
-def test_taking_over_from_a_leader_that_did_not_resign_is_told_in_the_history(
-    connect: Connect, client: Any
-) -> None:
+def test_taking_over_from_a_leader_that_did_not_resign_is_told_in_the_history(connect: Connect, client: Any) -> None:
     lease = Lease(connect, Config("lock", "info", lock_ttl=0.1).validate())
     lease.campaign(A, 0, info())
     eventually(lambda: lease.campaign(B, 0, info("b")).verdict == "granted")

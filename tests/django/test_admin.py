@@ -1,0 +1,105 @@
+"""The admin page: who may see it, and what it shows in each situation."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from pytest_django import Settings
+
+from django_leader import elections
+from tests.django.conftest import FAST
+from tests.support.servers import GENEROUS, RedisServer
+
+pytestmark = pytest.mark.django_db
+PAGE = "/admin/django_leader/election/"
+
+
+@pytest.fixture
+def viewer(client: Client) -> Client:
+    user = User.objects.create_user("viewer", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_election"))
+    client.force_login(user)
+    return client
+
+
+def text(client: Client, page: str = PAGE) -> str:
+    response = client.get(page)
+    assert response.status_code == 200
+    body: str = response.content.decode()
+    assert "<script>" not in body
+    assert not re.search(r"\sstyle=|\son\w+=|https?://(?!www\.w3\.org)", body.split("</head>")[1])
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body))
+
+
+def test_it_is_linked_from_the_index_for_those_who_may_view_it(viewer: Client, project: Settings) -> None:
+    assert PAGE in viewer.get("/admin/").content.decode()
+
+
+def test_others_see_neither_the_link_nor_the_page(client: Client, project: Settings) -> None:
+    client.force_login(User.objects.create_user("clerk", is_staff=True))
+    assert PAGE not in client.get("/admin/").content.decode()
+    assert client.get(PAGE).status_code == 403
+    client.logout()
+    assert client.get(PAGE).status_code == 302
+
+
+def test_the_only_permission_is_to_view() -> None:
+    assert [p.codename for p in Permission.objects.filter(content_type__app_label="django_leader")] == ["view_election"]
+
+
+@pytest.mark.parametrize("page", ["add/", "1/change/", "1/delete/", "1/history/"])
+def test_there_is_nothing_to_add_change_or_delete(viewer: Client, project: Settings, page: str) -> None:
+    assert viewer.get(PAGE + page).status_code in (302, 403, 404)
+
+
+def test_it_shows_who_leads(viewer: Client, project: Settings) -> None:
+    election = elections["default"]
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    shown = text(viewer)
+    assert f"{election.instance_id} leads — this process" in shown
+    assert election.config.hostname in shown
+    assert str(election.fencing_token) in shown
+    assert "s of 1.5 s" in shown
+    assert "Candidates 1" in shown
+
+
+def test_it_shows_that_nobody_leads(viewer: Client, project: Settings) -> None:
+    shown = text(viewer)
+    assert "Nobody leads. No process takes part." in shown
+    assert "takes no part" in shown
+    assert "starts never: this is a test run" in shown
+
+
+def test_it_shows_each_election(viewer: Client, project: Settings) -> None:
+    project.LEADER_ELECTIONS = {"default": FAST, "reports & more": FAST}
+    shown = text(viewer)
+    assert "reports &amp; more" in shown
+
+
+def test_it_shows_what_is_wrong_instead_of_failing(viewer: Client, project: Settings, own_server: RedisServer) -> None:
+    project.CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": own_server.url}}
+    own_server.stop()
+    assert "refused" in text(viewer)
+    project.LEADER_ELECTIONS = {"default": {"LOCK_TTL": "10"}}
+    assert "LOCK_TTL is" in text(viewer)
+    project.LEADER_ELECTIONS = []
+    assert "must be a dict of dicts" in text(viewer)
+
+
+def test_what_a_leader_calls_itself_is_escaped(viewer: Client, project: Settings, some_server: RedisServer) -> None:
+    some_server.client().set("maplefile:leader:lock", "<script>alert(1)</script>", px=5000)
+    response = viewer.get(PAGE).content.decode()
+    assert "&lt;script&gt;alert(1)" in response
+    assert "<script>alert" not in response
+
+
+def test_a_custom_admin_site_keeps_its_links(viewer: Client, project: Settings) -> None:
+    response: Any = viewer.get("/other/django_leader/election/")
+    assert response.status_code == 200
+    assert 'href="/other/"' in response.content.decode()
+    assert 'href="/admin/"' not in response.content.decode()

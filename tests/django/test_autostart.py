@@ -1,0 +1,204 @@
+"""Where an election starts by itself: the decision as a table, the looking in real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from django.core.signals import request_started
+from pytest_django import Settings
+
+from django_leader import autostart, elections
+from django_leader.autostart import Decision, Seen, decide, look, starter
+from tests.support.candidates import ROOT
+from tests.support.servers import RedisServer, eventually
+
+pytestmark = pytest.mark.django_db  # Django's own receivers of request_started look at the database
+NOW, FIRST, NEVER = "now", "at the first request", "never"
+
+TABLE: list[tuple[dict[str, Any], Any, str]] = [
+    # rule 1: the environment wins, then the setting
+    ({"variable": "1", "testing": True, "command": "migrate"}, False, NOW),
+    ({"variable": "on", "command": "shell"}, "auto", NOW),
+    ({"variable": "0", "entry_point": True}, True, NEVER),
+    ({"variable": "False", "command": "runserver", "serving": True}, "auto", NEVER),
+    ({"variable": "what?", "entry_point": True}, "auto", NOW),
+    ({"command": "migrate", "testing": True}, True, NOW),
+    ({"entry_point": True}, False, NEVER),
+    # rule 2: tests
+    ({"testing": True, "entry_point": True}, "auto", NEVER),
+    ({"testing": True, "command": "runserver", "serving": True}, "auto", NEVER),
+    # rule 3: management commands
+    ({"command": "runserver", "serving": True}, "auto", NOW),
+    ({"command": "runserver_plus", "serving": True}, "auto", NOW),
+    ({"command": "runserver"}, "auto", NEVER),
+    *(({"command": name}, "auto", NEVER) for name in ("migrate", "shell", "test", "check", "collectstatic", "help")),
+    ({"command": "migrate", "serving": True}, "auto", NEVER),
+    # rules 5 and 6: who only forks
+    ({"prefork_master": True, "entry_point": True}, "auto", FIRST),
+    # rule 7: a server
+    ({"entry_point": True}, "auto", NOW),
+    # rule 8: anything else
+    ({}, "auto", FIRST),
+]
+
+
+@pytest.mark.parametrize(("seen", "setting", "start"), TABLE)
+def test_the_decision(seen: dict[str, Any], setting: Any, start: str) -> None:
+    decision = decide(Seen(**seen), setting)
+    assert decision.start == start
+    assert decision.why
+
+
+def test_under_pytest_no_election_starts_by_itself() -> None:
+    assert look().testing
+    assert {decision.start for decision in starter.decisions.values()} == {"never"}
+
+
+SAY = """
+import os, sys, atexit
+from django_leader.autostart import starter
+def said():
+    from django_leader.autostart import starter
+    print("DECISION", {k: tuple(v)[0] for k, v in starter.decisions.items()}, file=sys.stderr)
+atexit.register(said)
+"""
+
+
+def decision_of(arguments: list[str], **environment: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO", "COV"))}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**clean, "DJANGO_SETTINGS_MODULE": "tests.settings", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("DECISION")]
+    assert lines, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("from django.core.wsgi import get_wsgi_application; get_wsgi_application()", NOW),
+        ("from django.core.asgi import get_asgi_application; get_asgi_application()", NOW),
+        ("import django; django.setup()", FIRST),
+        ("from django.core.management import execute_from_command_line as e; e(['manage.py', 'check'])", NEVER),
+        ("from django.core.management import execute_from_command_line as e; e(['manage.py', 'diffsettings'])", NEVER),
+    ],
+)
+def test_the_stack_of_a_real_process(code: str, expected: str) -> None:
+    assert f"'{expected}'" in decision_of(["-c", SAY + code])
+
+
+def test_the_environment_of_a_real_process_wins() -> None:
+    code = "import django; django.setup()"
+    assert "'never'" in decision_of(["-c", SAY + code], DJANGO_LEADER_AUTOSTART="0")
+
+
+@pytest.fixture
+def decided(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has the starter decide as if it saw something else."""
+
+    def decide_for(start: Any) -> None:
+        monkeypatch.setattr(starter, "pid", 0)
+        monkeypatch.setattr(autostart, "decide", lambda seen, setting: Decision(start, "the test wants it"))
+        autostart.begin()
+
+    yield decide_for
+    request_started.disconnect(dispatch_uid="django_leader.autostart")
+    starter.decisions = {"default": Decision("never", "this is a test run")}
+
+
+def test_what_starts_now_starts_when_all_apps_are_ready(decided: Any) -> None:
+    decided("now")
+    eventually(lambda: elections["default"].running)
+
+
+def test_what_starts_at_the_first_request_starts_then_and_once(decided: Any) -> None:
+    decided("at the first request")
+    assert not elections["default"].running
+    request_started.send(sender=None)
+    eventually(lambda: elections["default"].running)
+    elections["default"].stop()
+    request_started.send(sender=None)
+    assert not elections["default"].running, "what the application stopped stays stopped"
+
+
+def test_a_fork_that_serves_starts_at_its_first_request(decided: Any) -> None:
+    decided("now")
+    eventually(lambda: elections["default"].running)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            inherited = elections["default"].running
+            request_started.send(sender=None)
+            status = 42 if not inherited and elections["default"].running else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+
+
+def test_never_listens_to_no_request(decided: Any) -> None:
+    decided("never")
+    request_started.send(sender=None)
+    assert not elections["default"].running
+
+
+def test_bad_settings_stop_no_process_from_starting(project: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    project.LEADER_ELECTIONS = {"default": {"LOCK_TTL": "10"}}
+    autostart.begin()
+    assert "no election starts in this process" in caplog.text
+
+
+def test_an_election_that_cannot_start_hinders_no_other(decided: Any, project: Settings, caplog: Any) -> None:
+    project.LEADER_ELECTIONS = {"default": {"CACHE": "local"}, "b": {}}
+    decided("at the first request")
+    request_started.send(sender=None)
+    assert elections["b"].running
+    assert "LEADER_ELECTIONS['default']: not started" in caplog.text
+
+
+def test_a_stack_with_gunicorns_arbiter_and_no_worker_is_a_master() -> None:
+    arbiter, worker = {"__name__": "gunicorn.arbiter", "look": look}, {"__name__": "gunicorn.workers.base"}
+    exec("def run(f): return f()", arbiter)
+    exec("def run(f): return f()", worker)
+    assert arbiter["run"](look).prefork_master  # type: ignore[operator]
+    assert not arbiter["run"](lambda: worker["run"](look)).prefork_master  # type: ignore[operator]
+
+
+def test_redis_away_changes_nothing_for_the_application(own_server: RedisServer) -> None:
+    own_server.stop()
+    code = (
+        "import logging; logging.basicConfig()\n"
+        "from django.core.wsgi import get_wsgi_application\n"
+        "application = get_wsgi_application()\n"
+        "from django.test import RequestFactory\n"
+        "from django_leader import elections, is_leader\n"
+        "import time\n"
+        "until = time.monotonic() + 20\n"
+        "while not elections['default'].outage and time.monotonic() < until: time.sleep(0.01)\n"
+        "time.sleep(0.5)\n"
+        "started = []\n"
+        "body = application(RequestFactory().get('/nowhere/').environ, lambda *a: started.append(a))\n"
+        "print(started[0][0], is_leader())\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**clean, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "404 Not Found False\n", done.stderr
+    assert done.stderr.count("django_leader:") == 1, "one line for the outage: " + done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,108 @@
+"""``manage.py leader_status``: the table, the JSON, the exit status."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from pytest_django import Settings
+
+from django_leader import elections
+from tests.django.conftest import FAST
+from tests.support.servers import GENEROUS, RedisServer
+
+
+def status(*arguments: str) -> tuple[int, str, str]:
+    out, err, code = StringIO(), StringIO(), 0
+    try:
+        call_command("leader_status", *arguments, stdout=out, stderr=err, no_color=True)
+    except SystemExit as end:
+        code = int(str(end.code))
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_with_a_leader_it_shows_all_of_it_and_ends_with_0(project: Settings) -> None:
+    election = elections["default"]
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    code, out, err = status()
+    assert (code, err) == (0, "")
+    titles, line = out.splitlines()
+    assert titles.split("  ")[0] == "ELECTION"
+    for part in ("default", election.instance_id, election.config.hostname, str(election.fencing_token), "leads"):
+        assert part in line
+
+
+def test_json_has_the_same_for_programs(project: Settings) -> None:
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(GENEROUS)
+    code, out, _ = status("--json")
+    [row] = json.loads(out)
+    assert code == row["status"] == 0
+    assert row["leader"] == elections["default"].instance_id
+    assert row["token"] == elections["default"].fencing_token
+    assert 0 < row["lease_left"] <= 1.5
+    assert row["since"].startswith("20")
+    assert row["since"].endswith("+00:00")
+    assert row["candidates"] == 1
+    assert row["this_process"] == "leads"
+
+
+def test_without_a_leader_it_ends_with_1(project: Settings) -> None:
+    code, out, _ = status("default")
+    assert code == 1
+    assert "takes no part" in out
+
+
+def test_all_elections_are_shown_and_the_worst_counts(project: Settings) -> None:
+    project.LEADER_ELECTIONS = {"default": FAST, "second": FAST}
+    elections["second"].start()
+    assert elections["second"].wait_for_leadership(GENEROUS)
+    code, out, _ = status()
+    assert code == 1
+    assert len(out.splitlines()) == 3
+    assert status("second")[0] == 0
+    assert status("command:nightly")[0] == 1
+
+
+def test_when_redis_cannot_be_asked_it_ends_with_2(project: Settings, own_server: RedisServer) -> None:
+    project.CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": own_server.url}}
+    own_server.stop()
+    code, out, err = status()
+    assert code == 2
+    assert "default" in out
+    assert "refused" in err
+    code, out, _ = status("--json")
+    assert code == 2
+    assert "refused" in json.loads(out)[0]["error"]
+
+
+@pytest.mark.parametrize("alias", ["nowhere"])
+def test_an_unknown_election_is_an_error_that_says_what_to_do(project: Settings, alias: str) -> None:
+    with pytest.raises(CommandError, match="there is no such election") as error:
+        status(alias)
+    assert error.value.returncode == 2
+
+
+def test_explain_says_where_an_election_starts_and_asks_nobody(settings: Any) -> None:
+    code, out, _ = status("--explain")
+    assert code == 0
+    assert "this process" in out
+    for line in out.splitlines():
+        if "runserver" in line:
+            assert " now " in line
+        if "another manage.py command" in line:
+            assert " never " in line
+    rows = json.loads(status("--explain", "--json")[1])
+    assert {row["starts"] for row in rows} == {"now", "never", "at the first request"}
+
+
+def test_help_documents_the_exit_status() -> None:
+    from django.core.management import load_command_class
+
+    text = load_command_class("django_leader", "leader_status").create_parser("manage.py", "leader_status").format_help()
+    assert "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis cannot be asked" in " ".join(text.split())

@@ -1,0 +1,366 @@
+"""LeaderElection in one process: the seed's methods, the order of things, and odd uses."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+
+from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable, clock
+from django_leader import candidacy as candidacy_module
+from django_leader import election as election_module
+from tests.support.servers import GENEROUS, RedisServer, eventually
+
+FAST = {"lock_ttl": 1.5, "heartbeat_interval": 0.4, "retry_interval": 0.3}
+Make = Callable[..., LeaderElection]
+
+
+@pytest.fixture
+def make(some_server: RedisServer) -> Iterator[Make]:
+    """Makes elections on a real server, and stops them."""
+    made: list[LeaderElection] = []
+
+    def make(client: Any = None, **options: Any) -> LeaderElection:
+        made.append(LeaderElection(client or redis.Redis(port=some_server.port), Config(**{**FAST, **options})))
+        return made[-1]
+
+    yield make
+    for election in made:
+        election.stop()
+
+
+def test_the_methods_of_the_seed(make: Make) -> None:
+    election = make(instance_id="web-1", hostname="host-1")
+    gained, lost = threading.Event(), threading.Event()
+
+    @election.on_become_leader
+    def on_gain() -> None:
+        gained.set()
+
+    @election.on_lose_leadership
+    def on_loss() -> None:
+        lost.set()
+
+    assert (election.is_leader(), election.get_leader_id(), election.get_leader_info()) == (False, "", None)
+    thread = threading.Thread(target=election.run)
+    thread.start()
+    assert gained.wait(GENEROUS)
+    assert election.is_leader()
+    assert election.get_leader_id() == election.get_instance_id() == election.instance_id == "web-1"
+    info = election.get_leader_info()
+    assert info
+    assert (info.hostname, info.fencing_token) == ("host-1", election.fencing_token)
+    assert 0 < election.lease_left <= 1.5
+    election.stop()
+    thread.join(GENEROUS)
+    assert lost.wait(GENEROUS)
+    assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
+    assert [event.kind for event in election.history()] == ["resigned", "elected"]
+
+
+def test_stop_is_idempotent_before_start_twice_and_from_two_threads(make: Make) -> None:
+    election = make()
+    election.stop()
+    election.start()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    stops = [threading.Thread(target=election.stop) for _ in range(2)]
+    for thread in stops:
+        thread.start()
+    for thread in stops:
+        thread.join(GENEROUS)
+        assert not thread.is_alive()
+    election.stop()
+    assert not election.running
+    assert election.last_tick is None
+
+
+def test_run_while_it_takes_part_already_is_an_error(make: Make) -> None:
+    election = make()
+    election.start()
+    with pytest.raises(LeaderError, match=r"^LEADER_ELECTIONS\['default'\]: takes part already"):
+        election.run()
+
+
+@pytest.mark.parametrize("kind", ["gain", "loss"])
+def test_stop_from_a_callback_does_not_hang(make: Make, kind: str) -> None:
+    election, returned = make(), threading.Event()
+
+    def stop() -> None:
+        election.stop()
+        returned.set()
+
+    (election.on_become_leader if kind == "gain" else election.on_lose_leadership)(stop)
+    election.start()
+    if kind == "loss":
+        assert election.wait_for_leadership(GENEROUS)
+        election.resign()
+    assert returned.wait(GENEROUS)
+    eventually(lambda: not election.running)
+    assert election.get_leader_id() == ""
+
+
+def test_run_ends_gracefully_when_it_is_interrupted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    election = make()
+    real = candidacy_module.Candidacy._do
+    done: list[str] = []
+
+    def interrupted(self: Any, todo: Any) -> bool:
+        if todo.act == "renew" and not done:
+            done.append("interrupt")
+            raise KeyboardInterrupt
+        return real(self, todo)
+
+    monkeypatch.setattr(candidacy_module.Candidacy, "_do", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        election.run()
+    assert not election.running
+    assert election.get_leader_id() == ""
+
+
+def test_resign_lets_the_other_lead_and_campaigns_again_later(make: Make) -> None:
+    first, second = make(instance_id="first"), make(instance_id="second")
+    assert first.resign() is False
+    first.start()
+    assert first.wait_for_leadership(GENEROUS)
+    second.start()
+    assert second.wait_for_leadership(0) is False
+    assert first.resign() is True
+    assert second.wait_for_leadership(GENEROUS)
+    second.stop()
+    assert first.wait_for_leadership(GENEROUS)
+
+
+def test_waiting_for_leadership_without_taking_part_is_over_at_once(make: Make) -> None:
+    assert make().wait_for_leadership(None) is False
+
+
+def test_one_attempt_ends_though_the_server_is_frozen(make: Make, own_server: RedisServer) -> None:
+    election = make(redis.Redis(port=own_server.port))
+    own_server.freeze()
+    election.start()
+    assert election.wait_for_leadership(0) is False
+    assert election.outage
+    own_server.thaw()
+
+
+def test_asking_a_server_that_is_away_says_which_election(make: Make, own_server: RedisServer) -> None:
+    election = make(redis.Redis(port=own_server.port))
+    own_server.stop()
+    with pytest.raises(RedisUnavailable, match=r"^LEADER_ELECTIONS\['default'\]: .*refused"):
+        election.get_leader_info()
+
+
+def test_s17_an_unexpected_exception_ends_nothing_and_is_told_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, failures = candidacy_module.Candidacy._do, []
+
+    def broken(self: Any, todo: Any) -> bool:
+        if len(failures) < 3:
+            failures.append(todo)
+            raise ZeroDivisionError("a bug")
+        return real(self, todo)
+
+    monkeypatch.setattr(candidacy_module.Candidacy, "_do", broken)
+    election = make()
+    with caplog.at_level(logging.INFO):
+        election.start()
+        assert election.wait_for_leadership(GENEROUS)
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(lines) == 2
+    assert "a bug" in lines[0]
+    assert "Redis answers again" in lines[1]
+
+
+def test_s04_once_false_always_false_for_one_token(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    token = election.fencing_token
+    now = clock.now
+    with monkeypatch.context() as patch:
+        patch.setattr(election_module, "clock_gettime", lambda _: now() + 100)
+        assert election.is_leader() is False
+    assert election.is_leader() is False, "the clock is back, the term is not"
+    eventually(election.is_leader, "the next term")
+    assert election.fencing_token
+    assert token
+    assert election.fencing_token > token
+
+
+def test_s04_the_check_never_raises_and_takes_no_lock(make: Make) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    seen: list[Any] = []
+
+    def look() -> None:
+        seen.extend([election.is_leader(), election.fencing_token, election.lease_left > 0])
+
+    with candidacy.changed:
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join(GENEROUS)
+    assert seen == [True, election.fencing_token, True]
+
+
+def test_s16_loss_callbacks_return_before_the_next_gain(make: Make) -> None:
+    election, log = make(), []
+    hold = threading.Event()
+
+    @election.on_become_leader
+    def gained() -> None:
+        log.append("gain")
+
+    @election.on_lose_leadership
+    def lost() -> None:
+        log.append("loss")
+        assert hold.wait(GENEROUS)
+        log.append("loss over")
+
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.resign()
+    eventually(lambda: "loss" in log)
+    start = clock.now()
+    eventually(lambda: clock.now() > start + 3 * FAST["retry_interval"])
+    assert log == ["gain", "loss"]
+    hold.set()
+    eventually(lambda: len(log) == 4)
+    assert log == ["gain", "loss", "loss over", "gain"]
+
+
+def test_a_candidacy_that_starts_again_waits_for_the_loss_callbacks_of_the_last(make: Make) -> None:
+    election, hold = make(), threading.Event()
+    election.on_lose_leadership(lambda: hold.wait(GENEROUS))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.stop(timeout=0.05)
+    election.stop()
+    election.start()
+    assert election.wait_for_leadership(0) is False
+    hold.set()
+    assert election.wait_for_leadership(GENEROUS)
+
+
+def test_a_process_that_takes_part_ticks(make: Make) -> None:
+    election = make()
+    assert election.last_tick is None
+    election.start()
+    eventually(lambda: election.last_tick is not None and election.last_tick < 1.0)
+
+
+def test_after_the_end_of_the_interpreter_has_begun_nothing_starts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    monkeypatch.setattr(election_module, "_exiting", False)
+    election_module._stop_all()
+    assert not election.is_leader()
+    election.start()
+    assert not election.running
+
+
+def test_without_threads_nobody_leads(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refused = threading.Thread.start, threading.Event()
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name.endswith("term"):
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    election = make()
+    election.on_lose_leadership(lambda: pytest.fail("a loss without a gain"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        election.start()
+        assert refused.wait(GENEROUS)
+        eventually(lambda: not election.is_leader())
+    assert election.wait_for_leadership(GENEROUS), "when there are threads again, it leads"
+    election._listeners.on_loss.clear()
+
+
+def test_an_election_works_on_fakeredis(make: Make) -> None:
+    server = fakeredis.FakeServer()
+    first = make(fakeredis.FakeRedis(server=server), instance_id="first")
+    second = make(fakeredis.FakeRedis(server=server), instance_id="second")
+    first.start()
+    assert first.wait_for_leadership(GENEROUS)
+    second.start()
+    assert second.wait_for_leadership(0) is False
+    first.stop()
+    assert second.wait_for_leadership(GENEROUS)
+
+
+def test_a_lock_of_a_wrong_type_elects_nobody_and_is_reported(
+    make: Make, some_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    some_server.client().lpush("maplefile:leader:lock", "x")
+    election = make()
+    with caplog.at_level(logging.WARNING):
+        election.start()
+        assert election.wait_for_leadership(0) is False
+    assert "WRONGTYPE" in caplog.text
+    assert some_server.client().type("maplefile:leader:lock") == b"list"
+    some_server.client().delete("maplefile:leader:lock")
+    assert election.wait_for_leadership(GENEROUS)
+
+
+def test_s06_one_connection_while_idle_and_none_of_the_clients(make: Make, some_server: RedisServer) -> None:
+    admin = some_server.client()
+    before = len(admin.client_list())
+    client = redis.Redis(port=some_server.port)
+    election = make(client)
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    eventually(lambda: len(admin.client_list()) == before + 1)
+    assert client.connection_pool._created_connections == 0  # type: ignore[attr-defined]
+    election.stop()
+    eventually(lambda: len(admin.client_list()) == before)
+
+
+def test_the_leader_changes_are_told_to_followers(make: Make) -> None:
+    first, second = make(instance_id="first"), make(instance_id="second")
+    told: list[tuple[str, str]] = []
+    second.listen(lambda token: None, lambda token, reason: None, lambda old, new: told.append((old, new)))
+    first.start()
+    assert first.wait_for_leadership(GENEROUS)
+    second.start()
+    eventually(lambda: told == [("", "first")])
+    first.stop()
+    eventually(lambda: told == [("", "first"), ("first", "second")])
+
+
+def test_many_candidates_have_one_leader_at_a_time_through_hand_overs(make: Make) -> None:
+    fleet = [make(instance_id=f"web-{number}") for number in range(8)]
+    for election in fleet:
+        election.start()
+    samples, stop = [], threading.Event()
+
+    def sample() -> None:
+        while not stop.is_set():
+            samples.append(sum(election.is_leader() for election in fleet))
+            time.sleep(0)
+
+    watcher = threading.Thread(target=sample)
+    watcher.start()
+    tokens: list[int] = []
+    for _ in range(len(fleet) - 1):
+        leader = eventually(lambda: next((e for e in fleet if e.is_leader()), None))
+        tokens.append(leader.fencing_token)
+        leader.stop()
+        fleet.remove(leader)
+    stop.set()
+    watcher.join()
+    assert max(samples) <= 1
+    assert tokens == sorted(set(tokens))
