@@ -82,6 +82,16 @@ def url() -> str:
     return f"unix://{place / 'redis.sock'}"
 
 
+def leave() -> None:
+    """This process needs the server no longer. Returns when it has ended, or when others still use it."""
+    place, until = folder(), time.monotonic() + 2 * GRACE
+    for sock in _held:
+        sock.close()
+    _held.clear()
+    while (place / "redis.sock").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+
+
 def _join(place: Path) -> socket.socket | None:
     """The connection to the keeper, once it has said that the server is up."""
     sock = socket.socket(socket.AF_UNIX)

@@ -34,4 +34,14 @@ def strict_content_security_policy(get_response: Callable[[HttpRequest], HttpRes
     return middleware
 
 
-urlpatterns = [path("log-in/<str:name>/", log_in), path("admin/", admin.site.urls), path("other/", other_site.urls)]
+def no_icon(request: HttpRequest) -> HttpResponse:
+    """What every browser asks for."""
+    return HttpResponse(status=204)
+
+
+urlpatterns = [
+    path("favicon.ico", no_icon),
+    path("log-in/<str:name>/", log_in),
+    path("admin/", admin.site.urls),
+    path("other/", other_site.urls),
+]

@@ -104,5 +104,9 @@ def test_explain_says_where_an_election_starts_and_asks_nobody(settings: Any) ->
 def test_help_documents_the_exit_status() -> None:
     from django.core.management import load_command_class
 
-    text = load_command_class("django_leader", "leader_status").create_parser("manage.py", "leader_status").format_help()
-    assert "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis cannot be asked" in " ".join(text.split())
+    text = (
+        load_command_class("django_leader", "leader_status").create_parser("manage.py", "leader_status").format_help()
+    )
+    assert "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis cannot be asked" in " ".join(
+        text.split()
+    )

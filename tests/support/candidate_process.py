@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +15,12 @@ import redis
 from django_leader.clock import now
 from django_leader.config import Config
 from django_leader.election import LeaderElection
-
-lock = threading.Lock()
+from testproject.embedded import die_with_parent
 
 
 def say(event: str, **values: Any) -> None:
-    with lock:
-        print(json.dumps({"event": event, "at": now(), **values}), flush=True)  # noqa: T201
+    # One write for each line, and no lock that a fork could copy while another thread holds it.
+    os.write(1, json.dumps({"event": event, "at": now(), **values}).encode() + b"\n")
 
 
 class Say(logging.Handler):
@@ -62,6 +60,7 @@ def fork(election: LeaderElection) -> None:
     """In a child, without exec: its verdict, then a candidacy of its own, then an exit that runs ``atexit``."""
     pid = os.fork()
     if pid == 0:
+        die_with_parent()
         first = election.is_leader()
         say("child", leads=first, running=election.running, instance_id=election.instance_id)
         election.start()

@@ -1,0 +1,42 @@
+# make demo    three web processes elect a leader, lose it and elect another   (ROUNDS=3 runs without a person)
+# make test    all tests
+# make lint    format, lint, types, import contracts
+# make bench   the numbers of the README
+# make wheel   builds the wheel and tries it in an empty environment
+#
+# PYTHON names the interpreter (3.10 or newer); everything is installed into .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ROUNDS ?= 0
+ARGS ?=
+
+.PHONY: demo test lint bench wheel clean
+
+# A stamp for each extra, so that the second run starts at once.
+$(VENV)/.%: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/python -m testproject.demo --rounds $(ROUNDS) $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.demo
+	$(BIN)/python -m benchmarks $(ARGS)
+
+wheel: $(VENV)/.test
+	$(BIN)/python -m pytest tests/wheel $(ARGS)
+
+clean:
+	rm -rf $(VENV) dist build *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,272 @@
+"""``make demo``: three web processes elect a leader, lose it, and elect another.
+
+Without ``--rounds`` it goes on until Ctrl-C and tells every change of leadership. With ``--rounds N`` it ends the
+leader in three ways, N times each, prints how long each take-over took, and exits with 0 only if each time exactly one
+other process led and a leader that was frozen beyond its lease did not lead when it woke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redis
+
+from testproject import embedded
+
+ROOT = Path(__file__).resolve().parent.parent
+DURATIONS = {"LOCK_TTL": "3", "HEARTBEAT_INTERVAL": "1", "RETRY_INTERVAL": "1"}
+EVENTS = "{maplefile:leader:lock}:events"
+LOCK = "maplefile:leader:lock"
+LONG = 30.0
+USER, PASSWORD = "admin", "leader"
+
+
+class Failure(Exception):
+    """What the demo shows is not what it promises."""
+
+
+class Grant(NamedTuple):
+    """A new leader, as the history has it."""
+
+    at: float
+    name: str
+    kind: str
+
+
+class Web:
+    """One web process: its name, its port, and the process while there is one."""
+
+    def __init__(self, name: str, port: int, log: Path) -> None:
+        self.name, self.port, self.log = name, port, log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it, and waits until it serves."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "testproject.serve", str(self.port)],
+                cwd=ROOT,
+                env={**os.environ, "INSTANCE_ID": self.name},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=embedded.die_with_parent,
+            )
+        wait_for(lambda: self.ask() is not None, f"{self.name} serves on port {self.port}")
+
+    def ask(self) -> dict[str, Any] | None:
+        """What it says of itself; None when it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5) as answer:
+                said: dict[str, Any] = json.load(answer)
+                return said
+        except OSError:
+            return None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        assert self.process
+        self.process.send_signal(number)
+
+    def end(self) -> None:
+        """Kills it, however it is."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+
+
+class History:
+    """Reads the election's history as it is written."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._last: bytes | str = "0-0"
+        self.resigned_at = 0.0
+
+    def next_grant(self, seconds: float) -> Grant | None:
+        """The next new leader, or None when there is none for so long."""
+        until = time.time() + seconds
+        while (left := until - time.time()) > 0:
+            found: Any = self._client.xread({EVENTS: self._last}, count=1, block=max(1, int(left * 1000)))
+            for _, entries in found or []:
+                for entry, values in entries:
+                    self._last = entry
+                    at = int(entry.split(b"-")[0]) / 1000
+                    if values[b"kind"] in (b"elected", b"taken-over"):
+                        return Grant(at, values[b"holder"].decode().rpartition(":")[0], values[b"kind"].decode())
+                    self.resigned_at = at
+        return None
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = LONG) -> Any:
+    """Waits until ``condition()`` is true, and gives its value."""
+    until = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > until:
+            raise Failure(f"not within {seconds:g} s: {what}")
+        time.sleep(0.02)
+    return value
+
+
+class Demo:
+    """Three web processes around an embedded server, and all that must be gone afterwards."""
+
+    def __init__(self, folder: Path, first_port: int) -> None:
+        self.folder = folder
+        os.environ.update(DURATIONS, TESTPROJECT_RUN=str(folder / "run"), TESTPROJECT_DB=str(folder / "db.sqlite3"))
+        os.environ.pop("DJANGO_LEADER_AUTOSTART", None)
+        os.environ["DJANGO_SETTINGS_MODULE"] = "testproject.settings"
+        url = os.environ.get("REDIS_URL") or embedded.url()
+        self.client = redis.Redis.from_url(url, socket_timeout=LONG)
+        self.webs = [Web(f"web-{n}", first_port + n, folder / f"web-{n}.log") for n in (1, 2, 3)]
+        self.history = History(self.client)
+
+    def start(self) -> None:
+        """The database, the log-in, the processes."""
+        manage = [sys.executable, str(ROOT / "testproject" / "manage.py")]
+        subprocess.run([*manage, "migrate", "-v0"], check=True)
+        account = {"DJANGO_SUPERUSER_PASSWORD": PASSWORD, "DJANGO_SUPERUSER_EMAIL": "admin@example.com"}
+        create = [*manage, "createsuperuser", "--noinput", "--username", USER, "-v0"]
+        subprocess.run(create, check=True, env={**os.environ, **account})
+        for web in self.webs:
+            web.start()
+        say("Three web processes of one Django project, and one of them leads:")
+        for web in self.webs:
+            print(f"          {web.name}  http://127.0.0.1:{web.port}/  pid {web.process.pid if web.process else '-'}")
+        print(
+            f"          admin  http://127.0.0.1:{self.webs[0].port}/admin/django_leader/election/  ({USER} / {PASSWORD})"
+        )
+        print(f"          logs   {self.folder}", flush=True)
+
+    def close(self) -> None:
+        """Ends all that was started, and waits until it is gone."""
+        for web in self.webs:
+            web.end()
+        self.client.close()
+        embedded.leave()
+
+    def leader(self) -> Web:
+        """The one that leads, once exactly one says so."""
+
+        def one() -> Web | None:
+            leading = [web for web in self.webs if (web.ask() or {}).get("is_leader")]
+            return leading[0] if len(leading) == 1 else None
+
+        found: Web = wait_for(one, "exactly one process says that it leads")
+        return found
+
+    def watch(self) -> None:
+        """Tells every change of leadership, for ever."""
+        print("\nStop, kill or freeze any of them (kill PID, kill -9 PID, kill -STOP PID) and watch. Ctrl-C ends it.\n")
+        beat = 0.0
+        while True:
+            grant = self.history.next_grant(0.2)
+            if grant:
+                since, what = (self.history.resigned_at, "resigned") if grant.kind == "elected" else (beat, "beat")
+                took = f", {(grant.at - since) * 1000:.0f} ms after the last leader {what}" if since else ""
+                say(f"{grant.name} leads ({grant.kind}{took})")
+            beat = self._last_beat() or beat
+            for web in self.webs:
+                if web.process and web.process.poll() is not None:
+                    say(f"{web.name} has ended; starting it again")
+                    web.start()
+
+    def _last_beat(self) -> float | None:
+        left: Any = self.client.pttl(LOCK)
+        return time.time() - float(DURATIONS["LOCK_TTL"]) + left / 1000 if left > 0 else None
+
+    def round(self, number: signal.Signals) -> float:
+        """Ends the leader by a signal. Gives the seconds until another one leads."""
+        victim = self.leader()
+        while self.history.next_grant(0.05):
+            pass  # what came before
+        hit = time.time()
+        victim.signal(number)
+        grant = self.history.next_grant(LONG)
+        if grant is None or grant.name == victim.name:
+            raise Failure(f"no other process led after {number.name} to {victim.name}")
+        took = grant.at - hit
+        say(f"{number.name} to {victim.name}: {grant.name} leads after {took * 1000:.0f} ms ({grant.kind})")
+        if number == signal.SIGSTOP:
+            victim.signal(signal.SIGCONT)
+            for _ in range(50):
+                said = wait_for(victim.ask, f"{victim.name} answers after it woke")
+                if said["is_leader"]:
+                    raise Failure(f"{victim.name} was frozen beyond its lease, and led when it woke")
+        else:
+            assert victim.process
+            victim.process.wait(LONG)
+            victim.start()
+        if self.leader().name != grant.name or (another := self.history.next_grant(0.5)):
+            raise Failure(f"more than one new leader after {number.name} to {victim.name}: {another}")
+        return took
+
+
+def say(text: str) -> None:
+    """A line with the time."""
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+FAULTS = {"graceful stop": signal.SIGTERM, "kill -9": signal.SIGKILL, "frozen": signal.SIGSTOP}
+
+
+def rounds(demo: Demo, number: int) -> None:
+    """The demo without a person."""
+    took: dict[str, list[float]] = {name: [] for name in FAULTS}
+    for _ in range(number):
+        for name, what in FAULTS.items():
+            took[name].append(demo.round(what))
+    ttl = float(DURATIONS["LOCK_TTL"])
+    print(f"\nSeconds until another process led (the lease is {ttl:g} s)\n")
+    print("  round  " + "".join(name.rjust(15) for name in FAULTS))
+    for index in range(number):
+        print(f"  {index + 1:5}  " + "".join(f"{times[index]:15.3f}" for times in took.values()))
+    print("\nEach time exactly one other process led, and the frozen one, woken, did not.")
+
+
+def main() -> int:
+    """Runs the demo. Gives the exit status."""
+    parser = argparse.ArgumentParser(description="Three web processes elect a leader, lose it and elect another.")
+    parser.add_argument("--rounds", type=int, default=0, help="end the leader so often in each way, then exit")
+    parser.add_argument("--port", type=int, default=8700, help="the web processes listen on the three ports after it")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = Path(tempfile.mkdtemp(prefix="django-leader-demo-"))
+    demo = None
+    try:
+        demo = Demo(folder, options.port)
+        demo.start()
+        if options.rounds:
+            rounds(demo, options.rounds)
+        else:
+            demo.watch()
+    except KeyboardInterrupt:
+        print("\nThe end.")
+        return 130 if options.rounds else 0
+    except Failure as failure:
+        print(f"\nFAILED: {failure}", file=sys.stderr)
+        for log in sorted(folder.glob("web-*.log")):
+            print(f"--- {log.name}\n{log.read_text()[-3000:]}", file=sys.stderr)
+        return 1
+    finally:
+        if demo:
+            demo.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The admin page in a real Chromium: nothing refused by a strict policy, and readable in light and in dark."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from pytest_django import Settings
+from pytest_django.live_server_helper import LiveServer
+
+from django_leader import elections
+from tests.conftest import need
+from tests.support.servers import GENEROUS
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sync_playwright = None  # type: ignore[assignment]
+    need(sync_playwright, "playwright")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    need(path, "chromium")
+    # The browser's driver runs an event loop in this thread, of which Django would warn.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield started
+        started.close()
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+def luminance(colour: str) -> float:
+    parts = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+CONTRASTS = """() => [...document.querySelectorAll('.leader-elections dt, .leader-elections dd, .leader-elections h2, .leader-headline')].map(e => {
+  let b = e; while (b && getComputedStyle(b).backgroundColor === 'rgba(0, 0, 0, 0)') b = b.parentElement;
+  return [e.textContent.trim().slice(0, 20), getComputedStyle(e).color, getComputedStyle(b || document.documentElement).backgroundColor];
+})"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 380])
+def test_the_page(
+    browser: Any, live_server: LiveServer, project: Settings, scheme: str, width: int, tmp_path: Any
+) -> None:
+    User.objects.create_superuser("admin")
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(GENEROUS)
+    page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 800})
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(f"{live_server.url}/log-in/admin/")
+    assert elections["default"].instance_id in page.inner_text(".leader-headline")
+    assert problems == [], "nothing inline, nothing from elsewhere"
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 10
+    for text, front, back in contrasts:
+        low, high = sorted([luminance(front), luminance(back)])
+        assert (high + 0.05) / (low + 0.05) >= 3, (scheme, text, front, back)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing is cut off"
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        page.screenshot(path=f"{folder}/{scheme}-{width}.png")
+    page.goto(f"{live_server.url}/admin/")
+    assert page.locator("a", has_text="Elections").count() >= 1
+    page.close()

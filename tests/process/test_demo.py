@@ -1,0 +1,70 @@
+"""``make demo`` without a person, and that it leaves nothing behind however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from tests.support.candidates import ROOT
+from tests.support.servers import eventually, free_port, program
+
+
+def demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    need(program("valkey") or program("redis-server"), "a server to embed")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "REDIS_URL"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", "testproject.demo", "--port", str(free_port()), *arguments],
+        cwd=ROOT,
+        env={**clean, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def left_behind(folder: Path) -> list[str]:
+    """The processes that still know the folder: its servers by their arguments, the others by their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                known = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in known:
+                found.append(entry.name)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    process = demo(tmp_path)
+    assert process.stdout
+    with process.stdout:
+        for line in process.stdout:
+            if "Ctrl-C ends it" in line:
+                break
+        process.send_signal(number)
+        process.wait(60)
+        assert "Traceback" not in process.stdout.read()
+    eventually(lambda: not left_behind(tmp_path), "nothing is left of the demo")
+    if number != signal.SIGKILL:
+        assert list(tmp_path.iterdir()) == []
+        assert process.returncode == (0 if number == signal.SIGINT else 143)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_the_demo_runs_without_a_person(tmp_path: Path) -> None:
+    process = demo(tmp_path, "--rounds", "1")
+    out, _ = process.communicate(timeout=110)
+    assert process.returncode == 0, out
+    assert "SIGSTOP to" in out
+    assert "Each time exactly one other process led" in out
+    assert left_behind(tmp_path) == []

@@ -1,0 +1,89 @@
+"""The wheel as its users get it: complete, and at work in an environment that has nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.candidates import ROOT
+from tests.support.servers import RedisServer
+
+pytestmark = pytest.mark.timeout(600)
+
+PROJECT = """
+import os, sys
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="x",
+    INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.messages",
+                    "django.contrib.sessions", "django.contrib.admin", "django_leader"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    CACHES={"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": os.environ["URL"]}},
+    USE_TZ=True,
+)
+import django, django_leader
+django.setup()
+assert "site-packages" in django_leader.__file__, django_leader.__file__
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+election = django_leader.elections["default"]
+election.start()
+assert election.wait_for_leadership(20)
+assert django_leader.is_leader()
+call_command("leader_status")
+"""
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [found] = folder.glob("*.whl")
+    return found
+
+
+def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+        metadata = next(archive.read(name).decode() for name in archive.namelist() if name.endswith("METADATA"))
+    package = ROOT / "django_leader"
+    files = {
+        str(path.relative_to(ROOT)) for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == files
+    for needed in ("lua/campaign.lua", "templates/admin/django_leader/elections.html", "py.typed"):
+        assert f"django_leader/{needed}" in packed
+    assert "static/django_leader/elections.css" in " ".join(packed)
+    required = [
+        line.split(": ")[1].split(">")[0].lower()
+        for line in metadata.splitlines()
+        if line.startswith("Requires-Dist") and "extra ==" not in line
+    ]
+    assert sorted(required) == ["django", "django-redis", "redis"]
+
+
+def test_the_wheel_works_in_a_clean_environment(wheel: Path, tmp_path: Path, some_server: RedisServer) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python = str(tmp_path / "env" / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON", "DJANGO"))}
+    done = subprocess.run(
+        [python, "-W", "error", "-c", PROJECT],
+        cwd=tmp_path,
+        env={**clean, "URL": some_server.url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "default" in done.stdout
