@@ -15,8 +15,9 @@ import functools
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
@@ -161,8 +162,11 @@ def _interrupted(election: LeaderElection) -> Iterator[None]:
     except LeadershipLost as error:
         raise CommandError(f"Interrupted: {election.label}: the lease could not be kept") from error
     finally:
-        over.set()
-        watcher.join()
+        try:
+            over.set()
+            watcher.join()
+        except LeadershipLost:
+            over.set()  # it was on its way when the body ended by itself
         restore()
 
 
@@ -190,8 +194,18 @@ def _by_signal(due: Callable[[], bool]) -> tuple[Callable[[], object], Callable[
 
 def _by_exception(due: Callable[[], bool]) -> tuple[Callable[[], object], Callable[[], object]]:
     """To interrupt another thread, and to undo it: an exception that Python raises when it runs there again."""
-    ident, set_async = ctypes.c_ulong(threading.get_ident()), ctypes.pythonapi.PyThreadState_SetAsyncExc
-    return (
-        lambda: due() and set_async(ident, ctypes.py_object(LeadershipLost)),
-        lambda: set_async(ident, None),
-    )
+    ident, sent = threading.get_ident(), False
+
+    def interrupt() -> None:
+        nonlocal sent
+        if due():
+            sent = True
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(LeadershipLost))
+
+    def restore() -> None:
+        # Taking it back with a null pointer leaves Python 3.11 looking for it for ever; let it come instead.
+        with suppress(LeadershipLost):
+            for _ in range(10 * sent):
+                time.sleep(0)
+
+    return interrupt, restore

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from pytest_django import Settings
 from django_leader import Config, LeaderElection, LeadershipLost, elections, leader_required
 from tests.commands.management.commands import guarded, guarded_class
 from tests.django.conftest import FAST
+from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
 
 LONG = 20.0
@@ -227,6 +230,32 @@ def test_a_real_interrupt_reaches_the_body_as_ever(project: Settings) -> None:
     with pytest.raises(KeyboardInterrupt):
         call_command("guarded_class")
     assert not elections["command:guarded_class"].running
+
+
+def test_interrupting_another_thread_leaves_nothing_behind_that_hangs_a_traced_process() -> None:
+    script = """
+import sys, threading
+from django_leader.decorators import _by_exception
+
+def trace(*args):
+    return trace
+
+def body():
+    sys.settrace(trace)
+    interrupt, restore = _by_exception(lambda: late)
+    interrupt()
+    restore()
+    print("went on", sum(len(str(number)) for number in range(1000)))
+
+for late in (False, True):
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "went on 2890\n" * 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What the package costs, each figure beside the bare thing in the same run: ``python -m benchmarks``."""
