@@ -7,6 +7,7 @@ Hand-over: from the leader's call of ``stop()`` until the next leader's gain cal
 from __future__ import annotations
 
 import json
+import select
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,8 @@ class Process:
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert self._process.stdout
+        self.stdout = self._process.stdout
 
     def tell(self, line: str) -> None:
         """Sends a line."""
@@ -40,8 +43,7 @@ class Process:
 
     def hear(self) -> dict[str, Any]:
         """Waits for an answer."""
-        assert self._process.stdout
-        said: dict[str, Any] = json.loads(self._process.stdout.readline())
+        said: dict[str, Any] = json.loads(self.stdout.readline())
         return said
 
     def close(self) -> None:
@@ -101,9 +103,7 @@ def _wake_up(client: redis.Redis, waiter: Process) -> float:
 
 
 def _first(followers: list[Process]) -> tuple[Process, float]:
-    import select
-
-    streams = {follower._process.stdout: follower for follower in followers}
+    streams = {follower.stdout: follower for follower in followers}
     ready, _, _ = select.select(list(streams), [], [], 30)
     winner = streams[ready[0]]
     return winner, winner.hear()["at"]

@@ -13,7 +13,7 @@ from django_leader.clock import BOOT_CLOCK, now
 from django_leader.election import LeaderElection
 from django_leader.process import PidLatch, new_latch
 
-LOOPS, TURNS = 200_000, 9
+LOOPS, TURNS = 50_000, 40
 DEADLINE = now() + 1e6
 
 

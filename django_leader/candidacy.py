@@ -22,8 +22,8 @@ import random
 import secrets
 import threading
 import time
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 from . import clock
 from .channel import Connect, Waker
@@ -53,7 +53,8 @@ from .records import NONCE_LENGTH, LeaderInfo, instance_of, utc_now
 logger = logging.getLogger("django_leader")
 
 
-class Grant(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Grant:
     """The term is ours until the deadline, unless the latch says that it is broken."""
 
     token: int
@@ -77,6 +78,7 @@ class Candidacy:
         self._me = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
         self._news = News(label)
         self._delivery: TermDelivery | None = None
+        self._next_delivery: TermDelivery | None = None
         self._started_at = utc_now()
         self._last_leader = ""
         self._twins: set[str] = set()
@@ -130,6 +132,8 @@ class Candidacy:
             with contextlib.suppress(Exception):
                 self._release(leave=True)
         with self.changed:
+            if self._next_delivery:
+                self._next_delivery.cancel()
             self._lease.channel.drop()
             self._waker.close()
             self.ended = True
@@ -141,6 +145,7 @@ class Candidacy:
         if todo.act == "campaign":
             answer = self._lease.campaign(self._me, state.floor, self._info())
             self._answered(Campaigned(asked_at, answer, random.random()))
+            time.sleep(0)  # the gain callbacks' turn, now and not at our next I/O
             if answer.twin:
                 self._lease.post(answer.twin, {"twin": self._me})
         elif todo.act == "renew" and state.term:
@@ -154,11 +159,16 @@ class Candidacy:
                 self._apply(Released())
             return leave
         elif todo.listen:
+            if self._next_delivery is None and not state.term:
+                with contextlib.suppress(RuntimeError):
+                    self._next_delivery = self._prepare()
             message = self._lease.wait(self._me, wake=state.term is None, until=todo.until)
             if message is not None:
                 self._received(message)
         else:
-            self._waker.wait(min(todo.until - asked_at, 3600.0))
+            if state.ended and state.ended.owes_release:
+                self._lease.channel.open()  # while the loss callbacks run
+            self._waker.wait(min(todo.until - clock.now(), 3600.0))
         return False
 
     def _release(self, *, leave: bool) -> None:
@@ -218,17 +228,17 @@ class Candidacy:
         if before.term and not after.term:
             self.grant.latch[0] = 0
             self.grant = NO_GRANT
-            assert self._delivery
             assert after.ended
+            if self._delivery:
+                self._delivery.end(after.ended.reason)
             logger.info("%s: lost leadership: %s", self._label, after.ended.reason)
-            self._delivery.end(after.ended.reason)
         elif before.term and after.term:
-            self.grant = self.grant._replace(deadline=after.term.deadline)
+            self.grant = replace(self.grant, deadline=after.term.deadline)
         elif after.term:
             self._started_at = utc_now()
             self.grant = Grant(after.term.token, after.term.deadline, new_latch())
-            logger.info("%s: leader, with token %d", self._label, after.term.token)
             self._announce(after.term.token)
+            logger.info("%s: leader, with token %d", self._label, after.term.token)
         if after.leader and after.leader != self._last_leader:
             previous, self._last_leader = instance_of(self._last_leader), after.leader
             self._news.put(self._listeners.changed(previous, instance_of(after.leader)))
@@ -240,18 +250,23 @@ class Candidacy:
         if heir:
             heir._delivered(token)
 
-    def _announce(self, token: int) -> None:
-        self._delivery = TermDelivery(
+    def _prepare(self) -> TermDelivery:
+        """The threads of the next term, started while there is time. Raises ``RuntimeError``."""
+        delivery = TermDelivery(
             self._label,
-            gain=self._listeners.gained(token),
-            loss=lambda reason: self._listeners.lost(token, reason),
-            deadline=lambda: self.grant.deadline if self.grant.token == token else 0.0,
+            self._listeners,
+            deadline=lambda token: self.grant.deadline if self.grant.token == token else 0.0,
             expired=lambda: self.feed(Tick()),
-            gain_failed=lambda: self.feed(Resign(token, "callback-failed")),
-            delivered=lambda: self._delivered(token),
+            gain_failed=lambda token: self.feed(Resign(token, "callback-failed")),
+            delivered=self._delivered,
         )
+        delivery.prepare()
+        return delivery
+
+    def _announce(self, token: int) -> None:
         try:
-            self._delivery.start()
+            self._delivery, self._next_delivery = self._next_delivery or self._prepare(), None
+            self._delivery.begin(token)
         except RuntimeError:
             logger.exception("%s: cannot lead, no thread can be started", self._label)
             self._apply_one(Resign(token, "callback-failed"))

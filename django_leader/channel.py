@@ -14,8 +14,9 @@ outcome as unknown.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import selectors
+import select
 import socket
 from collections.abc import Callable, Sequence
 from inspect import signature
@@ -40,7 +41,17 @@ _NO_CLIENT_INFO: dict[str, None] = (
     if "driver_info" in signature(AbstractConnection.__init__).parameters
     else {"lib_name": None, "lib_version": None}
 )
-_Selector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+def _poll(sockets: list[socket.socket], seconds: float) -> list[socket.socket]:
+    """Those of ``sockets`` that can be read, or have ended, within so many seconds."""
+    if not hasattr(select, "poll"):
+        return select.select(sockets, [], [], seconds)[0]
+    poll = select.poll()  # unlike select it knows descriptors above 1023, and gevent has it
+    for sock in sockets:
+        poll.register(sock, select.POLLIN)
+    ready = {descriptor for descriptor, _ in poll.poll(math.ceil(seconds * 1000))}
+    return [sock for sock in sockets if sock.fileno() in ready]
 
 
 class Waker:
@@ -58,11 +69,8 @@ class Waker:
 
     def wait(self, seconds: float, sock: socket.socket | None = None) -> tuple[bool, bool]:
         """Waits for ``set()``, for something to read on ``sock``, or for the time. Says which: (set, readable)."""
-        with _Selector() as selector:
-            selector.register(self._reader, selectors.EVENT_READ)
-            if sock is not None:
-                selector.register(sock, selectors.EVENT_READ)
-            ready = {key.fileobj for key, _ in selector.select(max(0.0, seconds))}
+        watched = [self._reader] if sock is None else [self._reader, sock]
+        ready = _poll(watched, max(0.0, seconds))
         if self._reader in ready:
             with contextlib.suppress(OSError):
                 while self._reader.recv(4096):
@@ -81,6 +89,7 @@ class Channel:
     def __init__(self, connect: Connect, timeout: float, waker: Waker | None = None) -> None:
         self._connect, self._timeout, self._waker = connect, timeout, waker
         self._connection: Connection | None = None
+        self._stale: Connection | None = None
 
     def call(self, *command: Any) -> Any:
         """Sends one command once and gives its reply. One round trip, more if it must connect first.
@@ -91,7 +100,10 @@ class Channel:
         try:
             self._send(*command)
             assert self._connection
-            return self._connection.read_response(disable_decoding=True)
+            reply = self._connection.read_response(disable_decoding=True)
+            _close(self._stale)
+            self._stale = None
+            return reply
         except NoScriptError:
             raise
         except BaseException as error:
@@ -111,8 +123,9 @@ class Channel:
             self._send("BLPOP", *keys, f"{min(seconds, 3600):.3f}")
             assert self._connection
             if not self._readable(until):
-                # The reply is still owed, so this connection cannot be used for anything else.
-                self.drop()
+                # The reply is still owed, so this connection cannot be used for anything else. To close it takes
+                # time that a hand-over may need: it is done behind the next call.
+                self._stale, self._connection = self._connection, None
                 return None
             reply = self._connection.read_response(disable_decoding=True)
         except BaseException as error:
@@ -124,19 +137,26 @@ class Channel:
 
     def drop(self) -> None:
         """Closes the connection. The next call makes a new one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(Exception):
-                connection.disconnect()  # type: ignore[no-untyped-call]
+        for connection in (self._connection, self._stale):
+            _close(connection)
+        self._connection = self._stale = None
+
+    def open(self) -> None:
+        """Connects ahead of the next call, if there is no connection. Raises ``RedisUnavailable``."""
+        try:
+            self._open()
+        except BaseException as error:
+            raise self._dropped(error) from error
 
     def abandon(self) -> None:
         """In a forked child: closes the inherited descriptor without a word to the server."""
-        connection, self._connection = self._connection, None
-        sock = getattr(connection, "_sock", None)
-        if connection is not None and sock is not None:
-            connection._sock = None
-            with contextlib.suppress(OSError):
-                os.close(sock.detach())
+        for connection in (self._connection, self._stale):
+            sock = getattr(connection, "_sock", None)
+            if connection is not None and sock is not None:
+                connection._sock = None
+                with contextlib.suppress(OSError):
+                    os.close(sock.detach())
+        self._connection = self._stale = None
 
     def _dropped(self, error: BaseException) -> BaseException:
         self.drop()
@@ -145,11 +165,14 @@ class Channel:
             return RedisUnavailable(said + (str(error) or type(error).__name__))
         return error
 
-    def _send(self, *command: Any) -> None:
+    def _open(self) -> Connection:
         if self._connection is None:
             self._connection = self._connect(self._timeout)
             self._connection.connect()  # type: ignore[no-untyped-call]
-        self._connection.send_command(*command, check_health=False)  # type: ignore[no-untyped-call]
+        return self._connection
+
+    def _send(self, *command: Any) -> None:
+        self._open().send_command(*command, check_health=False)  # type: ignore[no-untyped-call]
 
     def _readable(self, until: float) -> bool:
         assert self._connection
@@ -163,6 +186,12 @@ class Channel:
             if self._waker.wait(SLICE)[0]:
                 return False
         return ready
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        with contextlib.suppress(Exception):
+            connection.disconnect()  # type: ignore[no-untyped-call]
 
 
 def connector(pool: ConnectionPool) -> Connect:

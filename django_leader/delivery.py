@@ -3,12 +3,13 @@
 NOT guaranteed here: that the application's work has stopped when the term is over. Work that must not outlive its
 lease asks ``is_leader()``, or hands its fencing token to whoever can refuse it.
 
-A term has one thread that does no I/O and watches its deadline, and one for each gain callback:
+A term has a *watcher*, which does no I/O, and a thread for each gain callback:
 
 - The loss is announced within milliseconds of the deadline, even while the election thread hangs in a connect.
   The watcher looks at least twice a second, since a suspend stretches what a thread waits but not the lease.
 - A gain callback may run for hours. It delays neither a heartbeat nor another callback nor the loss callbacks.
-- All threads but the gain callbacks' exist when the term begins: at interpreter exit none can be started.
+- The watcher and the first gain thread are started while a follower has time, and then wait for their term: a
+  hand-over does not have to start them, and at interpreter exit, when no thread can be started, they are there.
 - When its term has ended, the watcher has nothing more to watch, and runs the loss callbacks itself, in order.
 """
 
@@ -67,75 +68,102 @@ class Listeners:
 class TermDelivery:
     """The gain and the loss of one term: strictly paired, each callback once.
 
-    ``deadline`` gives the instant up to which the term lasts; after it ``expired`` is called until ``end`` was.
-    ``loss`` gives the callbacks for the loss, for a reason. ``gain_failed`` is called when a gain callback raised,
-    ``delivered`` when the loss callbacks have returned.
+    ``deadline`` gives the instant up to which a term lasts; after it ``expired`` is called until ``end`` was.
+    ``gain_failed`` is called when a gain callback raised, ``delivered`` when the loss callbacks have returned. All but
+    ``expired`` take the token of the term.
     """
 
     def __init__(
         self,
         name: str,
+        listeners: Listeners,
         *,
-        gain: Sequence[Callback],
-        loss: Callable[[str], Sequence[Callback]],
-        deadline: Callable[[], float],
+        deadline: Callable[[int], float],
         expired: Callback,
-        gain_failed: Callback,
-        delivered: Callback,
+        gain_failed: Callable[[int], Any],
+        delivered: Callable[[int], Any],
     ) -> None:
-        self._name, self._gain, self._loss = name, gain, loss
+        self._name, self._listeners = name, listeners
         self._deadline, self._expired = deadline, expired
         self._gain_failed, self._delivered = gain_failed, delivered
         self._changed = threading.Condition()
+        self._token: int | None = None
         self._reason: str | None = None
-        self._announced = threading.Event()
+        self._cancelled = False
+        self._gain: list[tuple[Callback, threading.Event]] = []
         self._watcher = threading.Thread(target=self._watch, name=f"{name} term", daemon=True)
+        self._first_gain = threading.Thread(target=self._run_first_gain, name=f"{name} gain", daemon=True)
 
-    def start(self) -> None:
-        """Starts the threads. Raises ``RuntimeError`` when none can be started; nothing is announced then."""
+    def prepare(self) -> None:
+        """Starts the threads, which wait. Raises ``RuntimeError`` when none can be started."""
         self._watcher.start()
         try:
-            for callback in self._gain:
-                begun = threading.Event()
-                threading.Thread(
-                    target=self._run_gain, args=(callback, begun), name=f"{self._name} gain", daemon=True
-                ).start()
-                begun.wait()
+            self._first_gain.start()
         except RuntimeError:
-            logger.exception("%s: no thread could be started for a gain callback", self._name)
-            self._gain_failed()
-        finally:
-            self._announced.set()
+            self.cancel()
+            raise
+
+    def begin(self, token: int) -> None:
+        """The term has begun: it is watched from now on, and the gain callbacks run. Local, waits for nothing."""
+        with self._changed:
+            self._gain = [(callback, threading.Event()) for callback in self._listeners.gained(token)]
+            self._token = token
+            self._changed.notify_all()
+        for gain in self._gain[1:]:
+            try:
+                threading.Thread(target=self._run_gain, args=gain, name=f"{self._name} gain", daemon=True).start()
+            except RuntimeError:
+                logger.exception("%s: no thread could be started for a gain callback", self._name)
+                gain[1].set()
+                self._gain_failed(token)
 
     def end(self, reason: str) -> None:
         """The term is over: the loss callbacks may run. Local."""
         with self._changed:
             self._reason = self._reason or reason
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """There will be no term. Local."""
+        with self._changed:
+            self._cancelled = True
+            self._changed.notify_all()
 
     def runs_here(self) -> bool:
         """Whether the caller is a loss callback of this term."""
         return threading.current_thread() is self._watcher
 
+    def _has_begun(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._token is not None or self._cancelled)
+        return self._token is not None
+
     def _watch(self) -> None:
+        if not self._has_begun() or self._token is None:
+            return
         while True:
             with self._changed:
-                left = self._deadline() - clock.now()
+                left = self._deadline(self._token) - clock.now()
                 if self._reason is None and left > 0:
                     self._changed.wait(min(left, LONGEST_LOOK))
                 if self._reason is not None:
                     break
-            if self._deadline() <= clock.now():
+            if self._deadline(self._token) <= clock.now():
                 self._expired()
-        self._announced.wait()
-        for callback in self._loss(self._reason):
+        for _, begun in self._gain:
+            begun.wait()
+        for callback in self._listeners.lost(self._token, self._reason):
             run(callback, f"{self._name}: a loss callback")
-        self._delivered()
+        self._delivered(self._token)
+
+    def _run_first_gain(self) -> None:
+        if self._has_begun() and self._gain:
+            self._run_gain(*self._gain[0])
 
     def _run_gain(self, callback: Callback, begun: threading.Event) -> None:
         begun.set()
-        if not run(callback, f"{self._name}: a gain callback"):
-            self._gain_failed()
+        if not run(callback, f"{self._name}: a gain callback") and self._token is not None:
+            self._gain_failed(self._token)
 
 
 def run(callback: Callback, what: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ class LeaderInfo:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
-        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
+        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in vars(self).items()}
 
     @classmethod
     def from_json(cls, text: str, instance_id: str) -> LeaderInfo:

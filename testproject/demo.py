@@ -146,9 +146,8 @@ class Demo:
         say("Three web processes of one Django project, and one of them leads:")
         for web in self.webs:
             print(f"          {web.name}  http://127.0.0.1:{web.port}/  pid {web.process.pid if web.process else '-'}")
-        print(
-            f"          admin  http://127.0.0.1:{self.webs[0].port}/admin/django_leader/election/  ({USER} / {PASSWORD})"
-        )
+        page = f"http://127.0.0.1:{self.webs[0].port}/admin/django_leader/election/"
+        print(f"          admin  {page}  (log in as {USER} / {PASSWORD})")
         print(f"          logs   {self.folder}", flush=True)
 
     def close(self) -> None:

@@ -51,10 +51,15 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-CONTRASTS = """() => [...document.querySelectorAll('.leader-elections dt, .leader-elections dd, .leader-elections h2, .leader-headline')].map(e => {
-  let b = e; while (b && getComputedStyle(b).backgroundColor === 'rgba(0, 0, 0, 0)') b = b.parentElement;
-  return [e.textContent.trim().slice(0, 20), getComputedStyle(e).color, getComputedStyle(b || document.documentElement).backgroundColor];
-})"""
+CONTRASTS = """() => {
+  const texts = '.leader-elections dt, .leader-elections dd, .leader-elections h2, .leader-headline';
+  return [...document.querySelectorAll(texts)].map(element => {
+    let back = element;
+    while (back && getComputedStyle(back).backgroundColor === 'rgba(0, 0, 0, 0)') back = back.parentElement;
+    const style = getComputedStyle(back || document.documentElement);
+    return [element.textContent.trim().slice(0, 20), getComputedStyle(element).color, style.backgroundColor];
+  });
+}"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -242,12 +242,12 @@ def trace(*args):
 
 def body():
     sys.settrace(trace)
-    interrupt, restore = _by_exception(lambda: late)
+    interrupt, restore = _by_exception(lambda: due)
     interrupt()
     restore()
-    print("went on", sum(len(str(number)) for number in range(1000)))
+    print("went on", sum(len(str(number)) for number in range(1000)), flush=True)
 
-for late in (False, True):
+for due in (False, True):
     thread = threading.Thread(target=body)
     thread.start()
     thread.join()

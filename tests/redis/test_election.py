@@ -160,7 +160,7 @@ def test_asking_a_server_that_is_away_says_which_election(make: Make, own_server
 def test_s17_an_unexpected_exception_ends_nothing_and_is_told_once(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real, failures = candidacy_module.Candidacy._do, []
+    real, failures = candidacy_module.Candidacy._do, list[Any]()
 
     def broken(self: Any, todo: Any) -> bool:
         if len(failures) < 3:
@@ -324,7 +324,7 @@ def test_s06_one_connection_while_idle_and_none_of_the_clients(make: Make, some_
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     eventually(lambda: len(admin.client_list()) == before + 1)
-    assert client.connection_pool._created_connections == 0  # type: ignore[attr-defined]
+    assert client.connection_pool._created_connections == 0
     election.stop()
     eventually(lambda: len(admin.client_list()) == before)
 

@@ -27,19 +27,25 @@ class Stage:
         monkeypatch.setattr(clock, "now", lambda: self.now)
         monkeypatch.setattr(delivery, "LONGEST_LOOK", 0.001)
 
-    def start(self) -> TermDelivery:
-        term = TermDelivery(
+    def prepare(self) -> TermDelivery:
+        listeners = Listeners(lambda: None)
+        listeners.on_gain = [lambda token, c=callback: c() for callback in self.gain]  # type: ignore[misc]
+        listeners.on_loss = [lambda token, reason: self.log.append(f"loss {reason}")]
+        listeners.on_loss += [lambda token, reason, c=callback: c() for callback in self.loss]  # type: ignore[misc]
+        self.term = TermDelivery(
             "test",
-            gain=self.gain,
-            loss=lambda reason: [lambda: self.log.append(f"loss {reason}"), *self.loss],
-            deadline=lambda: self.deadline,
+            listeners,
+            deadline=lambda token: self.deadline,
             expired=self._expire,
-            gain_failed=self.failed.set,
-            delivered=self.delivered.set,
+            gain_failed=lambda token: self.failed.set(),
+            delivered=lambda token: self.delivered.set(),
         )
-        self.term = term
-        term.start()
-        return term
+        self.term.prepare()
+        return self.term
+
+    def start(self) -> TermDelivery:
+        self.prepare().begin(1)
+        return self.term
 
     def _expire(self) -> None:
         self.expired.set()
@@ -109,29 +115,57 @@ def test_a_loss_callback_knows_that_it_is_one(stage: Stage) -> None:
     assert term.runs_here() is False
 
 
-def test_s20_where_no_thread_can_be_started_nothing_is_announced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread at interpreter shutdown")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+@pytest.mark.parametrize("which", ["term", "gain"])
+def test_s20_where_no_thread_can_be_started_nothing_is_announced(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", refuse(which))
     with pytest.raises(RuntimeError, match="shutdown"):
-        stage.start()
+        stage.prepare()
     assert stage.log == []
 
 
-def test_a_gain_callback_without_a_thread_ends_the_term(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_prepared_ends_when_there_is_no_term(stage: Stage) -> None:
+    term = stage.prepare()
+    term.cancel()
+    for thread in (term._watcher, term._first_gain):
+        thread.join(LONG)
+        assert not thread.is_alive()
+    assert stage.log == []
+
+
+def test_a_term_that_was_prepared_starts_no_thread_to_begin(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    gained = threading.Event()
+    stage.gain = [gained.set]
+    term = stage.prepare()
+    monkeypatch.setattr(threading.Thread, "start", refuse(""))
+    term.begin(1)
+    assert gained.wait(LONG)
+    term.end("resigned")
+    assert stage.delivered.wait(LONG)
+
+
+def test_a_further_gain_callback_without_a_thread_ends_the_term(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.gain = [lambda: None, lambda: stage.log.append("gain")]
+    term = stage.prepare()
+    monkeypatch.setattr(threading.Thread, "start", refuse(""))
+    term.begin(1)
+    assert stage.failed.is_set()
+    term.end("callback-failed")
+    assert stage.delivered.wait(LONG)
+    assert stage.log == ["loss callback-failed"]
+
+
+def refuse(name: str) -> Callable[[threading.Thread], None]:
+    """Has threads whose names end in ``name`` not start, as at the end of the interpreter."""
     start = threading.Thread.start
 
-    def refuse(self: threading.Thread) -> None:
-        if self.name.endswith("gain"):
-            raise RuntimeError("can't start new thread")
+    def start_or_refuse(self: threading.Thread) -> None:
+        if self.name.endswith(name):
+            raise RuntimeError("can't start new thread at interpreter shutdown")
         start(self)
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    stage.gain = [lambda: stage.log.append("gain")]
-    stage.start().end("callback-failed")
-    assert stage.failed.is_set()
-    assert stage.delivered.wait(LONG)
+    return start_or_refuse
 
 
 def test_news_come_in_order_whatever_one_of_them_does() -> None:
