@@ -6,6 +6,7 @@ elections that were made from the old settings are stopped and forgotten.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -135,6 +136,10 @@ class ElectionHandler:
         for election in made.values():
             election.stop()
 
+    def unlock(self) -> None:
+        """In a forked child, where nobody is left to let go of a lock that was held."""
+        self._lock = threading.RLock()
+
 
 def _send_gain(send: dict[str, Any], token: int) -> None:
     for receiver, result in became_leader.send_robust(**send, fencing_token=token):
@@ -158,4 +163,5 @@ def _settings_changed(*, setting: str, **kwargs: Any) -> None:
         elections.reset()
 
 
+os.register_at_fork(after_in_child=elections.unlock)
 setting_changed.connect(_settings_changed, dispatch_uid="django_leader.handler")

@@ -20,6 +20,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local holder = redis.call('GET', KEYS[1])
 local last = redis.call('HMGET', KEYS[3], 'token', 'released', 'holder', 'until')
 local left = redis.call('PTTL', KEYS[1])
+-- A key of a wrong type is an error here, before anything is written: it is not ours, and never deleted.
+redis.call('STRLEN', KEYS[2])
+redis.call('XLEN', KEYS[5])
+redis.call('LLEN', KEYS[6])
 
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', string.format('(%.0f', now))
 local joined = redis.call('ZADD', KEYS[4], string.format('%.0f', now + ARGV[6]), me)

@@ -10,6 +10,11 @@
 local me, token, hold = ARGV[2], ARGV[3], tonumber(ARGV[6])
 local holder = redis.call('GET', KEYS[1])
 local verdict = 'nothing'
+-- A key of a wrong type is an error here, before anything is written: it is not ours, and never deleted.
+redis.call('STRLEN', KEYS[2])
+redis.call('ZCARD', KEYS[4])
+redis.call('XLEN', KEYS[5])
+redis.call('LLEN', KEYS[6])
 
 if holder == me and redis.call('HGET', KEYS[3], 'token') == token then
   verdict = 'released'

@@ -14,6 +14,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local holder = redis.call('GET', KEYS[1])
 local last = redis.call('HMGET', KEYS[3], 'token', 'released')
 local candidates = redis.call('ZCARD', KEYS[4])
+-- A key of a wrong type is an error here, before anything is written: it is not ours, and never deleted.
+redis.call('STRLEN', KEYS[2])
 
 if last[1] ~= token or last[2] == token or (holder and holder ~= me) then
   local left = math.max(redis.call('PTTL', KEYS[1]), 0)

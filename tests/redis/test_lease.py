@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -212,24 +212,28 @@ def test_an_info_that_cannot_be_read_does_not_hide_who_leads(lease: Lease, clien
 
 
 @pytest.mark.parametrize("key", KEYS._fields)
-def test_a_key_of_a_wrong_type_is_an_error_and_is_not_deleted(lease: Lease, client: Any, key: str) -> None:
+def test_a_key_of_a_wrong_type_is_an_error_and_nothing_is_written_or_deleted(
+    lease: Lease, client: Any, key: str
+) -> None:
+    token = lease.campaign(A, 0, info()).token
     name = getattr(KEYS, key)
-    wrong: Any = client.sadd if key != "info" else client.hset
-    wrong(name, "a", *(["b"] if key == "info" else []))
-    kind = client.type(name)
-
-    def all_steps() -> None:
-        token = lease.campaign(A, 0, info()).token
-        lease.status()
-        lease.release(A, token, "resigned", leave=True)
-        lease.history(1)
-
-    if key in ("info", "wake"):  # these are overwritten: they belong to the election, and hold nothing
-        all_steps() if key == "wake" else None
-        return
-    with pytest.raises(RedisUnavailable, match="WRONGTYPE"):
-        all_steps()
+    client.delete(name)
+    client.setbit(name, 7, 1) if key in ("state", "candidates", "events", "wake") else client.sadd(name, "x")
+    kind, before = client.type(name), client.get(KEYS.lock) if key != "lock" else None
+    steps: list[Callable[[], Any]] = [
+        lambda: lease.campaign(A, 0, info()),
+        lambda: lease.release(A, token, "resigned", leave=True),
+    ]
+    if key not in ("events", "wake"):  # a heartbeat touches neither
+        steps.append(lambda: lease.renew(A, token, info()))
+    if key not in ("events", "wake"):
+        steps.append(lease.status)
+    for step in steps:
+        with pytest.raises(RedisUnavailable, match="WRONGTYPE"):
+            step()
     assert client.type(name) == kind
+    if key != "lock":
+        assert client.get(KEYS.lock) == before
 
 
 def test_a_foreign_value_in_the_lock_is_a_holder_like_any_other(lease: Lease, client: Any) -> None:
