@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,21 @@ class Grant(NamedTuple):
     at: float
     name: str
     kind: str
+
+
+def free_ports(first: int, number: int) -> list[int]:
+    """Ports on 127.0.0.1 from ``first`` on that nobody listens on."""
+    found: list[int] = []
+    while len(found) < number:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", first))
+                found.append(first)
+            except OSError:
+                pass
+        first += 1
+    return found
 
 
 class Web:
@@ -131,7 +147,8 @@ class Demo:
         os.environ["DJANGO_SETTINGS_MODULE"] = "testproject.settings"
         url = os.environ.get("REDIS_URL") or embedded.url()
         self.client = redis.Redis.from_url(url, socket_timeout=LONG)
-        self.webs = [Web(f"web-{n}", first_port + n, folder / f"web-{n}.log") for n in (1, 2, 3)]
+        ports = enumerate(free_ports(first_port, 3), 1)
+        self.webs = [Web(f"web-{number}", port, folder / f"web-{number}.log") for number, port in ports]
         self.history = History(self.client)
 
     def start(self) -> None:
@@ -240,7 +257,9 @@ def main() -> int:
     """Runs the demo. Gives the exit status."""
     parser = argparse.ArgumentParser(description="Three web processes elect a leader, lose it and elect another.")
     parser.add_argument("--rounds", type=int, default=0, help="end the leader so often in each way, then exit")
-    parser.add_argument("--port", type=int, default=8700, help="the web processes listen on the three ports after it")
+    parser.add_argument(
+        "--port", type=int, default=8701, help="the web processes listen on this port and the next, those that are free"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="django-leader-demo-"))

@@ -235,6 +235,7 @@ def test_a_real_interrupt_reaches_the_body_as_ever(project: Settings) -> None:
 def test_interrupting_another_thread_leaves_nothing_behind_that_hangs_a_traced_process() -> None:
     script = """
 import sys, threading
+from django_leader import LeadershipLost
 from django_leader.decorators import _by_exception
 
 def trace(*args):
@@ -243,7 +244,12 @@ def trace(*args):
 def body():
     sys.settrace(trace)
     interrupt, restore = _by_exception(lambda: due)
-    interrupt()
+    other = threading.Thread(target=interrupt)
+    try:
+        other.start()
+        other.join()
+    except LeadershipLost:
+        pass
     restore()
     print("went on", sum(len(str(number)) for number in range(1000)), flush=True)
 

@@ -12,14 +12,14 @@ import pytest
 
 from tests.conftest import need
 from tests.support.candidates import ROOT
-from tests.support.servers import eventually, free_port, program
+from tests.support.servers import eventually, program
 
 
 def demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     need(program("valkey") or program("redis-server"), "a server to embed")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "REDIS_URL"))}
     return subprocess.Popen(
-        [sys.executable, "-m", "testproject.demo", "--port", str(free_port()), *arguments],
+        [sys.executable, "-m", "testproject.demo", *arguments],
         cwd=ROOT,
         env={**clean, "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
