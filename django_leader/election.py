@@ -81,13 +81,21 @@ class LeaderElection:
     def fencing_token(self) -> int | None:
         """The number of this process's term while it leads, else None. Local. Later terms have higher numbers."""
         grant = self._grants.grant
-        return grant.token if grant.latch[0] and clock.now() < grant.deadline else None
+        if grant.latch[0] and clock_gettime(BOOT_CLOCK) < grant.deadline:
+            token: int = grant.token
+            return token
+        grant.latch[0] = 0
+        return None
 
     @property
     def lease_left(self) -> float:
         """Seconds until ``is_leader()`` turns false unless the lease is renewed; 0 when not leading. Local."""
         grant = self._grants.grant
-        return max(0.0, grant.deadline - clock.now()) if grant.latch[0] else 0.0
+        left: float = grant.deadline - clock_gettime(BOOT_CLOCK)
+        if grant.latch[0] and left > 0:
+            return left
+        grant.latch[0] = 0
+        return 0.0
 
     @property
     def instance_id(self) -> str:
