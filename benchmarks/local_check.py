@@ -8,10 +8,10 @@ from time import clock_gettime
 
 import redis
 
-from django_leader.candidacy import Candidacy, Grant
+from django_leader.candidacy import Candidacy
 from django_leader.clock import BOOT_CLOCK, now
 from django_leader.election import LeaderElection
-from django_leader.process import PidLatch, new_latch
+from django_leader.process import Grant, PidLatch, new_latch
 
 LOOPS, TURNS = 50_000, 40
 DEADLINE = now() + 1e6

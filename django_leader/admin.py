@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import path
+from django.utils.timezone import localtime
 
 from .autostart import starter
 from .exceptions import RedisUnavailable
@@ -65,7 +66,10 @@ def _describe(alias: str) -> dict[str, Any]:
     try:
         election = described["election"] = elections[alias]
         described["leads_here"] = election.is_leader()
-        described["status"] = election.status()
+        described["status"] = status = election.status()
+        if status.leader:
+            described["since"] = status.leader.started_at and localtime(status.leader.started_at)
+            described["heartbeat"] = status.leader.last_heartbeat and localtime(status.leader.last_heartbeat)
     except (ImproperlyConfigured, RedisUnavailable) as error:
         described["error"] = str(error)
     return described

@@ -8,23 +8,23 @@ server nobody knows) is caught at its first request.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started
 
 from .handler import elections, read
-
-logger = logging.getLogger("django_leader")
+from .log import logger
 
 VARIABLE = "DJANGO_LEADER_AUTOSTART"
-SERVING_COMMANDS = ("runserver", "runserver_plus")
+RELOADED_COMMANDS = ("runserver", "runserver_plus")
 ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -43,36 +43,41 @@ class Seen:
     """``get_wsgi_application`` or ``get_asgi_application`` called it."""
 
 
+Start = Literal["now", "at the first request", "never"]
+AT_REQUEST: Start = "at the first request"
+
+
 class Decision(NamedTuple):
     """When an election starts, and why."""
 
-    start: Literal["now", "at the first request", "never"]
+    start: Start
     why: str
 
 
-def decide(seen: Seen, setting: bool | str) -> Decision:
-    """What follows from what was seen and from ``AUTOSTART``. Pure; the first rule that fits decides."""
-    if seen.variable.lower() in ON:
-        return Decision("now", f"the environment variable {VARIABLE} says so")
-    if seen.variable.lower() in OFF:
-        return Decision("never", f"the environment variable {VARIABLE} says so")
-    if setting is not True and setting != "auto":
-        return Decision("never", "AUTOSTART is False")
-    if setting is True:
-        return Decision("now", "AUTOSTART is True")
-    if seen.testing:
-        return Decision("never", "this is a test run")
-    if seen.command is not None:
-        if seen.command not in SERVING_COMMANDS:
-            return Decision("never", f"this is the management command {seen.command!r}")
-        if not seen.serving:
-            return Decision("never", f"this is the reloader of {seen.command!r}, not the process that serves")
-        return Decision("now", f"this is the process of {seen.command!r} that serves")
-    if seen.prefork_master:
-        return Decision("at the first request", "this process only forks the ones that serve")
-    if seen.entry_point:
-        return Decision("now", "a server has loaded the WSGI or ASGI application")
-    return Decision("at the first request", "nothing says that this process serves requests, until it does")
+def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = ()) -> Decision:
+    """What follows from what was seen and from ``AUTOSTART`` and ``SERVING_COMMANDS``. Pure; the first rule decides."""
+    reloader = seen.command in RELOADED_COMMANDS and not seen.serving
+    serving = seen.command in RELOADED_COMMANDS or seen.command in serving_commands
+    rules: list[tuple[bool, Start, str]] = [
+        (seen.variable.lower() in ON, "now", f"the environment variable {VARIABLE} says so"),
+        (seen.variable.lower() in OFF, "never", f"the environment variable {VARIABLE} says so"),
+        (setting is False, "never", "AUTOSTART is False"),
+        (
+            reloader and not seen.testing,
+            "never",
+            f"this is the reloader of {seen.command!r}, not the process that serves",
+        ),
+        (seen.prefork_master and not seen.testing, AT_REQUEST, "this process only forks the ones that serve"),
+        (setting is True, "now", "AUTOSTART is True"),
+        (seen.testing, "never", "this is a test run"),
+        (serving, "now", f"this is the process of {seen.command!r} that serves"),
+        (seen.command is not None, "never", f"this is the management command {seen.command!r}"),
+        (seen.entry_point, "now", "a server has loaded the WSGI or ASGI application"),
+    ]
+    for holds, start, why in rules:
+        if holds:
+            return Decision(start, why)
+    return Decision(AT_REQUEST, "nothing says that this process serves requests, until it does")
 
 
 def look() -> Seen:
@@ -90,7 +95,7 @@ def look() -> Seen:
     uwsgi: Any = sys.modules.get("uwsgi")
     return Seen(
         variable=os.environ.get(VARIABLE, ""),
-        testing="PYTEST_VERSION" in os.environ or "_pytest" in sys.modules,
+        testing=_in_tests(),
         command=None if argv is None else (argv[1] if len(argv) > 1 else "help"),
         serving="true" in (os.environ.get("RUN_MAIN"), os.environ.get("WERKZEUG_RUN_MAIN"))
         or "--noreload" in (argv or ()),
@@ -102,6 +107,12 @@ def look() -> Seen:
     )
 
 
+def _in_tests() -> bool:
+    """Under pytest, or while Django's test environment is set up: then the mails go to ``mail.outbox``."""
+    mail = sys.modules.get("django.core.mail")
+    return "PYTEST_VERSION" in os.environ or "_pytest" in sys.modules or hasattr(mail, "outbox")
+
+
 class _Starter:
     """Starts what was decided, once in each process."""
 
@@ -110,8 +121,13 @@ class _Starter:
         self.pid = 0
 
     def ready(self) -> None:
-        seen = look()
-        self.decisions = {alias: decide(seen, read(alias).autostart) for alias in elections}
+        seen, self.decisions = look(), {}
+        for alias in elections:
+            try:
+                found = read(alias)
+                self.decisions[alias] = decide(seen, found.autostart, found.serving_commands)
+            except ImproperlyConfigured as error:
+                logger.error("%s; this election does not start", error)
         if any(decision.start != "never" for decision in self.decisions.values()):
             request_started.connect(self.request_started, dispatch_uid="django_leader.autostart")
         if any(decision.start == "now" for decision in self.decisions.values()):
@@ -123,8 +139,8 @@ class _Starter:
         self.start("now")
 
     def request_started(self, **kwargs: Any) -> None:
-        if self.pid != os.getpid():
-            self.start("now", "at the first request")
+        if self.pid != os.getpid() and not _in_tests():
+            self.start("now", AT_REQUEST)
 
     def start(self, *when: str) -> None:
         self.pid = os.getpid()

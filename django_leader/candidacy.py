@@ -22,47 +22,19 @@ import random
 import secrets
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections import deque
+from dataclasses import replace
 from typing import Any
 
-from . import clock
+from . import clock, machine
 from .channel import Connect, Waker
 from .config import Config
 from .delivery import Listeners, News, TermDelivery
 from .exceptions import RedisUnavailable
 from .lease import Lease
-from .machine import (
-    AnyEvent,
-    Broken,
-    Campaigned,
-    Delivered,
-    Failed,
-    Plan,
-    Released,
-    Renewed,
-    Resign,
-    State,
-    Tick,
-    Woken,
-    plan,
-    step,
-)  # fmt: skip
-from .process import Latch, new_latch
+from .log import log
+from .process import NO_GRANT, Grant, new_latch
 from .records import NONCE_LENGTH, LeaderInfo, instance_of, utc_now
-
-logger = logging.getLogger("django_leader")
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """The term is ours until the deadline, unless the latch says that it is broken."""
-
-    token: int
-    deadline: float
-    latch: Latch
-
-
-NO_GRANT = Grant(0, 0.0, bytearray(1))
 
 
 class Candidacy:
@@ -71,7 +43,13 @@ class Candidacy:
     def __init__(self, connect: Connect, config: Config, label: str, listeners: Listeners) -> None:
         self._label, self._config, self._listeners = label, config, listeners
         self._timing = config.timing
-        self._state = State()
+        self._state = machine.State()
+        self._events: deque[machine.AnyEvent] = deque()
+        self._applying = False
+        self._lines: list[tuple[Any, ...]] = []
+        self._thread: threading.Thread | None = None
+        self._deaf_until = 0.0
+        self._deaf = False
         self._heir: Candidacy | None = None
         self._waker = Waker()
         self._lease = Lease(connect, config, self._waker)
@@ -91,35 +69,64 @@ class Candidacy:
         self.ticked_at = clock.now()
         self.ended = False
 
-    def feed(self, event: AnyEvent) -> None:
+    def feed(self, event: machine.AnyEvent) -> None:
         """Tells the machine from another thread, and has the election thread act on it. Local."""
         self._apply(event)
         self._waker.set()
 
-    def delivers_here(self) -> bool:
-        """Whether the caller is a loss callback of this candidacy."""
-        return self._delivery is not None and self._delivery.runs_here()
+    def runs_here(self) -> bool:
+        """Whether the caller, a loss callback or a signal handler, runs in a thread on which ``ended`` depends."""
+        here = threading.current_thread()
+        return here is self._thread or (self._delivery is not None and self._delivery.runs_here())
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self.ended or self._state.stopping
 
     def bequeath(self, heir: Candidacy) -> None:
         """Tells this process's next candidacy the highest token, and of a loss that is still being delivered. Local."""
         with self.changed:
-            ended = self._state.ended and replace(self._state.ended, owes_release=False)
-            heir._state = State(floor=self._state.floor, ended=ended)
+            ended = self._state.ended
+            undelivered = replace(ended, owes_release=False) if ended and not ended.delivered else None
+            heir._state = machine.State(floor=self._state.floor, ended=undelivered)
             self._heir = heir
+            self.changed.notify_all()
 
     def abandon(self) -> None:
         """In a forked child: nothing of the parent's candidacy is used, and nothing is sent."""
         self._lease.channel.abandon()
         self._waker.close()
 
+    def close(self) -> None:
+        """Gives back what it holds at home. Local."""
+        with self.changed:
+            if self._next_delivery:
+                self._next_delivery.cancel()
+            self._lease.channel.drop()
+            self._waker.close()
+            self.ended = True
+            self.changed.notify_all()
+
     def run(self) -> None:
-        """Takes part until ``Stop``. The election thread."""
+        """Takes part until ``Stop``. The calling thread is the election thread."""
+        self._thread = threading.current_thread()
+        try:
+            self._loop()
+        except BaseException:  # Ctrl-C, say: end as after a stop
+            self.feed(machine.Stop())
+            self._loop()
+            raise
+        finally:
+            self.close()
+
+    def _loop(self) -> None:
         left = False
         while True:
             self.ticked_at = clock.now()
             try:
-                self._apply(Tick())
-                todo = plan(self._state, clock.now())
+                self._apply(machine.Tick())
+                todo = machine.plan(self._state, clock.now())
                 if todo.act == "leave":
                     break
                 left = self._do(todo)
@@ -131,49 +138,56 @@ class Candidacy:
         if not left and not self.outage and self.attempts:
             with contextlib.suppress(Exception):
                 self._release(leave=True)
-        with self.changed:
-            if self._next_delivery:
-                self._next_delivery.cancel()
-            self._lease.channel.drop()
-            self._waker.close()
-            self.ended = True
-            self.changed.notify_all()
 
-    def _do(self, todo: Plan) -> bool:
+    def _do(self, todo: machine.Plan) -> bool:
         """Carries out one decision. Gives whether this process has left the election by it."""
         state, asked_at = self._state, clock.now()
         if todo.act == "campaign":
             answer = self._lease.campaign(self._me, state.floor, self._info())
-            self._answered(Campaigned(asked_at, answer, random.random()))
+            self._answered(machine.Campaigned(asked_at, answer, random.random()))
             time.sleep(0)  # the gain callbacks' turn, now and not at our next I/O
             if answer.twin:
                 self._lease.post(answer.twin, {"twin": self._me})
         elif todo.act == "renew" and state.term:
             answer = self._lease.renew(self._me, state.term.token, self._info())
-            self._answered(Renewed(asked_at, answer))
+            self._answered(machine.Renewed(asked_at, answer))
         elif todo.act == "release":
             leave = state.stopping
             try:
                 self._release(leave=leave)
             finally:
-                self._apply(Released())
+                self._apply(machine.Released())
             return leave
-        elif todo.listen:
-            if self._next_delivery is None and not state.term:
-                with contextlib.suppress(RuntimeError):
-                    self._next_delivery = self._prepare()
-            message = self._lease.wait(self._me, wake=state.term is None, until=todo.until)
-            if message is not None:
-                self._received(message)
+        elif todo.listen and asked_at >= self._deaf_until:
+            self._listen(state, todo.until)
         else:
             if state.ended and state.ended.owes_release:
-                self._lease.channel.open()  # while the loss callbacks run
+                with contextlib.suppress(RedisUnavailable):
+                    self._lease.channel.open()  # while the loss callbacks run
             self._waker.wait(min(todo.until - clock.now(), 3600.0))
         return False
 
+    def _listen(self, state: machine.State, until: float) -> None:
+        if self._next_delivery is None and not state.term:
+            with contextlib.suppress(RuntimeError):
+                self._next_delivery = self._prepare()
+        try:
+            message = self._lease.wait(self._me, wake=not state.term and clock.now() >= state.not_before, until=until)
+            self._deaf = False
+        except RedisUnavailable as error:
+            # Whether Redis is away, the next request tells. If it only refuses to let us wait, we do without.
+            self._deaf_until = clock.now() + self._timing.retry
+            if self._deaf:
+                return
+            self._deaf = True
+            log(logging.INFO, "%s: cannot wait at Redis (%s); a hand-over may take longer", self._label, error)
+            return
+        if message is not None:
+            self._received(message)
+
     def _release(self, *, leave: bool) -> None:
         ended = self._state.ended
-        token, reason = (ended.term.token, ended.reason) if ended else (0, "")
+        token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
         self._lease.release(self._me, token, reason, leave=leave, hold=self.hold)
 
     def _info(self) -> LeaderInfo:
@@ -182,11 +196,12 @@ class Candidacy:
 
     def _received(self, message: dict[str, Any]) -> None:
         if not message:
-            self._apply(Woken())
+            self._apply(machine.Woken())
         elif isinstance(twin := message.get("twin"), str):
             if twin not in self._twins:
                 self._twins.add(twin)
-                logger.warning(
+                log(
+                    logging.WARNING,
                     "%s: another process takes part as %r, too. Only one of them can lead at a time, but nobody can "
                     "tell them apart: give each process an INSTANCE_ID of its own, or none.",
                     self._label, self._config.instance_id,
@@ -194,58 +209,67 @@ class Candidacy:
             if not message.get("answer"):
                 self._lease.post(twin, {"twin": self._me, "answer": True})
 
-    def _answered(self, event: Campaigned | Renewed) -> None:
+    def _answered(self, event: machine.Campaigned | machine.Renewed) -> None:
         if self.outage:
             self.outage = ""
-            logger.warning("%s: Redis answers again", self._label)
+            log(logging.WARNING, "%s: Redis answers again", self._label)
         self._apply(event)
 
     def _failed(self, error: Exception) -> None:
         if not self.outage:
-            logger.warning(
+            log(
+                logging.WARNING,
                 "%s: Redis cannot be asked (%s). Nobody can be elected until it can; the application is not "
                 "affected, and the election goes on by itself.",
                 self._label, error, exc_info=not isinstance(error, RedisUnavailable),
             )  # fmt: skip
         self.outage = str(error) or type(error).__name__
-        self._apply(Failed(random.random()))
+        self._apply(machine.Failed(random.random()))
 
-    def _apply(self, event: AnyEvent) -> None:
+    def _apply(self, event: machine.AnyEvent) -> None:
         with self.changed:
-            before = self._state
-            if before.term and not self.grant.latch[0]:
-                event, late = Broken(before.term.token), event
-                self._apply_one(event)
-                event = late
-            self._apply_one(event)
-            if isinstance(event, Campaigned | Failed):
-                self.attempts += 1
+            self._events.append(event)
+            if self._applying:  # by this very thread, in which a signal handler feeds us
+                return
+            self._applying = True
+            try:
+                while self._events:
+                    if self._state.term and not self.grant.latch[0]:
+                        self._apply_one(machine.Broken(self._state.term.token))
+                    self._apply_one(self._events.popleft())
+            finally:
+                self._applying = False
+            lines, self._lines = self._lines, []
             self.changed.notify_all()
+        for line in lines:
+            log(*line)
 
-    def _apply_one(self, event: AnyEvent) -> None:
-        before, after = self._state, step(self._state, event, clock.now(), self._timing)
+    def _apply_one(self, event: machine.AnyEvent) -> None:
+        before, after = self._state, machine.step(self._state, event, clock.now(), self._timing)
         self._state = after
+        if isinstance(event, machine.Campaigned | machine.Failed):
+            self.attempts += 1
         if before.term and not after.term:
             self.grant.latch[0] = 0
             self.grant = NO_GRANT
             assert after.ended
             if self._delivery:
                 self._delivery.end(after.ended.reason)
-            logger.info("%s: lost leadership: %s", self._label, after.ended.reason)
+            self._lines.append((logging.INFO, "%s: lost leadership: %s", self._label, after.ended.reason))
         elif before.term and after.term:
             self.grant = replace(self.grant, deadline=after.term.deadline)
         elif after.term:
             self._started_at = utc_now()
             self.grant = Grant(after.term.token, after.term.deadline, new_latch())
             self._announce(after.term.token)
-            logger.info("%s: leader, with token %d", self._label, after.term.token)
+            self._lines.append((logging.INFO, "%s: leader, with token %d", self._label, after.term.token))
         if after.leader and after.leader != self._last_leader:
             previous, self._last_leader = instance_of(self._last_leader), after.leader
             self._news.put(self._listeners.changed(previous, instance_of(after.leader)))
 
     def _delivered(self, token: int) -> None:
         with self.changed:
-            self.feed(Delivered(token))
+            self.feed(machine.Delivered(token))
             heir = self._heir
         if heir:
             heir._delivered(token)
@@ -256,8 +280,8 @@ class Candidacy:
             self._label,
             self._listeners,
             deadline=lambda token: self.grant.deadline if self.grant.token == token else 0.0,
-            expired=lambda: self.feed(Tick()),
-            gain_failed=lambda token: self.feed(Resign(token, "callback-failed")),
+            expired=lambda: self.feed(machine.Tick()),
+            gain_failed=lambda token: self.feed(machine.Resign(token, "callback-failed")),
             delivered=self._delivered,
         )
         delivery.prepare()
@@ -267,7 +291,6 @@ class Candidacy:
         try:
             self._delivery, self._next_delivery = self._next_delivery or self._prepare(), None
             self._delivery.begin(token)
-        except RuntimeError:
-            logger.exception("%s: cannot lead, no thread can be started", self._label)
-            self._apply_one(Resign(token, "callback-failed"))
-            self._apply_one(Delivered(token))
+        except RuntimeError as error:
+            self._lines.append((logging.ERROR, "%s: cannot lead: %s", self._label, error))
+            self._events.extend([machine.Resign(token, "callback-failed"), machine.Delivered(token)])

@@ -21,7 +21,7 @@ def register_all() -> None:
 
 
 def check_elections(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Every setting of every election. E003 to E011 and the W of the same number name the setting, in order of KEYS."""
+    """Every setting of every election. E003 to E012 and the W of the same number name the setting, in order of KEYS."""
     try:
         aliases = list(configured())
     except ImproperlyConfigured as error:
@@ -32,7 +32,7 @@ def check_elections(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         try:
             found = read(alias)
         except ImproperlyConfigured as error:
-            setting = str(error).partition(": ")[2].split(" ")[0]
+            setting = str(error).removeprefix(f"LEADER_ELECTIONS[{alias!r}]: ").split(" ")[0]
             number = f"E{KEYS.index(setting) + 3:03}" if setting in KEYS else "E002"
             messages.append(Error(str(error), id=f"django_leader.{number}"))
             continue
@@ -72,7 +72,7 @@ def _check_together(readable: list[ElectionSettings]) -> list[CheckMessage]:
             if owner != found.alias:
                 text = f"LEADER_ELECTIONS[{found.alias!r}]: uses the key {key!r}, and so does {owner!r}"
                 hint = "Give each election a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own, or neither."
-                messages.append(Error(text, hint=hint, id="django_leader.E012"))
+                messages.append(Error(text, hint=hint, id="django_leader.E013"))
                 break
     return messages
 

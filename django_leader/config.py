@@ -16,11 +16,14 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from .exceptions import ConfigError
+from .records import UNPRINTABLE
 
 Duration = float | timedelta
 
 SHORTEST_TTL = 0.1
 """Seconds. Below it the drift margin and two tries of a renewal no longer fit in a lease."""
+SHORTEST_INTERVAL = 0.01
+"""Seconds. Below it a candidate would do nothing but ask Redis."""
 LONGEST_DURATION = 366 * 86400.0
 """Seconds. Above it a value is a mistake of units, and Redis' own limits come near."""
 LONGEST_OPERATION = 2.0
@@ -29,7 +32,6 @@ LONGEST_NAME = 255
 """Characters of an instance id or a host name: the longest DNS name has 253."""
 
 _TAGGED = re.compile(r"^[^{}]*\{[^{}]+\}[^{}]*$")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Timing(NamedTuple):
@@ -76,6 +78,9 @@ class Config:
         for name in ("instance_id", "hostname"):
             _check_name(name, getattr(self, name))
         _check_keys(self.keys)
+        for name in ("heartbeat_interval", "retry_interval"):
+            if 0 < getattr(self, name) < SHORTEST_INTERVAL:
+                raise ConfigError(f"{name} is {getattr(self, name):g} s; give at least {SHORTEST_INTERVAL:g} s")
         if 0 < self.timing.ttl < SHORTEST_TTL:
             raise ConfigError(
                 f"lock_ttl is {self.timing.ttl:g} s; the shortest lease that can be kept is "
@@ -94,7 +99,7 @@ class Config:
             for name, default in DEFAULTS.items()
             if not getattr(self, name) or (isinstance(default, float) and getattr(self, name) <= 0)
         }
-        hostname = self.hostname or _UNPRINTABLE.sub("", platform.node())[:LONGEST_NAME] or "localhost"
+        hostname = self.hostname or UNPRINTABLE.sub("", platform.node())[:LONGEST_NAME] or "localhost"
         suffix = uuid.uuid4().hex[:8]
         values["hostname"] = hostname
         values["instance_id"] = self.instance_id or f"{hostname[: LONGEST_NAME - len(suffix) - 1]}-{suffix}"
@@ -177,13 +182,13 @@ def _text(name: str, value: Any) -> str:
 def _check_name(name: str, value: str) -> None:
     if len(value) > LONGEST_NAME:
         raise ConfigError(f"{name} has {len(value)} characters; give at most {LONGEST_NAME}")
-    if _UNPRINTABLE.search(value):
+    if UNPRINTABLE.search(value):
         raise ConfigError(f"{name} is {value!r}; take the control characters out, it is shown in logs and pages")
 
 
 def _check_keys(keys: Keys) -> None:
     for name, key in (("redis_key_name", keys.lock), ("redis_info_key_name", keys.info)):
-        if _UNPRINTABLE.search(key):
+        if UNPRINTABLE.search(key):
             raise ConfigError(f"{name} is {key!r}; take the control characters out")
         if ("{" in key or "}" in key) and not _TAGGED.match(key):
             raise ConfigError(

@@ -28,6 +28,10 @@ def problem(cache: str) -> str | None:
         return f"CACHE is {cache!r}, whose backend is {backend!r}; an election needs {DJANGO_REDIS!r} or {DJANGO!r}"
     if "Shard" in str((configured[cache].get("OPTIONS") or {}).get("CLIENT_CLASS", "")):
         return f"CACHE is {cache!r}, which shards over several servers; an election needs a cache with one primary"
+    try:
+        _client(cache)
+    except Exception as error:  # whatever a backend makes of a bad LOCATION or OPTIONS; it may name a password
+        return f"CACHE is {cache!r}, which cannot be used ({type(error).__name__}); look at its LOCATION and OPTIONS"
     return None
 
 
@@ -35,6 +39,10 @@ def client(cache: str) -> redis.Redis:
     """The client of the cache ``cache``. Local, connects to nothing. Raises ``ImproperlyConfigured``."""
     if why := problem(cache):
         raise ImproperlyConfigured(why)
+    return _client(cache)
+
+
+def _client(cache: str) -> redis.Redis:
     backend: Any = caches[cache]
     # Both have one method that gives the raw client; django-redis' backend has it on its public client object.
     owner = backend.client if hasattr(backend, "client") else backend._cache

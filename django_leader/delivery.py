@@ -22,8 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import clock
-
-logger = logging.getLogger("django_leader")
+from .log import log
 
 LONGEST_LOOK = 0.5
 """Seconds between two looks at the deadline."""
@@ -41,6 +40,7 @@ class Listeners:
         self._after_callback = after_callback
         self.on_gain: list[Callable[[int], Any]] = []
         self.on_loss: list[Callable[[int, str], Any]] = []
+        self.on_loss_last: list[Callable[[int, str], Any]] = []
         self.on_change: list[Callable[[str, str], Any]] = []
 
     def gained(self, token: int) -> list[Callback]:
@@ -48,8 +48,8 @@ class Listeners:
         return [self._call(function, token) for function in self.on_gain]
 
     def lost(self, token: int, reason: str) -> list[Callback]:
-        """What to run when it has ended."""
-        return [self._call(function, token, reason) for function in self.on_loss]
+        """What to run when it has ended. Integrations come last: theirs may wait for what their gain started."""
+        return [self._call(function, token, reason) for function in (*self.on_loss, *self.on_loss_last)]
 
     def changed(self, previous: str, current: str) -> list[Callback]:
         """What to run when another process leads."""
@@ -113,7 +113,7 @@ class TermDelivery:
             try:
                 threading.Thread(target=self._run_gain, args=gain, name=f"{self._name} gain", daemon=True).start()
             except RuntimeError:
-                logger.exception("%s: no thread could be started for a gain callback", self._name)
+                log(logging.ERROR, "%s: no thread could be started for a gain callback", self._name)
                 gain[1].set()
                 self._gain_failed(token)
 
@@ -149,7 +149,7 @@ class TermDelivery:
                 if self._reason is not None:
                     break
             if self._deadline(self._token) <= clock.now():
-                self._expired()
+                run(self._expired, f"{self._name}: the end of the term")
         for _, begun in self._gain:
             begun.wait()
         for callback in self._listeners.lost(self._token, self._reason):
@@ -170,8 +170,8 @@ def run(callback: Callback, what: str) -> bool:
     """Runs ``callback``; whatever it raises is logged. Gives whether it returned."""
     try:
         callback()
-    except BaseException:
-        logger.exception("%s raised", what)
+    except BaseException as error:
+        log(logging.ERROR, "%s raised", what, exc_info=error)
         return False
     return True
 

@@ -11,29 +11,28 @@ NOT guaranteed here:
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
-import weakref
 from collections.abc import Callable
+from functools import cached_property
 from time import clock_gettime
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import redis
 
 from . import clock
-from .candidacy import NO_GRANT, Candidacy
-from .channel import connector
+from .candidacy import Candidacy
+from .channel import Connect, connector
 from .clock import BOOT_CLOCK
 from .config import Config
 from .delivery import Listeners
 from .exceptions import LeaderError, RedisUnavailable
 from .lease import Lease
+from .lifecycle import lifecycle
 from .machine import Resign, Stop
+from .process import NO_GRANT, Grant
 from .records import ElectionStatus, Event, LeaderInfo
-
-EXIT_TIMEOUT = 2.0
-"""Seconds that the end of the interpreter waits for a graceful hand-over: less than any server's kill timeout."""
 
 T = TypeVar("T")
 Callback = TypeVar("Callback", bound=Callable[[], Any])
@@ -42,13 +41,14 @@ Callback = TypeVar("Callback", bound=Callable[[], Any])
 class LeaderElection:
     """This process in one election. Thread-safe; one object per process and election.
 
-    ``client`` tells where Redis is and how to log in; its connections are not used. ``name`` is for logs and errors.
+    ``client`` (or a function that gives it, called when Redis is first needed) tells where Redis is and how to log in;
+    its connections are not used. ``name`` is for logs and errors.
     ``after_callback`` is called behind each callback, in its thread. Raises ``ConfigError`` for a bad ``config``.
     """
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: redis.Redis | Callable[[], redis.Redis],
         config: Config | None = None,
         *,
         name: str = "default",
@@ -56,18 +56,28 @@ class LeaderElection:
     ) -> None:
         self.name, self.label = name, f"LEADER_ELECTIONS[{name!r}]"
         self._given = config or Config()
-        self._connect = connector(client.connection_pool)
+        self._client = client
         self._listeners = Listeners(after_callback)
         self._forget()
-        _elections.add(self)
+        lifecycle.add(self)
 
     def _forget(self) -> None:
         self.config = self._given.validate()
         self._candidacy: Candidacy | None = None
         self._grants: Any = self
-        self._lock = threading.Lock()
+        self.decreed: Grant | None = None
 
     grant = NO_GRANT  # read while there is no candidacy
+
+    @cached_property
+    def _connect(self) -> Connect:
+        client = self._client if isinstance(self._client, redis.Redis) else self._client()
+        return connector(client.connection_pool)
+
+    def decree(self, grant: Grant | None) -> None:
+        """For tests: the answer to the local questions, whatever Redis says, while nothing starts. None ends it."""
+        self.decreed = grant
+        self._grants = SimpleNamespace(grant=grant) if grant else (self._candidacy or self)
 
     def is_leader(self) -> bool:
         """Whether this process leads now. Local: no network, no lock, never raises. Any thread, any signal handler."""
@@ -82,8 +92,7 @@ class LeaderElection:
         """The number of this process's term while it leads, else None. Local. Later terms have higher numbers."""
         grant = self._grants.grant
         if grant.latch[0] and clock_gettime(BOOT_CLOCK) < grant.deadline:
-            token: int = grant.token
-            return token
+            return int(grant.token)
         grant.latch[0] = 0
         return None
 
@@ -121,7 +130,7 @@ class LeaderElection:
     def last_tick(self) -> float | None:
         """Seconds since the election thread last came round, for health checks; None when not taking part. Local.
 
-        A healthy one comes round at every heartbeat, or every ``retry_interval`` when another process leads.
+        A healthy one does so at every heartbeat, or at every ``retry_interval`` when another process leads.
         """
         return clock.now() - self._candidacy.ticked_at if self._candidacy and self.running else None
 
@@ -175,59 +184,72 @@ class LeaderElection:
         lost: Callable[[int, str], Any],
         changed: Callable[[str, str], Any],
     ) -> None:
-        """Like the two above with the token, the reason, and (previous, current) leader: for integrations."""
+        """Like the two above with the token, the reason, and (previous, current) leader: for integrations.
+
+        ``lost`` is called behind all callbacks of ``on_lose_leadership``, and may wait for what ``gained`` still does.
+        """
         self._listeners.on_gain.append(gained)
-        self._listeners.on_loss.append(lost)
+        self._listeners.on_loss_last.append(lost)
         self._listeners.on_change.append(changed)
 
     def start(self) -> None:
-        """Takes part from now on, in a daemon thread. Local. Does nothing when it already does, or at exit."""
-        if candidacy := self._begin():
-            threading.Thread(target=candidacy.run, name=f"{self.label} election", daemon=True).start()
+        """Takes part from now on, in a daemon thread. Does nothing when it already does, or at exit. Local.
+
+        Raises ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it.
+        """
+        candidacy = self._begin()
+        if candidacy is None:
+            return
+        try:
+            # The thread holds the election, so that it is there to be stopped even if nobody else holds it.
+            name = f"{self.label} election"
+            threading.Thread(target=self._take_part, args=(candidacy,), name=name, daemon=True).start()
+        except BaseException:
+            candidacy.close()
+            raise
 
     def run(self) -> None:
         """Takes part in the calling thread, until ``stop()``. Raises ``LeaderError`` when it already does."""
         candidacy = self._begin()
-        if not candidacy:
+        if candidacy is None:
             raise LeaderError(f"{self.label}: takes part already; call run() or start() once")
-        try:
-            candidacy.run()
-        except BaseException:  # Ctrl-C, say: end as stop() does
-            candidacy.feed(Stop())
-            candidacy.run()
-            raise
+        self._take_part(candidacy)
+
+    def _take_part(self, candidacy: Candidacy) -> None:
+        candidacy.run()
 
     def _begin(self) -> Candidacy | None:
-        if self._candidacy and self._candidacy.pid != os.getpid():
-            self._after_fork()  # a fork in C, of which nobody has told us
-        with self._lock:
-            if self.running or _exiting:
+        with lifecycle.starting:
+            last = self._candidacy
+            if last and last.pid != os.getpid():
+                self.after_fork()  # a fork in C, of which nobody has told us
+                last = None
+            if (last and not last.stopping) or self.decreed or lifecycle.exiting:
                 return None
-            last, new = self._candidacy, Candidacy(self._connect, self.config, self.label, self._listeners)
+            new = Candidacy(self._connect, self.config, self.label, self._listeners)
+            self._candidacy = self._grants = new
             if last:
                 last.bequeath(new)
-            self._candidacy = self._grants = new
             return new
 
     def stop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
         """Takes part no longer: ends the term, runs the loss callbacks, releases the lease and wakes the next.
 
         Returns when that is done: after two round trips, or at the latest after ``timeout`` seconds (default: the
-        lease and two operations). From a loss callback it returns at once and is done later. ``hold``: seconds for
-        which the lease is kept although nobody leads. Idempotent, any thread; afterwards ``start()`` works again.
+        lease and two operations). From a loss callback, or a signal handler in ``run()``, it returns at once.
+        ``hold``: seconds for which the lease is kept although nobody leads. Idempotent, any thread; afterwards
+        ``start()`` works again.
         """
         candidacy = self._candidacy
         if candidacy is None or not self.running:
             return
         candidacy.hold = max(candidacy.hold, hold)
         candidacy.feed(Stop())
-        if candidacy.delivers_here():
+        if candidacy.runs_here():
             return
-        timing = self.config.timing
+        bound = self.config.timing.ttl + 2 * self.config.timing.operation if timeout is None else timeout
         with candidacy.changed:
-            candidacy.changed.wait_for(
-                lambda: candidacy.ended, timing.ttl + 2 * timing.operation if timeout is None else timeout
-            )
+            candidacy.changed.wait_for(lambda: candidacy.ended, bound)
 
     def resign(self) -> bool:
         """The leader gives up and lets another lead; it campaigns again after a while. Local. False if not leading."""
@@ -240,45 +262,22 @@ class LeaderElection:
     def wait_for_leadership(self, timeout: float | None = 0.0) -> bool:
         """Blocks until this process leads, or ``timeout`` seconds are over (None: never) and one campaign has ended.
 
-        Gives whether it leads. False at once when ``start()`` was not called. Over the timeout it goes by no more than
-        four operations: a connect, a log-in, the choice of the database, the campaign.
+        Gives whether it leads; False at once when ``start()`` was not called. The campaign may take four operations
+        (connect, log in, choose the database, ask), and so long at most it goes over the timeout.
         """
-        candidacy, until = self._candidacy, clock.now() + (float("inf") if timeout is None else timeout)
-        if candidacy is None:
-            return False
+        until = clock.now() + (float("inf") if timeout is None else timeout)
         first_attempt = until + 4 * self.config.timing.operation
-        with candidacy.changed:
-            while self.running and not self.is_leader():
-                left = (until if candidacy.attempts else first_attempt) - clock.now()
-                if left <= 0:
-                    break
-                candidacy.changed.wait(min(left, 3600.0))
+        while (candidacy := self._candidacy) and self.running and not self.is_leader():
+            left = (until if candidacy.attempts else first_attempt) - clock.now()
+            if left <= 0:
+                break
+            with candidacy.changed:
+                if candidacy is self._candidacy and not candidacy.ended and not self.is_leader():
+                    candidacy.changed.wait(min(left, 3600.0))
         return self.is_leader()
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
+        """In a child: never the leader, and nothing of the parent's candidacy is used. Local, sends nothing."""
         if self._candidacy:
             self._candidacy.abandon()
         self._forget()
-
-
-_elections: weakref.WeakSet[LeaderElection] = weakref.WeakSet()
-_exiting = False
-
-
-def _forget_all() -> None:
-    for election in list(_elections):
-        election._after_fork()
-
-
-def _stop_all() -> None:
-    global _exiting
-    _exiting = True
-    running = [election for election in list(_elections) if election.running]
-    until = clock.now() + EXIT_TIMEOUT
-    for timeout in (0.0, EXIT_TIMEOUT):  # tell all first, then wait for each
-        for election in running:
-            election.stop(timeout=min(timeout, max(0.0, until - clock.now())))
-
-
-os.register_at_fork(after_in_child=_forget_all)
-atexit.register(_stop_all)

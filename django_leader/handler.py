@@ -11,9 +11,9 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any, Literal
 
+import redis
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -28,7 +28,7 @@ from .signals import became_leader, leader_changed, lost_leadership
 DEFAULT_ALIAS = "default"
 COMMAND_PREFIX = "command:"
 FIELDS = {field.name.upper(): field.name for field in fields(Config)}
-KEYS = ("CACHE", *FIELDS, "AUTOSTART")
+KEYS = ("CACHE", *FIELDS, "AUTOSTART", "SERVING_COMMANDS")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ElectionSettings:
     alias: str
     cache: str
     autostart: bool | Literal["auto"]
+    serving_commands: tuple[str, ...]
     config: Config
 
 
@@ -46,21 +47,24 @@ def configured() -> dict[str, Any]:
     value = getattr(settings, "LEADER_ELECTIONS", None)
     if value is None:
         return {DEFAULT_ALIAS: {}}
-    if not isinstance(value, dict) or not all(
-        isinstance(k, str) and k and isinstance(v, dict) for k, v in value.items()
-    ):
+    if value == {}:
+        raise ImproperlyConfigured("LEADER_ELECTIONS is empty; leave it out for one election, or add 'default'")
+    entries = value.items() if isinstance(value, dict) else [(None, None)]
+    if not all(isinstance(alias, str) and alias and isinstance(entry, dict) for alias, entry in entries):
         raise ImproperlyConfigured("LEADER_ELECTIONS must be a dict of dicts, like {'default': {'CACHE': 'default'}}")
-    return value
+    return dict(value)
 
 
 def read(alias: str) -> ElectionSettings:
     """The settings of the election ``alias``. Raises ``ImproperlyConfigured``, which says what to change.
 
     ``command:<name>`` is the election of a command. Unless it is configured, it is like ``default``, but with keys of
-    its own, and never starts by itself. Every other alias but ``default`` gets keys that end in its name, too.
+    its own. It never starts by itself unless ``AUTOSTART`` says so. Every other alias but ``default`` gets keys that
+    end in its name, too.
     """
     entries = configured()
-    command = alias.startswith(COMMAND_PREFIX) and alias not in entries
+    of_a_command = isinstance(alias, str) and alias.startswith(COMMAND_PREFIX)
+    command = of_a_command and alias not in entries
     source = DEFAULT_ALIAS if command else alias
     label = f"LEADER_ELECTIONS[{source!r}]"
     if source not in entries:
@@ -69,9 +73,12 @@ def read(alias: str) -> ElectionSettings:
     entry = entries[source]
     if unknown := [key for key in entry if key not in KEYS]:
         raise ImproperlyConfigured(f"{label}: unknown key {unknown[0]!r}; take it out, or use one of {', '.join(KEYS)}")
-    cache, autostart = entry.get("CACHE", "default"), entry.get("AUTOSTART", "auto")
+    cache, autostart = entry.get("CACHE", "default"), entry.get("AUTOSTART", not of_a_command and "auto")
+    serving = entry.get("SERVING_COMMANDS", ())
     if not isinstance(autostart, bool) and autostart != "auto":
         raise ImproperlyConfigured(f"{label}: AUTOSTART is {autostart!r}; use True, False or 'auto'")
+    if not isinstance(serving, list | tuple) or not all(isinstance(name, str) for name in serving):
+        raise ImproperlyConfigured(f"{label}: SERVING_COMMANDS is {serving!r}; give a list of management commands")
     if not isinstance(cache, str):
         raise ImproperlyConfigured(f"{label}: CACHE is {cache!r}; give the name of an entry of CACHES")
     try:
@@ -83,7 +90,7 @@ def read(alias: str) -> ElectionSettings:
         message = re.sub(r"\b(" + "|".join(FIELDS.values()) + r")\b", lambda m: m[0].upper(), str(error))
         raise ImproperlyConfigured(f"{label}: {message}") from error
     chosen: bool | Literal["auto"] = autostart if isinstance(autostart, bool) else "auto"
-    return ElectionSettings(alias, cache, False if command else chosen, config)
+    return ElectionSettings(alias, cache, False if command else chosen, tuple(serving), config)
 
 
 def _fill(config: Config, own: Config, entry: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +109,11 @@ class ElectionHandler:
         self._lock = threading.RLock()
 
     def __getitem__(self, alias: str) -> LeaderElection:
-        """The election ``alias``. Local, connects to nothing. Raises ``ImproperlyConfigured`` for bad settings."""
+        """The election ``alias``. Local, connects to nothing. Raises ``ImproperlyConfigured`` for bad settings.
+
+        A ``CACHE`` that cannot carry an election is refused later, by whatever needs Redis: in tests, where the caches
+        are often local, ``is_leader()`` is simply False.
+        """
         try:
             return self._made[alias]
         except KeyError:
@@ -116,17 +127,15 @@ class ElectionHandler:
 
     def _make(self, alias: str) -> LeaderElection:
         found = read(alias)
-        try:
-            client = connection.client(found.cache)
-        except ImproperlyConfigured as error:
-            raise ImproperlyConfigured(f"LEADER_ELECTIONS[{alias!r}]: {error}") from error
+
+        def client() -> redis.Redis:
+            try:
+                return connection.client(found.cache)
+            except ImproperlyConfigured as error:
+                raise ImproperlyConfigured(f"LEADER_ELECTIONS[{alias!r}]: {error}") from error
+
         election = LeaderElection(client, found.config, name=alias, after_callback=connections.close_all)
-        send = {"sender": LeaderElection, "using": alias, "election": election}
-        election.listen(
-            partial(_send_gain, send),
-            lambda token, reason: lost_leadership.send_robust(**send, fencing_token=token, reason=reason),
-            lambda previous, current: leader_changed.send_robust(**send, previous=previous, current=current),
-        )
+        _send_signals(election)
         return election
 
     def reset(self) -> None:
@@ -141,10 +150,33 @@ class ElectionHandler:
         self._lock = threading.RLock()
 
 
-def _send_gain(send: dict[str, Any], token: int) -> None:
-    for receiver, result in became_leader.send_robust(**send, fencing_token=token):
-        if isinstance(result, Exception):
-            raise LeaderError(f"the receiver {receiver!r} of became_leader raised") from result
+def _send_signals(election: LeaderElection) -> None:
+    """Has ``election`` send the signals, in pairs for each receiver.
+
+    The receivers of a gain run one after the other, so the loss waits until the last of them has returned: none is
+    told of the loss before the gain.
+    """
+    send = {"sender": LeaderElection, "using": election.name, "election": election}
+    gain_sent = threading.Event()
+
+    def gained(token: int) -> None:
+        try:
+            results = became_leader.send_robust(**send, fencing_token=token)
+        finally:
+            gain_sent.set()
+        for receiver, result in results:
+            if isinstance(result, Exception):
+                raise LeaderError(f"the receiver {receiver!r} of became_leader raised") from result
+
+    def lost(token: int, reason: str) -> None:
+        gain_sent.wait()
+        gain_sent.clear()
+        lost_leadership.send_robust(**send, fencing_token=token, reason=reason)
+
+    def changed(previous: str, current: str) -> None:
+        leader_changed.send_robust(**send, previous=previous, current=current)
+
+    election.listen(gained, lost, changed)
 
 
 elections = ElectionHandler()

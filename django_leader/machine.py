@@ -66,6 +66,8 @@ class State:
     ended: Ended | None = None
     next_at: float = 0.0
     """When the next request is due."""
+    not_before: float = 0.0
+    """Whoever resigned stands back until then, whatever wakes it."""
     floor: int = 0
     """The highest token ever seen: a server that has forgotten it must still grant a higher one."""
     failures: int = 0
@@ -156,9 +158,9 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
             return _renewed(state, asked_at, answer, now, timing)
         case Failed(chance):
             wait = min(timing.retry, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + chance / 2)
-            return replace(state, failures=state.failures + 1, next_at=now + wait)
+            return replace(state, failures=state.failures + 1, next_at=max(now + wait, state.not_before))
         case Woken() if state.term is None:
-            return replace(state, next_at=now)
+            return replace(state, next_at=max(now, state.not_before))
         case Broken(token) if state.term and state.term.token == token:
             return _end(state, "expired", owes_release=False, next_at=now)
         case Resign(token, reason) if state.term and state.term.token == token:
@@ -209,8 +211,8 @@ def _end(state: State, reason: Reason, *, owes_release: bool, next_at: float) ->
 def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
     # Whoever resigns stands back for a while, so that another can take over; the longer, the more often in a row.
     setbacks = state.setbacks + 1 if reason == "callback-failed" else 0
-    pause = timing.retry * 2 ** min(max(setbacks - 1, 0), 5)
-    return _end(replace(state, setbacks=setbacks), reason, owes_release=True, next_at=now + pause)
+    until = now + timing.retry * 2 ** min(max(setbacks - 1, 0), 5)
+    return _end(replace(state, setbacks=setbacks, not_before=until), reason, owes_release=True, next_at=until)
 
 
 def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, now: float, timing: Timing) -> State:
@@ -219,7 +221,8 @@ def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, no
         return state
     if answer.verdict != "granted":
         spread = chance * min(LONGEST_SPREAD, SPREAD * answer.candidates)
-        wait = min(timing.retry, answer.remaining + HAIR + spread)
+        # A lock without a TTL is not ours; it has nothing that could run out.
+        wait = min(timing.retry, answer.remaining + HAIR + spread) if answer.remaining >= 0 else timing.retry
         return replace(state, leader=answer.holder, next_at=now + wait)
     term = Term(answer.token, asked_at + timing.ttl - timing.margin)
     if state.stopping:
@@ -238,6 +241,7 @@ def _renewed(state: State, asked_at: float, answer: Answer, now: float, timing: 
             return state
         deadline = max(state.term.deadline, asked_at + timing.ttl - timing.margin)
         return replace(state, term=Term(state.term.token, deadline), setbacks=0, next_at=asked_at + timing.heartbeat)
-    reason: Reason = "taken" if answer.holder else "data-lost"
-    lost = _end(state, reason, owes_release=False, next_at=now + (timing.retry if answer.holder else 0))
+    taken = answer.holder not in ("", state.leader)
+    reason: Reason = "taken" if taken else "data-lost"
+    lost = _end(state, reason, owes_release=False, next_at=now + (timing.retry if taken else 0))
     return replace(lost, floor=max(state.floor, answer.token), leader=answer.holder)

@@ -1,4 +1,4 @@
-"""What one process can know of itself: whether it is still the process that it was before a fork.
+"""What one process can know of itself: whether it leads, and whether it is still the process that it was.
 
 NOT guaranteed here: anything about a process or a machine that was cloned while it ran.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import platform
+from dataclasses import dataclass
 from typing import Protocol
 
 _MADV_WIPEONFORK = 18
@@ -36,6 +37,18 @@ class PidLatch:
 
     def __setitem__(self, index: int, value: int, /) -> None:
         self._pid = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What ``is_leader()`` reads: the term is ours until the deadline, unless the latch says that it is broken."""
+
+    token: int
+    deadline: float
+    latch: Latch
+
+
+NO_GRANT = Grant(0, 0.0, bytearray(1))
 
 
 def new_latch() -> Latch:

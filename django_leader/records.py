@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 NONCE_LENGTH = 16
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class LeaderInfo:
         The lease says who leads; the info only describes it. So garbage, the info of another version, or that of
         a former leader takes nothing away from the answer.
         """
-        info = cls(instance_id)
+        info = cls(printable(instance_id))
         try:
             data = json.loads(text)
         except (ValueError, RecursionError):
@@ -49,7 +50,7 @@ class LeaderInfo:
             return info
         return replace(
             info,
-            hostname=_of(str, data.get("hostname"), ""),
+            hostname=printable(_of(str, data.get("hostname"), "")),
             started_at=parse_time(data.get("started_at")),
             last_heartbeat=parse_time(data.get("last_heartbeat")),
             fencing_token=_of(int, data.get("fencing_token"), 0),
@@ -63,7 +64,7 @@ class ElectionStatus:
 
     leader: LeaderInfo | None
     lease_left: float
-    """Seconds until the lease in Redis runs out; 0 when there is none."""
+    """Seconds until the lease in Redis runs out; 0 when there is none. Without a leader: its last one holds it."""
     fencing_token: int
     """The highest token granted so far; 0 when there was none."""
     candidates: int
@@ -101,6 +102,11 @@ def instance_of(me: str) -> str:
     return head if colon and len(nonce) == NONCE_LENGTH else me
 
 
+def printable(text: str) -> str:
+    """``text`` without what a terminal or a page would not show as it is."""
+    return UNPRINTABLE.sub("", text)
+
+
 def utc_now() -> datetime:
     """The wall time, for display."""
     return datetime.now(timezone.utc)
@@ -115,7 +121,8 @@ def parse_time(value: Any) -> datetime | None:
         time = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return time if time.tzinfo else None
+    # Go's zero time and the like cannot be shown in every time zone.
+    return time if time.tzinfo and 1970 <= time.year < 9999 else None
 
 
 def _of(kind: type, value: Any, default: Any) -> Any:

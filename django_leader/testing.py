@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .candidacy import Grant
 from .handler import DEFAULT_ALIAS, elections
+from .process import Grant
 
 TEST_TOKEN = 1
 
@@ -15,7 +15,8 @@ TEST_TOKEN = 1
 def leading(using: str = DEFAULT_ALIAS, *, token: int = TEST_TOKEN) -> Iterator[None]:
     """Within it (or in a function that it decorates) this process leads ``using``, with the fencing token ``token``.
 
-    No callback is called and no signal is sent. Local. Raises ``ImproperlyConfigured`` for bad settings.
+    No callback is called, no signal is sent, and no election starts; a ``@leader_required`` command runs, or does not,
+    by the decree. Local. Raises ``ImproperlyConfigured`` for bad settings.
     """
     with _decreed(using, Grant(token, float("inf"), bytearray(b"\x01"))):
         yield
@@ -28,16 +29,12 @@ def following(using: str = DEFAULT_ALIAS) -> Iterator[None]:
         yield
 
 
-class _Decree:
-    def __init__(self, grant: Grant) -> None:
-        self.grant = grant
-
-
 @contextmanager
 def _decreed(using: str, grant: Grant) -> Iterator[None]:
     election = elections[using]
-    real, election._grants = election._grants, _Decree(grant)
+    before = election.decreed
+    election.decree(grant)
     try:
         yield
     finally:
-        election._grants = real
+        election.decree(before)

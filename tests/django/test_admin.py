@@ -84,7 +84,9 @@ def test_it_shows_each_election(viewer: Client, project: Settings) -> None:
 def test_it_shows_what_is_wrong_instead_of_failing(viewer: Client, project: Settings, own_server: RedisServer) -> None:
     project.CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": own_server.url}}
     own_server.stop()
-    assert "refused" in text(viewer)
+    shown = text(viewer)
+    assert "refused" in shown
+    assert f"This process {elections['default'].instance_id} takes no part" in shown
     project.LEADER_ELECTIONS = {"default": {"LOCK_TTL": "10"}}
     assert "LOCK_TTL is" in text(viewer)
     project.LEADER_ELECTIONS = []

@@ -27,6 +27,9 @@ TABLE: list[tuple[dict[str, Any], Any, str]] = [
     ({"variable": "False", "command": "runserver", "serving": True}, "auto", NEVER),
     ({"variable": "what?", "entry_point": True}, "auto", NOW),
     ({"command": "migrate", "testing": True}, True, NOW),
+    ({"command": "runserver"}, True, NEVER),
+    ({"prefork_master": True, "entry_point": True}, True, FIRST),
+    ({"prefork_master": True, "variable": "1"}, True, NOW),
     ({"entry_point": True}, False, NEVER),
     # rule 2: tests
     ({"testing": True, "entry_point": True}, "auto", NEVER),
@@ -44,6 +47,12 @@ TABLE: list[tuple[dict[str, Any], Any, str]] = [
     # rule 8: anything else
     ({}, "auto", FIRST),
 ]
+
+
+def test_a_command_that_serves_can_be_named() -> None:
+    assert decide(Seen(command="serve_uvicorn"), "auto").start == NEVER
+    assert decide(Seen(command="serve_uvicorn"), "auto", ["serve_uvicorn"]).start == NOW
+    assert decide(Seen(command="serve_uvicorn", testing=True), "auto", ["serve_uvicorn"]).start == NEVER
 
 
 @pytest.mark.parametrize(("seen", "setting", "start"), TABLE)
@@ -108,7 +117,8 @@ def decided(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def decide_for(start: Any) -> None:
         monkeypatch.setattr(starter, "pid", 0)
-        monkeypatch.setattr(autostart, "decide", lambda seen, setting: Decision(start, "the test wants it"))
+        monkeypatch.setattr(autostart, "decide", lambda *args: Decision(start, "the test wants it"))
+        monkeypatch.setattr(autostart, "_in_tests", lambda: False)
         autostart.begin()
 
     yield decide_for
@@ -153,9 +163,30 @@ def test_never_listens_to_no_request(decided: Any) -> None:
 
 
 def test_bad_settings_stop_no_process_from_starting(project: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    project.LEADER_ELECTIONS = {"default": {"LOCK_TTL": "10"}}
+    project.LEADER_ELECTIONS = []
     autostart.begin()
     assert "no election starts in this process" in caplog.text
+
+
+def test_bad_settings_of_one_election_hinder_no_other(
+    decided: Any, project: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    project.LEADER_ELECTIONS = {"bad": {"LOCK_TTL": "10"}, "default": {}}
+    decided("now")
+    eventually(lambda: elections["default"].running)
+    assert "LEADER_ELECTIONS['bad']: LOCK_TTL is '10'" in caplog.text
+
+
+def test_requests_in_djangos_own_test_environment_start_nothing() -> None:
+    code = (
+        SAY + "import django; django.setup()\n"
+        "from django.test.utils import setup_test_environment; setup_test_environment()\n"
+        "from django.test import Client; Client().get('/nowhere/')\n"
+        "from django_leader import elections\n"
+        "assert not elections['default'].running\n"
+        "print('DECISION fine', file=sys.stderr)\n"
+    )
+    assert decision_of(["-c", code]) == "DECISION fine"
 
 
 def test_an_election_that_cannot_start_hinders_no_other(decided: Any, project: Settings, caplog: Any) -> None:

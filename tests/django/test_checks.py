@@ -16,6 +16,7 @@ OTHER_REDIS = {
     "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1"},
     "leader": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1/1"},
     "local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "bad": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "localhost:6379"},
     "broken": {"BACKEND": "no.such.Backend"},
     "shards": {
         "BACKEND": "django_redis.cache.RedisCache",
@@ -42,7 +43,12 @@ CASES: list[tuple[str, Any, str]] = [
     ("E009", {"default": {"INSTANCE_ID": "x" * 10_000}}, "has 10000 characters"),
     ("E010", {"default": {"HOSTNAME": "a\x00"}}, "control characters"),
     ("E011", {"default": {"AUTOSTART": "sometimes"}}, "use True, False or 'auto'"),
-    ("E012", {"default": {}, "two": {"REDIS_KEY_NAME": "maplefile:leader:lock"}}, "and so does 'default'"),
+    ("E013", {"default": {}, "two": {"REDIS_KEY_NAME": "maplefile:leader:lock"}}, "and so does 'default'"),
+    ("E012", {"default": {"SERVING_COMMANDS": [5]}}, "give a list of management commands"),
+    ("E006", {"a: b": {"LOCK_TTL": "10"}}, "give seconds"),
+    ("E008", {"default": {"RETRY_INTERVAL": 1e-6}}, "give at least 0.01 s"),
+    ("E003", {"default": {"CACHE": "bad"}}, "cannot be used"),
+    ("E001", {}, "is empty"),
     ("W001", {"default": {"LOCK_TTL": 10_000, "HEARTBEAT_INTERVAL": 3000}}, "nobody leads"),
     ("W006", {"default": {"LOCK_TTL": 0}}, "10.0 is used instead"),
     ("W006", {"default": {"LOCK_TTL": -5}}, "10.0 is used instead"),
@@ -96,4 +102,4 @@ def test_every_id_has_a_test_and_every_setting_an_id() -> None:
     literal = set(re.findall(r"django_leader\.([EW]\d{3})", source)) | {"E002"}
     tested = {number for number, _, _ in CASES} | {"W002"}
     assert literal <= tested
-    assert {f"E{number:03}" for number in range(1, 13)} <= tested
+    assert {f"E{number:03}" for number in range(1, 14)} <= tested

@@ -78,12 +78,9 @@ def test_an_election_of_a_command_is_derived_from_the_default() -> None:
         ({"default": {"TTL": 5}}, "default", r"^LEADER_ELECTIONS\['default'\]: unknown key 'TTL'.*LOCK_TTL"),
         ({"default": {"LOCK_TTL": "5"}}, "default", r"^LEADER_ELECTIONS\['default'\]: LOCK_TTL is '5'; give seconds"),
         ({"default": {"INSTANCE_ID": "a\n"}}, "default", r"^LEADER_ELECTIONS\['default'\]: INSTANCE_ID is"),
-        ({"default": {"CACHE": "nowhere"}}, "default", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'nowhere', which is"),
-        (
-            {"default": {"CACHE": "local"}},
-            "default",
-            r"^LEADER_ELECTIONS\['default'\]: CACHE is 'local', whose backend",
-        ),
+        ({"default": {}}, None, r"^LEADER_ELECTIONS\[None\]: there is no such election"),
+        ({"default": {"SERVING_COMMANDS": "x"}}, "default", r"SERVING_COMMANDS is 'x'; give a list"),
+        ({}, "default", r"^LEADER_ELECTIONS is empty"),
         ({"default": {"CACHE": 5}}, "default", r"^LEADER_ELECTIONS\['default'\]: CACHE is 5"),
         ({"default": {"AUTOSTART": "yes"}}, "default", r"^LEADER_ELECTIONS\['default'\]: AUTOSTART is 'yes'"),
         ({"default": {"AUTOSTART": 1}}, "default", r"^LEADER_ELECTIONS\['default'\]: AUTOSTART is 1"),
@@ -95,6 +92,72 @@ def test_an_election_of_a_command_is_derived_from_the_default() -> None:
 def test_what_cannot_be_used_is_refused_with_what_to_do(setting: Any, alias: str, message: str) -> None:
     with override_settings(LEADER_ELECTIONS=setting), pytest.raises(ImproperlyConfigured, match=message):
         elections[alias]
+
+
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        ("nowhere", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'nowhere', which is not in CACHES"),
+        ("local", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'local', whose backend"),
+        ("bad", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'bad', which cannot be used \(ValueError\)"),
+    ],
+)
+def test_a_cache_that_cannot_carry_an_election_is_refused_by_what_needs_it(
+    settings: Settings, cache: str, message: str
+) -> None:
+    bad = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "user:secret@localhost"}
+    settings.CACHES = {**settings.CACHES, "bad": bad}
+    settings.LEADER_ELECTIONS = {"default": {"CACHE": cache}}
+    assert is_leader() is False, "tests with local caches go on"
+    for use in (elections["default"].start, elections["default"].get_leader_info):
+        with pytest.raises(ImproperlyConfigured, match=message) as error:
+            use()
+        assert "secret" not in str(error.value)
+    assert not elections["default"].running
+
+
+def test_a_receiver_is_told_of_the_loss_only_after_the_gain(project: Settings) -> None:
+    log: list[str] = []
+    hold, lost = threading.Event(), threading.Event()
+
+    def slow(**kwargs: Any) -> None:
+        assert hold.wait(LONG)
+
+    def second(**kwargs: Any) -> None:
+        log.append("gain")
+
+    def on_lost(**kwargs: Any) -> None:
+        log.append("loss")
+        lost.set()
+
+    became_leader.connect(slow)
+    became_leader.connect(second)
+    lost_leadership.connect(on_lost)
+    called = threading.Event()
+    try:
+        election = elections["default"]
+        election.on_lose_leadership(called.set)
+        election.start()
+        assert election.wait_for_leadership(LONG)
+        election.resign()
+        assert called.wait(LONG), "the callbacks do not wait for the receivers"
+        assert not election.is_leader()
+        assert log == []
+        hold.set()
+        assert lost.wait(LONG)
+        assert log[:2] == ["gain", "loss"]
+        election.stop()
+    finally:
+        became_leader.disconnect(slow)
+        became_leader.disconnect(second)
+        lost_leadership.disconnect(on_lost)
+
+
+@override_settings(LEADER_ELECTIONS={"default": {}, "command:x": {"LOCK_TTL": 60}, "command:y": {"AUTOSTART": True}})
+def test_an_election_of_a_command_that_is_configured_starts_only_if_told_to() -> None:
+    assert read("command:x").autostart is False
+    assert read("command:x").config.lock_ttl == 60
+    assert read("command:y").autostart is True
 
 
 def test_override_settings_takes_effect_at_once_and_stops_what_runs(project: Settings) -> None:

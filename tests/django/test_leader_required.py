@@ -99,9 +99,10 @@ def test_a_hot_standby_waits_until_the_leader_is_gone(some_server: RedisServer) 
 
 def test_hold_keeps_the_lease_after_the_end(project: Settings) -> None:
     call_command("guarded_class")
-    with pytest.raises(CommandError, match=r"^Not run: "):
+    with pytest.raises(CommandError, match=r"^Not run: the last leader .* holds it for another 0\.[0-3] s"):
         call_command("guarded_class")
-    eventually(lambda: elections["command:guarded_class"].get_leader_info() is None)
+    assert elections["command:guarded_class"].get_leader_info() is None
+    eventually(lambda: elections["command:guarded_class"].status().lease_left == 0)
     call_command("guarded_class")
 
 
@@ -274,6 +275,8 @@ for due in (False, True):
         ({"wait": float("inf")}, ValueError, "wait is inf"),
         ({"hold": None}, TypeError, "hold is None"),
         ({"hold": -0.1}, ValueError, "hold is -0.1"),
+        ({"exit_code": "3"}, TypeError, "exit_code '3'"),
+        ({"election": 5}, TypeError, "election is 5"),
         ({"on_loss": "stop"}, ValueError, "on_loss is 'stop'; use 'interrupt' or 'continue'"),
     ],
 )

@@ -81,10 +81,27 @@ def test_when_redis_cannot_be_asked_it_ends_with_2(project: Settings, own_server
     assert "refused" in json.loads(out)[0]["error"]
 
 
-@pytest.mark.parametrize("alias", ["nowhere"])
-def test_an_unknown_election_is_an_error_that_says_what_to_do(project: Settings, alias: str) -> None:
+def test_a_leader_from_elsewhere_with_odd_times_is_shown(project: Settings, some_server: RedisServer) -> None:
+    redis = some_server.client()
+    redis.set("maplefile:leader:lock", "go-1\x1b[31m", px=5000)
+    info = {"instance_id": "go-1\x1b[31m", "hostname": "h\ud800", "started_at": "0001-01-01T00:00:00Z"}
+    redis.set("maplefile:leader:info", json.dumps(info), px=5000)
+    project.TIME_ZONE = "America/Chicago"
+    code, out, _ = status()
+    assert code == 0
+    assert "go-1[31m" in out
+    assert "\x1b" not in out
+
+
+def test_an_empty_setting_is_an_error_that_says_what_to_do(project: Settings) -> None:
+    project.LEADER_ELECTIONS = {}
+    with pytest.raises(CommandError, match="LEADER_ELECTIONS is empty"):
+        status()
+
+
+def test_an_unknown_election_is_an_error_that_says_what_to_do(project: Settings) -> None:
     with pytest.raises(CommandError, match="there is no such election") as error:
-        status(alias)
+        status("nowhere")
     assert error.value.returncode == 2
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,9 +18,11 @@ import fakeredis
 import pytest
 import redis
 
-from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable, clock
+from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable, clock, machine
 from django_leader import candidacy as candidacy_module
 from django_leader import election as election_module
+from django_leader.lifecycle import lifecycle
+from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 FAST = {"lock_ttl": 1.5, "heartbeat_interval": 0.4, "retry_interval": 0.3}
@@ -264,8 +272,8 @@ def test_after_the_end_of_the_interpreter_has_begun_nothing_starts(make: Make, m
     election = make()
     election.start()
     assert election.wait_for_leadership(GENEROUS)
-    monkeypatch.setattr(election_module, "_exiting", False)
-    election_module._stop_all()
+    monkeypatch.setattr(lifecycle, "exiting", False)
+    lifecycle.exit()
     assert not election.is_leader()
     election.start()
     assert not election.running
@@ -328,6 +336,263 @@ def test_s06_one_connection_while_idle_and_none_of_the_clients(make: Make, some_
     assert client.connection_pool._created_connections == 0
     election.stop()
     eventually(lambda: len(admin.client_list()) == before)
+
+
+def test_a_lone_candidate_whose_callback_fails_stands_back(make: Make, some_server: RedisServer) -> None:
+    election = make()
+    gains: list[float] = []
+
+    @election.on_become_leader
+    def fails() -> None:
+        gains.append(clock.now())
+        raise RuntimeError("the scheduler does not start")
+
+    election.start()
+    eventually(lambda: len(gains) == 4)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(gains)]
+    for pause, least in zip(pauses, (0.3, 0.6, 1.2), strict=True):
+        assert pause > least * 0.9
+
+
+def test_stop_from_a_signal_handler_of_run_hands_over(make: Make) -> None:
+    election = make()
+    script = (
+        "import json, signal, sys, redis\n"
+        "from django_leader import Config, LeaderElection\n"
+        f"election = LeaderElection(redis.Redis(port={election._client.connection_pool.connection_kwargs['port']}),"  # type: ignore[union-attr]
+        " Config(instance_id='runs', lock_ttl=30))\n"
+        "signal.signal(signal.SIGTERM, lambda *_: election.stop())\n"
+        "election.on_become_leader(lambda: print('leads', flush=True))\n"
+        "election.run()\n"
+        "print('ended', flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "leads\n"
+        process.terminate()
+        assert process.stdout.readline() == "ended\n"
+    assert process.returncode == 0
+    assert election.get_leader_id() == "", "released, and not left to run out"
+
+
+def test_events_from_a_handler_that_interrupts_the_machine_are_not_lost(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    real, nested = machine.step, list[Any]()
+
+    def interrupted(state: Any, event: Any, now: float, timing: Any) -> Any:
+        after = real(state, event, now, timing)
+        if not nested:
+            nested.append(event)
+            candidacy._apply(machine.Stop())
+        return after
+
+    monkeypatch.setattr(machine, "step", interrupted)
+    eventually(lambda: candidacy.ended)
+    assert election.get_leader_id() == ""
+
+
+def test_while_redis_refuses_and_loss_callbacks_run_nothing_spins(make: Make, own_server: RedisServer) -> None:
+    election, hold = make(redis.Redis(port=own_server.port)), threading.Event()
+    election.on_lose_leadership(lambda: hold.wait(GENEROUS))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    connects: list[float] = []
+    real = candidacy._lease.channel._connect
+
+    def connect(timeout: float) -> Any:
+        connects.append(timeout)
+        return real(timeout)
+
+    candidacy._lease.channel._connect = connect
+    own_server.stop()
+    election.resign()
+    start = clock.now()
+    eventually(lambda: clock.now() > start + 0.5)
+    assert len(connects) <= 5
+    hold.set()
+
+
+def test_start_during_a_stop_takes_part_again(make: Make) -> None:
+    election, again = make(), threading.Event()
+
+    @election.on_lose_leadership
+    def restart() -> None:
+        if not again.is_set():
+            again.set()
+            election.stop()
+            election.start()
+
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.resign()
+    assert again.wait(GENEROUS)
+    assert election.wait_for_leadership(GENEROUS)
+
+
+def test_start_without_threads_fails_and_works_again_later(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    election = make()
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            election.start()
+    assert not election.running
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+
+
+def test_a_server_that_lets_nobody_wait_is_asked_no_more_often(make: Make, some_server: RedisServer) -> None:
+    admin = some_server.client()
+    admin.acl_setuser("nowait", enabled=True, nopass=True, commands=["+@all", "-blpop"], keys=["*"])
+    election = make(redis.Redis(port=some_server.port, username="nowait", password="x"))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    before = admin.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+    start = clock.now()
+    eventually(lambda: clock.now() > start + 1.5)
+    after = admin.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert after - before <= 6, "a heartbeat every 0.4 s"
+    assert election.is_leader()
+    election.stop()
+    admin.acl_deluser("nowait")
+
+
+class Fails(logging.Handler):
+    def handle(self, record: logging.LogRecord) -> bool:
+        raise ValueError("a broken handler")
+
+
+class Blocks(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = threading.Event()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        return self.end.wait(GENEROUS)
+
+
+def test_s17_a_log_handler_that_raises_ends_nothing(make: Make) -> None:
+    handler, logger, lost = Fails(), logging.getLogger("django_leader"), threading.Event()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        election = make()
+        election.on_lose_leadership(lost.set)
+        election.start()
+        assert election.wait_for_leadership(GENEROUS)
+        election.resign()
+        assert lost.wait(GENEROUS)
+        assert election.wait_for_leadership(GENEROUS)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+
+
+def test_s20_a_log_handler_that_blocks_does_not_hold_up_a_stop(make: Make) -> None:
+    handler, logger = Blocks(), logging.getLogger("django_leader")
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    thread = threading.Thread(target=election.resign)
+    try:
+        thread.start()
+        eventually(lambda: not election.is_leader())
+        assert election.lease_left == 0
+        candidacy = election._candidacy
+        assert candidacy
+        assert candidacy.changed.acquire(timeout=GENEROUS)
+        candidacy.changed.release()
+    finally:
+        handler.end.set()
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+        thread.join()
+
+
+def test_an_election_that_nobody_holds_is_still_there_to_be_stopped(some_server: RedisServer) -> None:
+    election = LeaderElection(redis.Redis(port=some_server.port), Config(**FAST))  # type: ignore[arg-type]
+    election.start()
+    seen = weakref.ref(election)
+    assert election.wait_for_leadership(GENEROUS)
+    del election
+    gc.collect()
+    found = seen()
+    assert found is not None
+    found.stop()
+
+
+def test_who_waits_for_leadership_follows_to_the_next_candidacy(make: Make, some_server: RedisServer) -> None:
+    leader, election = make(), make()
+    leader.start()
+    assert leader.wait_for_leadership(GENEROUS)
+    election.start()
+    waiting = threading.Thread(target=election.wait_for_leadership, args=[None])
+    waiting.start()
+    eventually(lambda: election._candidacy and election._candidacy.attempts)
+    election.stop()
+    election.start()
+    leader.stop()
+    eventually(election.is_leader)
+    waiting.join(GENEROUS)
+    assert not waiting.is_alive()
+
+
+def test_s08_what_runs_beyond_its_lease_is_not_released_early(make: Make) -> None:
+    election, hold = make(), threading.Event()
+    election.on_lose_leadership(lambda: hold.wait(GENEROUS))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    released: list[int] = []
+    real = candidacy._lease.release
+
+    def release(me: str, token: int, *args: Any, **kwargs: Any) -> bool:
+        released.append(token)
+        return real(me, token, *args, **kwargs)
+
+    candidacy._lease.release = release  # type: ignore[method-assign]
+    election.stop()
+    assert released == [0], "it leaves, and lets the lease run out"
+    hold.set()
+
+
+def test_two_threads_that_find_themselves_in_a_fork_begin_one_candidacy(make: Make) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            barrier, begun = threading.Barrier(2), list[Any]()
+
+            def begin() -> None:
+                barrier.wait()
+                begun.append(election._begin())
+
+            threads = [threading.Thread(target=begin) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            status = 42 if sum(one is not None for one in begun) == 1 else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
 
 
 def test_the_leader_changes_are_told_to_followers(make: Make) -> None:

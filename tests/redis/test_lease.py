@@ -156,6 +156,8 @@ def test_a_release_that_holds_lets_nobody_lead_until_then(lease: Lease, client: 
     assert (held.verdict, held.holder) == ("held", A)
     assert held.remaining <= 0.2
     assert client.exists(KEYS.wake) == 0
+    assert lease.status().leader is None
+    assert 0 < lease.status().lease_left <= 0.2
     eventually(lambda: lease.campaign(B, 0, info("b")).verdict == "granted")
     assert lease.history(1)[0].kind == "elected"
 

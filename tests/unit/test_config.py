@@ -66,6 +66,12 @@ def test_a_lease_shorter_than_can_be_kept_is_refused() -> None:
     assert Config(lock_ttl=0.1).validate().lock_ttl == 0.1
 
 
+@pytest.mark.parametrize("name", ["heartbeat_interval", "retry_interval"])
+def test_an_interval_in_which_a_candidate_would_only_ask_redis_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} is 1e-06 s; give at least"):
+        made({name: 1e-6})
+
+
 def test_the_timing_of_the_defaults() -> None:
     assert Config().validate().timing == Timing(ttl=10, heartbeat=3, retry=2, margin=0.2, operation=2)
 

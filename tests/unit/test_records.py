@@ -51,17 +51,29 @@ def test_fields_of_a_wrong_type_are_empty() -> None:
     assert LeaderInfo.from_json(text, "a") == LeaderInfo("a")
 
 
+def test_what_cannot_be_shown_is_taken_out() -> None:
+    text = json.dumps({"instance_id": "a\x1b[31m", "hostname": "h\ud800\x00"})
+    assert LeaderInfo.from_json(text, "a\x1b[31m") == LeaderInfo("a[31m", "h")
+
+
+@given(st.text(st.characters(codec="utf-8", categories=["L", "N", "P"])))
+def test_any_name_survives(name: str) -> None:
+    assert LeaderInfo.from_json(LeaderInfo(name).to_json(), name) == LeaderInfo(name)
+
+
 @given(st.text())
 def test_any_text_is_read_without_an_error(text: str) -> None:
     assert LeaderInfo.from_json(text, "me").instance_id == "me"
 
 
-@given(st.datetimes(timezones=st.just(timezone.utc)))
+@given(st.datetimes(datetime(1970, 1, 1), datetime(9998, 1, 1), timezones=st.just(timezone.utc)))  # noqa: DTZ001
 def test_any_time_survives(at: datetime) -> None:
     assert parse_time(at.isoformat()) == at
 
 
-@pytest.mark.parametrize("value", [None, 5, "", "yesterday", "2026-01-02T03:04:05", "2026-13-40T00:00:00Z"])
+@pytest.mark.parametrize(
+    "value", [None, 5, "", "yesterday", "2026-01-02T03:04:05", "2026-13-40T00:00:00Z", "0001-01-01T00:00:00Z"]
+)
 def test_what_is_no_aware_time_is_none(value: object) -> None:
     assert parse_time(value) is None
 

@@ -77,20 +77,20 @@ def _ask(alias: str) -> dict[str, Any]:
     except RedisUnavailable as error:
         return row | {"error": str(error)}
     row |= {"token": found.fencing_token or None, "candidates": found.candidates, "status": LEADERLESS}
+    row["lease_left"] = round(found.lease_left, 3) or None
     if leader := found.leader:
         row |= {
             "leader": leader.instance_id,
             "host": leader.hostname,
             "since": leader.started_at,
             "last_heartbeat": leader.last_heartbeat,
-            "lease_left": round(found.lease_left, 3),
             "status": LED,
         }
     return row
 
 
 def _explain(alias: str) -> list[dict[str, str]]:
-    setting = read(alias).autostart
+    found = read(alias)
     variable = os.environ.get(VARIABLE, "")
     processes = {
         "manage.py runserver": Seen(variable, command="runserver", serving=True),
@@ -99,7 +99,7 @@ def _explain(alias: str) -> list[dict[str, str]]:
         "script, worker, shell": Seen(variable),
         "test run": Seen(variable, testing=True),
     }
-    rows = {where: decide(seen, setting) for where, seen in processes.items()}
+    rows = {where: decide(seen, found.autostart, found.serving_commands) for where, seen in processes.items()}
     if alias in starter.decisions:
         rows = {"this process": starter.decisions[alias], **rows}
     return [{"election": alias, "process": where, "starts": d.start, "because": d.why} for where, d in rows.items()]
@@ -107,5 +107,5 @@ def _explain(alias: str) -> list[dict[str, str]]:
 
 def _show(value: Any) -> str:
     if isinstance(value, datetime):
-        return f"{localtime(value):%Y-%m-%d %H:%M:%S}"
-    return "-" if value is None else f"{value:g} s" if isinstance(value, float) else str(value)
+        return f"{localtime(value):%Y-%m-%d %H:%M:%S %Z}"
+    return "-" if value in (None, "") else f"{value:g} s" if isinstance(value, float) else str(value)
