@@ -210,21 +210,21 @@ class Candidacy:
                 self._lease.post(twin, {"twin": self._me, "answer": True})
 
     def _answered(self, event: machine.Campaigned | machine.Renewed) -> None:
+        self._apply(event)
         if self.outage:
             self.outage = ""
             log(logging.WARNING, "%s: Redis answers again", self._label)
-        self._apply(event)
 
     def _failed(self, error: Exception) -> None:
-        if not self.outage:
+        known, self.outage = self.outage, str(error) or type(error).__name__
+        self._apply(machine.Failed(random.random()))
+        if not known:
             log(
                 logging.WARNING,
                 "%s: Redis cannot be asked (%s). Nobody can be elected until it can; the application is not "
                 "affected, and the election goes on by itself.",
                 self._label, error, exc_info=not isinstance(error, RedisUnavailable),
             )  # fmt: skip
-        self.outage = str(error) or type(error).__name__
-        self._apply(machine.Failed(random.random()))
 
     def _apply(self, event: machine.AnyEvent) -> None:
         with self.changed:

@@ -1,8 +1,8 @@
 """The Django signals of an election. Their sender is ``LeaderElection``; all carry ``using``, the election's alias.
 
 They are sent in threads of the election, never in a request's, and to every receiver even if another one raises.
-A receiver should return soon, since the next one waits for it; for long work start a thread, or use
-``election.on_become_leader``.
+A receiver should return soon, since the next one waits for it, and ``lost_leadership`` for all of ``became_leader``;
+for long work start a thread, or use ``election.on_become_leader``.
 """
 
 from __future__ import annotations
