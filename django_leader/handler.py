@@ -6,6 +6,7 @@ elections that were made from the old settings are stopped and forgotten.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -23,11 +24,14 @@ from . import connection
 from .config import Config
 from .election import LeaderElection
 from .exceptions import ConfigError, LeaderError
+from .log import log
 from .signals import became_leader, leader_changed, lost_leadership
 
 DEFAULT_ALIAS = "default"
 COMMAND_PREFIX = "command:"
 FIELDS = {field.name.upper(): field.name for field in fields(Config)}
+PATIENCE = 5.0
+"""Seconds that a receiver may take before we say what waits for it."""
 KEYS = ("CACHE", *FIELDS, "AUTOSTART", "SERVING_COMMANDS")
 
 
@@ -169,7 +173,10 @@ def _send_signals(election: LeaderElection) -> None:
                 raise LeaderError(f"the receiver {receiver!r} of became_leader raised") from result
 
     def lost(token: int, reason: str) -> None:
-        gain_sent.wait()
+        if not gain_sent.wait(PATIENCE):
+            text = "LEADER_ELECTIONS[%r]: a receiver of became_leader has not returned; lost_leadership waits for it"
+            log(logging.WARNING, text + ", and this process does not campaign until then", election.name)
+            gain_sent.wait()
         gain_sent.clear()
         lost_leadership.send_robust(**send, fencing_token=token, reason=reason)
 

@@ -116,7 +116,10 @@ def test_a_cache_that_cannot_carry_an_election_is_refused_by_what_needs_it(
     assert not elections["default"].running
 
 
-def test_a_receiver_is_told_of_the_loss_only_after_the_gain(project: Settings) -> None:
+def test_a_receiver_is_told_of_the_loss_only_after_the_gain(
+    project: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(handler, "PATIENCE", 0.01)
     log: list[str] = []
     hold, lost = threading.Event(), threading.Event()
 
@@ -143,6 +146,7 @@ def test_a_receiver_is_told_of_the_loss_only_after_the_gain(project: Settings) -
         assert called.wait(LONG), "the callbacks do not wait for the receivers"
         assert not election.is_leader()
         assert log == []
+        eventually(lambda: "a receiver of became_leader has not returned" in caplog.text)
         hold.set()
         assert lost.wait(LONG)
         assert log[:2] == ["gain", "loss"]

@@ -6,12 +6,14 @@ import gc
 import itertools
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from typing import Any
 
 import fakeredis
@@ -203,6 +205,28 @@ def test_s04_once_false_always_false_for_one_token(make: Make, monkeypatch: pyte
     assert election.fencing_token
     assert token
     assert election.fencing_token > token
+
+
+def test_s18_wall_time_plays_no_part(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    years = itertools.cycle([1970, 2900, 2026])
+    odd = monkeypatch.setattr
+    odd(candidacy_module, "utc_now", lambda: datetime(next(years), 1, 1, tzinfo=timezone.utc))
+    odd(time, "time", lambda: float(next(years)))
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    token, start = election.fencing_token, clock.now()
+    eventually(lambda: clock.now() > start + 2 * FAST["lock_ttl"])
+    assert election.fencing_token == token
+
+
+def test_s20_no_signal_handler_is_installed(make: Make) -> None:
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.stop()
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
 
 
 def test_s04_the_check_never_raises_and_takes_no_lock(make: Make) -> None:
