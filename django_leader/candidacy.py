@@ -195,8 +195,8 @@ class Candidacy:
         return LeaderInfo(self._config.instance_id, self._config.hostname, since, utc_now(), pid=self.pid)
 
     def _received(self, message: dict[str, Any]) -> None:
-        if not message:
-            self._apply(machine.Woken())
+        if "wake" in message:
+            self._apply(machine.Woken(message["wake"]))
         elif isinstance(twin := message.get("twin"), str):
             if twin not in self._twins:
                 self._twins.add(twin)

@@ -89,17 +89,20 @@ class Lease:
     def wait(self, me: str, *, wake: bool, until: float) -> dict[str, Any] | None:
         """Waits for a message to ``me``, and with ``wake`` for a wake-up, until the instant ``until``.
 
-        Gives the message, an empty one for a wake-up, or None when the wait ended otherwise. Raises
+        Gives the message, ``{"wake": place}`` for a wake-up, or None when the wait ended otherwise. Raises
         ``RedisUnavailable``.
         """
         keys = [inbox(self._keys, me), self._keys.wake][: 1 + wake]
         element = self.channel.wait(keys, until)
         if element is None:
             return None
+        key, value = element
+        if key.decode() != keys[0]:
+            return {"wake": int(value == b"1")}
         try:
-            message = json.loads(element[1]) if element[0].decode() == keys[0] else {}
+            message = json.loads(value)
         except ValueError:
-            message = {}
+            message = None
         return message if isinstance(message, dict) else {}
 
     def _step(self, name: str, me: str, token: int, info: LeaderInfo) -> Answer:

@@ -37,6 +37,8 @@ HAIR = 0.001
 SPREAD = 0.00005
 """Seconds per candidate over which the attempts on one expiry spread: about a third of the time of a script."""
 LONGEST_SPREAD = 0.02
+SECOND_CHANCE = 0.005
+"""Seconds that the second of two woken followers leaves to the first: a few round trips, which take 0.1 to 1 ms each."""
 FIRST_BACKOFF = 0.05
 """Seconds after a first failure. It doubles with each further one, up to the retry interval."""
 
@@ -105,7 +107,9 @@ class Tick(NamedTuple):
 
 
 class Woken(NamedTuple):
-    """A leader let go: campaign now."""
+    """A leader let go: campaign now, or a little later if another one was woken first."""
+
+    place: int = 0
 
 
 class Broken(NamedTuple):
@@ -159,8 +163,8 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
         case Failed(chance):
             wait = min(timing.retry, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + chance / 2)
             return replace(state, failures=state.failures + 1, next_at=max(now + wait, state.not_before))
-        case Woken() if state.term is None:
-            return replace(state, next_at=max(now, state.not_before))
+        case Woken(place) if state.term is None:
+            return replace(state, next_at=max(now + place * SECOND_CHANCE, state.not_before))
         case Broken(token) if state.term and state.term.token == token:
             return _end(state, "expired", owes_release=False, next_at=now)
         case Resign(token, reason) if state.term and state.term.token == token:

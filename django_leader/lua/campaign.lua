@@ -5,7 +5,7 @@
 --       3 state       hash         token, holder, until (server's ms), ttl (ms), released (token)
 --       4 candidates  zset, PX     me -> server's ms up to which it counts
 --       5 events      stream       the history
---       6 wake        list, PX     one element for each follower to wake
+--       6 wake        list, PX     one element for each follower to wake: its place, 0 or 1
 -- ARGV  1 echo   2 me   3 ttl, ms   4 floor: the highest token that the candidate has seen
 --       5 info: a JSON object without the token   6 ms for which the candidate counts without a sign of life
 -- Reply {echo, verdict, token, holder, ms left of the lease, candidates, twin}

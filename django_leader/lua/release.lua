@@ -5,7 +5,8 @@
 --       4 reason, for the history   5 '1' when the caller takes part no longer
 --       6 ms for which nobody may lead yet (0: the next one is woken at once)
 -- Reply {echo, 'released' or 'nothing'}
--- Two followers are woken, those who have waited longest: one that is frozen would eat a single wake-up. A
+-- Two followers are woken, those who have waited longest: one that is frozen would eat a single wake-up. Each gets
+-- its place, so that the second can stay out of the first one's way. A
 -- follower that goes away while nobody leads passes on the wake-up that it may have eaten.
 local me, token, hold = ARGV[2], ARGV[3], tonumber(ARGV[6])
 local holder = redis.call('GET', KEYS[1])
@@ -31,7 +32,7 @@ end
 if ARGV[5] == '1' then redis.call('ZREM', KEYS[4], me) end
 if not holder and (verdict == 'released' or ARGV[5] == '1') then
   redis.call('DEL', KEYS[6])
-  redis.call('RPUSH', KEYS[6], '1', '1')
+  redis.call('RPUSH', KEYS[6], '0', '1')
   redis.call('PEXPIRE', KEYS[6], 60000)
 end
 return {ARGV[1], verdict}

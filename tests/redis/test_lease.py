@@ -131,7 +131,7 @@ def test_s08_a_release_wakes_two_and_is_told_in_the_history(lease: Lease, client
     token = lease.campaign(A, 0, info()).token
     assert lease.release(A, token, "resigned", leave=True) is True
     assert client.exists(KEYS.lock, KEYS.info) == 0
-    assert client.llen(KEYS.wake) == 2
+    assert client.lrange(KEYS.wake, 0, -1) == [b"0", b"1"]
     assert client.zscore(KEYS.candidates, A) is None
     assert state(client)["released"] == str(token)
     assert [(e.kind, e.instance_id, e.fencing_token) for e in lease.history(9)] == [
@@ -246,15 +246,16 @@ def test_a_foreign_value_in_the_lock_is_a_holder_like_any_other(lease: Lease, cl
     assert status.leader == LeaderInfo("seed-node-1")
 
 
-def test_messages_arrive_in_the_inbox_and_wake_ups_are_empty(lease: Lease, client: Any) -> None:
+def test_messages_arrive_in_the_inbox_and_wake_ups_have_a_place(lease: Lease, client: Any) -> None:
     from django_leader import clock
 
     until = clock.now() + 10
     lease.post(A, {"twin": B})
     assert client.pttl(inbox(KEYS, A)) > 0
     assert lease.wait(A, wake=False, until=until) == {"twin": B}
-    client.rpush(KEYS.wake, "1")
-    assert lease.wait(A, wake=True, until=until) == {}
+    client.rpush(KEYS.wake, "0", "1")
+    assert lease.wait(A, wake=True, until=until) == {"wake": 0}
+    assert lease.wait(A, wake=True, until=until) == {"wake": 1}
     client.rpush(inbox(KEYS, A), "garbage", "[1]")
     assert lease.wait(A, wake=False, until=until) == {}
     assert lease.wait(A, wake=False, until=until) == {}
