@@ -38,7 +38,7 @@ SPREAD = 0.00005
 """Seconds per candidate over which the attempts on one expiry spread: about a third of the time of a script."""
 LONGEST_SPREAD = 0.02
 SECOND_CHANCE = 0.005
-"""Seconds that the second of two woken followers leaves to the first: a few round trips, which take 0.1 to 1 ms each."""
+"""Seconds that the second of two woken followers leaves to the first: a few round trips of 0.1 to 1 ms each."""
 FIRST_BACKOFF = 0.05
 """Seconds after a first failure. It doubles with each further one, up to the retry interval."""
 
