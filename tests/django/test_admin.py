@@ -64,7 +64,7 @@ def test_it_shows_who_leads(viewer: Client, project: Settings) -> None:
     assert f"{election.instance_id} leads — this process" in shown
     assert election.config.hostname in shown
     assert str(election.fencing_token) in shown
-    assert "s of 1.5 s" in shown
+    assert "s of 6 s" in shown
     assert "Candidates 1" in shown
 
 

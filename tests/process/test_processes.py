@@ -11,8 +11,8 @@ from django_leader.clock import now
 from tests.support.candidates import Candidate
 from tests.support.servers import RedisServer, eventually
 
-FAST = {"lock_ttl": 1.5, "heartbeat_interval": 0.4, "retry_interval": 0.3}
-TTL = 1.5
+TTL = 3.0  # several times what this kind of machine may stall
+FAST = {"lock_ttl": TTL, "heartbeat_interval": 0.4, "retry_interval": 0.3}
 
 
 @pytest.fixture
@@ -40,29 +40,35 @@ def leader_and_follower(candidate: Make) -> tuple[Candidate, Candidate]:
     return first, second
 
 
-def test_a_graceful_stop_hands_over_at_once(candidate: Make) -> None:
+def kinds(server: RedisServer) -> list[str]:
+    """What the history says, the oldest first."""
+    entries: Any = server.client().xrange("{maplefile:leader:lock}:events")
+    return [values[b"kind"].decode() for _, values in entries]
+
+
+def test_a_graceful_stop_hands_over_at_once(candidate: Make, own_server: RedisServer) -> None:
     first, second = leader_and_follower(candidate)
-    asked = now()
     first.tell("stop")
     assert first.hears("loss")["leads"] is False
-    gain = second.hears("gain")
-    assert gain["at"] - asked < TTL / 2, "the next leader did not wait for the lease to end"
+    second.hears("gain")
     first.hears("stopped", leads=False)
+    assert kinds(own_server) == ["elected", "resigned", "elected"], "the next leader did not wait for the lease to end"
 
 
-def test_the_end_of_the_interpreter_hands_over(candidate: Make) -> None:
+def test_s20_the_end_of_the_interpreter_hands_over(candidate: Make, own_server: RedisServer) -> None:
     first, second = leader_and_follower(candidate)
-    asked = now()
     first.tell("exit")
-    assert second.hears("gain")["at"] - asked < TTL
+    second.hears("gain")
     assert first.process.wait() == 0
+    assert kinds(own_server) == ["elected", "resigned", "elected"]
 
 
-def test_after_kill_9_another_leads_when_the_lease_ends(candidate: Make) -> None:
+def test_after_kill_9_another_leads_when_the_lease_ends(candidate: Make, own_server: RedisServer) -> None:
     first, second = leader_and_follower(candidate)
     token = first.verdict()["token"]
     first.kill()
     assert second.hears("gain")["token"] > token
+    assert kinds(own_server) == ["elected", "taken-over"]
 
 
 def test_s01_a_frozen_leader_does_not_lead_when_it_wakes(candidate: Make) -> None:
@@ -99,7 +105,7 @@ def test_s09_the_loss_is_announced_while_the_server_is_frozen(candidate: Make, o
     left = first.verdict()
     own_server.freeze()
     loss = first.hears("loss", reason="expired")
-    assert loss["at"] < left["at"] + TTL + 1.0
+    assert loss["at"] < left["at"] + TTL + 5.0, "long before the server answers, which it never does"
     assert loss["leads"] is False
     own_server.thaw()
     first.hears("gain")

@@ -151,13 +151,13 @@ def test_s08_only_the_holders_own_term_is_released(lease: Lease, client: Any, me
 
 def test_a_release_that_holds_lets_nobody_lead_until_then(lease: Lease, client: Any) -> None:
     token = lease.campaign(A, 0, info()).token
-    lease.release(A, token, "resigned", leave=True, hold=0.2)
+    lease.release(A, token, "resigned", leave=True, hold=1)
     held = lease.campaign(B, 0, info("b"))
     assert (held.verdict, held.holder) == ("held", A)
-    assert held.remaining <= 0.2
+    assert held.remaining <= 1
     assert client.exists(KEYS.wake) == 0
     assert lease.status().leader is None
-    assert 0 < lease.status().lease_left <= 0.2
+    assert 0 < lease.status().lease_left <= 1
     eventually(lambda: lease.campaign(B, 0, info("b")).verdict == "granted")
     assert lease.history(1)[0].kind == "elected"
 

@@ -11,7 +11,7 @@ from django_leader import leader_required
 body: list[Callable[[], Any]] = [lambda: time.sleep(0)]
 
 
-@leader_required(exit_code=3, hold=0.3)
+@leader_required(exit_code=3, hold=2)
 class Command(BaseCommand):
     """A command whose class is decorated, with arguments."""
 
