@@ -101,8 +101,7 @@ class Channel:
             self._send(*command)
             assert self._connection
             reply = self._connection.read_response(disable_decoding=True)
-            _close(self._stale)
-            self._stale = None
+            self._close_stale()
             return reply
         except NoScriptError:
             raise
@@ -119,6 +118,7 @@ class Channel:
         if seconds < SERVER_TIMER / 2:
             self._waker.wait(until - clock.now())
             return None
+        self._close_stale()  # it still waits at the server, and would eat the element that is meant for us
         try:
             self._send("BLPOP", *keys, f"{min(seconds, 3600):.3f}")
             assert self._connection
@@ -137,9 +137,9 @@ class Channel:
 
     def drop(self) -> None:
         """Closes the connection. The next call makes a new one."""
-        for connection in (self._connection, self._stale):
-            _close(connection)
-        self._connection = self._stale = None
+        self._close_stale()
+        _close(self._connection)
+        self._connection = None
 
     def open(self) -> None:
         """Connects ahead of the next call, if there is no connection. Raises ``RedisUnavailable``."""
@@ -157,6 +157,10 @@ class Channel:
                 with contextlib.suppress(OSError):
                     os.close(sock.detach())
         self._connection = self._stale = None
+
+    def _close_stale(self) -> None:
+        _close(self._stale)
+        self._stale = None
 
     def _dropped(self, error: BaseException) -> BaseException:
         self.drop()

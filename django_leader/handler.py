@@ -161,23 +161,24 @@ def _send_signals(election: LeaderElection) -> None:
     told of the loss before the gain.
     """
     send = {"sender": LeaderElection, "using": election.name, "election": election}
-    gain_sent = threading.Event()
+    sent: dict[int, threading.Event] = {}  # by token, so that a fork inherits nothing that could be taken for its own
 
     def gained(token: int) -> None:
         try:
             results = became_leader.send_robust(**send, fencing_token=token)
         finally:
-            gain_sent.set()
+            sent.setdefault(token, threading.Event()).set()
         for receiver, result in results:
             if isinstance(result, Exception):
                 raise LeaderError(f"the receiver {receiver!r} of became_leader raised") from result
 
     def lost(token: int, reason: str) -> None:
+        gain_sent = sent.setdefault(token, threading.Event())
         if not gain_sent.wait(PATIENCE):
             text = "LEADER_ELECTIONS[%r]: a receiver of became_leader has not returned; lost_leadership waits for it"
             log(logging.WARNING, text + ", and this process does not campaign until then", election.name)
             gain_sent.wait()
-        gain_sent.clear()
+        del sent[token]
         lost_leadership.send_robust(**send, fencing_token=token, reason=reason)
 
     def changed(previous: str, current: str) -> None:

@@ -6,8 +6,8 @@
 --       6 ms for which nobody may lead yet (0: the next one is woken at once)
 -- Reply {echo, 'released' or 'nothing'}
 -- Two followers are woken, those who have waited longest: one that is frozen would eat a single wake-up. Each gets
--- its place, so that the second can stay out of the first one's way. A
--- follower that goes away while nobody leads passes on the wake-up that it may have eaten.
+-- its place, so that the second can stay out of the first one's way. A follower that goes away while nobody leads
+-- passes on the wake-up that it may have eaten.
 local me, token, hold = ARGV[2], ARGV[3], tonumber(ARGV[6])
 local holder = redis.call('GET', KEYS[1])
 local verdict = 'nothing'

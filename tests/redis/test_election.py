@@ -23,6 +23,7 @@ import redis
 from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable, clock, machine
 from django_leader import candidacy as candidacy_module
 from django_leader import election as election_module
+from django_leader.channel import Channel, Waker, connector
 from django_leader.lifecycle import lifecycle
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
@@ -618,6 +619,35 @@ def test_two_threads_that_find_themselves_in_a_fork_begin_one_candidacy(make: Ma
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+
+
+def test_a_wait_that_was_cut_short_eats_no_wake_up(some_server: RedisServer) -> None:
+    admin, waker = some_server.client(), Waker()
+    channel = Channel(connector(redis.Redis(port=some_server.port).connection_pool), 5, waker)
+
+    def waiting() -> int:
+        blocked: int = admin.info("clients")["blocked_clients"]
+        return blocked
+
+    found: list[Any] = []
+
+    def wait() -> None:
+        found.append(channel.wait(["wake"], clock.now() + GENEROUS))
+
+    for _ in range(2):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        eventually(lambda: waiting() == 1)
+        waker.set()
+        thread.join()
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: waiting() == 1, "one connection waits, not those of the waits that were cut short, too")
+    admin.rpush("wake", "0")
+    thread.join()
+    assert found == [None, None, (b"wake", b"0")]
+    channel.drop()
+    waker.close()
 
 
 def test_the_leader_changes_are_told_to_followers(make: Make) -> None:
