@@ -27,6 +27,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import clock, machine
+from .advice import Advice
 from .channel import Connect, Waker
 from .config import Config
 from .delivery import Listeners, News, TermDelivery
@@ -59,13 +60,13 @@ class Candidacy:
         self._next_delivery: TermDelivery | None = None
         self._started_at = utc_now()
         self._last_leader = ""
-        self._twins: set[str] = set()
+        self._advice = Advice(label, config)
+        self._advised = False
         self.hold = 0.0
         self.pid = os.getpid()
         self.grant = NO_GRANT
         self.changed = threading.Condition(threading.RLock())
         self.attempts = 0
-        self.outage = ""
         self.ticked_at = clock.now()
         self.ended = False
 
@@ -80,6 +81,11 @@ class Candidacy:
         return here is self._thread or (self._delivery is not None and self._delivery.runs_here())
 
     @property
+    def outage(self) -> str:
+        """Why Redis could not be asked when it was last tried; empty when it answered."""
+        return self._advice.outage
+
+    @property
     def stopping(self) -> bool:
         """Whether it has ended, or is about to."""
         return self.ended or self._state.stopping
@@ -89,7 +95,9 @@ class Candidacy:
         with self.changed:
             ended = self._state.ended
             undelivered = replace(ended, owes_release=False) if ended and not ended.delivered else None
-            heir._state = machine.State(floor=self._state.floor, ended=undelivered)
+            heir._state = machine.State(
+                floor=self._state.floor, ended=undelivered, watch=self._state.watch, untold=self._state.untold
+            )
             self._heir = heir
             self.changed.notify_all()
 
@@ -135,7 +143,7 @@ class Candidacy:
             except Exception as error:  # a bug, here or below: the show goes on, but not in a tight loop
                 self._failed(error)
                 time.sleep(min(0.2, self._timing.retry))
-        if not left and not self.outage and self.attempts:
+        if not left and not self.outage and self._state.watch.look:
             with contextlib.suppress(Exception):
                 self._release(leave=True)
 
@@ -143,13 +151,14 @@ class Candidacy:
         """Carries out one decision. Gives whether this process has left the election by it."""
         state, asked_at = self._state, clock.now()
         if todo.act == "campaign":
-            answer = self._lease.campaign(self._me, state.floor, self._info())
+            answer = self._lease.campaign(self._me, machine.claim(state, asked_at, self._timing), self._info())
             self._answered(machine.Campaigned(asked_at, answer, random.random()))
             time.sleep(0)  # the gain callbacks' turn, now and not at our next I/O
             if answer.twin:
                 self._lease.post(answer.twin, {"twin": self._me})
-        elif todo.act == "renew" and state.term:
-            answer = self._lease.renew(self._me, state.term.token, self._info())
+        elif todo.act in ("renew", "confirm") and (term := state.term or state.pending):
+            self._advice.beat(asked_at - state.next_at, term.deadline - asked_at, term.token)
+            answer = self._lease.renew(self._me, term.token, self._info(), confirm=todo.act == "confirm")
             self._answered(machine.Renewed(asked_at, answer))
         elif todo.act == "release":
             leave = state.stopping
@@ -171,6 +180,10 @@ class Candidacy:
         if self._next_delivery is None and not state.term:
             with contextlib.suppress(RuntimeError):
                 self._next_delivery = self._prepare()
+        if not self._advised:
+            self._advised = True
+            with contextlib.suppress(RedisUnavailable):  # it may not be allowed
+                self._advice.server(self._lease.server())
         try:
             message = self._lease.wait(self._me, wake=not state.term and clock.now() >= state.not_before, until=until)
             self._deaf = False
@@ -188,7 +201,7 @@ class Candidacy:
     def _release(self, *, leave: bool) -> None:
         ended = self._state.ended
         token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
-        self._lease.release(self._me, token, reason, leave=leave, hold=self.hold)
+        self._lease.release(self._me, token, reason, floor=self._state.floor, leave=leave, hold=self.hold)
 
     def _info(self) -> LeaderInfo:
         since = self._started_at if self._state.term else utc_now()
@@ -198,33 +211,18 @@ class Candidacy:
         if "wake" in message:
             self._apply(machine.Woken(message["wake"]))
         elif isinstance(twin := message.get("twin"), str):
-            if twin not in self._twins:
-                self._twins.add(twin)
-                log(
-                    logging.WARNING,
-                    "%s: another process takes part as %r, too. Only one of them can lead at a time, but nobody can "
-                    "tell them apart: give each process an INSTANCE_ID of its own, or none.",
-                    self._label, self._config.instance_id,
-                )  # fmt: skip
+            self._advice.twin(twin)
             if not message.get("answer"):
                 self._lease.post(twin, {"twin": self._me, "answer": True})
 
     def _answered(self, event: machine.Campaigned | machine.Renewed) -> None:
         self._apply(event)
-        if self.outage:
-            self.outage = ""
-            log(logging.WARNING, "%s: Redis answers again", self._label)
+        self._advised = self._advised and not self.outage
+        self._advice.answered(event.answer)
 
     def _failed(self, error: Exception) -> None:
-        known, self.outage = self.outage, str(error) or type(error).__name__
+        self._advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))
         self._apply(machine.Failed(random.random()))
-        if not known:
-            log(
-                logging.WARNING,
-                "%s: Redis cannot be asked (%s). Nobody can be elected until it can; the application is not "
-                "affected, and the election goes on by itself.",
-                self._label, error, exc_info=not isinstance(error, RedisUnavailable),
-            )  # fmt: skip
 
     def _apply(self, event: machine.AnyEvent) -> None:
         with self.changed:
@@ -247,8 +245,7 @@ class Candidacy:
     def _apply_one(self, event: machine.AnyEvent) -> None:
         before, after = self._state, machine.step(self._state, event, clock.now(), self._timing)
         self._state = after
-        if isinstance(event, machine.Campaigned | machine.Failed):
-            self.attempts += 1
+        self.attempts += machine.decided(event, after)
         if before.term and not after.term:
             self.grant.latch[0] = 0
             self.grant = NO_GRANT

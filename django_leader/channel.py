@@ -24,9 +24,11 @@ from typing import Any
 
 from redis.connection import AbstractConnection, Connection, ConnectionPool
 from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.sentinel import SentinelConnectionPool
 
 from . import clock
 from .exceptions import RedisUnavailable
+from .sentinel import Primary, private
 
 Connect = Callable[[float], Connection]
 """Makes a connection, unconnected, whose connect and each of whose reads end after so many seconds."""
@@ -199,17 +201,19 @@ def _close(connection: Connection | None) -> None:
 
 
 def connector(pool: ConnectionPool) -> Connect:
-    """Makes connections like those of ``pool`` (address, credentials, TLS), but private and without retries."""
-    unwanted = ("maint", "orig_", "oss_cluster", "event_dispatcher", "retry", "himport", "lib_", "driver_info")
-    kwargs = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(unwanted)}
+    """Makes connections like those of ``pool`` (address, credentials, TLS), but private and without retries.
+
+    Of a pool that is managed by Sentinel, to whichever server is the primary when it connects.
+    """
     # RESP2 and no client info: a new connection costs no handshake beyond what the server asks for.
-    kwargs |= _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
+    kwargs = private(pool.connection_kwargs) | _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
     kwargs |= {"decode_responses": False, "health_check_interval": 0}
 
     def connect(timeout: float) -> Connection:
-        connection: Connection = pool.connection_class(
-            **kwargs | {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        )
+        own: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        if isinstance(pool, SentinelConnectionPool):
+            own["connection_pool"] = Primary(pool, timeout)
+        connection: Connection = pool.connection_class(**kwargs | own)
         return connection
 
     return connect

@@ -10,6 +10,8 @@ from django.core.exceptions import ImproperlyConfigured
 from . import connection
 from .handler import KEYS, ElectionSettings, configured, read
 
+NUMBERS = {key: number for number, key in enumerate(KEYS, 3) if number < 13} | {"QUARANTINE": 14, "MIN_REPLICAS": 15}
+"""The number of the checks of each setting. E013 is about two elections."""
 LONG_TTL = 3600.0
 """Seconds. A lease above it is more often one in milliseconds than one that is meant."""
 
@@ -21,7 +23,7 @@ def register_all() -> None:
 
 
 def check_elections(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Every setting of every election. E003 to E012 and the W of the same number name the setting, in order of KEYS."""
+    """Every setting of every election. An error and a warning about the same setting have the same number."""
     try:
         aliases = list(configured())
     except ImproperlyConfigured as error:
@@ -33,8 +35,8 @@ def check_elections(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             found = read(alias)
         except ImproperlyConfigured as error:
             setting = str(error).removeprefix(f"LEADER_ELECTIONS[{alias!r}]: ").split(" ")[0]
-            number = f"E{KEYS.index(setting) + 3:03}" if setting in KEYS else "E002"
-            messages.append(Error(str(error), id=f"django_leader.{number}"))
+            number = NUMBERS.get(setting, 2)
+            messages.append(Error(str(error), id=f"django_leader.E{number:03}"))
             continue
         readable.append(found)
         messages += _check_one(found)
@@ -53,9 +55,14 @@ def _check_one(found: ElectionSettings) -> list[CheckMessage]:
             if field == "heartbeat_interval"
             else "Give a positive number of seconds, or leave the key out for the default."
         )
-        number = KEYS.index(field.upper()) + 3
+        number = NUMBERS[field.upper()]
         messages.append(Warning(f"{label}: {field.upper()} {rest}", hint=hint, id=f"django_leader.W{number:03}"))
     timing = found.config.validate().timing
+    if 0 < timing.quarantine < timing.ttl:
+        text = f"{label}: QUARANTINE is {timing.quarantine:g} s, shorter than LOCK_TTL: when Redis has lost its data "
+        text += "another process can be elected while the last leader's lease goes on"
+        hint = "Give at least the longest LOCK_TTL that any process uses, or leave the key out."
+        messages.append(Warning(text, hint=hint, id=f"django_leader.W{NUMBERS['QUARANTINE']:03}"))
     if timing.ttl > LONG_TTL:
         text = f"{label}: LOCK_TTL is {timing.ttl:g} s, and so long nobody leads when the leader's host dies"
         hint = "Durations are in seconds, not milliseconds."

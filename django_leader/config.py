@@ -1,8 +1,9 @@
 """How an election is configured: the durations, the names, their defaults and their limits, in one place.
 
-Durations are seconds, as a number or a ``timedelta``. What is empty, zero or negative means "the default", and a
-heartbeat that cannot keep its lease becomes a third of it: ``validate()`` repairs these and ``repairs()`` names
-them. What cannot be meant, like text for a duration or braces in a key, raises ``ConfigError``.
+Durations are seconds, as a number or a ``timedelta``. What is empty, zero or negative means "the default" (but a
+quarantine of zero means none), and a heartbeat that cannot keep its lease becomes a third of it: ``validate()``
+repairs these and ``repairs()`` names them. What cannot be meant, like text for a duration or braces in a key, raises
+``ConfigError``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ LONGEST_OPERATION = 2.0
 """Seconds that one Redis operation may take, however long the lease: it bounds what a stop can cost."""
 LONGEST_NAME = 255
 """Characters of an instance id or a host name: the longest DNS name has 253."""
+MOST_REPLICAS = 100
+"""More than any primary has: above it a value is a mistake."""
+
+SEED_FIELDS = 7
+"""The first fields of a ``Config`` are texts and durations of which nothing means the default."""
 
 _TAGGED = re.compile(r"^[^{}]*\{[^{}]+\}[^{}]*$")
 
@@ -42,6 +48,8 @@ class Timing(NamedTuple):
     retry: float
     margin: float
     operation: float
+    quarantine: float
+    replicas: int
 
 
 class Keys(NamedTuple):
@@ -57,9 +65,11 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """The seven settings of an election. Frozen; ``validate()`` gives a copy that is fit for use.
+    """The settings of an election. Frozen; ``validate()`` gives a copy that is fit for use.
 
-    Raises ``ConfigError`` at once for a value of a kind that can never be used.
+    ``quarantine``: seconds for which nobody is elected after Redis has lost data; None is the lease, 0 turns it off.
+    ``min_replicas``: how many replicas must have a grant or a renewal before it counts. Raises ``ConfigError`` at
+    once for a value of a kind that can never be used.
     """
 
     redis_key_name: str = "maplefile:leader:lock"
@@ -69,9 +79,14 @@ class Config:
     retry_interval: Duration = 2.0
     instance_id: str = ""
     hostname: str = ""
+    quarantine: Duration | None = None
+    min_replicas: int = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
+        if self.quarantine is not None:
+            object.__setattr__(self, "quarantine", _seconds("quarantine", self.quarantine))
+        _check_replicas(self.min_replicas)
+        for field in fields(self)[:SEED_FIELDS]:
             value = getattr(self, field.name)
             number = field.name in DEFAULTS and isinstance(DEFAULTS[field.name], float)
             object.__setattr__(self, field.name, _seconds(field.name, value) if number else _text(field.name, value))
@@ -99,6 +114,8 @@ class Config:
             for name, default in DEFAULTS.items()
             if not getattr(self, name) or (isinstance(default, float) and getattr(self, name) <= 0)
         }
+        if _seconds("quarantine", self.quarantine) < 0:
+            values["quarantine"] = None
         hostname = self.hostname or UNPRINTABLE.sub("", platform.node())[:LONGEST_NAME] or "localhost"
         suffix = uuid.uuid4().hex[:8]
         values["hostname"] = hostname
@@ -111,25 +128,32 @@ class Config:
     def repairs(self) -> list[str]:
         """What ``validate()`` would change of the values that were given, a sentence each. Local."""
         valid = self.validate()
-        return [
+        changed = [
             f"{name} is {getattr(self, name)!r}, which cannot be used; {getattr(valid, name)!r} is used instead"
             for name in DEFAULTS
             if getattr(self, name) != getattr(valid, name)
         ]
+        if self.quarantine != valid.quarantine:
+            changed.append(
+                f"quarantine is {self.quarantine!r}, which cannot be used; {valid.timing.quarantine!r} is used instead"
+            )
+        return changed
 
     @property
     def timing(self) -> Timing:
         """The durations as numbers, with what follows from them.
 
         ``margin`` is what the lease's deadline comes early, for clocks that drift: 2 % of the lease, at least 10 ms.
-        ``operation`` is the timeout of one Redis operation: short enough that two of them fit between a heartbeat
-        and the deadline.
+        ``operation`` is the timeout of one Redis operation: short enough that two tries fit between a heartbeat and
+        the deadline, each of which is two operations where replicas must confirm it.
         """
         names = ("lock_ttl", "heartbeat_interval", "retry_interval")
         ttl, heartbeat, retry = (_seconds(name, getattr(self, name)) for name in names)
         margin = max(0.010, 0.02 * ttl)
-        operation = min(ttl / 3, 0.99 * (ttl - heartbeat - margin) / 2, LONGEST_OPERATION)
-        return Timing(ttl, heartbeat, retry, margin, operation)
+        operations = 4 if self.min_replicas else 2
+        operation = min(ttl / 3, 0.99 * (ttl - heartbeat - margin) / operations, LONGEST_OPERATION)
+        quarantine = ttl if self.quarantine is None else _seconds("quarantine", self.quarantine)
+        return Timing(ttl, heartbeat, retry, margin, operation, quarantine, self.min_replicas)
 
     @property
     def keys(self) -> Keys:
@@ -144,9 +168,7 @@ class Config:
         return replace(self, redis_key_name=f"{self.keys.lock}:{name}", redis_info_key_name=f"{self.keys.info}:{name}")
 
 
-DEFAULTS: dict[str, Any] = {
-    field.name: field.default for field in fields(Config) if field.name not in ("instance_id", "hostname")
-}
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Config)[:5]}
 
 
 def inbox(keys: Keys, me: str) -> str:
@@ -169,6 +191,11 @@ def _seconds(name: str, value: Any) -> float:
     if not math.isfinite(value) or value > LONGEST_DURATION:
         raise ConfigError(f"{name} is {value!r}; give a finite number of seconds, at most {LONGEST_DURATION:.0f}")
     return float(value)
+
+
+def _check_replicas(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_REPLICAS:
+        raise ConfigError(f"min_replicas is {value!r}; give a whole number of replicas, at most {MOST_REPLICAS}")
 
 
 def _text(name: str, value: Any) -> str:

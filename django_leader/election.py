@@ -260,13 +260,17 @@ class LeaderElection:
         return True
 
     def wait_for_leadership(self, timeout: float | None = 0.0) -> bool:
-        """Blocks until this process leads, or ``timeout`` seconds are over (None: never) and one campaign has ended.
+        """Blocks until this process leads, or ``timeout`` seconds are over (None: never) and one attempt has ended.
 
-        Gives whether it leads; False at once when ``start()`` was not called. The campaign may take four operations
-        (connect, log in, choose the database, ask), and so long at most it goes over the timeout.
+        Gives whether it leads; False at once when ``start()`` was not called. An attempt ends at once when Redis
+        cannot be asked or another process leads. When nobody does, but the last leader did not resign or Redis lost
+        data, it ends when that state is proved to be over: after a lease, or a quarantine if that is longer. So long,
+        and four operations (connect, log in, choose the database, ask), it may go over the timeout.
         """
+        timing = self.config.timing
         until = clock.now() + (float("inf") if timeout is None else timeout)
-        first_attempt = until + 4 * self.config.timing.operation
+        proof = max(timing.ttl, timing.quarantine) + timing.retry
+        first_attempt = until + proof + 4 * timing.operation
         while (candidacy := self._candidacy) and self.running and not self.is_leader():
             left = (until if candidacy.attempts else first_attempt) - clock.now()
             if left <= 0:

@@ -30,9 +30,11 @@ from .signals import became_leader, leader_changed, lost_leadership
 DEFAULT_ALIAS = "default"
 COMMAND_PREFIX = "command:"
 FIELDS = {field.name.upper(): field.name for field in fields(Config)}
+"""The settings that are fields of ``Config``."""
 PATIENCE = 5.0
 """Seconds that a receiver may take before we say what waits for it."""
-KEYS = ("CACHE", *FIELDS, "AUTOSTART", "SERVING_COMMANDS")
+KEYS = ("CACHE", *list(FIELDS)[:7], "AUTOSTART", "SERVING_COMMANDS", *list(FIELDS)[7:])
+"""All settings of an election, in the order in which they came into being: see ``checks``."""
 
 
 @dataclass(frozen=True)

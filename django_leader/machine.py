@@ -1,21 +1,30 @@
 """The election as a pure function: what a candidate knows, what happens to it, and what it does next.
 
 NOT guaranteed here: that nobody else leads. This module keeps one process honest about its own lease; that two
-processes never hold one is the work of the scripts in ``lua/`` and of three assumptions: over one lease our boot
-clock is at most the margin slower than real time, Redis runs a script atomically, and Redis does not forget (a
-flush, a restart without persistence or a failover can start a second history while an old lease still runs).
-Outside of them only the fencing token protects, and only where the other system checks it.
+processes never hold one is the work of it and of the scripts in ``lua/`` together, and of assumptions: over one lease
+our boot clock is at most the margin slower than real time, Redis runs a script atomically, and where Redis has
+replicas ``MIN_REPLICAS`` makes every grant known to most servers. Outside of them only the fencing token protects,
+and only where the other system checks it.
 
-Why a term is safe inside of them:
+Why one process leads at a time. Say that a grant to B follows one to A:
 
-- A deadline is counted from the instant *before* the request left (``asked_at``), so it is never later than the
-  instant at which the server lets the lease go, whatever the network did to the request or its reply.
-- ``step`` looks at the clock before it looks at the event. A renewal whose reply comes after the deadline meets a
-  term that has already ended, and there is no way back from ``ended`` to ``term``: the next term is a new grant
-  with a new token.
-- A reply that never comes is ``Failed``, which changes neither the term nor the deadline. A grant whose reply was
-  lost makes nobody leader; the next campaign of the same candidacy is granted anew.
-- No campaign starts while the loss callbacks of the last term still run, so gain and loss come strictly in pairs.
+- *A's deadline* is counted from the instant before its request left (``asked_at``), so it is never later than the
+  end of what the server was asked for. ``step`` looks at the clock before it looks at the event: a renewal whose
+  reply comes after the deadline meets a term that has already ended, and nothing leads from ``ended`` to ``term``.
+- *A's state is there when B's request is executed.* Either A has released it, and had ended before; or B claims it.
+  A claim names the version of the state that B has proved to be over on its own clock (``watch``). A renewal makes
+  another version, and the claim void.
+- *A's state is lost.* The first step of anybody on what is left finds no state, another server's, or an older one,
+  and sets a quarantine, which lasts longer than any lease that was granted before the loss, and has to be claimed
+  like any other state. A itself may set its state again while its lease lasts, which is then the only one: the reply
+  counts only before the old deadline. If it comes too late, the state says so (``reclaimed``) and makes nobody leader.
+- *A reply never comes*: ``Failed``, which changes neither the term nor the deadline. A grant whose reply was lost
+  makes nobody leader; the next campaign of the same candidacy is granted anew, and an earlier one that is executed
+  later is refused.
+- *With replicas* a grant is confirmed by a second step before it counts (``pending``). It fails if a replica has joined
+  since, as that replica may have confirmed the last lease of another primary.
+
+No campaign starts while the loss callbacks of the last term still run, so gain and loss come strictly in pairs.
 
 Instants are seconds on the boot clock. ``chance`` is a random number in [0, 1) that the caller drew, so that the
 same events always give the same state.
@@ -28,12 +37,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from .config import Timing
-from .records import Answer
+from .records import Answer, Claim
+from .watch import NOTHING_SEEN, Watch
 
-Reason = Literal["resigned", "expired", "taken", "data-lost", "callback-failed"]
+Reason = Literal["resigned", "expired", "taken", "quarantined", "data-lost", "callback-failed"]
 
-HAIR = 0.001
-"""Seconds that a follower waits beyond the lease's end, which Redis counts in whole milliseconds."""
+HAIR = 0.001  # seconds beyond the end of a lease, which Redis counts in whole milliseconds
 SPREAD = 0.00005
 """Seconds per candidate over which the attempts on one expiry spread: about a third of the time of a script."""
 LONGEST_SPREAD = 0.02
@@ -62,10 +71,12 @@ class Ended:
 
 @dataclass(frozen=True)
 class State:
-    """All that a candidate knows. ``term`` and ``ended`` are never both set."""
+    """All that a candidate knows. At most one of ``pending``, ``term`` and ``ended`` is set."""
 
     term: Term | None = None
     ended: Ended | None = None
+    pending: Term | None = None
+    """Granted, and not yet confirmed."""
     next_at: float = 0.0
     """When the next request is due."""
     not_before: float = 0.0
@@ -78,6 +89,9 @@ class State:
     """Terms that a gain callback ended in a row."""
     leader: str = ""
     """The candidacy that was last seen to lead."""
+    watch: Watch = NOTHING_SEEN
+    untold: tuple[int, str] = (0, "")
+    """Token and reason of the last term, until the history has its end."""
     stopping: bool = False
 
 
@@ -145,7 +159,7 @@ AnyEvent = Campaigned | Renewed | Failed | Tick | Woken | Broken | Resign | Deli
 class Plan(NamedTuple):
     """What to do next. A ``wait`` lasts until ``until``, and any event cuts it short."""
 
-    act: Literal["campaign", "renew", "release", "leave", "wait"]
+    act: Literal["campaign", "confirm", "renew", "release", "leave", "wait"]
     until: float = math.inf
     listen: bool = False
     """Whether to wait at Redis, where other processes can wake us, and not only at home."""
@@ -163,7 +177,7 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
         case Failed(chance):
             wait = min(timing.retry, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + chance / 2)
             return replace(state, failures=state.failures + 1, next_at=max(now + wait, state.not_before))
-        case Woken(place) if state.term is None:
+        case Woken(place) if state.term is None and state.pending is None:
             return replace(state, next_at=max(now + place * SECOND_CHANCE, state.not_before))
         case Broken(token) if state.term and state.term.token == token:
             return _end(state, "expired", owes_release=False, next_at=now)
@@ -176,8 +190,23 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
             return replace(state, ended=None)
         case Stop():
             state = replace(state, stopping=True)
+            if state.pending:
+                return replace(state, pending=None, ended=_unannounced(state.pending))
             return _end(state, "resigned", owes_release=True, next_at=now) if state.term else state
     return state
+
+
+def claim(state: State, asked_at: float, timing: Timing) -> Claim:
+    """What a campaign that leaves at ``asked_at`` says. Pure."""
+    latest = state.watch.server_time(asked_at)
+    latest += timing.operation + timing.margin if latest else 0.0
+    return Claim(state.floor, state.watch.over(asked_at), latest, state.untold)
+
+
+def decided(event: AnyEvent, after: State) -> bool:
+    """Whether ``event`` ended an attempt to lead. Who must still watch or confirm has not been turned down. Pure."""
+    turned_down = isinstance(event, Campaigned) and event.answer.verdict in ("held", "foreign")
+    return turned_down or isinstance(event, Failed) or after.term is not None
 
 
 def plan(state: State, now: float) -> Plan:
@@ -193,7 +222,7 @@ def plan(state: State, now: float) -> Plan:
     if state.ended:
         return Plan("wait")
     if now >= state.next_at:
-        return Plan("renew" if state.term else "campaign")
+        return Plan("renew" if state.term else "confirm" if state.pending else "campaign")
     until = min(state.next_at, state.term.deadline) if state.term else state.next_at
     return Plan("wait", until, listen=not state.failures)
 
@@ -201,15 +230,25 @@ def plan(state: State, now: float) -> Plan:
 def _expire(state: State, now: float) -> State:
     if state.term and now >= state.term.deadline:
         return _end(state, "expired", owes_release=False, next_at=now)
+    if state.pending and now >= state.pending.deadline:
+        return replace(state, pending=None)
     if state.ended and state.ended.owes_release and not state.ended.delivered and now >= state.ended.term.deadline:
         # Work that does not end keeps the lease until it has run out: from here on there is nothing to give back.
-        return replace(state, ended=replace(state.ended, owes_release=False))
+        ended = replace(state.ended, owes_release=False)
+        return replace(state, ended=ended, untold=(ended.term.token, ended.reason))
     return state
 
 
 def _end(state: State, reason: Reason, *, owes_release: bool, next_at: float) -> State:
     assert state.term
-    return replace(state, term=None, ended=Ended(state.term, reason, owes_release), next_at=next_at, leader="")
+    untold = state.untold if owes_release else (state.term.token, reason)  # a release tells the history
+    ended = Ended(state.term, reason, owes_release)
+    return replace(state, term=None, ended=ended, untold=untold, next_at=next_at, leader="")
+
+
+def _unannounced(term: Term) -> Ended:
+    """A grant of which nobody was told, and that is given back."""
+    return Ended(term, "resigned", owes_release=True, delivered=True)
 
 
 def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
@@ -219,33 +258,44 @@ def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
     return _end(replace(state, setbacks=setbacks, not_before=until), reason, owes_release=True, next_at=until)
 
 
+def _observe(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
+    watch = state.watch.observe(asked_at, answer, now, timing.margin)
+    return replace(state, watch=watch, failures=0, floor=max(state.floor, answer.token))
+
+
 def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, now: float, timing: Timing) -> State:
-    state = replace(state, failures=0, floor=max(state.floor, answer.token))
-    if state.term or state.ended:
+    state = replace(_observe(state, asked_at, answer, now, timing), untold=(0, ""))
+    if state.term or state.ended or state.pending:
         return state
     if answer.verdict != "granted":
+        # What is not ours cannot be claimed: its holder lets it run out, or renews it.
+        over_at = now + answer.remaining if answer.verdict in ("foreign", "late") else state.watch.over_at
         spread = chance * min(LONGEST_SPREAD, SPREAD * answer.candidates)
-        # A lock without a TTL is not ours; it has nothing that could run out.
-        wait = min(timing.retry, answer.remaining + HAIR + spread) if answer.remaining >= 0 else timing.retry
-        return replace(state, leader=answer.holder, next_at=now + wait)
+        return replace(state, leader=answer.holder, next_at=min(now + timing.retry, max(over_at, now) + HAIR + spread))
     term = Term(answer.token, asked_at + timing.ttl - timing.margin)
     if state.stopping:
-        return replace(state, ended=Ended(term, "resigned", owes_release=True, delivered=True))
+        return replace(state, ended=_unannounced(term))
     if now >= term.deadline:
         return replace(state, next_at=now)
+    if timing.replicas:
+        return replace(state, pending=term, next_at=now)
     return replace(state, term=term, leader=answer.holder, next_at=asked_at + timing.heartbeat)
 
 
 def _renewed(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
-    state = replace(state, failures=0)
-    if not state.term:
-        return replace(state, floor=max(state.floor, answer.token))
+    state = _observe(state, asked_at, answer, now, timing)
+    term = state.term or state.pending
+    if not term:
+        return state
     if answer.verdict == "renewed":
-        if answer.token != state.term.token:
+        if answer.token != term.token:
             return state
-        deadline = max(state.term.deadline, asked_at + timing.ttl - timing.margin)
-        return replace(state, term=Term(state.term.token, deadline), setbacks=0, next_at=asked_at + timing.heartbeat)
+        deadline = max(term.deadline, asked_at + timing.ttl - timing.margin)
+        lasts = replace(state, term=Term(term.token, deadline), next_at=asked_at + timing.heartbeat)
+        return replace(lasts, pending=None, leader=answer.holder) if state.pending else replace(lasts, setbacks=0)
+    if state.pending:
+        return replace(state, pending=None, next_at=now)
     taken = answer.holder not in ("", state.leader)
-    reason: Reason = "taken" if taken else "data-lost"
+    reason: Reason = "taken" if taken else "quarantined" if answer.verdict == "quarantined" else "data-lost"
     lost = _end(state, reason, owes_release=False, next_at=now + (timing.retry if taken else 0))
-    return replace(lost, floor=max(state.floor, answer.token), leader=answer.holder)
+    return replace(lost, leader=answer.holder)

@@ -64,11 +64,13 @@ class ElectionStatus:
 
     leader: LeaderInfo | None
     lease_left: float
-    """Seconds until the lease in Redis runs out; 0 when there is none. Without a leader: its last one holds it."""
+    """Seconds until the lease in Redis runs out. Without a leader: for which nobody may lead yet; 0 when one may."""
     fencing_token: int
     """The highest token granted so far; 0 when there was none."""
     candidates: int
     """How many processes take part, the leader among them."""
+    quarantined: bool = False
+    """Whether Redis has lost data, so that nobody may be elected before ``lease_left`` is over."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +81,41 @@ class Event:
     kind: str
     instance_id: str
     fencing_token: int
+    reason: str = ""
+
+
+class Claim(NamedTuple):
+    """What a campaign says beside who campaigns."""
+
+    floor: int = 0
+    """The highest token that the candidate has seen."""
+    version: str = ""
+    """The state that is over, as the candidate has proved to itself; empty when it has not."""
+    latest: float = 0.0
+    """Seconds on the server's clock after which the campaign is too old to be executed; 0 when that is not known."""
+    lost: tuple[int, str] = (0, "")
+    """Token and reason of the last term, if the history does not have its end yet."""
 
 
 class Answer(NamedTuple):
-    """What a script answered to one step of a candidate."""
+    """What a script answered to one step of a candidate. The verdicts are explained in the scripts."""
 
     verdict: str
-    """``granted`` or ``held`` to a campaign, ``renewed`` or ``refused`` to a renewal."""
     token: int
+    """The term's, or the highest that Redis knows."""
     holder: str
     """The candidacy (``me``) that holds the lease; empty when nobody does."""
     remaining: float
-    """Seconds that are left of the lease."""
+    """Seconds by the server's clock until the state ends."""
     candidates: int
     twin: str
     """Another candidacy under the same instance id, told only to one that has just joined."""
+    at: float
+    """Seconds on the server's clock, at which the script ran."""
+    version: str
+    """Names the state as the script left it; every change gives it another."""
+    span: float
+    """Seconds from the instant at which the state was set to its end."""
 
 
 def instance_of(me: str) -> str:

@@ -1,56 +1,63 @@
 -- One attempt of a candidate to lead. Also tells Redis that it takes part, and when it counts as gone.
 --
--- KEYS  1 lock        string, PX   me of the holder
---       2 info        string, PX   LeaderInfo as JSON
---       3 state       hash         token, holder, until (server's ms), ttl (ms), released (token)
---       4 candidates  zset, PX     me -> server's ms up to which it counts
---       5 events      stream       the history
---       6 wake        list, PX     one element for each follower to wake: its place, 0 or 1
--- ARGV  1 echo   2 me   3 ttl, ms   4 floor: the highest token that the candidate has seen
---       5 info: a JSON object without the token   6 ms for which the candidate counts without a sign of life
--- Reply {echo, verdict, token, holder, ms left of the lease, candidates, twin}
---       verdict 'granted': the lease is the candidate's, with this token
---               'held':    holder has it, for so many ms
+-- KEYS, ARGV 1 to 5 and what happens first: state.lua
+-- ARGV  6 ttl, ms   7 ms for which the candidate counts without a sign of life
+--       8 info: a JSON object without the token
+--       9 claim: version of the state that is over, as the candidate has proved to itself; or ''
+--       10 server's ms after which this request is too old to be executed; or 0
+--       11 token and 12 reason of the candidate's last term, if the history does not have its end yet; or 0 and ''
+-- Reply {echo, verdict, token, holder, ms left, candidates, twin, now, version, span}
+--       verdict 'granted'      the lease is the candidate's, with this token
+--               'held'         holder has it, for so many ms
+--               'expired'      holder had it; to claim it, watch the state (see machine.py)
+--               'quarantined'  data were lost: nobody may lead, for so many ms
+--               'foreign'      the lock is held by what does not speak this protocol, for so many ms
+--               'late'         the request is too old, or the server's clock has jumped
 --       twin: me of another candidate with the same instance id, told once, when this one joins; or ''
--- A lock key that is gone before its time (evicted, deleted) frees nothing: its holder may still lead until then.
--- Granted also when the lock already says me: the reply to that grant was lost, so nobody leads by it.
-local me, ttl = ARGV[2], tonumber(ARGV[3])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local holder = redis.call('GET', KEYS[1])
-local last = redis.call('HMGET', KEYS[3], 'token', 'released', 'holder', 'until')
-local left = redis.call('PTTL', KEYS[1])
--- A key of a wrong type is an error here, before anything is written: it is not ours, and never deleted.
-redis.call('STRLEN', KEYS[2])
+--       version: of the state after this script; it changes with every change   span: how long that state lasts
+-- Granted also when the lease is the candidate's own: the reply to that grant was lost, so nobody leads by it. Not
+-- after a reclaim, which may have come too late to count, and not to a request that an earlier one overtook.
+local ttl = tonumber(ARGV[6])
 redis.call('XLEN', KEYS[5])
 redis.call('LLEN', KEYS[6])
 
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', string.format('(%.0f', now))
-local joined = redis.call('ZADD', KEYS[4], string.format('%.0f', now + ARGV[6]), me)
-redis.call('PEXPIRE', KEYS[4], ARGV[6])
 local twin = ''
+local function answer(verdict, who, left)
+  return {echo, verdict, int(token), who, left, candidates, twin, now, version(), span}
+end
+if tonumber(ARGV[10]) > 0 and now > tonumber(ARGV[10]) then return answer('late', '', 0) end
+
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. int(now))
+local joined = redis.call('ZADD', KEYS[4], int(now + ARGV[7]), me)
+redis.call('PEXPIRE', KEYS[4], ARGV[7])
 if joined == 1 then
   local id = string.sub(me, 1, -17)
   for _, other in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
     if other ~= me and string.sub(other, 1, -17) == id then twin = other end
   end
 end
-local candidates = redis.call('ZCARD', KEYS[4])
+candidates = redis.call('ZCARD', KEYS[4])
+if ARGV[12] ~= '' then remember(ARGV[12], '', me, ARGV[11]) end
 
-if not holder and last[1] and last[1] ~= last[2] and tonumber(last[4]) > now then
-  holder, left = last[3], tonumber(last[4]) - now
+local claimed = ARGV[9] == version()
+local own = kind == 'lease' and holder == me and tonumber(echo) > request
+local free = kind == 'free' or (kind == 'hold' and now >= until_)
+local left = lock and lock ~= me and redis.call('PTTL', KEYS[1]) or 0
+if left > 0 and (lock ~= holder or kind == 'free') then return answer('foreign', lock, left) end
+if not (claimed or own or free) then
+  if kind == 'quarantine' then return answer('quarantined', '', until_ - now) end
+  return answer(until_ > now and 'held' or 'expired', holder, until_ - now)
 end
-if holder and holder ~= me then
-  return {ARGV[1], 'held', last[1] or '0', holder, left, candidates, twin}
+if replicas > tonumber(string.match(replication, 'connected_slaves:(%d+)') or 0) then
+  return redis.error_reply('NOREPLICAS fewer replicas are connected than MIN_REPLICAS asks for')
 end
 
-local token = math.max(tonumber(last[1] or 0), tonumber(ARGV[4])) + 1
-token = string.format('%.0f', math.max(token, time[1] * 1000000 + time[2]))
-local kind = 'elected'
-if last[1] and last[1] ~= last[2] then kind = 'taken-over' end
+local taken = (kind == 'lease' or kind == 'reclaimed') and holder ~= me
+token = math.max(token + 1, time[1] * 1000000 + time[2])
+kind, holder, until_, span, request = 'lease', me, now + ttl, ttl, echo
 redis.call('SET', KEYS[1], me, 'PX', ttl)
-redis.call('SET', KEYS[2], string.sub(ARGV[5], 1, -2) .. ', "fencing_token": ' .. token .. '}', 'PX', ttl)
-redis.call('HSET', KEYS[3], 'token', token, 'holder', me, 'ttl', ttl, 'until', string.format('%.0f', now + ttl))
-redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'kind', kind, 'holder', me, 'token', token)
+redis.call('SET', KEYS[2], string.sub(ARGV[8], 1, -2) .. ', "fencing_token": ' .. int(token) .. '}', 'PX', ttl)
+save()
+remember(taken and 'taken-over' or 'elected', '', me, int(token))
 redis.call('DEL', KEYS[6])
-return {ARGV[1], 'granted', token, me, ttl, candidates, twin}
+return answer('granted', me, ttl)

@@ -1,19 +1,26 @@
 -- Who leads, for whoever asks. Changes nothing.
 --
--- KEYS  as in campaign.lua
+-- KEYS  as in state.lua
 -- ARGV  1 echo
--- Reply {echo, me of the holder or '', ms left of the lease, info, highest token granted, candidates}
---       no holder, but ms left: the last leader has ended, and keeps the lease so that nobody leads yet
+-- Reply {echo, me of the holder or '', ms left, info, highest token, candidates, kind of the state or ''}
+--       ms left of the holder's lease; without a holder, of the time in which nobody may lead yet
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local holder = redis.call('GET', KEYS[1])
-local last = redis.call('HMGET', KEYS[3], 'token', 'released')
-if not holder or (last[1] and last[1] == last[2]) then holder = '' end
+local lock = redis.call('GET', KEYS[1])
+local left = math.max(redis.call('PTTL', KEYS[1]), 0)
+local found = redis.call('HMGET', KEYS[3], 'kind', 'token', 'until')
+local kind, holder = found[1] or '', lock or ''
+if kind == 'hold' or kind == 'quarantine' then
+  -- After a loss of data the leader may still be there, and is shown while its lock is.
+  if kind == 'hold' then holder = '' end
+  if holder == '' then left = math.max(tonumber(found[3] or 0) or 0, now) - now end
+end
 return {
   ARGV[1],
   holder,
-  math.max(redis.call('PTTL', KEYS[1]), 0),
+  left,
   redis.call('GET', KEYS[2]) or '',
-  last[1] or '0',
+  found[2] or '0',
   redis.call('ZCOUNT', KEYS[4], string.format('%.0f', now), '+inf'),
+  kind,
 }

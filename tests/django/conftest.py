@@ -11,7 +11,7 @@ from pytest_django import Settings
 from django_leader.handler import elections
 from tests.support.servers import RedisServer
 
-FAST = {"LOCK_TTL": 6, "HEARTBEAT_INTERVAL": 0.4, "RETRY_INTERVAL": 0.3}
+FAST = {"LOCK_TTL": 6, "HEARTBEAT_INTERVAL": 0.4, "RETRY_INTERVAL": 0.3, "QUARANTINE": 0}
 
 
 def caches(url: str, backend: str = "django_redis.cache.RedisCache") -> dict[str, Any]:

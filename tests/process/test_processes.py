@@ -12,7 +12,7 @@ from tests.support.candidates import Candidate
 from tests.support.servers import RedisServer, eventually
 
 TTL = 3.0  # several times what this kind of machine may stall
-FAST = {"lock_ttl": TTL, "heartbeat_interval": 0.4, "retry_interval": 0.3}
+FAST = {"lock_ttl": TTL, "heartbeat_interval": 0.4, "retry_interval": 0.3, "quarantine": 0}
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from django_leader.lifecycle import lifecycle
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
-FAST = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.3}
+FAST = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.3, "quarantine": 0}
 Make = Callable[..., LeaderElection]
 
 

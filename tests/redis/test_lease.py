@@ -12,11 +12,11 @@ from django_leader.channel import Connect, Waker
 from django_leader.config import Config, inbox
 from django_leader.exceptions import RedisUnavailable
 from django_leader.lease import Lease, script
-from django_leader.records import ElectionStatus, LeaderInfo, utc_now
+from django_leader.records import Claim, ElectionStatus, LeaderInfo, utc_now
 from tests.support.servers import eventually
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
-CONFIG = Config(redis_key_name="lock", redis_info_key_name="info").validate()
+CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", quarantine=0).validate()
 KEYS = CONFIG.keys
 
 
@@ -39,9 +39,9 @@ def state(client: Any) -> dict[str, str]:
 
 
 def test_the_first_to_campaign_is_granted_and_the_next_is_told_who_holds(lease: Lease, client: Any) -> None:
-    grant = lease.campaign(A, 0, info())
+    grant = lease.campaign(A, Claim(), info())
     assert (grant.verdict, grant.holder, grant.candidates) == ("granted", A, 1)
-    held = lease.campaign(B, 0, info("b"))
+    held = lease.campaign(B, Claim(), info("b"))
     assert (held.verdict, held.holder, held.token, held.candidates) == ("held", A, grant.token, 2)
     assert 9 < held.remaining <= 10
     assert client.get(KEYS.lock) == A.encode()
@@ -50,40 +50,40 @@ def test_the_first_to_campaign_is_granted_and_the_next_is_told_who_holds(lease: 
 
 def test_s14_a_token_is_higher_than_all_before_and_than_the_clock_in_microseconds(lease: Lease, client: Any) -> None:
     seconds, micros = client.time()
-    first = lease.campaign(A, 0, info()).token
+    first = lease.campaign(A, Claim(), info()).token
     assert first >= seconds * 1_000_000 + micros
     lease.release(A, first, "resigned", leave=False)
-    assert lease.campaign(A, 0, info()).token > first
+    assert lease.campaign(A, Claim(), info()).token > first
 
 
 def test_s14_a_token_is_higher_than_the_candidates_floor_though_the_server_forgot(lease: Lease, client: Any) -> None:
     floor = 2**52
-    assert lease.campaign(A, floor, info()).token == floor + 1
+    assert lease.campaign(A, Claim(floor), info()).token == floor + 1
     client.flushall()
-    assert lease.campaign(A, floor + 1, info()).token == floor + 2
+    assert lease.campaign(A, Claim(floor + 1), info()).token == floor + 2
     client.delete(KEYS.lock)
-    assert lease.campaign(A, 0, info()).token == floor + 3
+    assert lease.campaign(A, Claim(), info()).token == floor + 3
     assert client.get(KEYS.info).endswith(b'"fencing_token": %d}' % (floor + 3))
 
 
 def test_s05_a_candidacy_that_lost_the_reply_is_granted_anew(lease: Lease) -> None:
-    first = lease.campaign(A, 0, info())
-    again = lease.campaign(A, 0, info())
+    first = lease.campaign(A, Claim(), info())
+    again = lease.campaign(A, Claim(), info())
     assert again.verdict == "granted"
     assert again.token > first.token
 
 
 def test_s07_the_same_instance_id_with_another_nonce_is_another_candidate(lease: Lease) -> None:
     twin = A[:-1] + "f"
-    assert lease.campaign(A, 0, info()).twin == ""
-    held = lease.campaign(twin, 0, info())
+    assert lease.campaign(A, Claim(), info()).twin == ""
+    held = lease.campaign(twin, Claim(), info())
     assert (held.verdict, held.twin) == ("held", A)
-    assert lease.campaign(twin, 0, info()).twin == "", "told once"
-    assert lease.campaign(B, 0, info("b")).twin == ""
+    assert lease.campaign(twin, Claim(), info()).twin == "", "told once"
+    assert lease.campaign(B, Claim(), info("b")).twin == ""
 
 
 def test_a_renewal_lengthens_the_lease_and_publishes_the_info(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, 0, info()).token
+    token = lease.campaign(A, Claim(), info()).token
     client.pexpire(KEYS.lock, 100)
     answer = lease.renew(A, token, info())
     assert (answer.verdict, answer.token, answer.holder) == ("renewed", token, A)
@@ -94,33 +94,36 @@ def test_a_renewal_lengthens_the_lease_and_publishes_the_info(lease: Lease, clie
 
 
 def test_a_renewal_is_refused_when_another_leads(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, 0, info()).token
+    token = lease.campaign(A, Claim(), info()).token
     client.delete(KEYS.lock, KEYS.state)
-    other = lease.campaign(B, token, info("b"))
+    other = lease.campaign(B, Claim(token), info("b"))
     assert other.verdict == "granted"
     answer = lease.renew(A, token, info())
     assert (answer.verdict, answer.holder, answer.token) == ("refused", B, other.token)
     assert client.get(KEYS.lock) == B.encode()
 
 
-def test_a_renewal_is_refused_when_everything_is_lost(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, 0, info()).token
+def test_s10_a_leader_reclaims_its_term_when_everything_is_lost(lease: Lease, client: Any) -> None:
+    token = lease.campaign(A, Claim(), info()).token
     client.flushall()
     answer = lease.renew(A, token, info())
-    assert (answer.verdict, answer.holder) == ("refused", "")
+    assert (answer.verdict, answer.token, answer.holder) == ("renewed", token, A)
+    assert client.get(KEYS.lock) == A.encode()
+    assert lease.campaign(B, Claim(), info("b")).verdict == "held"
+    assert lease.history(1)[0].kind == "reclaimed"
 
 
 def test_a_renewal_of_a_released_term_is_refused(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, 0, info()).token
+    token = lease.campaign(A, Claim(), info()).token
     lease.release(A, token, "resigned", leave=False)
     assert lease.renew(A, token, info()).verdict == "refused"
     assert client.exists(KEYS.lock) == 0
 
 
 def test_a_lock_key_that_is_deleted_frees_nothing_and_the_renewal_sets_it_again(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, 0, info()).token
+    token = lease.campaign(A, Claim(), info()).token
     client.delete(KEYS.lock)
-    held = lease.campaign(B, 0, info("b"))
+    held = lease.campaign(B, Claim(), info("b"))
     assert (held.verdict, held.holder) == ("held", A)
     assert 9 < held.remaining <= 10
     assert lease.renew(A, token, info()).verdict == "renewed"
@@ -128,12 +131,12 @@ def test_a_lock_key_that_is_deleted_frees_nothing_and_the_renewal_sets_it_again(
 
 
 def test_s08_a_release_wakes_two_and_is_told_in_the_history(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, 0, info()).token
+    token = lease.campaign(A, Claim(), info()).token
     assert lease.release(A, token, "resigned", leave=True) is True
     assert client.exists(KEYS.lock, KEYS.info) == 0
     assert client.lrange(KEYS.wake, 0, -1) == [b"0", b"1"]
     assert client.zscore(KEYS.candidates, A) is None
-    assert state(client)["released"] == str(token)
+    assert state(client)["kind"] == "free"
     assert [(e.kind, e.instance_id, e.fencing_token) for e in lease.history(9)] == [
         ("resigned", "a", token),
         ("elected", "a", token),
@@ -142,7 +145,7 @@ def test_s08_a_release_wakes_two_and_is_told_in_the_history(lease: Lease, client
 
 @pytest.mark.parametrize("me", [A, B])
 def test_s08_only_the_holders_own_term_is_released(lease: Lease, client: Any, me: str) -> None:
-    token = lease.campaign(A, 0, info()).token
+    token = lease.campaign(A, Claim(), info()).token
     wrong = token - 1 if me == A else token
     assert lease.release(me, wrong, "resigned", leave=False) is False
     assert client.get(KEYS.lock) == A.encode()
@@ -150,53 +153,55 @@ def test_s08_only_the_holders_own_term_is_released(lease: Lease, client: Any, me
 
 
 def test_a_release_that_holds_lets_nobody_lead_until_then(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, 0, info()).token
+    token = lease.campaign(A, Claim(), info()).token
     lease.release(A, token, "resigned", leave=True, hold=1)
-    held = lease.campaign(B, 0, info("b"))
+    held = lease.campaign(B, Claim(), info("b"))
     assert (held.verdict, held.holder) == ("held", A)
     assert held.remaining <= 1
     assert client.exists(KEYS.wake) == 0
     assert lease.status().leader is None
     assert 0 < lease.status().lease_left <= 1
-    eventually(lambda: lease.campaign(B, 0, info("b")).verdict == "granted")
+    eventually(lambda: lease.campaign(B, Claim(), info("b")).verdict == "granted")
     assert lease.history(1)[0].kind == "elected"
 
 
-def test_taking_over_from_a_leader_that_did_not_resign_is_told_in_the_history(connect: Connect, client: Any) -> None:
-    lease = Lease(connect, Config("lock", "info", lock_ttl=0.1).validate())
-    lease.campaign(A, 0, info())
-    eventually(lambda: lease.campaign(B, 0, info("b")).verdict == "granted")
-    assert [event.kind for event in lease.history(9)] == ["taken-over", "elected"]
-    lease.channel.drop()
+def test_taking_over_from_a_leader_that_did_not_resign_is_told_in_the_history(lease: Lease, client: Any) -> None:
+    lease.campaign(A, Claim(), info())
+    held = lease.campaign(B, Claim(), info("b"))
+    assert lease.campaign(B, Claim(version=held.version, lost=(5, "expired")), info("b")).verdict == "granted"
+    told = [(event.kind, event.instance_id, event.fencing_token) for event in lease.history(9)]
+    assert [kind for kind, _, _ in told] == ["taken-over", "expired", "elected"]
+    assert told[1] == ("expired", "b", 5)
 
 
 def test_a_follower_that_leaves_while_nobody_leads_passes_the_wake_up_on(lease: Lease, client: Any) -> None:
-    lease.campaign(A, 0, info())
+    token = lease.campaign(A, Claim(), info()).token
     lease.release(B, 0, "", leave=True)
     assert client.exists(KEYS.wake) == 0
-    client.delete(KEYS.lock)
+    lease.release(A, token, "resigned", leave=True)
+    client.delete(KEYS.wake)
     lease.release(B, 0, "", leave=True)
     assert client.llen(KEYS.wake) == 2
 
 
 def test_a_grant_takes_back_wake_ups_that_nobody_needs_any_more(lease: Lease, client: Any) -> None:
     client.rpush(KEYS.wake, "1", "1")
-    lease.campaign(A, 0, info())
+    lease.campaign(A, Claim(), info())
     assert client.exists(KEYS.wake) == 0
 
 
 def test_candidates_that_give_no_sign_of_life_are_forgotten(lease: Lease, client: Any) -> None:
-    lease.campaign(A, 0, info())
+    lease.campaign(A, Claim(), info())
     client.zadd(KEYS.candidates, {C: 1000.0})
     assert lease.status().candidates == 1
-    assert lease.campaign(B, 0, info("b")).candidates == 2
+    assert lease.campaign(B, Claim(), info("b")).candidates == 2
     assert client.zscore(KEYS.candidates, C) is None
     assert client.pttl(KEYS.candidates) > 0
 
 
 def test_the_status_of_a_free_and_of_a_led_election(lease: Lease, client: Any) -> None:
     assert lease.status() == ElectionStatus(None, 0.0, 0, 0)
-    token = lease.campaign(A, 0, info()).token
+    token = lease.campaign(A, Claim(), info()).token
     status = lease.status()
     assert status.leader
     assert (status.leader.instance_id, status.leader.hostname, status.leader.pid) == ("a", "host", 7)
@@ -206,7 +211,7 @@ def test_the_status_of_a_free_and_of_a_led_election(lease: Lease, client: Any) -
 
 @pytest.mark.parametrize("garbage", ["", "{", "[1]", '{"instance_id": "somebody"}', "\x00\xff"])
 def test_an_info_that_cannot_be_read_does_not_hide_who_leads(lease: Lease, client: Any, garbage: str) -> None:
-    lease.campaign(A, 0, info())
+    lease.campaign(A, Claim(), info())
     client.set(KEYS.info, garbage)
     assert lease.status().leader == LeaderInfo("a")
     client.delete(KEYS.info)
@@ -217,13 +222,13 @@ def test_an_info_that_cannot_be_read_does_not_hide_who_leads(lease: Lease, clien
 def test_a_key_of_a_wrong_type_is_an_error_and_nothing_is_written_or_deleted(
     lease: Lease, client: Any, key: str
 ) -> None:
-    token = lease.campaign(A, 0, info()).token
+    token = lease.campaign(A, Claim(), info()).token
     name = getattr(KEYS, key)
     client.delete(name)
     client.setbit(name, 7, 1) if key in ("state", "candidates", "events", "wake") else client.sadd(name, "x")
     kind, before = client.type(name), client.get(KEYS.lock) if key != "lock" else None
     steps: list[Callable[[], Any]] = [
-        lambda: lease.campaign(A, 0, info()),
+        lambda: lease.campaign(A, Claim(), info()),
         lambda: lease.release(A, token, "resigned", leave=True),
     ]
     if key not in ("events", "wake"):  # a heartbeat touches neither
@@ -240,8 +245,9 @@ def test_a_key_of_a_wrong_type_is_an_error_and_nothing_is_written_or_deleted(
 
 def test_a_foreign_value_in_the_lock_is_a_holder_like_any_other(lease: Lease, client: Any) -> None:
     client.set(KEYS.lock, "seed-node-1", px=5000)
-    held = lease.campaign(A, 0, info())
-    assert (held.verdict, held.holder) == ("held", "seed-node-1")
+    held = lease.campaign(A, Claim(), info())
+    assert (held.verdict, held.holder) == ("foreign", "seed-node-1")
+    assert 4 < held.remaining <= 5
     status = lease.status()
     assert status.leader == LeaderInfo("seed-node-1")
 
@@ -263,16 +269,16 @@ def test_messages_arrive_in_the_inbox_and_wake_ups_have_a_place(lease: Lease, cl
 
 
 def test_a_script_that_the_server_does_not_know_is_sent_whole(lease: Lease, client: Any) -> None:
-    lease.campaign(A, 0, info())
+    lease.campaign(A, Claim(), info())
     client.script_flush()
-    assert lease.campaign(A, 0, info()).verdict == "granted"
+    assert lease.campaign(A, Claim(), info()).verdict == "granted"
 
 
 def test_s06_a_reply_to_another_request_is_an_error(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
-    lease.campaign(A, 0, info())
+    lease.campaign(A, Claim(), info())
     monkeypatch.setattr(lease.channel, "call", lambda *args: [b"0", b"granted", b"1", b"x", 1, 1, b""])
     with pytest.raises(RedisUnavailable, match="does not belong to its request"):
-        lease.campaign(A, 0, info())
+        lease.campaign(A, Claim(), info())
 
 
 def test_every_script_says_what_it_does() -> None:

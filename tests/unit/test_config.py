@@ -73,7 +73,7 @@ def test_an_interval_in_which_a_candidate_would_only_ask_redis_is_refused(name: 
 
 
 def test_the_timing_of_the_defaults() -> None:
-    assert Config().validate().timing == Timing(ttl=10, heartbeat=3, retry=2, margin=0.2, operation=2)
+    assert Config().validate().timing == Timing(10, 3, 2, margin=0.2, operation=2, quarantine=10, replicas=0)
 
 
 @pytest.mark.parametrize("name", ["redis_key_name", "redis_info_key_name"])

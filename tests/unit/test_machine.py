@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_leader.config import Config
+from django_leader.config import Config, Timing
 from django_leader.machine import (
     AnyEvent,
     Broken,
@@ -25,6 +25,8 @@ from django_leader.machine import (
     Term,
     Tick,
     Woken,
+    claim,
+    decided,
     plan,
     step,
 )
@@ -35,19 +37,19 @@ ME, OTHER = "me:0", "other:1"
 
 
 def granted(token: int = 1) -> Answer:
-    return Answer("granted", token, ME, 10.0, 3, "")
+    return Answer("granted", token, ME, 10.0, 3, "", 0.0, f"granted {token}", 10.0)
 
 
-def held(remaining: float = 7.0, token: int = 1, candidates: int = 3) -> Answer:
-    return Answer("held", token, OTHER, remaining, candidates, "")
+def held(remaining: float = 7.0, token: int = 1, candidates: int = 3, span: float = 10.0) -> Answer:
+    return Answer("held", token, OTHER, remaining, candidates, "", 0.0, "held", span)
 
 
 def renewed(token: int = 1) -> Answer:
-    return Answer("renewed", token, ME, 10.0, 3, "")
+    return Answer("renewed", token, ME, 10.0, 3, "", 0.0, f"renewed {token}", 10.0)
 
 
-def refused(holder: str = OTHER, token: int = 2) -> Answer:
-    return Answer("refused", token, holder, 5.0, 3, "")
+def refused(holder: str = OTHER, token: int = 2, verdict: str = "refused") -> Answer:
+    return Answer(verdict, token, holder, 5.0, 3, "", 0.0, "refused", 10.0)
 
 
 def leader(asked_at: float = 100.0, token: int = 1) -> State:
@@ -169,10 +171,6 @@ def test_whoever_resigned_stands_back_whatever_wakes_it(event: AnyEvent) -> None
     assert plan(state, 103.0) == Plan("campaign")
 
 
-def test_a_lock_without_a_ttl_is_not_asked_for_in_a_tight_loop() -> None:
-    assert step(State(), Campaigned(100.0, held(remaining=-0.001), 0.0), 100.0, TIMING).next_at == 102.0
-
-
 def test_a_stop_ends_the_term_then_releases_then_leaves() -> None:
     state = step(leader(), Stop(), 101.0, TIMING)
     assert state.term is None
@@ -195,16 +193,32 @@ def test_a_stop_does_not_wait_for_callbacks_longer_than_the_lease() -> None:
     assert plan(state, 109.8) == Plan("leave")
 
 
-def test_a_follower_meets_the_expiry_and_not_its_next_poll() -> None:
-    state = step(State(), Campaigned(100.0, held(remaining=0.5), 0.0), 100.1, TIMING)
+def test_a_follower_looks_again_at_the_end_of_the_state_or_at_its_retry() -> None:
+    state = step(State(), Campaigned(100.0, held(span=0.5), 0.0), 100.1, TIMING)
     assert state.next_at == pytest.approx(100.601)
-    state = step(State(), Campaigned(100.0, held(remaining=9.0), 0.0), 100.1, TIMING)
+    assert claim(state, 100.59, TIMING).version == ""
+    assert claim(state, 100.6, TIMING).version == "held"
+    state = step(State(), Campaigned(100.0, held(span=9.0), 0.0), 100.1, TIMING)
     assert state.next_at == pytest.approx(102.1)
+
+
+@pytest.mark.parametrize(("verdict", "remaining"), [("foreign", 0.5), ("late", 0.0)])
+def test_what_is_not_ours_is_waited_for(verdict: str, remaining: float) -> None:
+    answer = held(remaining)._replace(verdict=verdict)
+    state = step(State(), Campaigned(100.0, answer, 0.0), 100.1, TIMING)
+    assert state.next_at == pytest.approx(100.1 + remaining + 0.001)
+
+
+def test_s12_a_campaign_says_until_when_it_may_be_executed() -> None:
+    assert claim(State(), 100.0, TIMING).latest == 0.0, "the server's clock is not known yet"
+    state = step(State(), Campaigned(100.0, held()._replace(at=5000.0), 0.0), 100.1, TIMING)
+    latest = claim(state, 102.0, TIMING).latest
+    assert latest == pytest.approx(5000.001 + 2.0 + TIMING.operation + TIMING.margin)
 
 
 def test_the_attempts_of_many_followers_spread_over_a_few_milliseconds() -> None:
     def next_at(chance: float, candidates: int) -> float:
-        answer = held(remaining=0.0, candidates=candidates)
+        answer = held(remaining=0.0, candidates=candidates, span=0.0)
         return step(State(), Campaigned(0.0, answer, chance), 0.0, TIMING).next_at
 
     assert next_at(0.999, 3) - next_at(0.0, 3) < 0.001
@@ -224,6 +238,7 @@ def test_a_wake_up_has_a_follower_campaign_and_leaves_a_leader_alone() -> None:
         (refused(), "taken", 103.0 + 2.0),
         (refused(holder=""), "data-lost", 103.0),
         (refused(holder=ME), "data-lost", 103.0),
+        (refused(holder="", verdict="quarantined"), "quarantined", 103.0),
     ],
 )
 def test_a_refused_renewal_ends_the_term(answer: Answer, reason: str, next_at: float) -> None:
@@ -232,6 +247,7 @@ def test_a_refused_renewal_ends_the_term(answer: Answer, reason: str, next_at: f
     assert state.ended
     assert (state.ended.reason, state.ended.owes_release, state.next_at) == (reason, False, next_at)
     assert state.floor == 2
+    assert state.untold == (1, reason)
 
 
 def test_who_fails_its_callback_stands_back_longer_each_time_until_a_term_lasts() -> None:
@@ -251,6 +267,84 @@ def test_s04_a_broken_term_ends_and_another_does_not() -> None:
     assert step(leader(), Broken(2), 101.0, TIMING).term
 
 
+CONFIRMING = Config(min_replicas=1).validate().timing
+
+
+def pending(now: float = 100.0) -> State:
+    return step(State(), Campaigned(100.0, granted(), 0.0), now, CONFIRMING)
+
+
+def test_s13_a_grant_leads_only_after_a_second_step_confirms_it() -> None:
+    state = pending()
+    assert (state.term, state.pending) == (None, Term(1, 109.8))
+    assert plan(state, 100.0) == Plan("confirm")
+    state = step(state, Renewed(100.1, renewed()), 100.2, CONFIRMING)
+    assert (state.term, state.pending, state.leader) == (Term(1, 100.1 + 10.0 - 0.2), None, ME)
+
+
+def test_s13_a_grant_that_is_not_confirmed_leads_nowhere() -> None:
+    refusal = refused(holder="", verdict="quarantined")
+    state = step(pending(), Renewed(100.1, refusal), 100.2, CONFIRMING)
+    assert (state.term, state.pending, state.ended) == (None, None, None)
+    assert plan(state, 100.2) == Plan("campaign")
+    late = step(pending(), Renewed(100.1, renewed()), 109.8, CONFIRMING)
+    assert (late.term, late.pending) == (None, None), "its reply came too late"
+    failed = step(pending(), Failed(0.5), 100.1, CONFIRMING)
+    assert failed.pending
+    assert plan(failed, failed.next_at) == Plan("confirm")
+
+
+def test_s13_a_wake_up_does_not_hurry_a_confirmation() -> None:
+    failed = step(pending(), Failed(0.5), 100.1, CONFIRMING)
+    assert step(failed, Woken(), 100.1, CONFIRMING) == failed
+
+
+def test_s13_a_grant_that_a_stop_overtakes_is_given_back_unannounced() -> None:
+    state = step(pending(), Stop(), 100.1, CONFIRMING)
+    assert state.ended == Ended(Term(1, 109.8), "resigned", owes_release=True, delivered=True)
+    assert step(state, Renewed(100.1, renewed()), 100.2, CONFIRMING).term is None
+    assert plan(state, 100.2) == Plan("release")
+
+
+@pytest.mark.parametrize(
+    ("event", "timing", "is_decided"),
+    [
+        (Campaigned(100.0, granted(), 0.0), TIMING, True),
+        (Campaigned(100.0, granted(), 0.0), CONFIRMING, False),
+        (Campaigned(100.0, held(), 0.0), TIMING, True),
+        (Campaigned(100.0, held()._replace(verdict="foreign"), 0.0), TIMING, True),
+        (Campaigned(100.0, held()._replace(verdict="expired"), 0.0), TIMING, False),
+        (Campaigned(100.0, held()._replace(verdict="quarantined"), 0.0), TIMING, False),
+        (Failed(0.5), TIMING, True),
+        (Tick(), TIMING, False),
+    ],
+)
+def test_an_attempt_is_over_when_it_led_or_was_turned_down(event: AnyEvent, timing: Timing, is_decided: bool) -> None:
+    assert decided(event, step(State(), event, 100.0, timing)) is is_decided
+
+
+def test_an_attempt_is_over_when_its_grant_is_confirmed() -> None:
+    event = Renewed(100.1, renewed())
+    assert decided(event, step(pending(), event, 100.2, CONFIRMING))
+
+
+def test_the_end_of_a_term_is_told_until_redis_has_answered() -> None:
+    state = step(leader(), Tick(), 200.0, TIMING)
+    assert claim(state, 200.0, TIMING).lost == (1, "expired")
+    state = step(state, Delivered(1), 200.0, TIMING)
+    state = step(state, Failed(0.5), 200.0, TIMING)
+    assert claim(state, 200.0, TIMING).lost == (1, "expired")
+    state = step(state, Campaigned(200.0, held(), 0.0), 200.0, TIMING)
+    assert claim(state, 200.0, TIMING).lost == (0, "")
+
+
+def test_the_end_that_a_release_tells_is_told_once_and_one_that_it_missed_later() -> None:
+    state = step(leader(), Resign(1, "resigned"), 101.0, TIMING)
+    assert claim(state, 101.0, TIMING).lost == (0, "")
+    state = step(state, Tick(), 109.8, TIMING)
+    assert claim(state, 109.8, TIMING).lost == (1, "resigned")
+
+
 EVENTS = st.one_of(
     st.tuples(st.just("campaigned"), st.sampled_from(["granted", "held"]), st.floats(0, 12)),
     st.tuples(st.just("renewed"), st.sampled_from(["renewed", "refused", "gone"]), st.floats(0, 12)),
@@ -260,7 +354,8 @@ EVENTS = st.one_of(
 
 
 def _event(drawn: tuple[object, ...], state: State, now: float, fresh: int, chance: float) -> AnyEvent:
-    token = state.term.token if state.term else state.ended.term.token if state.ended else 0
+    known = state.term or state.pending or (state.ended and state.ended.term)
+    token = known.token if known else 0
     match drawn:
         case ("campaigned", "granted", float(late)):
             return Campaigned(now - late, granted(fresh), chance)
@@ -291,18 +386,23 @@ def _event(drawn: tuple[object, ...], state: State, now: float, fresh: int, chan
 
 
 @settings(max_examples=500)
-@given(st.lists(st.tuples(EVENTS, st.floats(0, 6), st.floats(0, 0.999)), max_size=60))
-def test_what_holds_after_every_history(history: list[tuple[tuple[object, ...], float, float]]) -> None:
+@given(
+    st.sampled_from([TIMING, CONFIRMING]),
+    st.lists(st.tuples(EVENTS, st.floats(0, 6), st.floats(0, 0.999)), max_size=60),
+)
+def test_what_holds_after_every_history(timing: Timing, history: list[tuple[tuple[object, ...], float, float]]) -> None:
     state, now = State(), 1000.0
     over: set[int] = set()
     stopped = False
     for fresh, (drawn, passed, chance) in enumerate(history, 1):
         now += passed
         event = _event(drawn, state, now, fresh, chance)
-        before, state = state, step(state, event, now, TIMING)
+        before, state = state, step(state, event, now, timing)
         stopped = stopped or isinstance(event, Stop)
 
-        assert not (state.term and state.ended), "S16: one term at a time, and its loss before the next gain"
+        assert sum(map(bool, (state.term, state.ended, state.pending))) <= 1, (
+            "S16: one term at a time, and its loss before the next gain"
+        )
         assert state.floor >= before.floor, "S14: the floor never falls"
         if before.term and not (state.term and state.term.token == before.term.token):
             over.add(before.term.token)
@@ -314,11 +414,14 @@ def test_what_holds_after_every_history(history: list[tuple[tuple[object, ...], 
             assert not stopped
             if state.term != before.term:
                 assert isinstance(event, Campaigned | Renewed)
-                assert state.term.deadline <= event.asked_at + TIMING.ttl - TIMING.margin
-        assert state.next_at <= now + 64 + TIMING.ttl, "S17: the election goes on by itself"
+                granted_until = before.pending.deadline if before.pending else 0.0
+                assert state.term.deadline <= max(granted_until, event.asked_at + timing.ttl - timing.margin)
+        assert state.next_at <= now + 64 + timing.ttl, "S17: the election goes on by itself"
         todo = plan(state, now)
-        if todo.act in ("campaign", "renew"):
+        if todo.act in ("campaign", "confirm", "renew"):
             assert not stopped
+        if todo.act == "confirm":
+            assert state.pending
         if todo.act == "renew":
             assert state.term
         if todo.act == "campaign":

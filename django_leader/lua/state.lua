@@ -1,0 +1,77 @@
+-- The common beginning of campaign, renew and release: what is known of the election, and whether Redis lost any of it.
+--
+-- KEYS  1 lock        string, PX   me of the holder, for whoever looks; the state decides
+--       2 info        string, PX   LeaderInfo as JSON
+--       3 state       hash         kind    'lease'       granted to holder, until then
+--                                          'reclaimed'   the same, set again by a leader after Redis had lost data
+--                                          'quarantine'  data were lost: nobody may lead until then
+--                                          'hold'        released, and nobody may lead until then
+--                                          'free'        released
+--                                  token   the highest granted or heard of
+--                                  holder  me of the one who was granted last
+--                                  until   server's ms        span  ms from when it was set to until
+--                                  request number of the request that set it
+--                                  sid, joins  which server this is, and how often replicas have joined it
+--       4 candidates  zset, PX     me -> server's ms up to which it counts
+--       5 events      stream       the history
+--       6 wake        list, PX     one element for each follower to wake: its place, 0 or 1
+-- ARGV  1 echo: the number of the request, growing   2 me   3 floor: the highest token that the caller has seen
+--       4 quarantine, ms   5 how many replicas must have a grant (0: replicas are not looked at)
+--
+-- The state is lost when it is absent or garbage, when it is another server's (a restart or a promotion changes
+-- master_replid), or when the caller knows a higher token. With replicas also when one has joined: it may have been
+-- the one that confirmed the last lease of another primary. Whoever comes first says so, for all.
+local echo, me, floor = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local quarantine, replicas = tonumber(ARGV[4]), tonumber(ARGV[5])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lock = redis.call('GET', KEYS[1])
+local found = redis.call('HMGET', KEYS[3], 'kind', 'token', 'until', 'span', 'request', 'holder', 'sid', 'joins')
+-- A key of a wrong type is an error here, before anything is written: it is not ours, and never deleted.
+redis.call('STRLEN', KEYS[2])
+local candidates = redis.call('ZCARD', KEYS[4])
+
+local function int(number) return string.format('%.0f', number) end
+local function number(text)
+  return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) < 2 ^ 53 and tonumber(text)
+end
+local function remember(event, reason, holder, token)
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'kind', event, 'reason', reason, 'holder', holder, 'token', token)
+end
+local function info(section)
+  local answer = redis.pcall('INFO', section)  -- an ACL may deny it
+  return type(answer) == 'string' and answer or ''
+end
+
+local replication = info('replication')
+local sid, joins = string.match(replication, 'master_replid:(%w+)') or '', ''
+if replicas > 0 then
+  local full, partial = string.match(info('stats'), 'sync_full:(%d+).-sync_partial_ok:(%d+)')
+  if sid == '' or not full then return redis.error_reply('NOPERM MIN_REPLICAS needs INFO') end
+  joins = full .. '+' .. partial
+end
+
+local kinds = {lease = true, reclaimed = true, quarantine = true, hold = true, free = true}
+local kind, holder = kinds[found[1]] and found[1], found[6]
+local token, until_, span, request = number(found[2]), number(found[3]), number(found[4]), number(found[5])
+local lost = false
+if not (kind and holder and token and until_ and span and request) then lost = 'state lost'
+elseif sid ~= '' and sid ~= found[7] then lost = 'another server'
+elseif token < floor then lost = 'older state'
+elseif replicas > 0 and joins ~= found[8] then lost = 'replica joined' end
+
+local function save()
+  redis.call('HSET', KEYS[3], 'kind', kind, 'token', int(token), 'holder', holder, 'until', int(until_),
+    'span', int(span), 'request', int(request), 'sid', sid ~= '' and sid or found[7] or '',
+    'joins', joins ~= '' and joins or found[8] or '')
+end
+if lost then
+  redis.call('XLEN', KEYS[5])
+  -- Of a lock alone it cannot be said when its lease ends, but the quarantine lasts at least as long.
+  holder = holder or lock and string.match(string.sub(lock, -17), '^:%x+$') and lock or ''
+  kind, token, until_, span, request = 'quarantine', math.max(token or 0, floor), now + quarantine, quarantine, echo
+  if quarantine == 0 then kind = 'free' end
+  save()
+  if quarantine > 0 then remember('quarantined', lost, me, int(token)) end
+end
+local function version() return int(token) .. ':' .. int(until_) .. ':' .. kind .. ':' .. int(request) end

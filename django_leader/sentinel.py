@@ -1,0 +1,54 @@
+"""Where the primary is, asked of the Sentinels that a pool knows, with timeouts of our own.
+
+The Sentinel clients of an application are not used: one of them that hangs would hold up an election for as long as
+*their* timeouts say, and redis-py retries ten times. Nothing is kept open in between.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+
+class Primary:
+    """What a connection of redis-py that is managed by Sentinel asks for its address."""
+
+    is_master = True
+    check_connection = False
+
+    def __init__(self, pool: SentinelConnectionPool, timeout: float) -> None:
+        self.service_name = pool.service_name
+        known = pool.sentinel_manager
+        self._sentinel = Sentinel([], min_other_sentinels=known.min_other_sentinels)  # type: ignore[no-untyped-call]
+        self._sentinel._force_master_ip = getattr(known, "_force_master_ip", None)
+        self._sentinel.sentinels = [_client(sentinel, timeout) for sentinel in known.sentinels]
+
+    def get_master_address(self) -> tuple[str, int]:
+        """Host and port. One round trip to the first Sentinel that answers; each may take the timeout twice.
+
+        Raises redis-py's ``MasterNotFoundError`` when none knows.
+        """
+        try:
+            address: tuple[str, int] = self._sentinel.discover_master(self.service_name)  # type: ignore[no-untyped-call]
+            return address
+        finally:
+            for sentinel in self._sentinel.sentinels:
+                sentinel.close()
+
+
+def _client(sentinel: redis.Redis, timeout: float) -> redis.Redis:
+    pool = sentinel.connection_pool
+    kwargs: dict[str, Any] = private(pool.connection_kwargs)
+    kwargs |= {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+    return redis.Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
+
+
+def private(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments of a pool's connections those that say where the server is and how to log in."""
+    unwanted = ("maint", "orig_", "oss_cluster", "event_dispatcher", "retry", "himport", "lib_", "driver_info")
+    return {name: value for name, value in kwargs.items() if not name.startswith(unwanted)}

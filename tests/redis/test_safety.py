@@ -1,0 +1,263 @@
+"""What the scripts do when Redis has lost data, when its clock jumps, when a request comes late: on every server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from django_leader.channel import Connect
+from django_leader.config import Config
+from django_leader.exceptions import RedisUnavailable
+from django_leader.lease import Lease
+from django_leader.records import Claim, LeaderInfo
+
+A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
+CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", lock_ttl=60, quarantine=120).validate()
+KEYS = CONFIG.keys
+INFO = LeaderInfo("x")
+
+
+@pytest.fixture
+def make(connect: Connect) -> Iterator[Callable[[Config], Lease]]:
+    made: list[Lease] = []
+
+    def make(config: Config) -> Lease:
+        made.append(Lease(connect, config))
+        return made[-1]
+
+    yield make
+    for lease in made:
+        lease.channel.drop()
+
+
+@pytest.fixture
+def lease(make: Callable[[Config], Lease]) -> Lease:
+    return make(CONFIG)
+
+
+@pytest.fixture
+def token(lease: Lease, client: Any) -> int:
+    """A leads, on a server that has lost nothing; its token."""
+    seen = lease.campaign(A, Claim(), INFO)
+    granted = lease.campaign(A, Claim(version=seen.version), INFO)
+    assert granted.verdict == "granted"
+    return granted.token
+
+
+def forget(client: Any, how: str) -> None:
+    """Has the server lose the state of the election, or what makes it its own."""
+    if how == "all":
+        client.flushall()
+    elif how == "state":
+        client.delete(KEYS.state)
+    elif how == "server":
+        client.hset(KEYS.state, "sid", "0" * 40)
+    else:
+        client.hset(KEYS.state, how, "garbage")
+
+
+LOSSES = ["all", "state", "server", "token", "kind", "until", "span", "request"]
+
+
+@pytest.fixture
+def how(request: pytest.FixtureRequest, client: Any) -> str:
+    how: str = request.param
+    if how == "server" and type(client) is not redis.Redis:
+        pytest.skip("fakeredis has no INFO, so no identity")
+    return how
+
+
+def test_s11_the_first_start_on_an_empty_server_costs_a_quarantine(lease: Lease) -> None:
+    first = lease.campaign(A, Claim(), INFO)
+    assert (first.verdict, first.holder, first.remaining, first.span) == ("quarantined", "", 120, 120)
+    again = lease.campaign(B, Claim(), INFO)
+    assert (again.verdict, again.version) == ("quarantined", first.version)
+    assert 119 < again.remaining <= 120, "whoever comes later does not lengthen it"
+    [event] = lease.history(9)
+    assert (event.kind, event.reason) == ("quarantined", "state lost")
+    assert lease.status().quarantined
+    assert 119 < lease.status().lease_left <= 120
+
+
+def test_s11_without_a_quarantine_the_first_to_come_is_granted(make: Any) -> None:
+    lease = make(Config("lock", "info", quarantine=0).validate())
+    assert lease.campaign(A, Claim(), INFO).verdict == "granted"
+
+
+@pytest.mark.parametrize("how", LOSSES, indirect=True)
+def test_s11_after_a_loss_nobody_acquires_who_has_not_proved_it_over(
+    lease: Lease, client: Any, token: int, how: str
+) -> None:
+    forget(client, how)
+    for me in (B, C, B, A):
+        answer = lease.campaign(me, Claim(), INFO)
+        assert answer.verdict == "quarantined"
+    assert lease.campaign(B, Claim(version="1:2:lease:3"), INFO).verdict == "quarantined"
+    granted = lease.campaign(B, Claim(version=answer.version), INFO)
+    assert (granted.verdict, granted.holder) == ("granted", B)
+
+
+@pytest.mark.parametrize("how", LOSSES, indirect=True)
+@pytest.mark.parametrize("first", [True, False])
+def test_s10_a_leader_reclaims_its_term_with_its_token(
+    lease: Lease, client: Any, token: int, how: str, first: bool
+) -> None:
+    forget(client, how)
+    if not first:
+        assert lease.campaign(B, Claim(floor=token), INFO).verdict == "quarantined"
+    answer = lease.renew(A, token, INFO)
+    assert (answer.verdict, answer.token, answer.holder) == ("renewed", token, A)
+    assert answer.span == 120, "another lease may have been lost, too: as long as a quarantine"
+    assert lease.campaign(B, Claim(), INFO).verdict == "held"
+    assert lease.renew(A, token, INFO).verdict == "renewed"
+    assert lease.release(A, token, "resigned", leave=False) is True
+    assert lease.campaign(B, Claim(), INFO).verdict == "granted"
+
+
+def test_s10_whoever_reclaimed_too_late_is_not_granted_because_the_state_says_it_holds(
+    lease: Lease, client: Any, token: int
+) -> None:
+    client.flushall()
+    lease.renew(A, token, INFO)
+    assert lease.campaign(A, Claim(floor=token), INFO).verdict == "held"
+
+
+def test_s10_a_stale_leader_reclaims_nothing_from_a_later_one(lease: Lease, client: Any, token: int) -> None:
+    held = lease.campaign(B, Claim(), INFO)
+    later = lease.campaign(B, Claim(version=held.version), INFO)
+    assert (later.verdict, later.token > token) == ("granted", True)
+    assert lease.renew(A, token, INFO).verdict == "refused", "on one history the later one has it"
+    client.flushall()
+    assert lease.renew(A, token, INFO).verdict == "renewed", "the server has forgotten the later one"
+    answer = lease.renew(B, later.token, INFO)
+    assert (answer.verdict, answer.token, answer.holder) == ("renewed", later.token, B)
+    assert lease.renew(A, token, INFO).verdict == "refused"
+
+
+def test_s11_a_candidate_that_knows_a_higher_token_finds_the_loss_where_the_server_has_no_identity(
+    lease: Lease, client: Any, token: int
+) -> None:
+    answer = lease.campaign(B, Claim(floor=token + 1), INFO)
+    assert (answer.verdict, answer.token) == ("quarantined", token + 1)
+    assert lease.history(1)[0].reason == "older state"
+    assert lease.renew(A, token, INFO).verdict == "quarantined", "a later one may be there"
+
+
+def test_s11_a_release_finds_the_loss_too_and_frees_nothing(lease: Lease, client: Any, token: int) -> None:
+    client.flushall()
+    assert lease.release(A, token, "resigned", leave=True) is False
+    assert lease.campaign(B, Claim(), INFO).verdict == "quarantined"
+
+
+def test_s12_a_lease_that_is_over_by_the_servers_clock_must_be_claimed(make: Any, lease: Lease, client: Any) -> None:
+    short = make(Config("lock", "info", lock_ttl=0.1, quarantine=0).validate())
+    short.campaign(A, Claim(), INFO)
+    while (answer := lease.campaign(B, Claim(), INFO)).verdict == "held":
+        pass
+    assert (answer.verdict, answer.holder) == ("expired", A)
+    assert answer.remaining <= 0
+    assert answer.span == 0.1, "the holder's, not the taker's"
+    assert lease.campaign(B, Claim(version=answer.version), INFO).verdict == "granted"
+
+
+def test_s12_a_claim_is_void_once_the_state_has_changed(lease: Lease, token: int) -> None:
+    seen = lease.campaign(B, Claim(), INFO)
+    lease.renew(A, token, INFO)
+    assert lease.campaign(B, Claim(version=seen.version), INFO).verdict == "held"
+
+
+def test_s12_a_state_that_the_clock_froze_can_be_claimed(lease: Lease, client: Any, token: int) -> None:
+    # As after a backward step: lease and lock end in a year by the server's clock.
+    client.hset(KEYS.state, "until", str(int(client.hget(KEYS.state, "until")) + 365 * 86_400_000))
+    client.pexpire(KEYS.lock, 365 * 86_400_000)
+    seen = lease.campaign(B, Claim(), INFO)
+    assert (seen.verdict, seen.span) == ("held", 60)
+    assert lease.campaign(B, Claim(version=seen.version), INFO).verdict == "granted"
+
+
+def test_s12_a_campaign_that_is_too_old_is_refused_and_leaves_no_trace(lease: Lease, client: Any, token: int) -> None:
+    lease.release(A, token, "resigned", leave=True)
+    seconds, _ = client.time()
+    assert lease.campaign(B, Claim(latest=seconds - 1), INFO).verdict == "late"
+    assert client.zscore(KEYS.candidates, B) is None
+    assert lease.campaign(B, Claim(latest=seconds + 60), INFO).verdict == "granted"
+
+
+def test_s05_a_campaign_that_an_earlier_grant_overtook_is_refused(lease: Lease, client: Any, token: int) -> None:
+    client.hset(KEYS.state, "request", str(10**9))
+    assert lease.campaign(A, Claim(), INFO).verdict == "held"
+
+
+def test_s15_a_lock_key_that_is_gone_frees_nothing_and_the_renewal_sets_it_again(
+    lease: Lease, client: Any, token: int
+) -> None:
+    client.delete(KEYS.lock)
+    held = lease.campaign(B, Claim(), INFO)
+    assert (held.verdict, held.holder) == ("held", A)
+    assert lease.renew(A, token, INFO).verdict == "renewed"
+    assert client.get(KEYS.lock) == A.encode()
+
+
+def test_s15_garbage_in_the_lock_is_written_over_unless_its_time_runs(lease: Lease, client: Any, token: int) -> None:
+    client.set(KEYS.lock, "garbage")
+    assert lease.renew(A, token, INFO).verdict == "renewed"
+    assert client.get(KEYS.lock) == A.encode()
+    client.set(KEYS.lock, "another program", px=60_000)
+    answer = lease.renew(A, token, INFO)
+    assert (answer.verdict, answer.holder) == ("refused", "another program")
+    assert lease.campaign(A, Claim(), INFO).verdict == "foreign"
+
+
+def test_s15_the_holder_of_a_lock_whose_state_is_gone_is_remembered(lease: Lease, client: Any, token: int) -> None:
+    client.delete(KEYS.state)
+    seen = lease.campaign(B, Claim(), INFO)
+    assert seen.verdict == "quarantined"
+    assert lease.campaign(B, Claim(version=seen.version), INFO).verdict == "granted"
+
+
+def test_s15_a_renewal_goes_on_when_the_memory_is_full(lease: Lease, client: Any, token: int) -> None:
+    if type(client) is not redis.Redis:
+        pytest.skip("fakeredis has no memory limit")
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.ResponseError, match="maxmemory"):
+            client.set("other", "x")
+        assert lease.renew(A, token, INFO).verdict == "renewed"
+        assert lease.release(A, token, "resigned", leave=False) is True
+        assert lease.campaign(B, Claim(), INFO).verdict == "granted"
+    finally:
+        client.config_set("maxmemory", 0)
+
+
+def test_s13_too_few_replicas_confirm_nothing(make: Any, lease: Lease, client: Any, token: int) -> None:
+    if type(client) is not redis.Redis:
+        pytest.skip("fakeredis has no replicas")
+    careful = make(Config("lock", "info", lock_ttl=3, heartbeat_interval=0.5, min_replicas=1).validate())
+    with pytest.raises(RedisUnavailable, match=r"0 of 1 replicas \(MIN_REPLICAS\)"):
+        careful.renew(A, token, INFO)
+    lease.release(A, token, "resigned", leave=False)
+    with pytest.raises(RedisUnavailable, match="NOREPLICAS"):
+        careful.campaign(B, Claim(version=careful.campaign(B, Claim(), INFO).version), INFO)
+
+
+def test_s13_without_info_nothing_can_be_said_of_replicas(make: Any, client: Any) -> None:
+    if type(client) is redis.Redis:
+        client.acl_setuser("noinfo", enabled=True, nopass=True, commands=["+@all", "-info"], keys=["*"])
+        client = redis.Redis(port=client.connection_pool.connection_kwargs["port"], username="noinfo", password="x")
+        from django_leader.channel import connector
+
+        careful = Lease(connector(client.connection_pool), Config("lock", "info", min_replicas=1).validate())
+    else:
+        careful = make(Config("lock", "info", min_replicas=1).validate())
+    with pytest.raises(RedisUnavailable, match="MIN_REPLICAS needs INFO"):
+        careful.campaign(A, Claim(), INFO)
+    careful.channel.drop()
+
+
+def test_s13_a_confirmation_fails_after_a_loss(lease: Lease, client: Any, token: int) -> None:
+    assert lease.renew(A, token, INFO, confirm=True).verdict == "renewed"
+    client.flushall()
+    assert lease.renew(A, token, INFO, confirm=True).verdict == "quarantined"

@@ -1,0 +1,110 @@
+"""When a state is over: by our own watch, or by a server's clock that was seen to be steady."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from django_leader.records import Answer
+from django_leader.watch import GRAIN, Watch
+
+MARGIN = 0.2
+SPAN = 10.0
+
+
+def look(version: str, server: float, remaining: float, verdict: str = "held", span: float = SPAN) -> Answer:
+    return Answer(verdict, 1, "other:1", remaining, 3, "", server, version, span)
+
+
+def watched(*looks: tuple[float, Answer], took: float = 0.002) -> Watch:
+    watch = Watch()
+    for asked_at, answer in looks:
+        watch = watch.observe(asked_at, answer, asked_at + took, MARGIN)
+    return watch
+
+
+def test_nothing_is_over_before_the_first_look() -> None:
+    assert Watch().over(1e12) == ""
+    assert Watch().server_time(5.0) == 0.0
+
+
+def test_s12_who_has_just_come_watches_a_state_for_its_whole_span() -> None:
+    watch = watched((100.0, look("a", 5000.0, 3.0)), (102.0, look("a", 5002.0, 1.0)), (104.0, look("a", 5004.0, -1.0)))
+    assert watch.over_at == 100.002 + SPAN
+    assert watch.over(110.0) == ""
+    assert watch.over(110.01) == "a"
+
+
+def test_s12_a_steady_clock_is_believed_about_a_state_that_was_set_since_the_last_look() -> None:
+    watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 8.5)))
+    assert watch.over_at == pytest.approx(102.002 + 8.5)
+
+
+def test_s12_a_state_is_not_over_before_its_span_has_passed_since_the_last_look_at_another() -> None:
+    watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 8.0)))
+    assert watch.over_at == pytest.approx(102.002 + 8.0)
+    # As after two steps of the clock, there and back, between the looks: it says that the state is over.
+    watch = watched((100.0, look("a", 5000.0, 12.0)), (102.0, look("b", 5002.0, -1.9, span=3.0)))
+    assert watch.over_at == pytest.approx(102.002 + 3.0), "a state that was set before the last look cannot be another"
+
+
+@pytest.mark.parametrize("jump", [-3600.0, -1.0, -0.11, 0.11, 1.0, 3600.0])
+def test_s12_a_clock_that_has_jumped_is_not_believed(jump: float) -> None:
+    watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0 + jump, 8.5)))
+    assert watch.over_at == pytest.approx(102.002 + SPAN)
+
+
+def test_s12_after_the_next_change_the_clock_is_believed_again() -> None:
+    watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 9002.0, 8.5)), (104.0, look("c", 9004.0, 9.9)))
+    assert watch.over_at == pytest.approx(104.002 + 9.9)
+
+
+def test_s12_a_slow_answer_says_too_little_about_the_clock() -> None:
+    watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 8.5)), took=0.11)
+    assert watch.over_at == pytest.approx(102.11 + SPAN)
+
+
+def test_a_late_or_foreign_answer_says_nothing_about_the_state() -> None:
+    for verdict in ("late", "foreign"):
+        watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 0.0, verdict)))
+        assert watch.over_at == pytest.approx(102.002 + SPAN)
+
+
+def test_what_was_proved_once_stays_proved() -> None:
+    watch = watched(
+        (100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 8.5)), (104.0, look("b", 6000.0, -999.0))
+    )
+    assert watch.over_at == pytest.approx(102.002 + 8.5)
+
+
+def test_the_servers_time_is_told_at_the_latest() -> None:
+    assert watched((100.0, look("a", 5000.0, 9.0))).server_time(103.0) == pytest.approx(5003.0 + GRAIN)
+
+
+Step = st.tuples(
+    st.sampled_from(["look", "set", "jump"]), st.floats(0, 4), st.floats(0, 0.3), st.floats(-20, 20), st.floats(0, 1)
+)
+
+
+@settings(max_examples=1000)
+@given(st.lists(Step, max_size=40))
+def test_s12_nothing_is_over_before_its_span_has_passed(history: list[tuple[str, float, float, float, float]]) -> None:
+    """In true time, whatever the network and the clock do, but for a jump there and back between two looks."""
+    now, offset, version, set_at, until = 100.0, 5000.0, 0, -math.inf, 0.0
+    watch, jumped = Watch(), False
+    for what, passes, took, jump, part in history:
+        now += passes
+        if what == "set":
+            version, set_at, until = version + 1, now, now + offset + SPAN
+        elif what == "jump" and not jumped:
+            offset, jumped = offset + jump, True
+        elif what == "look" and version:
+            at = now + took * part
+            answer = look(str(version), math.floor((at + offset) * 1000) / 1000, 0.0)
+            answer = answer._replace(remaining=until - answer.at)
+            watch, jumped = watch.observe(now, answer, now + took, MARGIN), False
+            now += took
+            assert watch.over_at >= set_at + SPAN - MARGIN / 2 - 2 * GRAIN
