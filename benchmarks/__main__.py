@@ -1,4 +1,4 @@
-"""``make bench``: the local check and the hand-over, each beside its limit in the same run.
+"""``make bench``: the local check, the heartbeat and the hand-over, each beside its limit in the same run.
 
 Figures of one machine at one time: the ratios mean something, the times do not carry over.
 """
@@ -11,7 +11,7 @@ import sys
 
 import redis
 
-from benchmarks import handover, local_check
+from benchmarks import handover, heartbeat, local_check
 from testproject import embedded
 
 
@@ -26,6 +26,7 @@ def main() -> int:
         server = f"{version.get('server_name', 'redis')} {version.get('valkey_version', version['redis_version'])}"
         print(f"Python {platform.python_version()}, redis-py {redis.__version__}, {server}, {platform.release()}")
         local_check.main()
+        heartbeat.main(url, options.rounds)
         handover.main(url, options.rounds)
     finally:
         embedded.leave()

@@ -58,7 +58,6 @@ class Candidacy:
         self._news = News(label)
         self._delivery: TermDelivery | None = None
         self._next_delivery: TermDelivery | None = None
-        self._started_at = utc_now()
         self._last_leader = ""
         self._advice = Advice(label, config)
         self._advised = False
@@ -204,8 +203,11 @@ class Candidacy:
         self._lease.release(self._me, token, reason, floor=self._state.floor, leave=leave, hold=self.hold)
 
     def _info(self) -> LeaderInfo:
-        since = self._started_at if self._state.term else utc_now()
-        return LeaderInfo(self._config.instance_id, self._config.hostname, since, utc_now(), pid=self.pid)
+        """What is published of this process. While it leads always the same object."""
+        if not self._state.term:
+            since = utc_now()
+            self._published = LeaderInfo(self._config.instance_id, self._config.hostname, since, None, pid=self.pid)
+        return self._published
 
     def _received(self, message: dict[str, Any]) -> None:
         if "wake" in message:
@@ -256,7 +258,6 @@ class Candidacy:
         elif before.term and after.term:
             self.grant = replace(self.grant, deadline=after.term.deadline)
         elif after.term:
-            self._started_at = utc_now()
             self.grant = Grant(after.term.token, after.term.deadline, new_latch())
             self._announce(after.term.token)
             self._lines.append((logging.INFO, "%s: leader, with token %d", self._label, after.term.token))

@@ -100,13 +100,25 @@ class Channel:
         is the one error reply by which the caller knows what to do.
         """
         try:
-            self._send(*command)
-            assert self._connection
-            reply = self._connection.read_response(disable_decoding=True)
-            self._close_stale()
-            return reply
+            return self._call(self._open().pack_command(*command))  # type: ignore[no-untyped-call]
         except NoScriptError:
             raise
+        except BaseException as error:
+            raise self._dropped(error) from error
+
+    def call_packed(self, command: bytes) -> Any:
+        """Like ``call``, for a command that ``pack`` has packed."""
+        try:
+            return self._call([command])
+        except NoScriptError:
+            raise
+        except BaseException as error:
+            raise self._dropped(error) from error
+
+    def pack(self, *command: Any) -> bytes:
+        """The command as it is sent. Connects if there is no connection. Raises ``RedisUnavailable``."""
+        try:
+            return b"".join(self._open().pack_command(*command))  # type: ignore[no-untyped-call]
         except BaseException as error:
             raise self._dropped(error) from error
 
@@ -122,7 +134,7 @@ class Channel:
             return None
         self._close_stale()  # it still waits at the server, and would eat the element that is meant for us
         try:
-            self._send("BLPOP", *keys, f"{min(seconds, 3600):.3f}")
+            self._open().send_command("BLPOP", *keys, f"{min(seconds, 3600):.3f}", check_health=False)  # type: ignore[no-untyped-call]
             assert self._connection
             if not self._readable(until):
                 # The reply is still owed, so this connection cannot be used for anything else. To close it takes
@@ -136,6 +148,11 @@ class Channel:
             self._waker.wait(until - clock.now())
             return None
         return reply[0], reply[1]
+
+    @property
+    def connected(self) -> bool:
+        """Whether the next call goes to the same server as the last one. Local."""
+        return self._connection is not None
 
     def drop(self) -> None:
         """Closes the connection. The next call makes a new one."""
@@ -177,8 +194,13 @@ class Channel:
             self._connection.connect()  # type: ignore[no-untyped-call]
         return self._connection
 
-    def _send(self, *command: Any) -> None:
-        self._open().send_command(*command, check_health=False)  # type: ignore[no-untyped-call]
+    def _call(self, packed: list[bytes]) -> Any:
+        connection = self._open()
+        connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
+        reply = connection.read_response(disable_decoding=True)
+        if self._stale:
+            self._close_stale()
+        return reply
 
     def _readable(self, until: float) -> bool:
         assert self._connection

@@ -6,7 +6,7 @@
 --       9 claim: version of the state that is over, as the candidate has proved to itself; or ''
 --       10 server's ms after which this request is too old to be executed; or 0
 --       11 token and 12 reason of the candidate's last term, if the history does not have its end yet; or 0 and ''
--- Reply {echo, verdict, token, holder, ms left, candidates, twin, now, version, span}
+-- Reply as in state.lua
 --       verdict 'granted'      the lease is the candidate's, with this token
 --               'held'         holder has it, for so many ms
 --               'expired'      holder had it; to claim it, watch the state (see machine.py)
@@ -14,25 +14,21 @@
 --               'foreign'      the lock is held by what does not speak this protocol, for so many ms
 --               'late'         the request is too old, or the server's clock has jumped
 --       twin: me of another candidate with the same instance id, told once, when this one joins; or ''
---       version: of the state after this script; it changes with every change   span: how long that state lasts
 -- Granted also when the lease is the candidate's own: the reply to that grant was lost, so nobody leads by it. Not
 -- after a reclaim, which may have come too late to count, and not to a request that an earlier one overtook.
 local ttl = tonumber(ARGV[6])
 redis.call('XLEN', KEYS[5])
 redis.call('LLEN', KEYS[6])
 
-local twin = ''
-local function answer(verdict, who, left)
-  return {echo, verdict, int(token), who, left, candidates, twin, now, version(), span}
-end
 if tonumber(ARGV[10]) > 0 and now > tonumber(ARGV[10]) then return answer('late', '', 0) end
 
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. int(now))
-local joined = redis.call('ZADD', KEYS[4], int(now + ARGV[7]), me)
+local twin, joined = '', redis.call('ZADD', KEYS[4], int(now + ARGV[7]), me)
 redis.call('PEXPIRE', KEYS[4], ARGV[7])
 if joined == 1 then
-  local id = string.sub(me, 1, -17)
-  for _, other in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
+  local id, others = string.sub(me, 1, -17), redis.call('ZRANGE', KEYS[4], 0, -1)
+  if kind == 'lease' or kind == 'reclaimed' then others[#others + 1] = holder end
+  for _, other in ipairs(others) do
     if other ~= me and string.sub(other, 1, -17) == id then twin = other end
   end
 end
@@ -43,10 +39,10 @@ local claimed = ARGV[9] == version()
 local own = kind == 'lease' and holder == me and tonumber(echo) > request
 local free = kind == 'free' or (kind == 'hold' and now >= until_)
 local left = lock and lock ~= me and redis.call('PTTL', KEYS[1]) or 0
-if left > 0 and (lock ~= holder or kind == 'free') then return answer('foreign', lock, left) end
+if left > 0 and (lock ~= holder or kind == 'free') then return answer('foreign', lock, left, twin) end
 if not (claimed or own or free) then
-  if kind == 'quarantine' then return answer('quarantined', '', until_ - now) end
-  return answer(until_ > now and 'held' or 'expired', holder, until_ - now)
+  if kind == 'quarantine' then return answer('quarantined', '', until_ - now, twin) end
+  return answer(until_ > now and 'held' or 'expired', holder, until_ - now, twin)
 end
 if replicas > tonumber(string.match(replication, 'connected_slaves:(%d+)') or 0) then
   return redis.error_reply('NOREPLICAS fewer replicas are connected than MIN_REPLICAS asks for')
@@ -60,4 +56,4 @@ redis.call('SET', KEYS[2], string.sub(ARGV[8], 1, -2) .. ', "fencing_token": ' .
 save()
 remember(taken and 'taken-over' or 'elected', '', me, int(token))
 redis.call('DEL', KEYS[6])
-return answer('granted', me, ttl)
+return answer('granted', me, ttl, twin)

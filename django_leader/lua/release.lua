@@ -4,7 +4,7 @@
 -- ARGV  6 token of the term, or '0' when the caller does not lead   7 reason, for the history
 --       8 '1' when the caller takes part no longer
 --       9 ms for which nobody may lead yet (0: the next one is woken at once)
--- Reply {echo, 'released' or 'nothing'}
+-- Reply two lines of text: echo, 'released' or 'nothing'
 -- Two followers are woken, those who have waited longest: one that is frozen would eat a single wake-up. Each gets
 -- its place, so that the second can stay out of the first one's way. A follower that goes away while nobody leads
 -- passes on the wake-up that it may have eaten.
@@ -32,4 +32,4 @@ if kind == 'free' and (verdict == 'released' or leaves) then
   redis.call('RPUSH', KEYS[6], '0', '1')
   redis.call('PEXPIRE', KEYS[6], 60000)
 end
-return {echo, verdict}
+return echo .. '\n' .. verdict

@@ -1,39 +1,23 @@
--- The heartbeat of a leader: its lease lasts another ttl from now on.
+-- The heartbeat of a leader: its lease lasts another ttl from now on. As lean as can be, since it is all that a healthy
+-- election does; a state that is not plainly the leader's own is left as it is, and to reclaim.lua.
 --
--- KEYS, ARGV 1 to 5 and what happens first: state.lua; the floor is the token of the term
--- ARGV  6 ttl, ms   7 ms for which the candidate counts without a sign of life
---       8 info: a JSON object without the token   9 '1': confirms a grant, which no data loss may have followed
--- Reply {echo, verdict, token, holder, ms left, candidates, '', now, version, span}, as of campaign.lua
---       verdict 'renewed'      token and holder are the leader's own
---               'refused'      holder has the lease ('' when nobody does); token is the highest
---               'quarantined'  nobody may lead
--- The lock key is set again when it is gone (evicted, deleted): the state proves that nobody was granted since.
--- When data were lost the leader reclaims its term. That counts only if the reply reaches it before its old deadline
--- (see machine.py); the state then lasts as long as a quarantine, since another one's lease may have been lost, too.
-local ttl = tonumber(ARGV[6])
-local function answer(verdict, who)
-  return {echo, verdict, int(token), who, until_ - now, candidates, '', now, version(), span}
-end
+-- KEYS  1 lock   2 info   3 state: see state.lua
+-- ARGV  1 echo   2 me   3 token of the term   4 ttl, ms   5 info: a JSON object
+-- Reply one line: echo, 'renewed', now (server's ms), version; or echo, 'unsure', '', ''
+-- Whether this is still the same server is not asked: a leader whose lease goes on may renew it on whatever server has
+-- its state, and whoever campaigns asks before anything else.
+local me, ttl = ARGV[2], ARGV[4]
+local state = redis.call('HMGET', KEYS[3], 'kind', 'token', 'holder')
+local lock = redis.call('GET', KEYS[1])
+local own = (state[1] == 'lease' or state[1] == 'reclaimed') and state[2] == ARGV[3] and state[3] == me
+if not own or lock and lock ~= me then return {ok = ARGV[1] .. ' unsure  '} end
 
-local led = kind == 'lease' or kind == 'reclaimed'
-local own = led and holder == me and token == floor
-local reclaims = token == floor and (kind == 'quarantine' or lost) and ARGV[9] ~= '1'
-local foreign = lock and lock ~= me and lock ~= holder and redis.call('PTTL', KEYS[1]) > 0
-if foreign or not (own or reclaims) then
-  return answer(kind == 'quarantine' and 'quarantined' or 'refused', foreign and lock or led and holder or '')
-end
-
-if reclaims then
-  kind, holder = 'reclaimed', me
-  span = math.max(ttl, quarantine)
-  remember('reclaimed', lost or '', me, int(token))
-else
-  span = ttl
-end
-until_, request = now + span, echo
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('SET', KEYS[2], ARGV[5], 'PX', ttl, 'GET')  -- GET: an error if it is a key of another type
 redis.call('SET', KEYS[1], me, 'PX', ttl)
-redis.call('SET', KEYS[2], string.sub(ARGV[8], 1, -2) .. ', "fencing_token": ' .. int(token) .. '}', 'PX', ttl)
-save()
-redis.call('ZADD', KEYS[4], int(now + ARGV[7]), me)
-redis.call('PEXPIRE', KEYS[4], ARGV[7])
-return answer('renewed', me)
+local until_ = string.format('%.0f', now + ttl)
+redis.call('HSET', KEYS[3], 'until', until_, 'request', ARGV[1])
+if state[1] == 'reclaimed' then redis.call('HSET', KEYS[3], 'span', ttl) end  -- it was that of a quarantine
+local version = state[1] .. ':' .. ARGV[3] .. ':' .. until_ .. ':' .. ARGV[1]
+return {ok = ARGV[1] .. ' renewed ' .. string.format('%.0f', now) .. ' ' .. version}

@@ -1,4 +1,4 @@
--- The common beginning of campaign, renew and release: what is known of the election, and whether Redis lost any of it.
+-- The common beginning of campaign, reclaim and release: what is known of the election, and whether Redis lost of it.
 --
 -- KEYS  1 lock        string, PX   me of the holder, for whoever looks; the state decides
 --       2 info        string, PX   LeaderInfo as JSON
@@ -17,6 +17,8 @@
 --       6 wake        list, PX     one element for each follower to wake: its place, 0 or 1
 -- ARGV  1 echo: the number of the request, growing   2 me   3 floor: the highest token that the caller has seen
 --       4 quarantine, ms   5 how many replicas must have a grant (0: replicas are not looked at)
+-- Reply lines of text: echo, verdict, token, ms left by the server's clock, candidates, now (server's ms), version,
+--       span, twin, holder. The version is that of the state behind the script; every change makes another.
 --
 -- The state is lost when it is absent or garbage, when it is another server's (a restart or a promotion changes
 -- master_replid), or when the caller knows a higher token. With replicas also when one has joined: it may have been
@@ -74,4 +76,8 @@ if lost then
   save()
   if quarantine > 0 then remember('quarantined', lost, me, int(token)) end
 end
-local function version() return int(token) .. ':' .. int(until_) .. ':' .. kind .. ':' .. int(request) end
+local function version() return kind .. ':' .. int(token) .. ':' .. int(until_) .. ':' .. int(request) end
+local function answer(verdict, who, left, twin)
+  local span = int(span)
+  return table.concat({echo, verdict, int(token), int(left), candidates, int(now), version(), span, twin or '', who}, '\n')
+end

@@ -15,12 +15,15 @@ if kind == 'hold' or kind == 'quarantine' then
   if kind == 'hold' then holder = '' end
   if holder == '' then left = math.max(tonumber(found[3] or 0) or 0, now) - now end
 end
+local candidates = redis.call('ZCOUNT', KEYS[4], string.format('%.0f', now), '+inf')
+-- A leader says in the state that it is there.
+if holder ~= '' and (tonumber(redis.call('ZSCORE', KEYS[4], holder) or 0) or 0) < now then candidates = candidates + 1 end
 return {
   ARGV[1],
   holder,
   left,
   redis.call('GET', KEYS[2]) or '',
   found[2] or '0',
-  redis.call('ZCOUNT', KEYS[4], string.format('%.0f', now), '+inf'),
+  candidates,
   kind,
 }

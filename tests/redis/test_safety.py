@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -108,13 +109,46 @@ def test_s10_a_leader_reclaims_its_term_with_its_token(
     forget(client, how)
     if not first:
         assert lease.campaign(B, Claim(floor=token), INFO).verdict == "quarantined"
+    lease.channel.drop()  # as when a server has restarted; the first heartbeat on a connection looks closer
     answer = lease.renew(A, token, INFO)
     assert (answer.verdict, answer.token, answer.holder) == ("renewed", token, A)
     assert answer.span == 120, "another lease may have been lost, too: as long as a quarantine"
     assert lease.campaign(B, Claim(), INFO).verdict == "held"
-    assert lease.renew(A, token, INFO).verdict == "renewed"
+    again = lease.renew(A, token, INFO)
+    held = lease.campaign(B, Claim(), INFO)
+    assert (
+        (again.verdict, again.version, again.span)
+        == ("renewed", held.version, held.span)
+        == ("renewed", held.version, 60)
+    )
     assert lease.release(A, token, "resigned", leave=False) is True
     assert lease.campaign(B, Claim(), INFO).verdict == "granted"
+
+
+def test_a_heartbeat_and_a_look_at_it_name_the_same_version(lease: Lease, client: Any, token: int) -> None:
+    for _ in range(2):
+        beat, seen = lease.renew(A, token, INFO), lease.campaign(B, Claim(), INFO)
+        assert (beat.version, beat.span, beat.verdict) == (seen.version, seen.span, "renewed")
+        assert beat.at == pytest.approx(seen.at + seen.remaining - seen.span, abs=1e-4), "when it was set"
+
+
+def test_a_heartbeat_goes_on_when_the_server_has_forgotten_the_scripts(lease: Lease, client: Any, token: int) -> None:
+    lease.renew(A, token, INFO)
+    client.script_flush()
+    assert lease.renew(A, token, INFO).verdict == "renewed"
+    assert lease.renew(A, token, INFO).verdict == "renewed"
+    assert json.loads(client.get(KEYS.info))["last_heartbeat"]
+
+
+def test_s06_a_heartbeat_that_is_answered_by_something_else_is_an_error(
+    lease: Lease, token: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for reply in (b"1 renewed 5 x", b"OK", 7, [b"1"]):
+        lease.renew(A, token, INFO)
+        with monkeypatch.context() as patch:
+            patch.setattr(lease.channel, "call_packed", lambda command, reply=reply: reply)
+            with pytest.raises(RedisUnavailable, match="does not belong to its request"):
+                lease.renew(A, token, INFO)
 
 
 def test_s10_whoever_reclaimed_too_late_is_not_granted_because_the_state_says_it_holds(
@@ -187,7 +221,7 @@ def test_s12_a_campaign_that_is_too_old_is_refused_and_leaves_no_trace(lease: Le
 
 
 def test_s05_a_campaign_that_an_earlier_grant_overtook_is_refused(lease: Lease, client: Any, token: int) -> None:
-    client.hset(KEYS.state, "request", str(10**9))
+    client.hset(KEYS.state, "request", str(10**15))
     assert lease.campaign(A, Claim(), INFO).verdict == "held"
 
 
