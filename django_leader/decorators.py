@@ -133,6 +133,9 @@ def _who_leads(election: LeaderElection) -> str:
     except RedisUnavailable as error:
         raise CommandError(f"Not run: {error}", returncode=UNAVAILABLE_EXIT) from error
     leader = status.leader
+    if leader is None and status.quarantined:
+        text = f"Redis is new or has lost data, so nobody leads the election {election.name!r} for another"
+        return f"{text} {status.lease_left:.1f} s (QUARANTINE)"
     if leader is None and status.lease_left:
         return f"the last leader of the election {election.name!r} holds it for another {status.lease_left:.1f} s"
     if leader is None:

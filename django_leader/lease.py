@@ -113,7 +113,7 @@ class Lease:
         _, holder, left, info, token, candidates, kind = self._run("status", self._keys)
         leader = LeaderInfo.from_json(_decode(info), instance_of(_decode(holder))) if holder else None
         token = int(token) if token.isdigit() else 0
-        return ElectionStatus(leader, left / 1000, token, candidates, kind == b"quarantine" and left > 0)
+        return ElectionStatus(leader, left / 1000, token, candidates, kind == b"quarantine" and not leader and left > 0)
 
     def history(self, limit: int) -> list[Event]:
         """The newest ``limit`` changes, the newest first. One round trip. Raises ``RedisUnavailable``."""

@@ -70,7 +70,7 @@ class ElectionStatus:
     candidates: int
     """How many processes take part, the leader among them."""
     quarantined: bool = False
-    """Whether Redis has lost data, so that nobody may be elected before ``lease_left`` is over."""
+    """Whether nobody leads, and nobody may before ``lease_left`` is over, because Redis has lost data."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ became_leader = Signal()
 lost_leadership = Signal()
 """This process leads no longer. Carries ``election``, ``fencing_token`` and ``reason``.
 
-Reasons: ``resigned`` (stopped or gave up), ``expired`` (no heartbeat in time), ``taken`` (another process leads),
-``data-lost`` (Redis forgot the lease), ``callback-failed`` (a receiver or callback of the gain raised).
+Reasons: ``resigned`` (stopped or gave up), ``expired`` (no heartbeat was answered in time), ``taken`` (another process
+leads), ``quarantined`` (Redis has lost data, and a later leader may be there), ``data-lost`` (Redis says that the term
+is over), ``callback-failed`` (a receiver or callback of the gain raised).
 """
 
 leader_changed = Signal()

@@ -68,6 +68,9 @@ LEADER_ELECTIONS = {
         "HEARTBEAT_INTERVAL": float(os.environ.get("HEARTBEAT_INTERVAL", "3")),
         "RETRY_INTERVAL": float(os.environ.get("RETRY_INTERVAL", "2")),
         "INSTANCE_ID": os.environ.get("INSTANCE_ID"),
+        # The embedded server is started empty for these processes alone, so there is no lease that it could have lost.
+        # Never do this with a server that outlives them.
+        "QUARANTINE": float(os.environ.get("QUARANTINE", "0")),
     }
 }
 LOGGING = {

@@ -19,3 +19,26 @@ class Run(models.Model):
 
     def __str__(self) -> str:
         return f"{self.job} by {self.instance_id}"
+
+
+class Report(models.Model):
+    """What a job writes, and must not write over with something older: it refuses a leader whose term is over."""
+
+    name = models.CharField(max_length=50, unique=True)
+    text = models.TextField(default="")
+    fencing_token = models.BigIntegerField(default=0)
+
+    objects: ClassVar[models.Manager[Report]] = models.Manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def write(cls, name: str, text: str, fencing_token: int) -> bool:
+        """Writes, unless a later leader has already done so. Gives whether it has.
+
+        The comparison and the write are one statement, so that the database makes them one step.
+        """
+        cls.objects.get_or_create(name=name)
+        mine = cls.objects.filter(name=name, fencing_token__lte=fencing_token)
+        return mine.update(text=text, fencing_token=fencing_token) == 1

@@ -11,6 +11,7 @@ from django.core.checks import CheckMessage
 from django.test import override_settings
 
 from django_leader import checks
+from django_leader.handler import KEYS
 
 OTHER_REDIS = {
     "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1"},
@@ -55,6 +56,12 @@ CASES: list[tuple[str, Any, str]] = [
     ("W007", {"default": {"HEARTBEAT_INTERVAL": 10}}, "3.33"),
     ("W007", {"default": {"HEARTBEAT_INTERVAL": None}}, "3.0 is used instead"),
     ("W008", {"default": {"RETRY_INTERVAL": -1}}, "2.0 is used instead"),
+    ("E014", {"default": {"QUARANTINE": "10"}}, "give seconds"),
+    ("E015", {"default": {"MIN_REPLICAS": "1"}}, "give a whole number of replicas"),
+    ("E015", {"default": {"MIN_REPLICAS": -1}}, "give a whole number of replicas"),
+    ("E015", {"a": {"MIN_REPLICAS": True}}, "give a whole number of replicas"),
+    ("W014", {"default": {"QUARANTINE": -1}}, "10.0 is used instead"),
+    ("W014", {"default": {"QUARANTINE": 5}}, "shorter than LOCK_TTL"),
     ("W004", {"default": {"REDIS_KEY_NAME": ""}}, "'maplefile:leader:lock' is used instead"),
     ("W005", {"default": {"REDIS_INFO_KEY_NAME": ""}}, "'maplefile:leader:info' is used instead"),
 ]
@@ -89,6 +96,7 @@ def test_w002_advises_a_database_of_its_own_before_a_deployment() -> None:
         None,
         {"default": {}},
         {"default": {"CACHE": "leader", "LOCK_TTL": 30, "AUTOSTART": False}},
+        {"default": {"QUARANTINE": 0, "MIN_REPLICAS": 1}, "b": {"QUARANTINE": None}},
         {"default": {}, "b": {}},
     ],
 )
@@ -102,4 +110,5 @@ def test_every_id_has_a_test_and_every_setting_an_id() -> None:
     literal = set(re.findall(r"django_leader\.([EW]\d{3})", source)) | {"E002"}
     tested = {number for number, _, _ in CASES} | {"W002"}
     assert literal <= tested
-    assert {f"E{number:03}" for number in range(1, 14)} <= tested
+    assert {f"E{number:03}" for number in range(1, 16)} <= tested
+    assert set(checks.NUMBERS) == set(KEYS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -68,6 +69,7 @@ def test_the_leader_of_the_web_processes_does_the_periodic_job(web: str, environ
 
 
 def test_of_two_processes_one_writes_the_report(environment: dict[str, str]) -> None:
+    subprocess.run([*MANAGE, "migrate", "-v0"], env=environment, check=True)
     command = [*MANAGE, "nightly_report", "--seconds", "3600"]
     first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
     assert first.stdout
@@ -82,3 +84,50 @@ def test_of_two_processes_one_writes_the_report(environment: dict[str, str]) -> 
         first.wait(20)
     third = subprocess.run([*MANAGE, "nightly_report"], env=environment, capture_output=True, text=True, check=True)
     assert third.stdout.endswith("done\n"), "the interrupted command has let go"
+
+
+def test_a_database_that_compares_the_token_refuses_a_leader_whose_term_is_over(environment: dict[str, str]) -> None:
+    subprocess.run([*MANAGE, "migrate", "-v0"], env=environment, check=True)
+    script = (
+        "from testproject.jobs.models import Report\n"
+        "print([Report.write('r', text, token) for text, token in [('a', 5), ('b', 7), ('late', 5), ('b2', 7)]])\n"
+        "print(Report.objects.get(name='r').text)"
+    )
+    shown = subprocess.run(
+        [*MANAGE, "shell", "-v0", "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.splitlines() == ["[True, True, False, True]", "b2"]
+
+
+def test_a_writer_that_slept_through_its_lease_writes_over_nothing(environment: dict[str, str]) -> None:
+    subprocess.run([*MANAGE, "migrate", "-v0"], env=environment, check=True)
+    fast = {**environment, "LOCK_TTL": "1", "HEARTBEAT_INTERVAL": "0.3", "RETRY_INTERVAL": "0.3"}
+    command = [*MANAGE, "nightly_report", "--seconds"]
+    with subprocess.Popen(
+        [*command, "5"],
+        env={**fast, "INSTANCE_ID": "first"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
+    ) as first:
+        assert first.stdout
+        assert first.stdout.readline().startswith("writing the report, token ")
+        first.send_signal(signal.SIGSTOP)
+        try:
+
+            def second_has_written() -> bool:
+                second = subprocess.run(
+                    [*command, "0"], env={**fast, "INSTANCE_ID": "second"}, capture_output=True, text=True, check=False
+                )
+                return second.stdout.endswith("done\n")
+
+            eventually(second_has_written, "the lease of the one that sleeps is over", 60)
+        finally:
+            first.send_signal(signal.SIGCONT)
+        first.wait(60)
+    script = "from testproject.jobs.models import Report; print(Report.objects.get(name='nightly').text)"
+    shown = subprocess.run(
+        [*MANAGE, "shell", "-v0", "-c", script], env=fast, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == "by second\n"

@@ -54,7 +54,7 @@ class Command(BaseCommand):
             raise SystemExit(status)
 
     def _print(self, rows: list[dict[str, Any]]) -> None:
-        titles = [name for name in rows[0] if name not in ("status", "error")]
+        titles = [name for name in rows[0] if name not in ("status", "error", "quarantined")]
         table = [[name.replace("_", " ").upper() for name in titles]]
         table += [[_show(row[name]) for name in titles] for row in rows]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -63,6 +63,9 @@ class Command(BaseCommand):
         for row in rows:
             if row.get("error"):
                 self.stderr.write(row["error"])
+            if row.get("quarantined"):
+                text = f"{row['election']}: Redis is new or has lost data; nobody is elected for another "
+                self.stderr.write(f"{text}{row['lease_left']:g} s (QUARANTINE)")
 
 
 def _ask(alias: str) -> dict[str, Any]:
@@ -71,12 +74,13 @@ def _ask(alias: str) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(
         ("election", "leader", "host", "since", "last_heartbeat", "lease_left", "token", "candidates")
     )
-    row |= {"election": alias, "this_process": verdict, "status": UNKNOWN, "error": None}
+    row |= {"election": alias, "this_process": verdict, "status": UNKNOWN, "error": None, "quarantined": False}
     try:
         found = election.status()
     except RedisUnavailable as error:
         return row | {"error": str(error)}
     row |= {"token": found.fencing_token or None, "candidates": found.candidates, "status": LEADERLESS}
+    row["quarantined"] = found.quarantined
     row["lease_left"] = round(found.lease_left, 3) or None
     if leader := found.leader:
         row |= {

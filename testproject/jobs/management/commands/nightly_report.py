@@ -8,10 +8,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from django_leader import elections, leader_required
+from testproject.jobs.models import Report
 
 
 class Command(BaseCommand):
-    """Pretends to write a report."""
+    """Writes a report that takes its time."""
 
     help = "Writes the nightly report, in one process of the fleet."
 
@@ -22,8 +23,10 @@ class Command(BaseCommand):
     @leader_required
     def handle(self, *args: Any, **options: Any) -> None:
         """Works, and says in which term."""
-        token = elections["command:nightly_report"].fencing_token
+        election = elections["command:nightly_report"]
+        token = election.fencing_token or 0
         self.stdout.write(f"writing the report, token {token}")
         self.stdout.flush()
         time.sleep(options["seconds"])
-        self.stdout.write("done")
+        written = Report.write("nightly", f"by {election.instance_id}", token)
+        self.stdout.write("done" if written else "not written: a later leader has been here")
