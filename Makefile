@@ -32,6 +32,14 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The modules that decide have every branch tested.
+CORE := machine,watch,lease,election,config,records
+coverage: $(VENV)/.test
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q tests/unit tests/redis tests/django $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --fail-under=100 --include="$$(echo django_leader/{$(CORE)}.py | tr " " ,)"
+
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks $(ARGS)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -19,11 +19,11 @@ def need(found: object, what: str) -> None:
         pytest.skip(message)
 
 
-def _server(name: str) -> RedisServer:
+def _server(name: str, *arguments: str) -> RedisServer:
     path = program(name)
     need(path, f"the server {name}")
     assert path
-    return RedisServer(path).start()
+    return RedisServer(path, *arguments).start()
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +38,20 @@ def some_server(_some_server: RedisServer) -> RedisServer:
     """A server of whatever kind there is, empty, which the test does no harm."""
     _some_server.client().flushall()
     return _some_server
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., RedisServer]]:
+    """Starts servers with arguments of the test's own, and ends them."""
+    started: list[RedisServer] = []
+
+    def start(*arguments: str) -> RedisServer:
+        started.append(_server("valkey" if program("valkey") else "redis-server", *arguments))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
 
 
 @pytest.fixture

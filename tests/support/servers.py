@@ -52,8 +52,8 @@ def program(name: str) -> str | None:
 class RedisServer:
     """One server on 127.0.0.1, without persistence."""
 
-    def __init__(self, path: str) -> None:
-        self.path, self.port = path, free_port()
+    def __init__(self, path: str, *arguments: str) -> None:
+        self.path, self.port, self.more = path, free_port(), arguments
         self.folder = tempfile.mkdtemp(prefix="django-leader-test-")
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -69,7 +69,18 @@ class RedisServer:
     def start(self) -> RedisServer:
         """Starts it, on the same port as before, and waits until it answers."""
         self.process = subprocess.Popen(
-            [self.path, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder],
+            [
+                self.path,
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--dir",
+                self.folder,
+                *self.more,
+            ],
             stdout=subprocess.DEVNULL,
             preexec_fn=die_with_parent,
         )

@@ -1,0 +1,179 @@
+"""Grants that replicas must confirm, and a primary that Sentinel names: real replicas, a real Sentinel."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from pytest_django import Settings
+from redis.sentinel import Sentinel
+
+from django_leader import Config, LeaderElection, RedisUnavailable
+from django_leader.channel import Channel, connector
+from django_leader.handler import elections
+from django_leader.lease import Lease
+from django_leader.records import Claim, LeaderInfo
+from testproject.embedded import die_with_parent
+from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
+
+A, B = "a:0000000000000000", "b:0000000000000001"
+INFO = LeaderInfo("x")
+CAREFUL = Config("lock", "info", lock_ttl=30, quarantine=60, min_replicas=1).validate()
+FAST: dict[str, Any] = {"lock_ttl": 3, "heartbeat_interval": 0.4, "retry_interval": 0.3, "quarantine": 0.1}
+Start = Callable[..., RedisServer]
+
+
+def replica_of(start: Start, primary: RedisServer) -> RedisServer:
+    attached = len(replicas(primary))
+    replica = start("--replicaof", "127.0.0.1", str(primary.port), "--repl-diskless-sync-delay", "0")
+    eventually(lambda: len(replicas(primary)) > attached, "the replica is attached")
+    return replica
+
+
+def replicas(primary: RedisServer) -> list[Any]:
+    """Those that are in step."""
+    info = primary.client().info("replication")
+    found = [info[f"slave{number}"] for number in range(info["connected_slaves"])]
+    return [replica for replica in found if replica["state"] == "online"]
+
+
+@pytest.fixture
+def primary(start_server: Start) -> RedisServer:
+    return start_server("--repl-diskless-sync-delay", "0")
+
+
+@pytest.fixture
+def careful(primary: RedisServer) -> Iterator[Lease]:
+    lease = Lease(connector(primary.client().connection_pool), CAREFUL)
+    yield lease
+    lease.channel.drop()
+
+
+def lead(lease: Lease, me: str) -> int:
+    seen = lease.campaign(me, Claim(), INFO)
+    granted = lease.campaign(me, Claim(version=seen.version), INFO)
+    assert granted.verdict == "granted"
+    assert lease.renew(me, granted.token, INFO, confirm=True).verdict == "renewed"
+    return granted.token
+
+
+def test_s13_a_grant_and_a_renewal_are_with_a_replica(
+    start_server: Start, primary: RedisServer, careful: Lease
+) -> None:
+    replica = replica_of(start_server, primary)
+    token = lead(careful, A)
+    assert careful.renew(A, token, INFO).verdict == "renewed"
+    assert replica.client().hget("{lock}:state", "token") == str(token).encode()
+    replica.stop()
+    eventually(lambda: replicas(primary) == [])
+    with pytest.raises(RedisUnavailable, match="0 of 1 replicas"):
+        careful.renew(A, token, INFO)
+
+
+def test_s13_a_replica_that_joins_starts_a_quarantine_in_which_the_leader_goes_on(
+    start_server: Start, primary: RedisServer, careful: Lease
+) -> None:
+    replica_of(start_server, primary)
+    token = lead(careful, A)
+    replica_of(start_server, primary)
+    assert careful.renew(A, token, INFO, confirm=True).verdict == "quarantined", "a grant is not confirmed after that"
+    assert careful.campaign(B, Claim(), INFO).verdict == "quarantined"
+    assert careful.history(1)[0].reason == "replica joined"
+    answer = careful.renew(A, token, INFO)
+    assert (answer.verdict, answer.holder) == ("renewed", A)
+    assert careful.campaign(B, Claim(), INFO).verdict == "held"
+
+
+def test_s11_a_promoted_replica_is_another_server(start_server: Start, primary: RedisServer, careful: Lease) -> None:
+    replica = replica_of(start_server, primary)
+    lead(careful, A)
+    primary.stop()
+    replica.client().replicaof("NO", "ONE")
+    promoted = Lease(connector(replica.client().connection_pool), Config("lock", "info", quarantine=60).validate())
+    assert promoted.campaign(B, Claim(), INFO).verdict == "quarantined"
+    assert promoted.history(1)[0].reason == "another server"
+    promoted.channel.drop()
+
+
+def test_s13_replicas_without_the_setting_are_warned_of(
+    start_server: Start, primary: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica_of(start_server, primary)
+    election = LeaderElection(primary.client(), Config(**FAST))
+    with caplog.at_level(logging.WARNING):
+        election.start()
+        assert election.wait_for_leadership(GENEROUS)
+        eventually(lambda: "MIN_REPLICAS" in caplog.text)
+    election.stop()
+
+
+def test_s13_an_election_with_a_replica(start_server: Start, primary: RedisServer) -> None:
+    replica_of(start_server, primary)
+    first, second = (
+        LeaderElection(primary.client(), Config(**FAST, instance_id=name, min_replicas=1)) for name in ("1st", "2nd")
+    )
+    try:
+        first.start()
+        assert first.wait_for_leadership(GENEROUS)
+        second.start()
+        assert second.wait_for_leadership(0) is False
+        first.stop()
+        assert second.wait_for_leadership(GENEROUS)
+    finally:
+        first.stop()
+        second.stop()
+
+
+@pytest.fixture
+def sentinel(primary: RedisServer, tmp_path: Path) -> Iterator[Sentinel]:
+    """One Sentinel, which knows ``primary`` as "mine"."""
+    port, config = free_port(), tmp_path / "sentinel.conf"
+    config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor mine 127.0.0.1 {primary.port} 1\n")
+    process = subprocess.Popen(
+        [primary.path, str(config), "--sentinel"], stdout=subprocess.DEVNULL, preexec_fn=die_with_parent
+    )
+    found = Sentinel([("127.0.0.1", 1), ("127.0.0.1", port)], socket_timeout=5)  # type: ignore[no-untyped-call]
+
+    def answers() -> bool:
+        try:
+            return bool(redis.Redis(port=port, socket_timeout=5).ping())
+        except redis.ConnectionError:
+            return False
+
+    eventually(answers)
+    yield found
+    process.kill()
+    process.wait()
+
+
+def test_an_election_behind_sentinel_asks_it_for_the_primary(sentinel: Sentinel) -> None:
+    election = LeaderElection(sentinel.master_for("mine"), Config(**FAST))  # type: ignore[no-untyped-call]
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    assert election.get_leader_id() == election.instance_id
+    election.stop()
+
+
+def test_a_primary_that_sentinel_does_not_know_cannot_be_asked(sentinel: Sentinel) -> None:
+    channel = Channel(connector(sentinel.master_for("other").connection_pool), 5)  # type: ignore[no-untyped-call]
+    with pytest.raises(RedisUnavailable, match="No master found for 'other'"):
+        channel.call("PING")
+
+
+def test_a_cache_behind_sentinel_carries_an_election(sentinel: Sentinel, settings: Settings) -> None:
+    port = sentinel.sentinels[1].connection_pool.connection_kwargs["port"]
+    settings.DJANGO_REDIS_CONNECTION_FACTORY = "django_redis.pool.SentinelConnectionFactory"
+    options = {"CLIENT_CLASS": "django_redis.client.SentinelClient", "SENTINELS": [("127.0.0.1", port)]}
+    settings.CACHES = {
+        "default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://mine/1", "OPTIONS": options}
+    }
+    settings.LEADER_ELECTIONS = {"default": {name.upper(): value for name, value in FAST.items()}}
+    election = elections["default"]
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    elections.reset()
