@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import random
 import secrets
@@ -66,7 +67,7 @@ class Candidacy:
         self.grant = NO_GRANT
         self.changed = threading.Condition(threading.RLock())
         self.attempts = 0
-        self.ticked_at = clock.now()
+        self._ticked_at = clock.now()
         self.ended = False
 
     def feed(self, event: machine.AnyEvent) -> None:
@@ -78,6 +79,12 @@ class Candidacy:
         """Whether the caller, a loss callback or a signal handler, runs in a thread on which ``ended`` depends."""
         here = threading.current_thread()
         return here is self._thread or (self._delivery is not None and self._delivery.runs_here())
+
+    @property
+    def idle(self) -> float:
+        """Seconds since its threads last came round, of the one that has not for longest."""
+        watcher = self._delivery if self._state.term else None
+        return clock.now() - min(self._ticked_at, watcher.looked_at if watcher else math.inf)
 
     @property
     def outage(self) -> str:
@@ -130,7 +137,7 @@ class Candidacy:
     def _loop(self) -> None:
         left = False
         while True:
-            self.ticked_at = clock.now()
+            self._ticked_at = clock.now()
             try:
                 self._apply(machine.Tick())
                 todo = machine.plan(self._state, clock.now())

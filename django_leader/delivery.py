@@ -90,6 +90,8 @@ class TermDelivery:
         self._token: int | None = None
         self._reason: str | None = None
         self._cancelled = False
+        self.looked_at = clock.now()
+        """When the watcher last looked at the deadline, at least twice a second while the term lasts."""
         self._gain: list[tuple[Callback, threading.Event]] = []
         self._watcher = threading.Thread(target=self._watch, name=f"{name} term", daemon=True)
         self._first_gain = threading.Thread(target=self._run_first_gain, name=f"{name} gain", daemon=True)
@@ -142,8 +144,9 @@ class TermDelivery:
         if not self._has_begun() or self._token is None:
             return
         while True:
+            self.looked_at = clock.now()
             with self._changed:
-                left = self._deadline(self._token) - clock.now()
+                left = self._deadline(self._token) - self.looked_at
                 if self._reason is None and left > 0:
                     self._changed.wait(min(left, LONGEST_LOOK))
                 if self._reason is not None:

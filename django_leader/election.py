@@ -128,11 +128,12 @@ class LeaderElection:
 
     @property
     def last_tick(self) -> float | None:
-        """Seconds since the election thread last came round, for health checks; None when not taking part. Local.
+        """Seconds since its threads last came round, for health checks; None when not taking part. Local.
 
-        A healthy one does so at every heartbeat, or at every ``retry_interval`` when another process leads.
+        Of the election thread, which does so at every heartbeat, or at every ``retry_interval`` when another process
+        leads, and of the one that watches the deadline the one that has not for longest.
         """
-        return clock.now() - self._candidacy.ticked_at if self._candidacy and self.running else None
+        return self._candidacy.idle if self._candidacy and self.running else None
 
     def status(self) -> ElectionStatus:
         """The election as Redis has it. One round trip on a connection of its own; raises ``RedisUnavailable``."""

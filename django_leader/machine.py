@@ -48,8 +48,7 @@ SPREAD = 0.00005
 LONGEST_SPREAD = 0.02
 SECOND_CHANCE = 0.005
 """Seconds that the second of two woken followers leaves to the first: a few round trips of 0.1 to 1 ms each."""
-FIRST_BACKOFF = 0.05
-"""Seconds after a first failure. It doubles with each further one, up to the retry interval."""
+FIRST_BACKOFF = 0.05  # seconds; it doubles with each further failure, up to the retry interval
 
 
 class Term(NamedTuple):

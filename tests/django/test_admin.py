@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from django_leader import elections
 from tests.django.conftest import FAST
-from tests.support.servers import GENEROUS, RedisServer
+from tests.support.servers import GENEROUS, RedisServer, eventually
 
 pytestmark = pytest.mark.django_db
 PAGE = "/admin/django_leader/election/"
@@ -73,6 +73,13 @@ def test_it_shows_that_nobody_leads(viewer: Client, project: Settings) -> None:
     assert "Nobody leads. No process takes part." in shown
     assert "takes no part" in shown
     assert "starts never: this is a test run" in shown
+
+
+def test_it_shows_a_quarantine(viewer: Client, project: Settings) -> None:
+    project.LEADER_ELECTIONS = {"default": {**FAST, "QUARANTINE": 60}}
+    elections["default"].start()
+    eventually(lambda: elections["default"].status().quarantined)
+    assert "Redis is new or has lost data: nobody may lead for another" in text(viewer)
 
 
 def test_it_shows_each_election(viewer: Client, project: Settings) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.cache import caches as django_caches
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 from pytest_django import Settings
@@ -312,3 +313,16 @@ def test_manage_py_check_opens_no_connection_and_starts_no_thread() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "no issues" in done.stdout, done.stderr
+
+
+def test_s10_a_healthy_leader_keeps_its_term_through_cache_clear(project: Settings) -> None:
+    project.LEADER_ELECTIONS = {"default": {**FAST, "QUARANTINE": None}}
+    cached, election = django_caches["default"], elections["default"]
+    election.start()
+    assert election.wait_for_leadership(LONG)
+    token = election.fencing_token
+    for _ in range(3):
+        cached.clear()
+        eventually(lambda: election.get_leader_id() == election.instance_id, "the leader has its lease back")
+    assert (election.is_leader(), election.fencing_token) == (True, token)
+    assert [event.kind for event in election.history()][:2] == ["reclaimed", "quarantined"]

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -16,7 +17,11 @@ from django.core.management import call_command, load_command_class
 from django.core.management.base import BaseCommand, CommandError
 from pytest_django import Settings
 
-from django_leader import Config, LeaderElection, LeadershipLost, elections, leader_required
+from django_leader import Config, LeaderElection, LeaderInfo, LeadershipLost, elections, leader_required
+from django_leader.channel import connector
+from django_leader.decorators import _who_leads
+from django_leader.lease import Lease
+from django_leader.records import Claim
 from tests.commands.management.commands import guarded, guarded_class
 from tests.django.conftest import FAST
 from tests.support.candidates import ROOT
@@ -37,7 +42,7 @@ def other(server: RedisServer, alias: str) -> LeaderElection:
     config = elections[alias].config
     election = LeaderElection(
         redis.Redis(port=server.port),
-        Config(config.redis_key_name, config.redis_info_key_name, 6, 0.4, 0.3, "other", "other-host"),
+        Config(config.redis_key_name, config.redis_info_key_name, 6, 0.4, 0.3, "other", "other-host", 0),
     )
     election.start()
     assert election.wait_for_leadership(LONG)
@@ -54,6 +59,38 @@ def test_the_only_process_runs_the_command_and_lets_go(project: Settings) -> Non
     assert election.get_leader_info() is None
     call_command("guarded", stdout=out)
     assert len(guarded.runs) == 2
+
+
+def test_the_first_run_on_an_empty_server_waits_for_the_quarantine_and_runs(project: Settings) -> None:
+    project.LEADER_ELECTIONS = {"default": {**FAST, "QUARANTINE": 1}}
+    err = StringIO()
+    assert call_command("guarded", stderr=err) == "done"
+    assert err.getvalue() == ""
+    kinds = [event.kind for event in elections["command:guarded"].history()]
+    assert kinds == ["resigned", "elected", "quarantined"]
+
+
+def test_a_lease_that_the_last_run_left_behind_is_watched_and_taken_over(
+    project: Settings, some_server: RedisServer
+) -> None:
+    config = replace(elections["command:guarded"].config, lock_ttl=1, heartbeat_interval=0.2, instance_id="crashed")
+    lease = Lease(connector(redis.Redis(port=some_server.port).connection_pool), config)
+    lease.campaign("crashed:0123456789abcdef", Claim(), LeaderInfo("crashed"))
+    lease.channel.drop()
+    eventually(lambda: not some_server.client().exists(config.redis_key_name), "its lease is over")
+    assert call_command("guarded", stderr=StringIO()) == "done", "and not: not run, in the one attempt that it has"
+    assert [event.kind for event in elections["command:guarded"].history()][:2] == ["resigned", "taken-over"]
+
+
+def test_while_redis_is_in_quarantine_who_does_not_wait_is_told_why(project: Settings) -> None:
+    project.LEADER_ELECTIONS = {"default": {**FAST, "QUARANTINE": 60}}
+    election = elections["command:guarded"]
+    election.start()
+    eventually(lambda: election.status().quarantined)
+    assert 50 < election.status().lease_left <= 60
+    text = _who_leads(election)
+    election.stop()
+    assert text.startswith("Redis is new or has lost data, so nobody leads the election 'command:guarded' for another")
 
 
 def test_while_another_leads_the_body_is_not_run_and_one_line_says_who(some_server: RedisServer) -> None:

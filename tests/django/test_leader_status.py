@@ -13,7 +13,7 @@ from pytest_django import Settings
 
 from django_leader import elections
 from tests.django.conftest import FAST
-from tests.support.servers import GENEROUS, RedisServer
+from tests.support.servers import GENEROUS, RedisServer, eventually
 
 
 def status(*arguments: str) -> tuple[int, str, str]:
@@ -127,3 +127,16 @@ def test_help_documents_the_exit_status() -> None:
     assert "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis cannot be asked" in " ".join(
         text.split()
     )
+
+
+def test_a_quarantine_is_said_to_people_and_to_programs(project: Settings) -> None:
+    project.LEADER_ELECTIONS = {"default": {**FAST, "QUARANTINE": 60}}
+    elections["default"].start()
+    eventually(lambda: elections["default"].status().quarantined)
+    code, _, err = status()
+    assert code == 1
+    assert err.startswith("default: Redis is new or has lost data; nobody is elected for another ")
+    assert err.endswith(" s (QUARANTINE)\n")
+    code, out, _ = status("--json")
+    [row] = json.loads(out)
+    assert (code, row["quarantined"], row["leader"]) == (1, True, None)

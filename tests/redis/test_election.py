@@ -294,6 +294,20 @@ def test_a_process_that_takes_part_ticks(make: Make) -> None:
     eventually(lambda: election.last_tick is not None and election.last_tick < 1.0)
 
 
+def test_s17_a_thread_that_watches_no_longer_is_seen(make: Make) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    assert candidacy._delivery
+    delivery = candidacy._delivery
+    eventually(lambda: election.last_tick is not None and election.last_tick < 0.6)
+    with delivery._changed:  # so that the watcher cannot look
+        eventually(lambda: election.last_tick is not None and election.last_tick > 0.6)
+        assert election.is_leader(), "the election thread renews all the same"
+
+
 def test_after_the_end_of_the_interpreter_has_begun_nothing_starts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     election = make()
     election.start()
@@ -619,6 +633,20 @@ def test_two_threads_that_find_themselves_in_a_fork_begin_one_candidacy(make: Ma
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+
+
+def test_s19_a_fork_of_which_no_hook_told_is_found_at_the_next_start(make: Make) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.stop()
+    before = election._candidacy
+    assert before
+    before.pid = 0  # as in a child that was forked in C
+    assert not election.running
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    assert election._candidacy is not before
 
 
 def test_a_wait_that_was_cut_short_eats_no_wake_up(some_server: RedisServer) -> None:

@@ -68,19 +68,9 @@ class RedisServer:
 
     def start(self) -> RedisServer:
         """Starts it, on the same port as before, and waits until it answers."""
+        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder]
         self.process = subprocess.Popen(
-            [
-                self.path,
-                "--port",
-                str(self.port),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--dir",
-                self.folder,
-                *self.more,
-            ],
+            [self.path, *place, "--save", "", *self.more],
             stdout=subprocess.DEVNULL,
             preexec_fn=die_with_parent,
         )
