@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import random
 import secrets
@@ -84,7 +83,7 @@ class Candidacy:
     def idle(self) -> float:
         """Seconds since its threads last came round, of the one that has not for longest."""
         watcher = self._delivery if self._state.term else None
-        return clock.now() - min(self._ticked_at, watcher.looked_at if watcher else math.inf)
+        return clock.now() - (min(self._ticked_at, watcher.looked_at) if watcher else self._ticked_at)
 
     @property
     def outage(self) -> str:

@@ -109,7 +109,7 @@ class TermDelivery:
         """The term has begun: it is watched from now on, and the gain callbacks run. Local, waits for nothing."""
         with self._changed:
             self._gain = [(callback, threading.Event()) for callback in self._listeners.gained(token)]
-            self._token = token
+            self._token, self.looked_at = token, clock.now()
             self._changed.notify_all()
         for gain in self._gain[1:]:
             try:
