@@ -1,0 +1,206 @@
+"""A simulated process that takes part: a clock of its own, the machine's state, one request at a time."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from django_leader import machine
+
+from . import protocol
+
+if TYPE_CHECKING:
+    from .world import World
+
+HAIR = 1e-6
+"""Seconds by which an alarm comes late, so that rounding cannot make it early."""
+
+
+class Clock:
+    """A clock that starts anywhere and runs a little too fast or too slow."""
+
+    def __init__(self, now: float, shows: float, rate: float) -> None:
+        self.origin, self.offset, self.rate = now, shows, rate
+
+    def local(self, now: float) -> float:
+        """What it shows at the true instant ``now``."""
+        return self.offset + self.rate * (now - self.origin)
+
+    def true(self, local: float) -> float:
+        """When it shows ``local``, if it goes on as it does."""
+        return self.origin + (local - self.offset) / self.rate
+
+    def drift(self, now: float, rate: float) -> None:
+        """It runs at ``rate`` from ``now`` on."""
+        self.offset, self.origin, self.rate = self.local(now), now, rate
+
+
+class Request:
+    """One request on the wire, and its reply."""
+
+    __slots__ = ("asked_at", "call", "candidate", "executed", "held", "reply", "sent")
+
+    def __init__(self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float) -> None:
+        self.candidate, self.call, self.asked_at, self.sent = candidate, call, asked_at, sent
+        self.executed = 0.0
+        self.reply: Any = None
+        self.held = False
+        """Whether the reply, or the end of the wait for it, came while the process stood still."""
+
+
+class Candidate:
+    """One process in the election. ``Candidacy`` without threads: what it does with a plan is done here at once."""
+
+    def __init__(self, world: World, name: str, state: machine.State, rng: random.Random, clock: Clock) -> None:
+        self.world, self.rules, self.timing = world, world.rules, world.timing
+        self.name, self.state, self.rng, self.clock = name, state, rng, clock
+        self.me = f"{name}:{world.number():016x}"
+        self.alive, self.paused, self.listening = True, False, False
+        self.request: Request | None = None
+        self.looked: float | None = None
+        """When the last script ran whose reply it took in."""
+        self.link = "good"
+        self.left = False
+        self.asked_once = False
+        self._alarm = 0
+        self._watch = False
+        self._undelivered: int | None = None
+        self._asleep: list[machine.AnyEvent] = []
+
+    def leads(self, now: float) -> bool:
+        """Whether ``is_leader()`` would be true at this true instant."""
+        term = self.state.term
+        return self.alive and term is not None and self.clock.local(now) < term.deadline
+
+    def feed(self, event: machine.AnyEvent) -> None:
+        """Tells the machine, from whatever thread, and has it act on it."""
+        if not self.alive:
+            return
+        if self.paused:
+            self._asleep.append(event)
+            return
+        self.apply(event)
+        self.go_on()
+
+    def apply(self, event: machine.AnyEvent) -> None:
+        """One step of the machine, and what is announced by it."""
+        world, before, now = self.world, self.state, self.world.now
+        local = self.clock.local(now)
+        after = self.state = self.rules.step(before, event, local, self.timing)
+        world.steps += 1
+        if world.history is not None and not isinstance(event, machine.Tick):
+            world.note(f"{self.name} at {local:.4f}: {event}")
+        old, new = before.term, after.term
+        if old and not (new and new.token == old.token):
+            world.note(f"{self.name}: term {old.token} is over")
+            self._lost(old.token)
+        if new and not (old and new.token == old.token):
+            world.began(self, new.token)
+            if self._undelivered is not None:
+                world.violated(f"{self.name} gains {new.token} before the loss of {self._undelivered} is delivered")
+            if self.rng.random() < world.sloppiness:
+                world.after(self.rng.random() * self.timing.ttl, self._resign, new.token)
+        if new and not self._watch:
+            self._watch = True
+            world.at(self.clock.true(new.deadline) + HAIR, self._deadline)
+
+    def _lost(self, token: int) -> None:
+        if self._undelivered is not None:
+            self.world.violated(f"{self.name} loses {token} before the loss of {self._undelivered} is delivered")
+        self._undelivered = token
+        self.world.after(self.world.callback_time(self.rng), self._delivered, token)
+
+    def _delivered(self, token: int) -> None:
+        if self._undelivered != token:
+            self.world.violated(f"{self.name}: the loss of {token} is delivered twice")
+        self._undelivered = None
+        self.feed(machine.Delivered(token))
+
+    def _resign(self, token: int) -> None:
+        if not self.world.calm:
+            self.feed(machine.Resign(token, "resigned" if self.rng.random() < 0.8 else "callback-failed"))
+
+    def _deadline(self) -> None:
+        """The thread that watches the deadline."""
+        self._watch = False
+        term = self.state.term
+        if not self.alive or term is None:
+            return
+        now = self.world.now
+        if self.clock.local(now) >= term.deadline:
+            self.feed(machine.Tick())
+        else:
+            self._watch = True
+            self.world.at(self.clock.true(term.deadline) + HAIR, self._deadline)
+
+    def go_on(self) -> None:
+        """The election thread, until it has to wait for something."""
+        world = self.world
+        if self.request or self.paused or not self.alive:
+            return
+        self.listening = False
+        self._alarm += 1
+        self.apply(machine.Tick())
+        local = self.clock.local(world.now)
+        todo = self.rules.plan(self.state, local)
+        if todo.act == "leave" and (self.left or not self.asked_once):
+            self.end("leaves")
+        elif todo.act == "wait":
+            self.listening = todo.listen and not self.state.term and local >= self.state.not_before
+            if todo.until < 1e9:
+                world.at(self.clock.true(todo.until) + HAIR, self._alarmed, self._alarm)
+        else:
+            self.asked_once = True
+            self.request = Request(self, protocol.call(todo.act, self.me, self.state, self.timing), local, world.now)
+            self.left = self.left or todo.act == "leave" or (todo.act == "release" and self.state.stopping)
+            world.send(self.request)
+
+    def _alarmed(self, alarm: int) -> None:
+        if alarm == self._alarm and self.alive:
+            self.go_on()
+
+    def answered(self, request: Request) -> None:
+        """The reply is there, or its time is over. Whichever comes second comes for nothing."""
+        if request is not self.request or not self.alive:
+            return
+        if self.paused:
+            request.held = True
+            return
+        self.request = None
+        chance = self.rng.random()
+        if request.reply is None:
+            self.world.note(f"{self.name}: no answer to {request.call.act}")
+            event: machine.AnyEvent = machine.Failed(chance)
+            if request.call.act == "release":
+                event = machine.Released()
+        else:
+            self.looked = request.executed
+            event = protocol.event(request.call, request.reply, request.asked_at, chance)
+        self.apply(event)
+        self.go_on()
+
+    def pause(self) -> None:
+        """SIGSTOP: it does nothing, and its clock goes on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """SIGCONT: what came meanwhile is there, in an order that chance decides."""
+        if not self.paused:
+            return
+        self.paused = False
+        waiting, self._asleep = self._asleep, []
+        self.rng.shuffle(waiting)
+        cut = self.rng.randint(0, len(waiting))
+        for event in waiting[:cut]:
+            self.apply(event)
+        if self.request and self.request.held:
+            self.answered(self.request)
+        for event in waiting[cut:]:
+            self.apply(event)
+        self.go_on()
+
+    def end(self, how: str) -> None:
+        """It is no longer there."""
+        self.world.note(f"{self.name} {how}")
+        self.alive = False
+        self.world.gone(self)

@@ -1,0 +1,117 @@
+"""One episode: a time of faults, then a calm one in which somebody must lead. And what is left of it when it fails."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from . import protocol
+from .faults import Fault, Mischief, draw_faults
+from .world import Setup, ViolationError, World, draw_setup
+
+
+@dataclass
+class Result:
+    """What became of an episode, or of many."""
+
+    steps: int = 0
+    episodes: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    slowest: float = 0.0
+    """The longest time to a leader after the last fault, as a part of what is allowed."""
+    slowest_seed: int = 0
+
+    def add(self, other: Result) -> None:
+        """Both together."""
+        self.steps += other.steps
+        self.episodes += other.episodes
+        self.faults += other.faults
+        if other.slowest > self.slowest:
+            self.slowest, self.slowest_seed = other.slowest, other.slowest_seed
+
+
+class FoundError(AssertionError):
+    """A violation, with all that is needed to see it again."""
+
+    def __init__(self, seed: int, what: str, history: list[str], steps: int = 0) -> None:
+        self.seed, self.what, self.history, self.steps = seed, what, history, steps
+        super().__init__("\n".join([f"seed {seed}: {what}", *history]))
+
+    def __reduce__(self) -> tuple[type, tuple[int, str, list[str], int]]:
+        return FoundError, (self.seed, self.what, self.history, self.steps)
+
+
+def play(setup: Setup, faults: Sequence[Fault], rules: protocol.Rules, world: World) -> Result:
+    """Plays an episode in ``world``. Raises ``ViolationError``."""
+    timing = world.timing
+    mischief = Mischief(world)
+    for number in range(setup.candidates):
+        world.start("abcdefgh"[number])
+    for fault in faults:
+        world.at(fault.at, mischief.apply, fault)
+    world.run((faults[-1].at if faults else 0.0) + timing.ttl * random.Random(setup.seed).random())
+    mischief.calm()
+
+    allowed = timing.ttl + protocol.quarantine(timing) + timing.retry + slack(setup, world)
+    while world.now < world.troubled + allowed:
+        world.run(world.troubled + allowed)  # which something belated may have put off meanwhile
+    leader = next((candidate for candidate in world.candidates if candidate.leads(world.now)), None)
+    if leader is None:
+        world.violated(f"nobody leads {allowed:.3f} s after the last fault, at {world.troubled:.4f}")
+    # And whoever leads goes on to lead: nothing is wrong any more.
+    world.run(world.now + 2 * timing.ttl, lambda: not leader.leads(world.now))
+    if not leader.leads(world.now):
+        world.violated(f"{leader.name} loses its term though nothing is wrong: {leader.state.ended}")
+    return Result(world.steps, 1, world.faults, max(world.began_at - world.troubled, 0.0) / allowed, setup.seed)
+
+
+def slack(setup: Setup, world: World) -> float:
+    """Seconds for what is under way when the calm begins: requests to time out, callbacks, back-offs."""
+    waiting = [c.clock.true(c.state.not_before) - world.now for c in world.candidates if not c.state.stopping]
+    return 4 * world.timing.operation + world.timing.margin + 5 * setup.callback + 0.1 + max(min(waiting), 0.0)
+
+
+def episode(seed: int, rules: protocol.Rules) -> Result:
+    """Plays the episode of ``seed``. Raises ``FoundError``, with a history that is as short as can be."""
+    setup = draw_setup(seed)
+    faults = draw_faults(setup)
+    world = World(setup, rules)
+    try:
+        return play(setup, faults, rules, world)
+    except ViolationError as error:
+        raise shrink(setup, faults, rules, str(error), world.steps) from None
+
+
+def shrink(setup: Setup, faults: list[Fault], rules: protocol.Rules, what: str, steps: int) -> FoundError:
+    """The violation again, with as few faults and candidates as it needs."""
+
+    def fails(setup: Setup, faults: list[Fault]) -> bool:
+        try:
+            play(setup, faults, rules, World(setup, rules))
+        except ViolationError:
+            return True
+        return False
+
+    size = max(len(faults) // 2, 1)
+    while faults:
+        start = 0
+        while start < len(faults):
+            fewer = faults[:start] + faults[start + size :]
+            if fails(setup, fewer):
+                faults = fewer
+            else:
+                start += size
+        if size == 1:
+            break
+        size = max(size // 2, 1)
+    for change in ({"sloppiness": 0.0}, {"candidates": 2}, {"candidates": 3}, {"callback": 0.001}):
+        if fails(smaller := replace(setup, **change), faults):
+            setup = smaller
+    world = World(setup, rules, record=True)
+    try:
+        play(setup, faults, rules, world)
+    except ViolationError as error:
+        what = str(error)
+    return FoundError(setup.seed, what, [str(setup), *map(str, faults), *(world.history or ())], steps)

@@ -1,0 +1,206 @@
+"""What can go wrong, as a list that is drawn from a seed, and from which any part can be left out.
+
+Left out on purpose, since the protocol does not promise to survive it: two opposite steps of the server's clock
+between two looks of one candidate (``World.may_step``), clocks that are more than the margin wrong over a lease,
+and a running process that is cloned.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from django_leader import machine
+
+from . import protocol
+from .candidate import Candidate
+from .world import Setup, World
+
+WEIGHTS = {
+    # of candidates
+    "crash": 6,
+    "pause": 6,
+    "resign": 4,
+    "callback-failed": 1,
+    "stop": 4,
+    "fork": 2,
+    "broken": 1,
+    "drift": 3,
+    "link-cut": 4,
+    "link-mute": 4,
+    "link-lossy": 4,
+    "link-slow": 4,
+    "link-late": 5,
+    # of the server
+    "restart-empty": 4,
+    "restart-old": 4,
+    "failover": 4,
+    "flush": 4,
+    "lose-key": 4,
+    "lose-lock": 4,
+    "lose-state": 4,
+    "clock-little": 2,
+    "clock-forth": 3,
+    "clock-back": 3,
+    "server-drift": 2,
+    "hang": 4,
+    "down": 3,
+    "refuse": 2,
+}
+KINDS = [*WEIGHTS]
+
+
+class Fault(NamedTuple):
+    """One fault: when, what, whom it hits (a number that is taken modulo), and two measures between 0 and 1."""
+
+    at: float
+    kind: str
+    who: int
+    size: float
+    other: float
+
+
+def draw_faults(setup: Setup) -> list[Fault]:
+    """The faults of an episode, in order."""
+    rng = random.Random(f"faults {setup.seed}")
+    ttl = setup.timing.ttl
+    kinds = rng.sample(KINDS, rng.randint(1, len(KINDS)))
+    weights = [WEIGHTS[kind] for kind in kinds]
+    spacing = ttl * rng.choice([0.1, 0.3, 1.0, 2.0])
+    faults, now = [], ttl * rng.random()
+    for _ in range(rng.randint(1, 30)):
+        now += rng.expovariate(1 / spacing)
+        faults.append(Fault(now, rng.choices(kinds, weights)[0], rng.randrange(60), rng.random(), rng.random()))
+    return faults
+
+
+class Mischief:
+    """Applies faults to a world."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.ttl = world, world.timing.ttl
+        self._links: dict[Candidate, int] = {}
+        self._last = 0
+
+    def apply(self, fault: Fault) -> None:
+        """One fault, if it is possible now."""
+        kind, _, variant = fault.kind.partition("-")
+        if fault.kind in ("crash", "pause", "resign", "callback-failed", "stop", "fork", "broken", "drift") or (
+            kind == "link"
+        ):
+            if self.world.candidates:
+                self._candidate(fault, self.world.candidates[fault.who % len(self.world.candidates)], variant)
+        else:
+            self._server(fault)
+
+    def _candidate(self, fault: Fault, who: Candidate, variant: str) -> None:
+        world, ttl = self.world, self.ttl
+        term = who.state.term
+        world.fault(f"{fault.kind} of {who.name}")
+        match fault.kind:
+            case "crash":
+                who.end("crashes")
+                world.after(fault.size * ttl, world.start, who.name)
+            case "pause":
+                who.pause()
+                world.after(fault.size * 2.5 * ttl, who.resume)
+            case "resign" | "callback-failed" if term:
+                who.feed(machine.Resign(term.token, "resigned" if fault.kind == "resign" else "callback-failed"))
+            case "broken" if term:
+                who.feed(machine.Broken(term.token))
+            case "stop":
+                who.feed(machine.Stop())
+                floor, clock = (who.state.floor, who.clock) if fault.other < 0.5 else (0, None)
+                world.after(fault.size * ttl, world.start, who.name, floor, clock)
+            case "fork":
+                self._fork(who)
+            case "drift":
+                who.clock.drift(world.now, world.rate(world.rng))
+            case _ if fault.kind.startswith("link"):
+                self._links[who] = self._links.get(who, 0) + 1
+                who.link = variant
+                world.after(fault.size * 2 * ttl, self._mend, who, self._links[who])
+
+    def _mend(self, who: Candidate, count: int) -> None:
+        if self._links[who] == count:
+            who.link = "good"
+
+    def _fork(self, who: Candidate) -> None:
+        child = self.world.start(f"{who.name}'", clock=who.clock)
+        if not self.world.rules.fork_guard:
+            child.state, child.me = who.state, who.me
+
+    def _server(self, fault: Fault) -> None:
+        world, server, ttl = self.world, self.world.server, self.ttl
+        if fault.kind.startswith("clock"):
+            self._clock(fault)
+            return
+        world.fault(fault.kind)
+        match fault.kind:
+            case "server-drift":
+                server.drift(world.now, 1 + (fault.size - 0.5) * 0.8 * world.timing.margin / ttl)
+            case "hang":
+                server.hung_until = world.now + fault.size * 1.5 * ttl
+            case "down":
+                self._down(fault.size * 1.5 * ttl)
+            case "refuse":
+                server.refuses = "OOM command not allowed when used memory > 'maxmemory'."
+                world.after(fault.size * ttl, self._accept)
+            case _:
+                self._data(fault)
+
+    def _clock(self, fault: Fault) -> None:
+        size = self.world.timing.margin if fault.kind == "clock-little" else 3 * self.ttl
+        back = fault.kind == "clock-back" or (fault.kind == "clock-little" and fault.other < 0.5)
+        seconds = -size * fault.size if back else size * fault.size
+        if self.world.may_step(seconds):
+            self.world.fault(f"{fault.kind} by {seconds:.4f} s")
+            self.world.step_clock(seconds)
+
+    def _data(self, fault: Fault) -> None:
+        server = self.world.server
+        store = server.store
+        match fault.kind:
+            case "restart-empty":
+                store.load(({}, {}))
+                server.restarted()
+                self._down(fault.other * 0.3 * self.ttl)
+            case "restart-old" | "failover":
+                # A replica is behind by little, a backup by much; both start as somebody else.
+                kept = list(self.world.snapshots)
+                if kept:
+                    behind = int(fault.size * (3 if fault.kind == "failover" else len(kept)))
+                    store.load(kept[max(len(kept) - 1 - behind, 0)][1])
+                server.restarted()
+                self._down(fault.other * 0.3 * self.ttl)
+            case "flush":
+                store.load(({}, {}))
+            case "lose-key" if store.values:
+                store.cmd_del(sorted(store.values)[fault.who % len(store.values)])
+            case "lose-lock":
+                store.cmd_del(protocol.KEYS.lock.encode())
+            case "lose-state":
+                store.cmd_del(protocol.KEYS.state.encode())
+
+    def _accept(self) -> None:
+        self.world.server.refuses = ""
+
+    def _down(self, seconds: float) -> None:
+        self.world.server.down = True
+        self._last += 1
+        self.world.after(seconds, self._up, self._last)
+
+    def _up(self, number: int) -> None:
+        if number == self._last:
+            self.world.server.down = False
+
+    def calm(self) -> None:
+        """Everything works again from now on."""
+        world, server = self.world, self.world.server
+        world.calm, world.troubled = True, world.now
+        server.hung_until, server.refuses, server.down = 0.0, "", False
+        for candidate in list(world.candidates):
+            candidate.link = "good"
+            candidate.resume()
+        if all(candidate.state.stopping for candidate in world.candidates):
+            world.start("z")

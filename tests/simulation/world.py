@@ -1,0 +1,259 @@
+"""Time, the network, the server and the candidates; and what must hold at every step.
+
+Only the world knows the true time. The candidates see their own clocks, the server sees its own, and an effective
+lease is a stretch of true time in which ``is_leader()`` of one process would be true.
+
+A step is an event that does something: a step of the machine, a script that the server runs, a fault.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from django_leader import machine
+from django_leader.config import Config, Timing
+
+from . import protocol
+from .candidate import HAIR, Candidate, Clock, Request
+from .server import Server
+from .store import RedisError
+
+SNAPSHOTS = 24
+WAKE = protocol.KEYS.wake.encode()
+
+
+class ViolationError(Exception):
+    """Something that must hold does not."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an episode starts from."""
+
+    timing: Timing
+    candidates: int
+    sloppiness: float
+    """How likely a term is to end by a resignation."""
+    callback: float
+    """Seconds that a loss callback takes, in the mean."""
+    latency: float
+    seed: int
+
+
+def draw_setup(seed: int) -> Setup:
+    """A configuration: any that is valid."""
+    rng = random.Random(f"setup {seed}")
+    ttl = rng.choice([0.5, 1.0, 2.0, 5.0, 10.0])
+    config = Config(
+        lock_ttl=ttl,
+        heartbeat_interval=ttl * rng.choice([0.1, 0.2, 0.3, 1 / 3, 0.5, 0.7]),
+        retry_interval=ttl * rng.choice([0.1, 0.2, 0.5, 1.0, 1.5]),
+    ).validate()
+    return Setup(
+        config.timing,
+        rng.randint(2, 5),
+        rng.choice([0.0, 0.0, 0.1, 0.4]),
+        ttl * rng.choice([0.001, 0.01, 0.2]),
+        rng.choice([0.0002, 0.001, 0.003]),
+        seed,
+    )
+
+
+class World:
+    """One episode."""
+
+    def __init__(self, setup: Setup, rules: protocol.Rules, *, record: bool = False) -> None:
+        self.setup, self.rules = setup, rules
+        self.timing = rules.timing(setup.timing)
+        self.sloppiness = setup.sloppiness
+        self.rng = random.Random(f"world {setup.seed}")
+        self.now, self.steps, self.calm = 0.0, 0, False
+        self.troubled = 0.0
+        """When the last thing happened that is out of the ordinary."""
+        self.faults: Counter[str] = Counter()
+        self.history: list[str] | None = [] if record else None
+        self.server = Server(f"{setup.seed:x}")
+        self.snapshots: deque[tuple[float, Any]] = deque(maxlen=SNAPSHOTS)
+        self.candidates: list[Candidate] = []
+        self.token, self.began_at = 0, 0.0
+        self.waits: list[float] = []
+        self._queue: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
+        self._order = itertools.count()
+        self._numbers = itertools.count(1)
+        self._stepped: tuple[float, float] | None = None
+
+    # Time
+
+    def at(self, when: float, action: Callable[..., object], *args: Any) -> None:
+        """Has something happen at a true instant."""
+        heapq.heappush(self._queue, (max(when, self.now), next(self._order), action, args))
+
+    def after(self, seconds: float, action: Callable[..., object], *args: Any) -> None:
+        """Has something happen later."""
+        self.at(self.now + seconds, action, *args)
+
+    def run(self, until: float, stop: Callable[[], bool] | None = None) -> bool:
+        """Lets time pass, until ``stop`` says so. Gives whether it did."""
+        queue, candidates = self._queue, self.candidates
+        while queue and queue[0][0] <= until:
+            self.now, _, action, args = heapq.heappop(queue)
+            action(*args)
+            if sum(c.leads(self.now) for c in candidates) > 1:
+                self._overlap()
+            if stop is not None and stop():
+                return True
+        self.now = until
+        return False
+
+    # What must hold
+
+    def violated(self, what: str) -> NoReturn:
+        """Ends the episode."""
+        self.note(f"VIOLATION: {what}")
+        raise ViolationError(f"after {self.now:.6f} s: {what}")
+
+    def _overlap(self) -> None:
+        terms = [(c.name, c.state.term) for c in self.candidates if c.leads(self.now)]
+        self.violated("two lead: " + ", ".join(f"{name} by {term}" for name, term in terms))
+
+    def began(self, candidate: Candidate, token: int) -> None:
+        """A term begins."""
+        self.note(f"{candidate.name}: term {token} begins")
+        if token <= self.token:
+            self.violated(f"{candidate.name} leads with token {token} after token {self.token}")
+        self.token, self.began_at = token, self.now
+
+    # Candidates
+
+    def number(self) -> int:
+        """A number that nobody else has."""
+        return next(self._numbers)
+
+    def start(self, name: str, floor: int = 0, clock: Clock | None = None) -> Candidate:
+        """A new candidacy, in a new process, or in the one that had ``clock`` and remembers ``floor``."""
+        rng = random.Random(f"{name} {self.setup.seed} {self.number()}")
+        if clock is None:
+            clock = Clock(self.now, rng.uniform(0, 1000), self.rate(rng))
+        candidate = Candidate(self, name, machine.State(floor=floor), rng, clock)
+        self.candidates.append(candidate)
+        self.after(rng.random() * self.timing.retry * 0.1, candidate.go_on)
+        return candidate
+
+    def rate(self, rng: random.Random) -> float:
+        """How fast a clock runs: over a lease less than half the margin wrong, as A1 has it."""
+        return 1 + rng.choice([0, rng.uniform(-0.45, 0.45)]) * self.timing.margin / self.timing.ttl
+
+    def gone(self, candidate: Candidate) -> None:
+        """A candidate has ended."""
+        self.candidates.remove(candidate)
+
+    def callback_time(self, rng: random.Random) -> float:
+        """How long the loss callbacks of one term take."""
+        return rng.expovariate(1 / self.setup.callback) if not self.calm else self.setup.callback
+
+    # Network
+
+    def send(self, request: Request) -> None:
+        """Puts a request on the wire."""
+        candidate, rng = request.candidate, request.candidate.rng
+        there, back = self._delays(candidate.link, rng)
+        # Connecting and waiting each have the timeout of an operation.
+        patience = self.timing.operation * (1 if self.calm else 1 + rng.random())
+        self.at(candidate.clock.true(request.asked_at + patience) + HAIR, candidate.answered, request)
+        if there is not None:
+            self.after(there, self._execute, request, back)
+
+    def _delays(self, link: str, rng: random.Random) -> tuple[float | None, float | None]:
+        usual, operation = self.setup.latency, self.timing.operation
+        there, back = (usual * (0.5 + rng.random()) for _ in range(2))
+        chance = rng.random()
+        if link == "cut" or (link == "lossy" and chance < 0.3):
+            return None, None
+        if link == "mute" or (link == "lossy" and chance < 0.6):
+            return there, None
+        if link == "slow":
+            return there + rng.random() * operation, back + rng.random() * operation
+        if link == "late" and chance < 0.7:
+            return rng.random() * 3 * self.timing.ttl, back
+        return there, back
+
+    def _execute(self, request: Request, back: float | None) -> None:
+        server, candidate = self.server, request.candidate
+        if server.hung_until > self.now:
+            self.at(server.hung_until + self.setup.latency * self.rng.random(), self._execute, request, back)
+            return
+        if server.down:
+            self.after(back or 0.0, self._answer, request, None)
+            return
+        age = self.now - request.sent
+        if age > self.timing.operation * 2:
+            self.troubled = max(self.troubled, self.now)
+        self.steps += 1
+        call = request.call
+        try:
+            reply = server.eval(self.now, self.rules.scripts[call.act], call.keys, call.args)
+        except RedisError as error:
+            self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago: {error}")
+            reply = None
+        else:
+            if self.history is not None:
+                self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago {call.args}: {reply}")
+        request.executed = self.now
+        if self.rng.random() < 0.25:
+            self.snapshots.append((self.now, server.store.copy()))
+        self._wake()
+        if back is not None:
+            self.after(back, self._answer, request, reply)
+
+    def _answer(self, request: Request, reply: Any) -> None:
+        if request.candidate.request is request:
+            request.reply = reply
+            request.candidate.answered(request)
+
+    def _wake(self) -> None:
+        store = self.server.store
+        while WAKE in store.values:
+            listeners = [c for c in self.candidates if c.listening]
+            if not listeners:
+                return
+            candidate = self.rng.choice(listeners)
+            element = store.cmd_lpop(WAKE)
+            candidate.listening = False
+            there, _ = self._delays(candidate.link, candidate.rng)
+            if there is not None:
+                self.after(there, candidate.feed, machine.Woken(int(element == b"1")))
+
+    # Faults of the server
+
+    def fault(self, kind: str) -> None:
+        """Counts a fault."""
+        self.note(f"FAULT: {kind}")
+        self.faults[kind.split(" ")[0]] += 1
+        self.steps += 1
+        self.troubled = max(self.troubled, self.now)
+
+    def may_step(self, seconds: float) -> bool:
+        """Whether the server's clock may be set now.
+
+        Excluded: two opposite steps between two looks of one candidate, which then sees a clock that was never
+        set. Whoever has not looked since the last step must look before the clock goes back.
+        """
+        if self._stepped is None or self._stepped[1] * seconds > 0:
+            return True
+        return all(c.looked is None or c.looked > self._stepped[0] for c in self.candidates)
+
+    def step_clock(self, seconds: float) -> None:
+        """Sets the server's clock."""
+        self.server.offset += seconds
+        self._stepped = (self.now, seconds)
+
+    def note(self, line: str) -> None:
+        """A line of the history, when somebody wants it."""
+        if self.history is not None:
+            self.history.append(f"{self.now:10.4f}  {line}")
