@@ -115,3 +115,19 @@ def shrink(setup: Setup, faults: list[Fault], rules: protocol.Rules, what: str, 
     except ViolationError as error:
         what = str(error)
     return FoundError(setup.seed, what, [str(setup), *map(str, faults), *(world.history or ())], steps)
+
+
+BATCH = 50
+"""Episodes that are played in one go."""
+
+
+def batch(first: int) -> tuple[Result, list[FoundError]]:
+    """Plays the episodes of ``BATCH`` seeds, from ``first`` on."""
+    result, found = Result(), []
+    for seed in range(first, first + BATCH):
+        try:
+            result.add(episode(seed, protocol.Rules()))
+        except FoundError as error:
+            found.append(error)
+            result.steps += error.steps
+    return result, found
