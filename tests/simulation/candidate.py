@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +40,11 @@ class Clock:
 class Request:
     """One request on the wire, and its reply."""
 
-    __slots__ = ("asked_at", "call", "candidate", "executed", "held", "reply", "sent")
+    __slots__ = ("asked_at", "call", "candidate", "executed", "held", "number", "reply", "sent")
 
     def __init__(self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float) -> None:
         self.candidate, self.call, self.asked_at, self.sent = candidate, call, asked_at, sent
+        self.number = next(candidate.requests)
         self.executed = 0.0
         self.reply: Any = None
         self.held = False
@@ -57,6 +60,7 @@ class Candidate:
         self.me = f"{name}:{world.number():016x}"
         self.alive, self.paused, self.listening = True, False, False
         self.request: Request | None = None
+        self.requests = itertools.count(1)
         self.looked: float | None = None
         """When the last script ran whose reply it took in."""
         self.link = "good"
@@ -147,11 +151,12 @@ class Candidate:
             self.end("leaves")
         elif todo.act == "wait":
             self.listening = todo.listen and not self.state.term and local >= self.state.not_before
-            if todo.until < 1e9:
+            if not math.isinf(todo.until):
                 world.at(self.clock.true(todo.until) + HAIR, self._alarmed, self._alarm)
         else:
             self.asked_once = True
-            self.request = Request(self, protocol.call(todo.act, self.me, self.state, self.timing), local, world.now)
+            call = protocol.call(todo.act, self.me, self.state, local, self.timing, self.rules)
+            self.request = Request(self, call, local, world.now)
             self.left = self.left or todo.act == "leave" or (todo.act == "release" and self.state.stopping)
             world.send(self.request)
 
@@ -171,11 +176,11 @@ class Candidate:
         if request.reply is None:
             self.world.note(f"{self.name}: no answer to {request.call.act}")
             event: machine.AnyEvent = machine.Failed(chance)
-            if request.call.act == "release":
+            if request.call.script == "release":
                 event = machine.Released()
         else:
             self.looked = request.executed
-            event = protocol.event(request.call, request.reply, request.asked_at, chance)
+            event = protocol.event(request.call, request.reply, request.asked_at, chance, self.rules)
         self.apply(event)
         self.go_on()
 

@@ -54,7 +54,7 @@ def play(setup: Setup, faults: Sequence[Fault], rules: protocol.Rules, world: Wo
     world.run((faults[-1].at if faults else 0.0) + timing.ttl * random.Random(setup.seed).random())
     mischief.calm()
 
-    allowed = timing.ttl + protocol.quarantine(timing) + timing.retry + slack(setup, world)
+    allowed = timing.ttl + timing.quarantine + timing.retry + slack(setup, world)
     while world.now < world.troubled + allowed:
         world.run(world.troubled + allowed)  # which something belated may have put off meanwhile
     leader = next((candidate for candidate in world.candidates if candidate.leads(world.now)), None)

@@ -110,8 +110,7 @@ class Mischief:
                 who.feed(machine.Broken(term.token))
             case "stop":
                 who.feed(machine.Stop())
-                floor, clock = (who.state.floor, who.clock) if fault.other < 0.5 else (0, None)
-                world.after(fault.size * ttl, world.start, who.name, floor, clock)
+                self._again(fault, who)
             case "fork":
                 self._fork(who)
             case "drift":
@@ -126,9 +125,17 @@ class Mischief:
             who.link = "good"
 
     def _fork(self, who: Candidate) -> None:
-        child = self.world.start(f"{who.name}'", clock=who.clock)
+        child = self.world.start(f"{who.name}'")
+        child.clock = who.clock
         if not self.world.rules.fork_guard:
             child.state, child.me = who.state, who.me
+
+    def _again(self, fault: Fault, who: Candidate) -> None:
+        """Once the candidacy has ended, the same process or another one takes part again."""
+        if who.alive:
+            self.world.after(0.1 * self.ttl, self._again, fault, who)
+        else:
+            self.world.after(fault.size * self.ttl, self.world.start, who.name, who if fault.other < 0.5 else None)
 
     def _server(self, fault: Fault) -> None:
         world, server, ttl = self.world, self.world.server, self.ttl
@@ -178,9 +185,9 @@ class Mischief:
             case "lose-key" if store.values:
                 store.cmd_del(sorted(store.values)[fault.who % len(store.values)])
             case "lose-lock":
-                store.cmd_del(protocol.KEYS.lock.encode())
+                store.cmd_del(protocol.LOCK)
             case "lose-state":
-                store.cmd_del(protocol.KEYS.state.encode())
+                store.cmd_del(protocol.STATE)
 
     def _accept(self) -> None:
         self.world.server.refuses = ""

@@ -25,7 +25,6 @@ from .server import Server
 from .store import RedisError
 
 SNAPSHOTS = 24
-WAKE = protocol.KEYS.wake.encode()
 
 
 class ViolationError(Exception):
@@ -135,12 +134,13 @@ class World:
         """A number that nobody else has."""
         return next(self._numbers)
 
-    def start(self, name: str, floor: int = 0, clock: Clock | None = None) -> Candidate:
-        """A new candidacy, in a new process, or in the one that had ``clock`` and remembers ``floor``."""
+    def start(self, name: str, before: Candidate | None = None) -> Candidate:
+        """A new candidacy: in a new process, or in that of one ``before``, which has ended."""
         rng = random.Random(f"{name} {self.setup.seed} {self.number()}")
-        if clock is None:
-            clock = Clock(self.now, rng.uniform(0, 1000), self.rate(rng))
-        candidate = Candidate(self, name, machine.State(floor=floor), rng, clock)
+        clock = before.clock if before else Clock(self.now, rng.uniform(0, 1000), self.rate(rng))
+        candidate = Candidate(self, name, protocol.heir(before.state) if before else machine.State(), rng, clock)
+        if before:
+            candidate.requests = before.requests
         self.candidates.append(candidate)
         self.after(rng.random() * self.timing.retry * 0.1, candidate.go_on)
         return candidate
@@ -197,13 +197,14 @@ class World:
         self.steps += 1
         call = request.call
         try:
-            reply = server.eval(self.now, self.rules.scripts[call.act], call.keys, call.args)
+            args = (request.number, *call.args)
+            reply = server.eval(self.now, self.rules.scripts[call.script], protocol.KEYS, args)
         except RedisError as error:
             self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago: {error}")
             reply = None
         else:
             if self.history is not None:
-                self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago {call.args}: {reply}")
+                self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago {args}: {reply}")
         request.executed = self.now
         if self.rng.random() < 0.25:
             self.snapshots.append((self.now, server.store.copy()))
@@ -218,12 +219,12 @@ class World:
 
     def _wake(self) -> None:
         store = self.server.store
-        while WAKE in store.values:
+        while protocol.WAKE in store.values:
             listeners = [c for c in self.candidates if c.listening]
             if not listeners:
                 return
             candidate = self.rng.choice(listeners)
-            element = store.cmd_lpop(WAKE)
+            element = store.cmd_lpop(protocol.WAKE)
             candidate.listening = False
             there, _ = self._delays(candidate.link, candidate.rng)
             if there is not None:
