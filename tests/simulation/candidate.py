@@ -58,7 +58,7 @@ class Candidate:
         self.world, self.rules, self.timing = world, world.rules, world.timing
         self.name, self.state, self.rng, self.clock = name, state, rng, clock
         self.me = f"{name}:{world.number():016x}"
-        self.alive, self.paused, self.listening = True, False, False
+        self.alive, self.paused, self.listening, self.connected = True, False, False, False
         self.request: Request | None = None
         self.requests = itertools.count(1)
         self.looked: float | None = None
@@ -155,10 +155,14 @@ class Candidate:
                 world.at(self.clock.true(todo.until) + HAIR, self._alarmed, self._alarm)
         else:
             self.asked_once = True
-            call = protocol.call(todo.act, self.me, self.state, local, self.timing, self.rules)
-            self.request = Request(self, call, local, world.now)
+            connected = self.connected and self.rng.random() < 0.9  # a wait that is cut short costs the connection
+            call = protocol.call(todo.act, self.me, self.state, local, self.timing, self.rules, connected=connected)
+            self._ask(call, local)
             self.left = self.left or todo.act == "leave" or (todo.act == "release" and self.state.stopping)
-            world.send(self.request)
+
+    def _ask(self, call: protocol.Call, asked_at: float) -> None:
+        self.request = Request(self, call, asked_at, self.world.now)
+        self.world.send(self.request)
 
     def _alarmed(self, alarm: int) -> None:
         if alarm == self._alarm and self.alive:
@@ -172,16 +176,20 @@ class Candidate:
             request.held = True
             return
         self.request = None
-        chance = self.rng.random()
+        call, answer, chance = request.call, None, self.rng.random()
         if request.reply is None:
-            self.world.note(f"{self.name}: no answer to {request.call.act}")
-            event: machine.AnyEvent = machine.Failed(chance)
-            if request.call.script == "release":
-                event = machine.Released()
+            self.world.note(f"{self.name}: no answer to {call.act}")
+            self.connected = False
         else:
-            self.looked = request.executed
-            event = protocol.event(request.call, request.reply, request.asked_at, chance, self.rules)
-        self.apply(event)
+            self.connected, self.looked = True, request.executed
+            if call.script != "release":
+                answer = protocol.parse(call, request.reply)
+                if answer is None and call.then:
+                    self._ask(call.then, request.asked_at)
+                    return
+        self.apply(protocol.event(call, answer, request.asked_at, chance))
+        if request.reply is None and call.script == "release":
+            self.apply(machine.Failed(chance))
         self.go_on()
 
     def pause(self) -> None:

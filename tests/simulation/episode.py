@@ -73,10 +73,10 @@ def slack(setup: Setup, world: World) -> float:
     return 4 * world.timing.operation + world.timing.margin + 5 * setup.callback + 0.1 + max(min(waiting), 0.0)
 
 
-def episode(seed: int, rules: protocol.Rules) -> Result:
+def episode(seed: int, rules: protocol.Rules, only: Sequence[str] = ()) -> Result:
     """Plays the episode of ``seed``. Raises ``FoundError``, with a history that is as short as can be."""
     setup = draw_setup(seed)
-    faults = draw_faults(setup)
+    faults = draw_faults(setup, only)
     world = World(setup, rules)
     try:
         return play(setup, faults, rules, world)

@@ -8,6 +8,7 @@ and a running process that is cloned.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from django_leader import machine
@@ -60,11 +61,11 @@ class Fault(NamedTuple):
     other: float
 
 
-def draw_faults(setup: Setup) -> list[Fault]:
-    """The faults of an episode, in order."""
+def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
+    """The faults of an episode, in order; ``only`` of these kinds, if some are named."""
     rng = random.Random(f"faults {setup.seed}")
     ttl = setup.timing.ttl
-    kinds = rng.sample(KINDS, rng.randint(1, len(KINDS)))
+    kinds = [*only] or rng.sample(KINDS, rng.randint(1, len(KINDS)))
     weights = [WEIGHTS[kind] for kind in kinds]
     spacing = ttl * rng.choice([0.1, 0.3, 1.0, 2.0])
     faults, now = [], ttl * rng.random()

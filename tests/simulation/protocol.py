@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,18 +16,13 @@ from django_leader.records import Answer, Claim, LeaderInfo
 
 KEYS = tuple(Config().keys)
 LOCK, _, STATE, _, _, WAKE = (key.encode() for key in KEYS)
-NAMES = ("campaign", "renew", "release")
+NAMES = ("campaign", "renew", "reclaim", "release")
 INFO = LeaderInfo("i", "h")
 
 
 def sources() -> dict[str, str]:
     """The scripts as they are."""
     return {name: lease.script(name, lease.FLAGS).source for name in NAMES}
-
-
-def parse(answer: Answer) -> Answer:
-    """An answer as it came. What is planted in its place reads more into it."""
-    return answer
 
 
 @dataclass(frozen=True)
@@ -36,21 +32,23 @@ class Rules:
     step: Callable[[machine.State, machine.AnyEvent, float, Timing], machine.State] = machine.step
     plan: Callable[[machine.State, float], machine.Plan] = machine.plan
     claim: Callable[[machine.State, float, Timing], Claim] = machine.claim
-    answer: Callable[[Answer], Answer] = parse
     scripts: dict[str, str] = field(default_factory=sources)
     timing: Callable[[Timing], Timing] = lambda timing: timing
     fork_guard: bool = True
 
 
 class Call(NamedTuple):
-    """A request: which script, and what it is given behind the echo."""
+    """A request: which script, and what it is given behind the echo. ``then`` is asked if it gives no answer."""
 
     act: str
     script: str
     args: tuple[Any, ...]
+    then: Call | None = None
 
 
-def call(act: str, me: str, state: machine.State, asked_at: float, timing: Timing, rules: Rules) -> Call:
+def call(
+    act: str, me: str, state: machine.State, asked_at: float, timing: Timing, rules: Rules, *, connected: bool
+) -> Call:
     """What a candidate in ``state`` asks, for a plan's ``act``."""
     if act == "campaign":
         claim = rules.claim(state, asked_at, timing)
@@ -58,28 +56,41 @@ def call(act: str, me: str, state: machine.State, asked_at: float, timing: Timin
     if act in ("renew", "confirm"):
         term = state.term or state.pending
         assert term
-        return Call(act, "renew", lease.renew_arguments(timing, me, term.token, INFO, confirm=act == "confirm"))
+        confirm = act == "confirm"
+        closer = Call(act, "reclaim", lease.reclaim_arguments(timing, me, term.token, INFO, confirm=confirm))
+        lean = Call(act, "renew", (me, term.token, math.floor(timing.ttl * 1000), "{}"), closer)
+        return lean if connected and not confirm else closer
     ended = state.ended
     token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
     leave, floor = act == "leave" or state.stopping, max(state.floor, token)
     return Call(act, "release", lease.release_arguments(timing, me, token, reason, floor=floor, leave=leave, hold=0))
 
 
-def event(call: Call, reply: Any, asked_at: float, chance: float, rules: Rules) -> machine.AnyEvent:
-    """What the machine is told of a reply."""
+def parse(call: Call, reply: bytes) -> Answer | None:
+    """What a script answered to a campaign or a renewal; None if it was unsure."""
+    if call.script != "renew":
+        return lease.parse(reply)
+    _, verdict, now, version = reply.split(b" ")
+    me, token, ttl, _ = call.args
+    if verdict != b"renewed":
+        return None
+    return Answer("renewed", token, me, ttl / 1000, 0, "", int(now) / 1000, version.decode(), ttl / 1000)
+
+
+def event(call: Call, answer: Answer | None, asked_at: float, chance: float) -> machine.AnyEvent:
+    """What the machine is told of an answer."""
     if call.script == "release":
         return machine.Released()
-    answer = rules.answer(lease.parse(reply))
+    if answer is None:
+        return machine.Failed(chance)
     if call.act == "campaign":
         return machine.Campaigned(asked_at, answer, chance)
     return machine.Renewed(asked_at, answer)
 
 
-def must_wait(call: Call, reply: Any, timing: Timing) -> int:
+def waits(call: Call, answer: Answer | None, timing: Timing) -> int:
     """How many replicas must have the outcome before it counts."""
-    if call.script == "release" or not timing.replicas:
-        return 0
-    return timing.replicas if lease.parse(reply).verdict in ("granted", "renewed") else 0
+    return timing.replicas if answer and answer.verdict in ("granted", "renewed") else 0
 
 
 def heir(state: machine.State) -> machine.State:

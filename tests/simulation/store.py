@@ -126,16 +126,19 @@ class Store:
         return False if value is None else value
 
     def cmd_set(self, key: bytes, value: bytes, *options: bytes) -> Any:
+        reply: Any = OK
+        if b"GET" in options:
+            reply = self.cmd_get(key)
+            options = tuple(option for option in options if option != b"GET")
+        self.expires.pop(key, None)
         if options:
             if len(options) != 2 or options[0].upper() != b"PX":
                 raise RedisError("ERR syntax error")
             if _int(options[1]) <= 0:
                 raise RedisError("ERR invalid expire time in 'set' command")
             self.expires[key] = self.now // 1000 + _int(options[1])
-        else:
-            self.expires.pop(key, None)
         self.values[key] = value
-        return OK
+        return reply
 
     def cmd_strlen(self, key: bytes) -> Any:
         return len(self._get(key, bytes) or b"")

@@ -25,6 +25,8 @@ from .server import Server
 from .store import RedisError
 
 SNAPSHOTS = 24
+MOST_STEPS = 200_000
+"""Of an episode. Ordinary ones have a thousand."""
 
 
 class ViolationError(Exception):
@@ -102,6 +104,8 @@ class World:
         queue, candidates = self._queue, self.candidates
         while queue and queue[0][0] <= until:
             self.now, _, action, args = heapq.heappop(queue)
+            if self.steps > MOST_STEPS:
+                self.violated(f"{self.steps} steps, and no end")
             action(*args)
             if sum(c.leads(self.now) for c in candidates) > 1:
                 self._overlap()
@@ -165,7 +169,7 @@ class World:
         there, back = self._delays(candidate.link, rng)
         # Connecting and waiting each have the timeout of an operation.
         patience = self.timing.operation * (1 if self.calm else 1 + rng.random())
-        self.at(candidate.clock.true(request.asked_at + patience) + HAIR, candidate.answered, request)
+        self.at(candidate.clock.true(candidate.clock.local(self.now) + patience) + HAIR, candidate.answered, request)
         if there is not None:
             self.after(there, self._execute, request, back)
 
@@ -198,7 +202,8 @@ class World:
         call = request.call
         try:
             args = (request.number, *call.args)
-            reply = server.eval(self.now, self.rules.scripts[call.script], protocol.KEYS, args)
+            keys = protocol.KEYS if call.script != "renew" else protocol.KEYS[:3]
+            reply = server.eval(self.now, self.rules.scripts[call.script], keys, args)
         except RedisError as error:
             self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago: {error}")
             reply = None

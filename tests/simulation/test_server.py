@@ -1,0 +1,206 @@
+"""The embedded server is held equal to the real ones: random histories of script calls, replies and keys compared.
+
+Both are asked the same at nearly the same time. What depends on the very millisecond is compared by about how much.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, NamedTuple
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from django_leader import lease
+from django_leader.config import Config
+from django_leader.records import Claim
+from tests.redis.conftest import client, servers
+from tests.simulation import protocol
+from tests.simulation.server import Server
+from tests.simulation.store import RedisError
+
+__all__ = ["client", "servers"]  # fixtures
+
+NEAR = 2000
+"""Milliseconds by which two numbers may differ that are both times."""
+TIMING = Config(lock_ttl=60).validate().timing
+MES = [f"{name}:{'0' * 15}{number}" for number, name in enumerate("aab")]
+KINDS = {"string": "GET", "hash": "HGETALL", "list": "LRANGE", "zset": "ZRANGE", "stream": "XLEN"}
+
+
+class Both:
+    """A real server and the embedded one, with the same clock."""
+
+    def __init__(self, real: Any) -> None:
+        real.flushall()
+        self.real, self.model = real, Server()
+        seconds, micros = real.time()
+        self.model.offset = seconds + micros / 1e6 - time.monotonic()
+        replid = real.info("replication").get("master_replid", "")
+        self.model.store.info = {"replication": {"master_replid": replid, "connected_slaves": "0"}}
+        self.model.store.info["stats"] = {"sync_full": "0", "sync_partial_ok": "0"}
+
+    def command(self, *args: str) -> None:
+        """One command, to both."""
+        code = f"return redis.call({', '.join(f'ARGV[{number}]' for number in range(1, len(args) + 1))})"
+        self.eval(code, (), args)
+
+    def eval(
+        self, source: str, keys: tuple[str, ...], args: tuple[Any, ...], model_args: tuple[Any, ...] | None = None
+    ) -> tuple[Any, Any]:
+        """A script, for both. Gives both replies."""
+        theirs: Any
+        try:
+            theirs = self.real.eval(source, len(keys), *keys, *args)
+        except redis.ResponseError as error:
+            theirs = error
+        try:
+            ours = self.model.eval(time.monotonic(), source, keys, model_args or args)
+        except RedisError as error:
+            ours = error
+        assert alike(theirs, ours), f"{args}: the real server says {theirs!r}, the embedded one {ours!r}"
+        return theirs, ours
+
+    def compare(self) -> None:
+        """All keys, with their types, contents and expiries."""
+        keys = sorted(key.decode() for key in self.real.keys("*"))
+        self.model.store.now = int(self.model.wall(time.monotonic()) * 1e6)
+        assert keys == sorted(key.decode() for key in self.model.store.values if self.model.store.alive(key))
+        for key in keys:
+            kind = self.real.type(key).decode()
+            more = ("0", "-1") if kind in ("list", "zset") else ()
+            self.command(KINDS[kind], key, *more)
+            self.command("PTTL", key)
+
+
+def alike(theirs: Any, ours: Any) -> bool:
+    """Whether two replies are equal but for a moment's difference in the times that they tell."""
+    if isinstance(theirs, list):
+        return isinstance(ours, list) and len(theirs) == len(ours) and all(map(alike, theirs, ours))
+    if isinstance(theirs, Exception):
+        return isinstance(ours, Exception)  # redis-py keeps the code of an error to itself
+    if isinstance(theirs, bytes) and isinstance(ours, bytes):
+        one, other = (re.split(rb"(\d{5,})", text) for text in (theirs, ours))
+        return len(one) == len(other) and all(map(near, one, other))
+    if isinstance(theirs, int) and isinstance(ours, int) and not isinstance(ours, bool):
+        return abs(theirs - ours) <= (NEAR if abs(theirs) > 1000 else 0)
+    return bool(theirs == ours)
+
+
+def near(one: bytes, other: bytes) -> bool:
+    """Two texts that are equal, or two times that are close, in milliseconds or, as tokens are, in microseconds."""
+    if not (one.isdigit() and other.isdigit() and len(one) > 4):
+        return one == other
+    return abs(int(one) - int(other)) <= (NEAR * 1000 if len(one) > 14 else NEAR)
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("campaign"), st.sampled_from(MES), st.sampled_from(["claims", "claims", ""]), st.booleans()),
+    st.tuples(st.sampled_from(["renew", "reclaim"]), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 0, 1])),
+    st.tuples(st.just("release"), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 30])),
+    st.tuples(st.just("lose"), st.sampled_from(protocol.KEYS)),
+    st.tuples(st.just("garbage"), st.sampled_from(["kind", "token", "until", "request", "holder"])),
+    st.tuples(st.just("wrong type"), st.sampled_from(protocol.KEYS)),
+    st.tuples(st.sampled_from(["flush", "status"])),
+)
+
+
+class Seen(NamedTuple):
+    """What a candidate remembers of the last reply."""
+
+    token: int = 0
+    version: str = ""
+
+
+def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
+    """What a script is given in a step of a history, behind the echo."""
+    token = seen.token
+    match step:
+        case ("campaign", me, claims, late):
+            claim = Claim(token * late, seen.version if claims else "", 1.0 if late and not claims else 0.0)
+            return lease.campaign_arguments(TIMING, me, claim, protocol.INFO)
+        case ("renew", me, _, more):
+            return me, token + more, 60000, "{}"
+        case ("reclaim", me, confirm, more):
+            return lease.reclaim_arguments(TIMING, me, token + more, protocol.INFO, confirm=confirm)
+        case ("release", me, leave, hold):
+            return lease.release_arguments(TIMING, me, token, "resigned", floor=token, leave=leave, hold=hold)
+    raise AssertionError(step)
+
+
+def play(both: Both, step: tuple[Any, ...], echo: int, seen: list[Seen]) -> list[Seen]:
+    """One step of a history. Gives what was seen of each server then: their clocks are not quite equal."""
+    if step[0] == "status":
+        both.eval(lease.script("status").source, protocol.KEYS, (echo,))
+    elif step[0] not in protocol.NAMES:
+        disturb(both, step)
+    else:
+        keys = protocol.KEYS[:3] if step[0] == "renew" else protocol.KEYS
+        theirs, ours = ((echo, *arguments(step, one)) for one in seen)
+        replies = both.eval(protocol.sources()[step[0]], keys, theirs, ours)
+        if step[0] in ("campaign", "reclaim") and isinstance(replies[0], bytes):
+            answers = map(lease.parse, replies)
+            return [Seen(answer.token or old.token, answer.version) for answer, old in zip(answers, seen, strict=True)]
+    return seen
+
+
+def disturb(both: Both, step: tuple[Any, ...]) -> None:
+    """What the scripts do not do themselves."""
+    match step:
+        case ("lose", key):
+            both.command("DEL", key)
+        case ("flush",):
+            both.real.flushall()
+            both.model.store.load(({}, {}))
+        case ("garbage", field) if both.real.type(protocol.KEYS[2]) == b"hash":
+            both.command("HSET", protocol.KEYS[2], field, "-1")
+        case ("wrong type", key):
+            both.command("DEL", key)
+            both.command("RPUSH" if key != protocol.KEYS[5] else "SET", key, "x")
+
+
+@pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
+def test_the_embedded_server_answers_as_real_ones_do(client: redis.Redis) -> None:
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.lists(STEPS, min_size=1, max_size=25))
+    def check(history: list[tuple[Any, ...]]) -> None:
+        both = Both(client)
+        seen = [Seen(), Seen()]
+        for echo, step in enumerate(history, 1):
+            seen = play(both, step, echo, seen)
+            both.compare()
+
+    check()
+
+
+@pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "return {1.9, -1.9, 'a', redis.call('GET', 'none'), true, nil, 7}",
+        "return {redis.call('GET', 'none'), {1, {'x'}}, redis.status_reply('fine')}",
+        "return redis.error_reply('NOPERM no')",
+        "return redis.call('SET', 'k', 'v', 'PX', 0)",
+        "redis.call('SET', 'k', 'v') redis.call('LLEN', 'k') return 1",
+        "redis.call('SET', 'k', 'v') local e = redis.pcall('LLEN', 'k') return {redis.call('GET', 'k'), e.err ~= nil}",
+        "redis.call('SET', 'k', 'v', 'PX', 60000) redis.call('SET', 'k', 'w') return redis.call('PTTL', 'k')",
+        "redis.call('SET', 'k', 1.5) return redis.call('SET', 'k', 3, 'PX', 9, 'GET')",
+        "redis.call('HSET', 'h', 'a', 1, 'b', 2) redis.call('HDEL', 'h', 'a', 'b') return redis.call('EXISTS', 'h')",
+        "redis.call('ZADD', 'z', 2, 'b', 1, 'c', 2, 'a') return redis.call('ZRANGE', 'z', 0, -1)",
+        "redis.call('ZADD', 'z', 2, 'b', 1, 'c') return redis.call('ZREMRANGEBYSCORE', 'z', '-inf', '(2')",
+        "redis.call('ZADD', 'z', 2, 'b', 1, 'c') return redis.call('ZCOUNT', 'z', 2, '+inf')",
+        "redis.call('RPUSH', 'l', 'a', 'b') return {redis.call('LPOP', 'l'), redis.call('LRANGE', 'l', -5, 9)}",
+        "redis.call('SET', 'k', 'v') return {redis.call('PEXPIRE', 'k', -1), redis.call('PTTL', 'k')}",
+        "return redis.call('PEXPIRE', 'none', 5)",
+        "return redis.call('GET', 'k', 1, nil)",
+        "local x = nil + 1",
+        "return redis.call('TYPE', 'none')",
+    ],
+)
+def test_replies_are_converted_as_redis_converts_them(client: redis.Redis, code: str) -> None:
+    both = Both(client)
+    both.eval(code, (), ())
+    both.compare()
