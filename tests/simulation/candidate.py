@@ -8,6 +8,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from django_leader import machine
+from django_leader.config import Timing
 
 from . import protocol
 
@@ -40,12 +41,14 @@ class Clock:
 class Request:
     """One request on the wire, and its reply."""
 
-    __slots__ = ("asked_at", "call", "candidate", "executed", "held", "number", "reply", "sent")
+    __slots__ = ("asked_at", "call", "candidate", "executed", "held", "life", "lived", "number", "reply", "sent")
 
     def __init__(self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float) -> None:
         self.candidate, self.call, self.asked_at, self.sent = candidate, call, asked_at, sent
         self.number = next(candidate.requests)
-        self.executed = 0.0
+        self.life = candidate.connected
+        """In which of its lives the server has the connection; 0 if there is none yet, or always the same one."""
+        self.executed, self.lived = 0.0, 0
         self.reply: Any = None
         self.held = False
         """Whether the reply, or the end of the wait for it, came while the process stood still."""
@@ -54,11 +57,15 @@ class Request:
 class Candidate:
     """One process in the election. ``Candidacy`` without threads: what it does with a plan is done here at once."""
 
-    def __init__(self, world: World, name: str, state: machine.State, rng: random.Random, clock: Clock) -> None:
-        self.world, self.rules, self.timing = world, world.rules, world.timing
+    def __init__(
+        self, world: World, name: str, state: machine.State, rng: random.Random, clock: Clock, timing: Timing
+    ) -> None:
+        self.world, self.rules, self.timing = world, world.rules, timing
         self.name, self.state, self.rng, self.clock = name, state, rng, clock
         self.me = f"{name}:{world.number():016x}"
-        self.alive, self.paused, self.listening, self.connected = True, False, False, False
+        self.alive, self.paused, self.listening = True, False, False
+        self.connected = 0
+        """To which of the server's lives, or 0."""
         self.request: Request | None = None
         self.requests = itertools.count(1)
         self.looked: float | None = None
@@ -75,6 +82,16 @@ class Candidate:
         """Whether ``is_leader()`` would be true at this true instant."""
         term = self.state.term
         return self.alive and term is not None and self.clock.local(now) < term.deadline
+
+    def works(self, now: float) -> bool:
+        """Whether its lease goes on and the loss callbacks of its last term have not returned."""
+        ended = self.state.ended
+        return (
+            self.alive
+            and ended is not None
+            and self._undelivered == ended.term.token
+            and self.clock.local(now) < ended.term.deadline
+        )
 
     def feed(self, event: machine.AnyEvent) -> None:
         """Tells the machine, from whatever thread, and has it act on it."""
@@ -98,6 +115,8 @@ class Candidate:
         if old and not (new and new.token == old.token):
             world.note(f"{self.name}: term {old.token} is over")
             self._lost(old.token)
+        if old and new and new.token == old.token and local >= old.deadline:
+            world.violated(f"{self.name} revives term {old.token} after its deadline")
         if new and not (old and new.token == old.token):
             world.began(self, new.token)
             if self._undelivered is not None:
@@ -179,9 +198,9 @@ class Candidate:
         call, answer, chance = request.call, None, self.rng.random()
         if request.reply is None:
             self.world.note(f"{self.name}: no answer to {call.act}")
-            self.connected = False
+            self.connected = 0
         else:
-            self.connected, self.looked = True, request.executed
+            self.connected, self.looked = request.life or request.lived, request.executed
             if call.script != "release":
                 answer = protocol.parse(call, request.reply)
                 if answer is None and call.then:

@@ -54,7 +54,8 @@ def play(setup: Setup, faults: Sequence[Fault], rules: protocol.Rules, world: Wo
     world.run((faults[-1].at if faults else 0.0) + timing.ttl * random.Random(setup.seed).random())
     mischief.calm()
 
-    allowed = timing.ttl + timing.quarantine + timing.retry + slack(setup, world)
+    retry = max(candidate.timing.retry for candidate in world.candidates)
+    allowed = timing.ttl + timing.quarantine + retry + slack(setup, world)
     while world.now < world.troubled + allowed:
         world.run(world.troubled + allowed)  # which something belated may have put off meanwhile
     leader = next((candidate for candidate in world.candidates if candidate.leads(world.now)), None)
@@ -73,19 +74,31 @@ def slack(setup: Setup, world: World) -> float:
     return 4 * world.timing.operation + world.timing.margin + 5 * setup.callback + 0.1 + max(min(waiting), 0.0)
 
 
-def episode(seed: int, rules: protocol.Rules, only: Sequence[str] = ()) -> Result:
-    """Plays the episode of ``seed``. Raises ``FoundError``, with a history that is as short as can be."""
+def episode(seed: int, rules: protocol.Rules, only: Sequence[str] = (), *, brief: bool = True) -> Result:
+    """Plays the episode of ``seed``. Raises ``FoundError``, with a history: if ``brief``, as short as can be."""
     setup = draw_setup(seed)
     faults = draw_faults(setup, only)
     world = World(setup, rules)
     try:
         return play(setup, faults, rules, world)
     except ViolationError as error:
-        raise shrink(setup, faults, rules, str(error), world.steps) from None
+        if brief:
+            setup, faults = shrink(setup, faults, rules)
+        raise tell(setup, faults, rules, str(error), world.steps) from None
 
 
-def shrink(setup: Setup, faults: list[Fault], rules: protocol.Rules, what: str, steps: int) -> FoundError:
-    """The violation again, with as few faults and candidates as it needs."""
+def tell(setup: Setup, faults: list[Fault], rules: protocol.Rules, what: str, steps: int) -> FoundError:
+    """Plays an episode that fails once more, and writes down what happens."""
+    world = World(setup, rules, record=True)
+    try:
+        play(setup, faults, rules, world)
+    except ViolationError as error:
+        what = str(error)
+    return FoundError(setup.seed, what, [str(setup), *map(str, faults), *(world.history or ())], steps)
+
+
+def shrink(setup: Setup, faults: list[Fault], rules: protocol.Rules) -> tuple[Setup, list[Fault]]:
+    """An episode that fails as well, with as few faults and candidates as it needs."""
 
     def fails(setup: Setup, faults: list[Fault]) -> bool:
         try:
@@ -109,12 +122,7 @@ def shrink(setup: Setup, faults: list[Fault], rules: protocol.Rules, what: str, 
     for change in ({"sloppiness": 0.0}, {"candidates": 2}, {"candidates": 3}, {"callback": 0.001}):
         if fails(smaller := replace(setup, **change), faults):
             setup = smaller
-    world = World(setup, rules, record=True)
-    try:
-        play(setup, faults, rules, world)
-    except ViolationError as error:
-        what = str(error)
-    return FoundError(setup.seed, what, [str(setup), *map(str, faults), *(world.history or ())], steps)
+    return setup, faults
 
 
 BATCH = 50

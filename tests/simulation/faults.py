@@ -146,7 +146,7 @@ class Mischief:
         world.fault(fault.kind)
         match fault.kind:
             case "server-drift":
-                server.drift(world.now, 1 + (fault.size - 0.5) * 0.8 * world.timing.margin / ttl)
+                server.drift(world.now, 1 + (fault.size - 0.5) * world.setup.drift)
             case "hang":
                 server.hung_until = world.now + fault.size * 1.5 * ttl
             case "down":
@@ -158,7 +158,7 @@ class Mischief:
                 self._data(fault)
 
     def _clock(self, fault: Fault) -> None:
-        size = self.world.timing.margin if fault.kind == "clock-little" else 3 * self.ttl
+        size = self.world.setup.timing.margin if fault.kind == "clock-little" else 3 * self.ttl
         back = fault.kind == "clock-back" or (fault.kind == "clock-little" and fault.other < 0.5)
         seconds = -size * fault.size if back else size * fault.size
         if self.world.may_step(seconds):

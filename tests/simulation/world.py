@@ -13,7 +13,7 @@ import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from django_leader import machine
@@ -37,31 +37,50 @@ class ViolationError(Exception):
 class Setup:
     """What an episode starts from."""
 
-    timing: Timing
+    timings: tuple[Timing, ...]
+    """Of the candidates in turn: while a configuration is rolled out, there are two."""
     candidates: int
     sloppiness: float
     """How likely a term is to end by a resignation."""
     callback: float
     """Seconds that a loss callback takes, in the mean."""
     latency: float
+    proxy: bool
+    """Whether connections end at a proxy, and outlive the server behind it."""
     seed: int
+
+    @property
+    def timing(self) -> Timing:
+        """That with the longest lease."""
+        return max(self.timings)
+
+    @property
+    def drift(self) -> float:
+        """By how much a clock may run too fast or too slow: less than half of every margin over its lease."""
+        return 0.45 * min(timing.margin / timing.ttl for timing in self.timings)
 
 
 def draw_setup(seed: int) -> Setup:
     """A configuration: any that is valid."""
     rng = random.Random(f"setup {seed}")
-    ttl = rng.choice([0.5, 1.0, 2.0, 5.0, 10.0])
-    config = Config(
-        lock_ttl=ttl,
-        heartbeat_interval=ttl * rng.choice([0.1, 0.2, 0.3, 1 / 3, 0.5, 0.7]),
-        retry_interval=ttl * rng.choice([0.1, 0.2, 0.5, 1.0, 1.5]),
-    ).validate()
+    configs = []
+    for _ in range(rng.choice([1, 1, 2])):
+        ttl = rng.choice([0.5, 1.0, 2.0, 5.0, 10.0])
+        config = Config(
+            lock_ttl=ttl,
+            heartbeat_interval=ttl * rng.choice([0.1, 0.2, 0.3, 1 / 3, 0.5, 0.7]),
+            retry_interval=ttl * rng.choice([0.1, 0.2, 0.5, 1.0, 1.5]),
+        )
+        configs.append(config.validate())
+    longest = max(config.timing.ttl for config in configs)
+    quarantine = longest * rng.choice([1, 1, 1.5, 3])
     return Setup(
-        config.timing,
+        tuple(replace(config, quarantine=quarantine).timing for config in configs),
         rng.randint(2, 5),
         rng.choice([0.0, 0.0, 0.1, 0.4]),
-        ttl * rng.choice([0.001, 0.01, 0.2]),
+        longest * rng.choice([0.001, 0.01, 0.2]),
         rng.choice([0.0002, 0.001, 0.003]),
+        rng.random() < 0.3,
         seed,
     )
 
@@ -71,7 +90,9 @@ class World:
 
     def __init__(self, setup: Setup, rules: protocol.Rules, *, record: bool = False) -> None:
         self.setup, self.rules = setup, rules
-        self.timing = rules.timing(setup.timing)
+        self.timings = [rules.timing(timing) for timing in setup.timings]
+        self.timing = max(self.timings)
+        self._started = 0
         self.sloppiness = setup.sloppiness
         self.rng = random.Random(f"world {setup.seed}")
         self.now, self.steps, self.calm = 0.0, 0, False
@@ -131,6 +152,9 @@ class World:
         if token <= self.token:
             self.violated(f"{candidate.name} leads with token {token} after token {self.token}")
         self.token, self.began_at = token, self.now
+        for other in self.candidates:
+            if other is not candidate and other.works(self.now):
+                self.violated(f"{candidate.name} leads with token {token} while {other.name} still ends its work")
 
     # Candidates
 
@@ -142,7 +166,9 @@ class World:
         """A new candidacy: in a new process, or in that of one ``before``, which has ended."""
         rng = random.Random(f"{name} {self.setup.seed} {self.number()}")
         clock = before.clock if before else Clock(self.now, rng.uniform(0, 1000), self.rate(rng))
-        candidate = Candidate(self, name, protocol.heir(before.state) if before else machine.State(), rng, clock)
+        state = protocol.heir(before.state) if before else machine.State()
+        candidate = Candidate(self, name, state, rng, clock, self.timings[self._started % len(self.timings)])
+        self._started += 1
         if before:
             candidate.requests = before.requests
         self.candidates.append(candidate)
@@ -150,8 +176,8 @@ class World:
         return candidate
 
     def rate(self, rng: random.Random) -> float:
-        """How fast a clock runs: over a lease less than half the margin wrong, as A1 has it."""
-        return 1 + rng.choice([0, rng.uniform(-0.45, 0.45)]) * self.timing.margin / self.timing.ttl
+        """How fast a clock runs: over a lease less than half the margin wrong, as is assumed."""
+        return 1 + rng.choice([0, rng.uniform(-1, 1)]) * self.setup.drift
 
     def gone(self, candidate: Candidate) -> None:
         """A candidate has ended."""
@@ -168,7 +194,7 @@ class World:
         candidate, rng = request.candidate, request.candidate.rng
         there, back = self._delays(candidate.link, rng)
         # Connecting and waiting each have the timeout of an operation.
-        patience = self.timing.operation * (1 if self.calm else 1 + rng.random())
+        patience = candidate.timing.operation * (1 if self.calm else 1 + rng.random())
         self.at(candidate.clock.true(candidate.clock.local(self.now) + patience) + HAIR, candidate.answered, request)
         if there is not None:
             self.after(there, self._execute, request, back)
@@ -192,11 +218,11 @@ class World:
         if server.hung_until > self.now:
             self.at(server.hung_until + self.setup.latency * self.rng.random(), self._execute, request, back)
             return
-        if server.down:
+        if server.down or (request.life not in (0, server.lives) and not self.setup.proxy):
             self.after(back or 0.0, self._answer, request, None)
             return
         age = self.now - request.sent
-        if age > self.timing.operation * 2:
+        if age > candidate.timing.operation * 2:
             self.troubled = max(self.troubled, self.now)
         self.steps += 1
         call = request.call
@@ -210,7 +236,7 @@ class World:
         else:
             if self.history is not None:
                 self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago {args}: {reply}")
-        request.executed = self.now
+        request.executed, request.lived = self.now, server.lives
         if self.rng.random() < 0.25:
             self.snapshots.append((self.now, server.store.copy()))
         self._wake()
