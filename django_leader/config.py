@@ -149,7 +149,7 @@ class Config:
         """
         names = ("lock_ttl", "heartbeat_interval", "retry_interval")
         ttl, heartbeat, retry = (_seconds(name, getattr(self, name)) for name in names)
-        margin = max(0.010, 0.02 * ttl)
+        margin = margin_of(ttl)
         operations = 4 if self.min_replicas else 2
         operation = min(ttl / 3, 0.99 * (ttl - heartbeat - margin) / operations, LONGEST_OPERATION)
         quarantine = ttl if self.quarantine is None else _seconds("quarantine", self.quarantine)
@@ -176,9 +176,14 @@ def inbox(keys: Keys, me: str) -> str:
     return f"{keys.wake.removesuffix('wake')}inbox:{me}"
 
 
+def margin_of(ttl: float) -> float:
+    """What the deadline of a lease of ``ttl`` seconds comes early, for clocks that drift."""
+    return max(0.010, 0.02 * ttl)
+
+
 def _latest_heartbeat(ttl: float) -> float:
     """A tenth of the lease is the least in which two tries may have to fit."""
-    return ttl - max(0.010, 0.02 * ttl) - ttl / 10
+    return ttl - margin_of(ttl) - ttl / 10
 
 
 def _seconds(name: str, value: Any) -> float:

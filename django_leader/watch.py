@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .config import margin_of
 from .records import Answer
 
 GRAIN = 0.001
@@ -57,7 +58,8 @@ class Watch(NamedTuple):
             seen = self._replace(look=look)
         else:
             seen = Watch(look, answer.version, now, now + answer.span, self.look)
-        before, slack = seen.before, margin / 2
+        # The margin that counts is the holder's, who may be configured with a shorter lease than ours.
+        before, slack = seen.before, min(margin, margin_of(answer.span)) / 2
         set_at = answer.at + answer.remaining - answer.span
         if (
             before
