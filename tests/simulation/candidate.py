@@ -174,7 +174,7 @@ class Candidate:
                 world.at(self.clock.true(todo.until) + HAIR, self._alarmed, self._alarm)
         else:
             self.asked_once = True
-            connected = self.connected and self.rng.random() < 0.9  # a wait that is cut short costs the connection
+            connected = self.connected != 0 and self.rng.random() < 0.9  # a wait that is cut short costs it
             call = protocol.call(todo.act, self.me, self.state, local, self.timing, self.rules, connected=connected)
             self._ask(call, local)
             self.left = self.left or todo.act == "leave" or (todo.act == "release" and self.state.stopping)

@@ -40,7 +40,7 @@ WEIGHTS = {
     "lose-key": 4,
     "lose-lock": 4,
     "lose-state": 4,
-    "clock-little": 2,
+    "clock-little": 5,
     "clock-forth": 3,
     "clock-back": 3,
     "server-drift": 2,
@@ -68,9 +68,11 @@ def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
     kinds = [*only] or rng.sample(KINDS, rng.randint(1, len(KINDS)))
     weights = [WEIGHTS[kind] for kind in kinds]
     spacing = ttl * rng.choice([0.1, 0.3, 1.0, 2.0])
+    shortest = min(timing.ttl for timing in setup.timings)
+    together = rng.choice([0.0, 0.3, 0.7])
     faults, now = [], ttl * rng.random()
     for _ in range(rng.randint(1, 30)):
-        now += rng.expovariate(1 / spacing)
+        now += rng.expovariate(1 / (shortest / 10 if rng.random() < together else spacing))
         faults.append(Fault(now, rng.choices(kinds, weights)[0], rng.randrange(60), rng.random(), rng.random()))
     return faults
 

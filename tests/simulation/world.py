@@ -235,7 +235,7 @@ class World:
             reply = None
         else:
             if self.history is not None:
-                self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago {args}: {reply}")
+                self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago {_brief(args)}: {reply}")
         request.executed, request.lived = self.now, server.lives
         if self.rng.random() < 0.25:
             self.snapshots.append((self.now, server.store.copy()))
@@ -289,3 +289,7 @@ class World:
         """A line of the history, when somebody wants it."""
         if self.history is not None:
             self.history.append(f"{self.now:10.4f}  {line}")
+
+
+def _brief(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(arg for arg in args if not (isinstance(arg, str) and arg.startswith("{")))
