@@ -76,6 +76,7 @@ class Candidate:
         self._alarm = 0
         self._watch = False
         self._undelivered: int | None = None
+        self._deadline_of_work = 0.0
         self._asleep: list[machine.AnyEvent] = []
 
     def leads(self, now: float) -> bool:
@@ -85,13 +86,7 @@ class Candidate:
 
     def works(self, now: float) -> bool:
         """Whether its lease goes on and the loss callbacks of its last term have not returned."""
-        ended = self.state.ended
-        return (
-            self.alive
-            and ended is not None
-            and self._undelivered == ended.term.token
-            and self.clock.local(now) < ended.term.deadline
-        )
+        return self.alive and self._undelivered is not None and self.clock.local(now) < self._deadline_of_work
 
     def feed(self, event: machine.AnyEvent) -> None:
         """Tells the machine, from whatever thread, and has it act on it."""
@@ -114,7 +109,7 @@ class Candidate:
         old, new = before.term, after.term
         if old and not (new and new.token == old.token):
             world.note(f"{self.name}: term {old.token} is over")
-            self._lost(old.token)
+            self._lost(old)
         if old and new and new.token == old.token and local >= old.deadline:
             world.violated(f"{self.name} revives term {old.token} after its deadline")
         if new and not (old and new.token == old.token):
@@ -127,11 +122,11 @@ class Candidate:
             self._watch = True
             world.at(self.clock.true(new.deadline) + HAIR, self._deadline)
 
-    def _lost(self, token: int) -> None:
+    def _lost(self, term: machine.Term) -> None:
         if self._undelivered is not None:
-            self.world.violated(f"{self.name} loses {token} before the loss of {self._undelivered} is delivered")
-        self._undelivered = token
-        self.world.after(self.world.callback_time(self.rng), self._delivered, token)
+            self.world.violated(f"{self.name} loses {term.token} before the loss of {self._undelivered} is delivered")
+        self._undelivered, self._deadline_of_work = term
+        self.world.after(self.world.callback_time(self.rng), self._delivered, term.token)
 
     def _delivered(self, token: int) -> None:
         if self._undelivered != token:

@@ -1,0 +1,97 @@
+"""Bugs that are planted, to see that the simulation finds them: each a changed part of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from django_leader import machine
+from django_leader.config import Timing
+
+from .protocol import Rules, sources
+
+
+def _lua(name: str, before: str, after: str) -> Rules:
+    """The protocol with a piece of a script replaced."""
+    scripts = sources()
+    assert before in scripts[name], f"{name}.lua has changed: {before}"
+    scripts[name] = scripts[name].replace(before, after)
+    return Rules(scripts=scripts)
+
+
+def _counted_from_the_reply(state: machine.State, event: machine.AnyEvent, now: float, timing: Timing) -> machine.State:
+    if isinstance(event, machine.Campaigned | machine.Renewed):
+        event = event._replace(asked_at=now)
+    return machine.step(state, event, now, timing)
+
+
+def _revived(state: machine.State, event: machine.AnyEvent, now: float, timing: Timing) -> machine.State:
+    after = machine.step(state, event, now, timing)
+    if (
+        isinstance(event, machine.Renewed)
+        and event.answer.verdict == "renewed"
+        and after.ended
+        and after.ended.reason == "expired"
+        and after.ended.term.token == event.answer.token
+    ):
+        term = machine.Term(event.answer.token, event.asked_at + timing.ttl - timing.margin)
+        return replace(after, ended=None, term=term, next_at=event.asked_at + timing.heartbeat)
+    return after
+
+
+def _released_first(state: machine.State, now: float) -> machine.Plan:
+    if state.ended and state.ended.owes_release:
+        return machine.Plan("release")
+    return machine.plan(state, now)
+
+
+CLAIMED = "local claimed = ARGV[9] == version()"
+HELD = "if not (claimed or own or free) then"
+TOKEN = "token = math.max(token + 1, time[1] * 1000000 + time[2])"
+
+BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
+    # What is wrong, and the faults that show it.
+    "the deadline is counted from the reply": (
+        lambda: Rules(step=_counted_from_the_reply),
+        ("link-slow", "link-cut"),
+    ),
+    "no quarantine": (
+        lambda: Rules(timing=lambda timing: timing._replace(quarantine=0.0)),
+        ("flush", "restart-empty", "link-cut"),
+    ),
+    "the token is a counter in Redis": (
+        lambda: _lua("campaign", TOKEN, "token = token + 1"),
+        ("restart-empty", "flush", "crash"),
+    ),
+    "the token is only the time": (
+        lambda: _lua("campaign", TOKEN, "token = time[1] * 1000000 + time[2]"),
+        ("clock-back", "crash"),
+    ),
+    "a release compares nothing": (
+        lambda: _lua("release", "holder == me and token == tonumber(ARGV[6])", "tonumber(ARGV[6]) > 0"),
+        ("resign", "link-late"),
+    ),
+    "the release comes before the work has ended": (lambda: Rules(plan=_released_first), ("resign",)),
+    "who finds itself in the lock believes that it leads": (
+        lambda: _lua("campaign", HELD, f"if own then return answer('granted', me, until_ - now) end\n{HELD}"),
+        ("link-mute", "link-lossy"),
+    ),
+    "a fork goes on with what its parent knew": (lambda: Rules(fork_guard=False), ("fork",)),
+    "a late renewal revives a term": (lambda: Rules(step=_revived), ("pause", "link-slow")),
+    "the server's clock is trusted blindly": (
+        lambda: _lua("campaign", CLAIMED, "local claimed = until_ <= now"),
+        ("clock-forth", "crash"),
+    ),
+    "what was proved of another version is claimed": (
+        lambda: _lua("campaign", CLAIMED, "local claimed = ARGV[9] ~= ''"),
+        ("link-slow", "link-cut", "pause"),
+    ),
+    "another server's state is trusted": (
+        lambda: _lua("campaign", "elseif sid ~= '' and sid ~= found[7] then lost = 'another server'", ""),
+        ("restart-old", "failover", "link-cut"),
+    ),
+    "a lock that is gone is free": (
+        lambda: _lua("campaign", CLAIMED, f"{CLAIMED} or not lock"),
+        ("lose-lock",),
+    ),
+}

@@ -1,0 +1,67 @@
+"""The whole protocol against all faults at once; and the proof that the simulation finds what is wrong."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+
+import pytest
+
+from .bugs import BUGS
+from .episode import FoundError, Result, episode
+from .protocol import Rules
+
+STEPS = 100_000
+"""At least; twice: with fixed seeds, and with others each time."""
+ENOUGH = 60_000
+"""Steps in which a planted bug must be found."""
+
+
+@pytest.mark.parametrize("first", [1, None], ids=["fixed seeds", "other seeds"])
+def test_nothing_that_must_hold_is_broken(first: int | None) -> None:
+    seed = random.SystemRandom().randrange(2**40) if first is None else first
+    print(f"first seed {seed}")  # noqa: T201
+    total, rules = Result(), Rules()
+    while total.steps < STEPS:
+        total.add(episode(seed, rules))
+        seed += 1
+    assert total.slowest <= 1
+
+
+def find(bug: str, *, brief: bool = False) -> FoundError:
+    plant, kinds = BUGS[bug]
+    rules, steps = plant(), 0
+    for seed in itertools.count():
+        try:
+            steps += episode(seed, rules, kinds, brief=brief).steps
+        except FoundError as found:
+            return found
+        assert steps < ENOUGH, "not found"
+    raise AssertionError
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(bug: str) -> None:
+    assert find(bug).what
+
+
+def test_a_violation_is_told_with_its_seed_and_as_briefly_as_can_be() -> None:
+    found = find("no quarantine", brief=True)
+    lines = found.history
+    assert str(found).startswith(f"seed {found.seed}: after ")
+    assert lines[0].startswith("Setup(")
+    assert sum(line.startswith("Fault(") for line in lines) <= 3
+    assert "VIOLATION" in lines[-1]
+
+
+def test_an_episode_is_the_same_each_time() -> None:
+    once, again = (episode(7, Rules()) for _ in range(2))
+    assert once == again
+
+
+def test_it_is_fast_enough_to_be_run_for_long() -> None:
+    started, steps = time.process_time(), 0
+    for seed in range(20):
+        steps += episode(seed, Rules()).steps
+    assert steps / (time.process_time() - started) > 1000
