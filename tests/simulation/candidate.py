@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from django_leader import machine
 from django_leader.config import Timing
+from django_leader.records import Answer
 
 from . import protocol
 
 if TYPE_CHECKING:
+    from .server import Server
     from .world import World
 
 HAIR = 1e-6
@@ -41,14 +43,16 @@ class Clock:
 class Request:
     """One request on the wire, and its reply."""
 
-    __slots__ = ("asked_at", "call", "candidate", "executed", "held", "life", "lived", "number", "reply", "sent")
+    __slots__ = ("answer", "asked_at", "call", "candidate", "connection", "executed", "held", "number", "reply", "sent")
 
     def __init__(self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float) -> None:
         self.candidate, self.call, self.asked_at, self.sent = candidate, call, asked_at, sent
         self.number = next(candidate.requests)
-        self.life = candidate.connected
-        """In which of its lives the server has the connection; 0 if there is none yet, or always the same one."""
-        self.executed, self.lived = 0.0, 0
+        self.connection = candidate.connected
+        """The server that has the connection, and in which of its lives; None if there is none yet."""
+        self.answer: Answer | None = None
+        """What was answered before, and is to be confirmed by replicas."""
+        self.executed = 0.0
         self.reply: Any = None
         self.held = False
         """Whether the reply, or the end of the wait for it, came while the process stood still."""
@@ -64,8 +68,8 @@ class Candidate:
         self.name, self.state, self.rng, self.clock = name, state, rng, clock
         self.me = f"{name}:{world.number():016x}"
         self.alive, self.paused, self.listening = True, False, False
-        self.connected = 0
-        """To which of the server's lives, or 0."""
+        self.connected: tuple[Server, int] | None = None
+        """To which server, in which of its lives."""
         self.request: Request | None = None
         self.requests = itertools.count(1)
         self.looked: float | None = None
@@ -169,13 +173,14 @@ class Candidate:
                 world.at(self.clock.true(todo.until) + HAIR, self._alarmed, self._alarm)
         else:
             self.asked_once = True
-            connected = self.connected != 0 and self.rng.random() < 0.9  # a wait that is cut short costs it
+            connected = self.connected is not None and self.rng.random() < 0.9  # a wait that is cut short costs it
             call = protocol.call(todo.act, self.me, self.state, local, self.timing, self.rules, connected=connected)
             self._ask(call, local)
             self.left = self.left or todo.act == "leave" or (todo.act == "release" and self.state.stopping)
 
-    def _ask(self, call: protocol.Call, asked_at: float) -> None:
+    def _ask(self, call: protocol.Call, asked_at: float, answer: Answer | None = None) -> None:
         self.request = Request(self, call, asked_at, self.world.now)
+        self.request.answer = answer
         self.world.send(self.request)
 
     def _alarmed(self, alarm: int) -> None:
@@ -193,11 +198,17 @@ class Candidate:
         call, answer, chance = request.call, None, self.rng.random()
         if request.reply is None:
             self.world.note(f"{self.name}: no answer to {call.act}")
-            self.connected = 0
+            self.connected = None
         else:
-            self.connected, self.looked = request.life or request.lived, request.executed
-            if call.script != "release":
+            self.connected, self.looked = request.connection, request.executed
+            if call.script == "WAIT":
+                answer = request.answer if request.reply >= self.timing.replicas else None
+                self.connected = request.connection if answer else None
+            elif call.script != "release":
                 answer = protocol.parse(call, request.reply)
+                if protocol.waits(answer, self.timing):
+                    self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
+                    return
                 if answer is None and call.then:
                     self._ask(call.then, request.asked_at)
                     return

@@ -71,7 +71,13 @@ def play(setup: Setup, faults: Sequence[Fault], rules: protocol.Rules, world: Wo
 def slack(setup: Setup, world: World) -> float:
     """Seconds for what is under way when the calm begins: requests to time out, callbacks, back-offs."""
     waiting = [c.clock.true(c.state.not_before) - world.now for c in world.candidates if not c.state.stopping]
-    return 4 * world.timing.operation + world.timing.margin + 5 * setup.callback + 0.1 + max(min(waiting), 0.0)
+    return (
+        (8 if setup.servers > 1 else 4) * world.timing.operation
+        + world.timing.margin
+        + 5 * setup.callback
+        + 0.1
+        + max(min(waiting), 0.0)
+    )
 
 
 def episode(seed: int, rules: protocol.Rules, only: Sequence[str] = (), *, brief: bool = True) -> Result:

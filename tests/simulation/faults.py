@@ -15,6 +15,7 @@ from django_leader import machine
 
 from . import protocol
 from .candidate import Candidate
+from .server import Server
 from .world import Setup, World
 
 WEIGHTS = {
@@ -47,6 +48,11 @@ WEIGHTS = {
     "hang": 4,
     "down": 3,
     "refuse": 2,
+    # of replicas
+    "promote": 6,
+    "split": 8,
+    "lag": 4,
+    "rejoin": 4,
 }
 KINDS = [*WEIGHTS]
 
@@ -156,8 +162,11 @@ class Mischief:
             case "refuse":
                 server.refuses = "OOM command not allowed when used memory > 'maxmemory'."
                 world.after(fault.size * ttl, self._accept)
+            case "promote" | "split" | "lag" | "rejoin":
+                self._replicas(fault)
             case _:
                 self._data(fault)
+                self._resynchronise()
 
     def _clock(self, fault: Fault) -> None:
         size = self.world.setup.timing.margin if fault.kind == "clock-little" else 3 * self.ttl
@@ -192,6 +201,40 @@ class Mischief:
             case "lose-state":
                 store.cmd_del(protocol.STATE)
 
+    def _resynchronise(self) -> None:
+        """Whatever became of the primary's data becomes of its replicas', or the other way round."""
+        cluster = self.world.cluster
+        for node in cluster.replicas(cluster.primary):
+            if cluster.rng.random() < 0.7:
+                cluster.join(node, cluster.primary)
+
+    def _replicas(self, fault: Fault) -> None:
+        world, cluster = self.world, self.world.cluster
+        replicas = cluster.replicas(cluster.primary)
+        if not replicas:
+            return
+        one = replicas[fault.who % len(replicas)]
+        match fault.kind:
+            case "lag":
+                one.linked = False
+                world.after(fault.size * self.ttl, self._follow, one, one.lives)
+            case "rejoin":
+                cluster.join(one, cluster.primary)
+            case _:
+                old = cluster.primary
+                for node in cluster.promote(0.7 if fault.kind == "split" else 0.0):
+                    old.down = old.down or fault.kind == "promote"
+                    world.after(world.rng.random() * fault.size * 3 * self.ttl, self._join, node)
+
+    def _follow(self, node: Server, life: int) -> None:
+        if node.lives == life:
+            node.linked = True
+
+    def _join(self, node: Server) -> None:
+        if node.master is not self.world.cluster.primary:
+            self.world.fault(f"join of {node.name}")
+            self.world.cluster.join(node, self.world.cluster.primary)
+
     def _accept(self) -> None:
         self.world.server.refuses = ""
 
@@ -208,7 +251,11 @@ class Mischief:
         """Everything works again from now on."""
         world, server = self.world, self.world.server
         world.calm, world.troubled = True, world.now
-        server.hung_until, server.refuses, server.down = 0.0, "", False
+        for node in world.cluster.nodes:
+            node.hung_until, node.refuses, node.down = 0.0, "", False
+            if node is not server:
+                node.linked = True
+                self._join(node)
         for candidate in list(world.candidates):
             candidate.link = "good"
             candidate.resume()

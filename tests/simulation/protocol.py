@@ -88,9 +88,9 @@ def event(call: Call, answer: Answer | None, asked_at: float, chance: float) -> 
     return machine.Renewed(asked_at, answer)
 
 
-def waits(call: Call, answer: Answer | None, timing: Timing) -> int:
-    """How many replicas must have the outcome before it counts."""
-    return timing.replicas if answer and answer.verdict in ("granted", "renewed") else 0
+def waits(answer: Answer | None, timing: Timing) -> bool:
+    """Whether replicas must have the outcome before it counts."""
+    return bool(timing.replicas and answer and answer.verdict in ("granted", "renewed"))
 
 
 def heir(state: machine.State) -> machine.State:

@@ -142,6 +142,9 @@ class Server:
         """The error with which every script ends before it does anything."""
         self.down = False
         self.hung_until = 0.0
+        self.master: Server | None = None
+        self.linked = True
+        """Whether it follows its master."""
         self.replicas = 0
         self.syncs = 0
         self.restarted()
@@ -160,11 +163,15 @@ class Server:
         self.syncs = 0
         self._describe()
 
-    def attach(self, replicas: int) -> None:
-        """So many replicas are there now; those that are new were synchronised."""
-        self.syncs += max(replicas - self.replicas, 0)
+    def attached(self, replicas: int) -> None:
+        """So many replicas are there."""
         self.replicas = replicas
         self._describe()
+
+    def synchronised(self, replicas: int) -> None:
+        """One has joined, so that there are so many now."""
+        self.syncs += 1
+        self.attached(replicas)
 
     def _describe(self) -> None:
         identity = f"{self.name}{self.lives:x}".encode().hex().ljust(40, "0")[:40]

@@ -21,6 +21,7 @@ from django_leader.config import Config, Timing
 
 from . import protocol
 from .candidate import HAIR, Candidate, Clock, Request
+from .cluster import Cluster
 from .server import Server
 from .store import RedisError
 
@@ -45,6 +46,7 @@ class Setup:
     callback: float
     """Seconds that a loss callback takes, in the mean."""
     latency: float
+    servers: int
     proxy: bool
     """Whether connections end at a proxy, and outlive the server behind it."""
     seed: int
@@ -72,15 +74,17 @@ def draw_setup(seed: int) -> Setup:
             retry_interval=ttl * rng.choice([0.1, 0.2, 0.5, 1.0, 1.5]),
         )
         configs.append(config.validate())
+    replicas = rng.choice([0, 0, 0, 2, 2, 4])
     longest = max(config.timing.ttl for config in configs)
     quarantine = longest * rng.choice([1, 1, 1.5, 3])
     return Setup(
-        tuple(replace(config, quarantine=quarantine).timing for config in configs),
+        tuple(replace(config, quarantine=quarantine, min_replicas=replicas // 2).timing for config in configs),
         rng.randint(2, 5),
         rng.choice([0.0, 0.0, 0.1, 0.4]),
         longest * rng.choice([0.001, 0.01, 0.2]),
         rng.choice([0.0002, 0.001, 0.003]),
-        rng.random() < 0.3,
+        replicas + 1,
+        rng.random() < 0.3 and not replicas,
         seed,
     )
 
@@ -100,7 +104,7 @@ class World:
         """When the last thing happened that is out of the ordinary."""
         self.faults: Counter[str] = Counter()
         self.history: list[str] | None = [] if record else None
-        self.server = Server(f"{setup.seed:x}")
+        self.cluster = Cluster(f"{setup.seed:x}", setup.servers, self.rng)
         self.snapshots: deque[tuple[float, Any]] = deque(maxlen=SNAPSHOTS)
         self.candidates: list[Candidate] = []
         self.token, self.began_at = 0, 0.0
@@ -109,6 +113,11 @@ class World:
         self._order = itertools.count()
         self._numbers = itertools.count(1)
         self._stepped: tuple[float, float] | None = None
+
+    @property
+    def server(self) -> Server:
+        """The primary."""
+        return self.cluster.primary
 
     # Time
 
@@ -214,42 +223,47 @@ class World:
         return there, back
 
     def _execute(self, request: Request, back: float | None) -> None:
-        server, candidate = self.server, request.candidate
+        candidate = request.candidate
+        server, life = request.connection or (self.cluster.find(), 0)
         if server.hung_until > self.now:
             self.at(server.hung_until + self.setup.latency * self.rng.random(), self._execute, request, back)
             return
-        if server.down or (request.life not in (0, server.lives) and not self.setup.proxy):
+        if server.down or server.master or (life not in (0, server.lives) and not self.setup.proxy):
             self.after(back or 0.0, self._answer, request, None)
             return
+        request.connection, request.executed = (server, server.lives), self.now
         age = self.now - request.sent
         if age > candidate.timing.operation * 2:
             self.troubled = max(self.troubled, self.now)
         self.steps += 1
-        call = request.call
-        try:
-            args = (request.number, *call.args)
-            keys = protocol.KEYS if call.script != "renew" else protocol.KEYS[:3]
-            reply = server.eval(self.now, self.rules.scripts[call.script], keys, args)
-        except RedisError as error:
-            self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago: {error}")
-            reply = None
-        else:
-            if self.history is not None:
-                self.note(f"server, to {candidate.name}'s {call.act} of {age:.4f} s ago {_brief(args)}: {reply}")
-        request.executed, request.lived = self.now, server.lives
-        if self.rng.random() < 0.25:
-            self.snapshots.append((self.now, server.store.copy()))
-        self._wake()
+        reply = self.cluster.wait(server) if request.call.script == "WAIT" else self._evaluate(server, request, age)
         if back is not None:
             self.after(back, self._answer, request, reply)
+
+    def _evaluate(self, server: Server, request: Request, age: float) -> Any:
+        call, name, reply = request.call, request.candidate.name, None
+        args = (request.number, *call.args)
+        keys = protocol.KEYS if call.script != "renew" else protocol.KEYS[:3]
+        try:
+            reply = server.eval(self.now, self.rules.scripts[call.script], keys, args)
+        except RedisError as error:
+            self.note(f"server {server.name}, to {name}'s {call.act} of {age:.4f} s ago: {error}")
+        else:
+            if self.history is not None:
+                self.note(f"server {server.name}, to {name}'s {call.act} of {age:.4f} s ago {_brief(args)}: {reply}")
+        if self.rng.random() < 0.25:
+            self.snapshots.append((self.now, server.store.copy()))
+        self.cluster.wrote(server)
+        self._wake(server)
+        return reply
 
     def _answer(self, request: Request, reply: Any) -> None:
         if request.candidate.request is request:
             request.reply = reply
             request.candidate.answered(request)
 
-    def _wake(self) -> None:
-        store = self.server.store
+    def _wake(self, server: Server) -> None:
+        store = server.store
         while protocol.WAKE in store.values:
             listeners = [c for c in self.candidates if c.listening]
             if not listeners:
@@ -282,7 +296,8 @@ class World:
 
     def step_clock(self, seconds: float) -> None:
         """Sets the server's clock."""
-        self.server.offset += seconds
+        for server in self.cluster.nodes:
+            server.offset += seconds
         self._stepped = (self.now, seconds)
 
     def note(self, line: str) -> None:
