@@ -117,6 +117,8 @@ class Candidate:
         if old and new and new.token == old.token and local >= old.deadline:
             world.violated(f"{self.name} revives term {old.token} after its deadline")
         if new and not (old and new.token == old.token):
+            if new.token <= before.floor and before.pending is None:
+                world.violated(f"{self.name} leads with token {new.token}, and has known {before.floor}")
             world.began(self, new.token)
             if self._undelivered is not None:
                 world.violated(f"{self.name} gains {new.token} before the loss of {self._undelivered} is delivered")

@@ -14,10 +14,12 @@ from .server import Server
 class Cluster:
     """The servers. ``primary`` is the one that is named to whoever connects."""
 
-    def __init__(self, name: str, size: int, rng: random.Random) -> None:
+    def __init__(self, name: str, size: int, skew: float, rng: random.Random) -> None:
         self.rng = rng
         self.nodes = [Server(f"{name}{number:x}") for number in range(size)]
         self.primary = self.nodes[0]
+        for node in self.nodes[1:]:
+            node.offset += skew * rng.uniform(-1, 1)
         for node in self.nodes[1:]:
             self.join(node, self.primary)
 

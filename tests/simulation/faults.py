@@ -2,7 +2,8 @@
 
 Left out on purpose, since the protocol does not promise to survive it: two opposite steps of the server's clock
 between two looks of one candidate (``World.may_step``), clocks that are more than the margin wrong over a lease,
-and a running process that is cloned.
+and a running process that is cloned. And a token may go back if Redis has forgotten it and its clock has been set
+back to before it, so that only the processes know it (``World.began``): who was not there cannot.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ class Mischief:
 
     def _data(self, fault: Fault) -> None:
         server = self.world.server
-        store = server.store
+        store, self.world.lost = server.store, True
         match fault.kind:
             case "restart-empty":
                 store.load(({}, {}))
@@ -221,7 +222,7 @@ class Mischief:
             case "rejoin":
                 cluster.join(one, cluster.primary)
             case _:
-                old = cluster.primary
+                old, world.lost = cluster.primary, True
                 for node in cluster.promote(0.7 if fault.kind == "split" else 0.0):
                     old.down = old.down or fault.kind == "promote"
                     world.after(world.rng.random() * fault.size * 3 * self.ttl, self._join, node)
