@@ -12,10 +12,11 @@ from .protocol import Rules, sources
 
 
 def _lua(name: str, before: str, after: str) -> Rules:
-    """The protocol with a piece of a script replaced."""
+    """The protocol with a piece of a script replaced; of several, whose names a space separates."""
     scripts = sources()
-    assert before in scripts[name], f"{name}.lua has changed: {before}"
-    scripts[name] = scripts[name].replace(before, after)
+    for one in name.split():
+        assert before in scripts[one], f"{one}.lua has changed: {before}"
+        scripts[one] = scripts[one].replace(before, after)
     return Rules(scripts=scripts)
 
 
@@ -93,5 +94,10 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
     "a lock that is gone is free": (
         lambda: _lua("campaign", CLAIMED, f"{CLAIMED} or not lock"),
         ("lose-lock",),
+    ),
+    "replicas are not waited for": (lambda: Rules(waits=False), ("split", "link-cut")),
+    "a replica that joins is not noticed": (
+        lambda: _lua("campaign reclaim release", "joins ~= found[8]", "false"),
+        ("split", "link-cut"),
     ),
 }

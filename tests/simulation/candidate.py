@@ -208,7 +208,7 @@ class Candidate:
                 self.connected = request.connection if answer else None
             elif call.script != "release":
                 answer = protocol.parse(call, request.reply)
-                if protocol.waits(answer, self.timing):
+                if self.rules.waits and protocol.waits(answer, self.timing):
                     self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
                     return
                 if answer is None and call.then:

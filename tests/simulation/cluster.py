@@ -27,10 +27,14 @@ class Cluster:
         """Those that are attached."""
         return [node for node in self.nodes if node.master is primary]
 
+    def old(self) -> list[Server]:
+        """Former primaries that know nothing of the new one."""
+        return [node for node in self.nodes if node.master is None and node is not self.primary and not node.down]
+
     def find(self) -> Server:
         """To whom a new connection goes: mostly to the right one."""
-        old = [node for node in self.nodes if node.master is None and node is not self.primary and not node.down]
-        return self.rng.choice(old) if old and self.rng.random() < 0.3 else self.primary
+        old = self.old()
+        return self.rng.choice(old) if old and self.rng.random() < 0.1 else self.primary
 
     def wrote(self, primary: Server) -> None:
         """Replicas follow, or do not yet."""
@@ -45,8 +49,8 @@ class Cluster:
             node.store.load(primary.store.copy())
         return len(following)
 
-    def join(self, node: Server, primary: Server) -> None:
-        """A server becomes a replica, and ends all its connections."""
+    def join(self, node: Server, primary: Server, *, unnoticed: bool = False) -> None:
+        """A server becomes a replica, and ends all its connections. Whose it was notices, or still counts it."""
         if node is primary or primary.master is not None:
             return
         before = node.master
@@ -54,8 +58,8 @@ class Cluster:
         node.lives += 1
         node.store.load(primary.store.copy())
         primary.synchronised(len(self.replicas(primary)))
-        for left in {before, node} - {None, primary}:
-            if left is not None:
+        for left in (before, node):
+            if left is not None and left is not primary and not (unnoticed and left is before):
                 self._orphan(left)
 
     def _orphan(self, primary: Server) -> None:

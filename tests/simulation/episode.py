@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from . import protocol
-from .faults import Fault, Mischief, draw_faults
-from .world import Setup, ViolationError, World, draw_setup
+from .faults import OF_REPLICAS, Fault, Mischief, draw_faults
+from .setup import Setup, draw_setup
+from .world import ViolationError, World
 
 
 @dataclass
@@ -82,7 +83,7 @@ def slack(setup: Setup, world: World) -> float:
 
 def episode(seed: int, rules: protocol.Rules, only: Sequence[str] = (), *, brief: bool = True) -> Result:
     """Plays the episode of ``seed``. Raises ``FoundError``, with a history: if ``brief``, as short as can be."""
-    setup = draw_setup(seed)
+    setup = draw_setup(seed, replicated=not OF_REPLICAS.isdisjoint(only))
     faults = draw_faults(setup, only)
     world = World(setup, rules)
     try:

@@ -17,7 +17,8 @@ from django_leader import machine
 from . import protocol
 from .candidate import Candidate
 from .server import Server
-from .world import Setup, World
+from .setup import Setup
+from .world import World
 
 WEIGHTS = {
     # of candidates
@@ -54,8 +55,10 @@ WEIGHTS = {
     "split": 8,
     "lag": 4,
     "rejoin": 4,
+    "flap": 4,
 }
 KINDS = [*WEIGHTS]
+OF_REPLICAS = {"promote", "split", "lag", "rejoin", "flap"}
 
 
 class Fault(NamedTuple):
@@ -163,7 +166,7 @@ class Mischief:
             case "refuse":
                 server.refuses = "OOM command not allowed when used memory > 'maxmemory'."
                 world.after(fault.size * ttl, self._accept)
-            case "promote" | "split" | "lag" | "rejoin":
+            case kind if kind in OF_REPLICAS:
                 self._replicas(fault)
             case _:
                 self._data(fault)
@@ -221,11 +224,25 @@ class Mischief:
                 world.after(fault.size * self.ttl, self._follow, one, one.lives)
             case "rejoin":
                 cluster.join(one, cluster.primary)
+            case "flap":
+                # It follows the old primary again for a moment, which the new one does not notice.
+                for old in cluster.old():
+                    cluster.join(one, old, unnoticed=True)
+                    world.after(fault.size * self.ttl / 2, self._join, one)
             case _:
-                old, world.lost = cluster.primary, True
-                for node in cluster.promote(0.7 if fault.kind == "split" else 0.0):
-                    old.down = old.down or fault.kind == "promote"
-                    world.after(world.rng.random() * fault.size * 3 * self.ttl, self._join, node)
+                self._promote(fault)
+
+    def _promote(self, fault: Fault) -> None:
+        """The old primary dies, or goes on with some replicas and some candidates and knows nothing of it."""
+        world, cluster, old = self.world, self.world.cluster, self.world.server
+        world.lost, split = True, fault.kind == "split"
+        longest = 2 * (self.ttl + world.timing.quarantine) if split else self.ttl
+        for node in cluster.promote(0.7 if split else 0.0):
+            world.after(world.rng.random() * fault.size * longest, self._join, node)
+        old.down = old.down or not split
+        for candidate in world.candidates:
+            if world.rng.random() < 0.5:
+                candidate.connected = None
 
     def _follow(self, node: Server, life: int) -> None:
         if node.lives == life:

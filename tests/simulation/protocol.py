@@ -35,6 +35,7 @@ class Rules:
     scripts: dict[str, str] = field(default_factory=sources)
     timing: Callable[[Timing], Timing] = lambda timing: timing
     fork_guard: bool = True
+    waits: bool = True
 
 
 class Call(NamedTuple):

@@ -13,16 +13,15 @@ import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from django_leader import machine
-from django_leader.config import Config, Timing
 
 from . import protocol
 from .candidate import HAIR, Candidate, Clock, Request
 from .cluster import Cluster
 from .server import Server
+from .setup import Setup
 from .store import RedisError
 
 SNAPSHOTS = 24
@@ -32,64 +31,6 @@ MOST_STEPS = 200_000
 
 class ViolationError(Exception):
     """Something that must hold does not."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What an episode starts from."""
-
-    timings: tuple[Timing, ...]
-    """Of the candidates in turn: while a configuration is rolled out, there are two."""
-    candidates: int
-    sloppiness: float
-    """How likely a term is to end by a resignation."""
-    callback: float
-    """Seconds that a loss callback takes, in the mean."""
-    latency: float
-    servers: int
-    skew: float
-    """Seconds by which the clocks of the servers differ, at the most."""
-    proxy: bool
-    """Whether connections end at a proxy, and outlive the server behind it."""
-    seed: int
-
-    @property
-    def timing(self) -> Timing:
-        """That with the longest lease."""
-        return max(self.timings)
-
-    @property
-    def drift(self) -> float:
-        """By how much a clock may run too fast or too slow: less than half of every margin over its lease."""
-        return 0.45 * min(timing.margin / timing.ttl for timing in self.timings)
-
-
-def draw_setup(seed: int) -> Setup:
-    """A configuration: any that is valid."""
-    rng = random.Random(f"setup {seed}")
-    configs = []
-    for _ in range(rng.choice([1, 1, 2])):
-        ttl = rng.choice([0.5, 1.0, 2.0, 5.0, 10.0])
-        config = Config(
-            lock_ttl=ttl,
-            heartbeat_interval=ttl * rng.choice([0.1, 0.2, 0.3, 1 / 3, 0.5, 0.7]),
-            retry_interval=ttl * rng.choice([0.1, 0.2, 0.5, 1.0, 1.5]),
-        )
-        configs.append(config.validate())
-    replicas = rng.choice([0, 0, 0, 2, 2, 4])
-    longest = max(config.timing.ttl for config in configs)
-    quarantine = longest * rng.choice([1, 1, 1.5, 3])
-    return Setup(
-        tuple(replace(config, quarantine=quarantine, min_replicas=replicas // 2).timing for config in configs),
-        rng.randint(2, 5),
-        rng.choice([0.0, 0.0, 0.1, 0.4]),
-        longest * rng.choice([0.001, 0.01, 0.2]),
-        rng.choice([0.0002, 0.001, 0.003]),
-        replicas + 1,
-        longest * rng.choice([0.0, 0.001, 0.02, 2.0]),
-        rng.random() < 0.3 and not replicas,
-        seed,
-    )
 
 
 class World:
