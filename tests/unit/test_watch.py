@@ -57,6 +57,11 @@ def test_s12_a_clock_that_has_jumped_is_not_believed(jump: float) -> None:
     assert watch.over_at == pytest.approx(102.002 + SPAN)
 
 
+def test_s12_the_margin_of_the_holders_lease_counts_where_it_is_shorter_than_ours() -> None:
+    short = look("b", 5002.0 + 0.05, 0.3, span=0.5)
+    assert watched((100.0, look("a", 5000.0, 9.0)), (102.0, short)).over_at == pytest.approx(102.002 + 0.5)
+
+
 def test_s12_after_the_next_change_the_clock_is_believed_again() -> None:
     watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 9002.0, 8.5)), (104.0, look("c", 9004.0, 9.9)))
     assert watch.over_at == pytest.approx(104.002 + 9.9)
