@@ -1,0 +1,55 @@
+"""Does one harm after the other, by a seed, and waits each time until one leads again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from tests.support.servers import eventually
+
+from . import server_faults
+from .faults import FAULTS, Fault
+from .fleet import Fleet
+from .journal import now
+
+PATIENCE = 15.0
+"""Seconds that we wait for a leader beyond the bound, so that a recovery that is late can be told how late."""
+
+CLOCK_KINDS = ("clock forward", "clock back")
+__all__ = ["plan", "run", "server_faults"]
+
+
+def plan(rng: random.Random, kinds: Sequence[str], count: int) -> list[str]:
+    """``count`` faults: every kind in turns, in a new order each time."""
+    chosen: list[str] = []
+    while len(chosen) < count:
+        chosen += rng.sample(kinds, len(kinds))
+    return chosen[:count]
+
+
+def run(
+    fleet: Fleet, rng: random.Random, kinds: Sequence[str], faults: dict[str, Fault] = FAULTS,
+    after: Callable[[int, str], bool] = lambda number, kind: True,
+) -> None:  # fmt: skip
+    """Does ``kinds`` one after the other. ``after`` is called behind each and says whether to go on."""
+    fleet.settle()
+    for number, kind in enumerate(kinds, 1):
+        seed = rng.getrandbits(32)
+        began = now()
+        steps = faults[kind](fleet, random.Random(seed))
+        seconds, counts_from = next(steps)
+        effective = now()
+        time.sleep(seconds)
+        for _ in steps:
+            raise AssertionError(f"{kind} yields twice")
+        healed = now()
+        since = healed if counts_from == "healed" else effective
+        fleet.events.add("fault", number=number, kind=kind, began=began, since=since, detail=f"(seed {seed})")
+        try:
+            eventually(lambda since=since: fleet.confirmed(since), "one leads", fleet.options.bound + PATIENCE)
+            fleet.settle()
+        except AssertionError:
+            return  # the checker will tell
+        if not after(number, kind):
+            return
