@@ -124,7 +124,8 @@ class Process:
 def _client(options: dict[str, Any]) -> redis.Redis:
     if "sentinels" in options:
         sentinels = [("127.0.0.1", port) for port in options["sentinels"]]
-        client: redis.Redis = Sentinel(sentinels, socket_timeout=0.5).master_for("chaos")
+        sentinel: Any = Sentinel(sentinels, socket_timeout=0.5)  # type: ignore[no-untyped-call]
+        client: redis.Redis = sentinel.master_for("chaos")
         return client
     return redis.Redis(port=options["port"])
 

@@ -110,10 +110,10 @@ def disorder(history: History) -> list[Violation]:
     latest: Stretch | None = None
     for stretch in sorted(history.stretches, key=lambda s: s.token):
         # Who leads with a lower token was granted before, so it must be over once a higher one has been seen.
-        if latest and latest.token != stretch.token and stretch.first_after < latest.last_before:
-            if latest.process == stretch.process or shared(stretch, latest) <= 0:
-                text = f"{latest.process} led with {latest.token} behind {stretch.process} with {stretch.token}"
-                found.append(Violation("disorder", stretch.first_after, text))
+        behind = latest and latest.token != stretch.token and stretch.first_after < latest.last_before
+        if latest and behind and (latest.process == stretch.process or shared(stretch, latest) <= 0):
+            text = f"{latest.process} led with {latest.token} behind {stretch.process} with {stretch.token}"
+            found.append(Violation("disorder", stretch.first_after, text))
         if latest is None or stretch.last_before > latest.last_before:
             latest = stretch
     return found

@@ -162,23 +162,17 @@ def cut(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
 
 @fault("held both ways")
 def hold_both(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(
-        fleet, rng, lambda slot: _proxy(slot).hold(requests=True, replies=True), some_time(fleet, rng)
-    )
+    yield from network(fleet, rng, lambda slot: _proxy(slot).hold(requests=True, replies=True), some_time(fleet, rng))
 
 
 @fault("requests delivered late")
 def hold_requests(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(
-        fleet, rng, lambda slot: _proxy(slot).hold(requests=True, replies=False), some_time(fleet, rng)
-    )
+    yield from network(fleet, rng, lambda slot: _proxy(slot).hold(requests=True, replies=False), some_time(fleet, rng))
 
 
 @fault("replies delivered late")
 def hold_replies(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(
-        fleet, rng, lambda slot: _proxy(slot).hold(requests=False, replies=True), some_time(fleet, rng)
-    )
+    yield from network(fleet, rng, lambda slot: _proxy(slot).hold(requests=False, replies=True), some_time(fleet, rng))
 
 
 @fault("replies lost")

@@ -189,8 +189,7 @@ class Fleet:
 
     def settle(self) -> None:
         """Waits until all take part, and one leads."""
-        for slot in self.slots:
-            self.wait(lambda slot=slot: self._alive(slot) and slot.word(SAMPLES) > 20, f"{slot.id} looks")
+        self.wait(lambda: all(self._alive(slot) and slot.word(SAMPLES) > 20 for slot in self.slots), "all look")
         start = now()
         self.wait(lambda: self.confirmed(start), "one leads")
 

@@ -22,7 +22,7 @@ RECORD = 8
 RECORDS = 4096
 SIZE = 8 * RECORD * (RECORDS + 1)
 PID, SAMPLES, SAMPLED_AT, LEADS, DEADLINE, COMMANDS = range(6)
-"""The header: whose it is, how often and when it last looked, the token it saw, up to when, and commands carried out."""
+"""The header: whose it is, how often and when it last looked, the token it saw, up to when, and commands done."""
 TOKEN, FIRST_BEFORE, FIRST_AFTER, LAST_BEFORE, LAST_AFTER, COUNT = range(6)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from tests.support.servers import eventually
 
@@ -17,7 +18,7 @@ PATIENCE = 15.0
 """Seconds that we wait for a leader beyond the bound, so that a recovery that is late can be told how late."""
 
 CLOCK_KINDS = ("clock forward", "clock back")
-__all__ = ["plan", "run", "server_faults"]
+__all__ = ["CLOCK_KINDS", "FAULTS", "plan", "run", "server_faults"]
 
 
 def plan(rng: random.Random, kinds: Sequence[str], count: int) -> list[str]:
@@ -47,7 +48,7 @@ def run(
         since = healed if counts_from == "healed" else effective
         fleet.events.add("fault", number=number, kind=kind, began=began, since=since, detail=f"(seed {seed})")
         try:
-            eventually(lambda since=since: fleet.confirmed(since), "one leads", fleet.options.bound + PATIENCE)
+            eventually(partial(fleet.confirmed, since), "one leads", fleet.options.bound + PATIENCE)
             fleet.settle()
         except AssertionError:
             return  # the checker will tell

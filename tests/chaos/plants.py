@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from django_leader import candidacy, lease, machine
+from django_leader.delivery import Listeners
 from django_leader.election import LeaderElection
-from django_leader.process import Grant
 
 
 class Flag(LeaderElection):
@@ -47,13 +47,13 @@ def blind_release() -> None:
 
 
 def no_fork_guard() -> None:
-    candidacy.new_latch = lambda: bytearray(b"\x01")
+    vars(candidacy)["new_latch"] = lambda: bytearray(b"\x01")
     LeaderElection.after_fork = lambda self: None  # type: ignore[method-assign]
 
 
 def lost_loss() -> None:
     """Keeps every loss to itself."""
-    candidacy.Listeners.lost = lambda self, token, reason: []  # type: ignore[method-assign]
+    Listeners.lost = lambda self, token, reason: []  # type: ignore[method-assign]
 
 
 PLANTS: dict[str, tuple[type[LeaderElection], Callable[[], None]]] = {
@@ -63,4 +63,3 @@ PLANTS: dict[str, tuple[type[LeaderElection], Callable[[], None]]] = {
     "no-fork-guard": (LeaderElection, no_fork_guard),
     "lost-loss": (LeaderElection, lost_loss),
 }
-__all__ = ["PLANTS", "Grant"]

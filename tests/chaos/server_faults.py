@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import redis
 
 from django_leader.config import Config, Keys
 
-from .fleet import Fleet
 from .faults import Since, below, beyond, fault, some_time
+from .fleet import Fleet
 
 GARBAGE = ["", "x", "-1", "nan", "inf", "1e400", "{}", "\x00\xff", "9" * 40]
 
@@ -35,9 +35,9 @@ def flush(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
 @fault("flush and kill -9")
 def flush_and_kill(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     leader = fleet.leader()
-    first, second = rng.sample([fleet.primary.admin().flushall, lambda: fleet.kill(leader)], 2)
-    first()
-    second()
+    steps: list[Callable[[], object]] = [fleet.primary.admin().flushall, lambda: fleet.kill(leader)]
+    for step in rng.sample(steps, 2):
+        step()
     yield rng.uniform(0, 0.3), "began"
     leader.start()
 
@@ -84,35 +84,34 @@ def wrong_type(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]
 @fault("garbage")
 def garbage(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     admin, rubbish = fleet.primary.admin(), rng.choice(GARBAGE)
-    spoil, heal = rng.choice(
-        [
-            (lambda: admin.set(keys().lock, rubbish), lambda: _delete(admin, keys().lock, rubbish)),
-            (lambda: admin.set(keys().lock, rubbish, px=300), lambda: None),
-            (lambda: admin.set(keys().info, rubbish), lambda: None),
-            (lambda: _spoil_state(admin, rng, rubbish), lambda: admin.delete(keys().state)),
-            (lambda: admin.zadd(keys().candidates, {rubbish: 2e13}), lambda: admin.zrem(keys().candidates, rubbish)),
-            (lambda: admin.rpush(keys().wake, rubbish, rubbish), lambda: None),
-            (lambda: _spoil_inboxes(admin, rubbish), lambda: None),
-        ]
-    )
+    choices: list[tuple[Callable[[], object], Callable[[], object]]] = [
+        (lambda: admin.set(keys().lock, rubbish), lambda: _delete(admin, keys().lock, rubbish)),
+        (lambda: admin.set(keys().lock, rubbish, px=300), lambda: None),
+        (lambda: admin.set(keys().info, rubbish), lambda: None),
+        (lambda: _spoil_state(admin, rng, rubbish), lambda: admin.delete(keys().state)),
+        (lambda: admin.zadd(keys().candidates, {rubbish: 2e13}), lambda: admin.zrem(keys().candidates, rubbish)),
+        (lambda: admin.rpush(keys().wake, rubbish, rubbish), lambda: None),
+        (lambda: _spoil_inboxes(admin, rubbish), lambda: None),
+    ]
+    spoil, heal = rng.choice(choices)
     spoil()
     yield some_time(fleet, rng), "healed"
     heal()
 
 
-def _delete(admin: redis.Redis, key: str, value: str) -> None:
+def _delete(admin: Any, key: str, value: str) -> None:
     if admin.get(key) == value.encode():
         admin.delete(key)
 
 
-def _spoil_state(admin: redis.Redis, rng: random.Random, rubbish: str) -> None:
-    known: Any = admin.hkeys(keys().state)
+def _spoil_state(admin: Any, rng: random.Random, rubbish: str) -> None:
+    known = admin.hkeys(keys().state)
     if known:
         admin.hset(keys().state, rng.choice(sorted(known)), rubbish)
 
 
-def _spoil_inboxes(admin: redis.Redis, rubbish: str) -> None:
-    members: Any = admin.zrange(keys().candidates, 0, -1)
+def _spoil_inboxes(admin: Any, rubbish: str) -> None:
+    members = admin.zrange(keys().candidates, 0, -1)
     for member in members:
         inbox = keys().wake.removesuffix("wake").encode() + b"inbox:" + member
         admin.rpush(inbox, rubbish, '{"twin": 7}', '{"twin": "x"}', '{"wake": "x"}', "[]")
