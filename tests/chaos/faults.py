@@ -155,6 +155,14 @@ def _proxy(slot: Slot) -> Proxy:
     return slot.proxy
 
 
+@fault("leader cut off")
+def cut_off(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
+    proxy = _proxy(fleet.leader())
+    proxy.hold(requests=True, replies=True)
+    yield 1 + beyond(fleet, rng), "began"
+    proxy.heal()
+
+
 @fault("connection cut")
 def cut(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     yield from network(fleet, rng, lambda slot: _proxy(slot).cut(), 0)

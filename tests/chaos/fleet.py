@@ -135,11 +135,18 @@ class Fleet:
         self.clock = Clock(folder)
         self.network = Network()
         self.slots: list[Slot] = []
-        self.server = self._serve(path)
-        self._populate()
+        self.servers: list[ChaosServer] = []
+        try:
+            self.server = self._serve(path)
+            self._populate()
+        except BaseException:
+            self.close()
+            raise
 
     def _serve(self, path: str) -> ChaosServer:
-        server = ChaosServer(path, self.clock.environment).start()
+        server = ChaosServer(path, self.clock.environment)
+        self.servers.append(server)
+        server.start()
         self.clock.try_on(server)
         return server
 
@@ -236,4 +243,5 @@ class Fleet:
         self._stalls.join()
 
     def _close_servers(self) -> None:
-        self.server.close()
+        for server in self.servers:
+            server.close()

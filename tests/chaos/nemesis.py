@@ -9,16 +9,12 @@ from functools import partial
 
 from tests.support.servers import eventually
 
-from . import server_faults
-from .faults import FAULTS, Fault
+from .faults import Fault
 from .fleet import Fleet
 from .journal import now
 
 PATIENCE = 15.0
 """Seconds that we wait for a leader beyond the bound, so that a recovery that is late can be told how late."""
-
-CLOCK_KINDS = ("clock forward", "clock back")
-__all__ = ["CLOCK_KINDS", "FAULTS", "plan", "run", "server_faults"]
 
 
 def plan(rng: random.Random, kinds: Sequence[str], count: int) -> list[str]:
@@ -30,9 +26,8 @@ def plan(rng: random.Random, kinds: Sequence[str], count: int) -> list[str]:
 
 
 def run(
-    fleet: Fleet, rng: random.Random, kinds: Sequence[str], faults: dict[str, Fault] = FAULTS,
-    after: Callable[[int, str], bool] = lambda number, kind: True,
-) -> None:  # fmt: skip
+    fleet: Fleet, rng: random.Random, kinds: Sequence[str], faults: dict[str, Fault], after: Callable[[int], bool]
+) -> None:
     """Does ``kinds`` one after the other. ``after`` is called behind each and says whether to go on."""
     fleet.settle()
     for number, kind in enumerate(kinds, 1):
@@ -52,5 +47,5 @@ def run(
             fleet.settle()
         except AssertionError:
             return  # the checker will tell
-        if not after(number, kind):
+        if not after(number):
             return

@@ -15,9 +15,10 @@ import redis
 
 from testproject.embedded import die_with_parent
 
-from .faults import FAULTS, Fault, Since
+from .faults import Fault, Since
 from .fleet import Fleet, Slot
 from .proxy import quiet_port
+from .server_faults import ALL
 from .servers import ChaosServer
 
 SENTINELS = 3
@@ -64,14 +65,17 @@ class SentinelFleet(Fleet):
     """Candidates that ask Sentinel for the primary, each for itself and without a proxy."""
 
     def _serve(self, path: str) -> ChaosServer:
-        server = ChaosServer(path, arguments=(*REPL_USER, *REPLICATION)).start()
-        self.servers = [server]
+        self.sentinels: list[SentinelProcess] = []
+        server = ChaosServer(path, arguments=(*REPL_USER, *REPLICATION))
+        self.servers.append(server)
+        server.start()
         for _ in range(REPLICAS):
             replica = ChaosServer(path, arguments=(*REPL_USER, *REPLICATION))
             self.servers.append(replica)
             self.follow(replica, server.port)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        self.sentinels = [SentinelProcess(path, server.port, folder) for _ in range(SENTINELS)]
+        for _ in range(SENTINELS):
+            self.sentinels.append(SentinelProcess(path, server.port, folder))
         self.wait(lambda: all(sentinel.knows() for sentinel in self.sentinels), "the sentinels know each other")
         return server
 
@@ -136,11 +140,10 @@ class SentinelFleet(Fleet):
         super().settle()
 
     def _close_servers(self) -> None:
-        for sentinel in getattr(self, "sentinels", []):
+        for sentinel in self.sentinels:
             sentinel.process.kill()
             sentinel.process.wait()
-        for server in self.servers:
-            server.close()
+        super()._close_servers()
 
 
 SENTINEL_FAULTS: dict[str, Fault] = {}
@@ -164,7 +167,7 @@ def fault(
 
 
 for _name in ("kill -9", "exit", "SIGSTOP beyond the lease", "FLUSHALL", "server frozen below the lease"):
-    SENTINEL_FAULTS[_name] = FAULTS[_name]
+    SENTINEL_FAULTS[_name] = ALL[_name]
 
 
 @fault("failover")

@@ -12,7 +12,7 @@ import redis
 
 from django_leader.config import Config, Keys
 
-from .faults import Since, below, beyond, fault, some_time
+from .faults import FAULTS, Since, below, beyond, fault, some_time
 from .fleet import Fleet
 
 GARBAGE = ["", "x", "-1", "nan", "inf", "1e400", "{}", "\x00\xff", "9" * 40]
@@ -205,6 +205,10 @@ def script_flush(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Sinc
     yield 0, "began"
 
 
+CLOCK_KINDS = ("clock forward", "clock back")
+"""The kinds that need a server whose clock can be set."""
+
+
 def step_clock(fleet: Fleet, rng: random.Random, seconds: float) -> Iterator[tuple[float, Since]]:
     before = fleet.clock.offset
     fleet.clock.set(before + seconds)
@@ -221,3 +225,7 @@ def clock_forward(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Sin
 @fault("clock back")
 def clock_back(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     yield from step_clock(fleet, rng, -rng.uniform(1, 60))
+
+
+ALL = FAULTS
+"""The kinds of both modules."""

@@ -1,0 +1,92 @@
+"""One run from its beginning to the report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.servers import program
+
+from . import nemesis
+from .checker import SECOND, Recovery, Report, check
+from .fleet import Fleet, Options
+from .journal import read
+from .sentinel import SENTINEL_FAULTS, SentinelFleet
+from .server_faults import ALL, CLOCK_KINDS
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the nemesis is to do: so many faults, of the kinds whose name contains one of ``only``."""
+
+    seed: int
+    faults: int
+    only: tuple[str, ...] = ()
+    sentinel: bool = False
+    until: str = ""
+    """A sort of violation with which it may end early."""
+
+
+def chaos(options: Options, trial: Trial, folder: Path, say: Callable[[str], object]) -> Report:
+    """Harms a fleet of its own, and gives what the checker makes of its logs in ``folder``."""
+    path = program(options.server or "valkey") or program("redis-server")
+    if not path:
+        raise RuntimeError("there is no server: install the test extra, or redis-server")
+    rng = random.Random(trial.seed)
+    known = SENTINEL_FAULTS if trial.sentinel else ALL
+    kinds = [kind for kind in known if not trial.only or any(part in kind for part in trial.only)]
+    with contextlib.closing((SentinelFleet if trial.sentinel else Fleet)(options, folder, path)) as fleet:
+        if fleet.clock.missing and not trial.sentinel:
+            say(f"SKIPPED: {', '.join(CLOCK_KINDS)}: {fleet.clock.missing}")
+            if os.environ.get("CI") == "true":
+                raise RuntimeError(f"the server's clock cannot be set, and CI=true: {fleet.clock.missing}")
+            kinds = [kind for kind in kinds if kind not in CLOCK_KINDS]
+        say(f"seed {trial.seed}, {trial.faults} faults of {len(kinds)} kinds, {path}, logs in {folder}")
+        start = time.monotonic()
+
+        def after(number: int) -> bool:
+            if number % 25 == 0:
+                say(f"{number} faults in {time.monotonic() - start:.0f} s")
+            return not (trial.until and check(read(folder)).count(trial.until))
+
+        nemesis.run(fleet, rng, nemesis.plan(rng, kinds, trial.faults), known, after)
+        fleet.finish()
+    say(f"{time.monotonic() - start:.0f} s")
+    return check(read(folder))
+
+
+def table(report: Report) -> str:
+    """The kinds, how often, overlaps, and the longest recovery."""
+    rows: dict[str, list[Recovery]] = defaultdict(list)
+    for recovery in report.recoveries:
+        rows[recovery.fault.kind].append(recovery)
+    lines = [f"{'fault':<34}{'times':>7}{'overlaps':>10}{'longest recovery':>18}"]
+    for kind, recoveries in sorted(rows.items()):
+        overlaps = sum(_overlaps(report, recovery.fault.number) for recovery in recoveries)
+        longest = max((recovery.time or 0) / SECOND for recovery in recoveries)
+        never = " never" if any(recovery.time is None for recovery in recoveries) else ""
+        lines.append(f"{kind:<34}{len(recoveries):>7}{overlaps:>10}{longest:>16.2f} s{never}")
+    whole = {
+        "faults": len(report.recoveries),
+        "overlaps": report.count("overlap"),
+        "tokens out of order": report.count("disorder"),
+        "terms that came back": report.count("revived"),
+        "unpaired callbacks": report.count("unpaired"),
+        "late recoveries": report.count("late"),
+        "crashed candidates": report.count("crashed"),
+    }
+    return "\n".join([*lines, "", *(f"{name:<34}{number:>7}" for name, number in whole.items())])
+
+
+def _overlaps(report: Report, number: int) -> int:
+    """Those that were seen between the beginning of this fault and that of the next."""
+    begins = sorted(recovery.fault.began for recovery in report.recoveries)
+    began = next(recovery.fault.began for recovery in report.recoveries if recovery.fault.number == number)
+    ends = min((other for other in begins if other > began), default=2**63)
+    return sum(v.what == "overlap" and began <= v.at < ends for v in report.violations)
