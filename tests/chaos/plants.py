@@ -25,6 +25,8 @@ def nothing() -> None:
 
 
 def no_deadline() -> None:
+    """The term ends when a renewal is refused, and not before."""
+
     def campaigned(state: machine.State, *args: object) -> machine.State:
         after: machine.State = real(state, *args)  # type: ignore[arg-type]
         return replace(after, term=machine.Term(after.term.token, math.inf)) if after.term else after
@@ -34,19 +36,20 @@ def no_deadline() -> None:
 
 
 def blind_release() -> None:
+    """Whoever leaves gives back the lease, whosever it is."""
     real = lease.script
 
     def script(name: str) -> lease.Script:
         if name != "release":
             return real(name)
-        anybody = "redis.call('HSET', KEYS[3], 'released', redis.call('HGET', KEYS[3], 'token') or '0')"
-        source = f"redis.call('DEL', KEYS[1]); {anybody}; return {{ARGV[1], 'released'}}"
+        source = "redis.call('DEL', KEYS[1]); redis.call('HSET', KEYS[3], 'kind', 'free'); return {ARGV[1], 'released'}"
         return lease.Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
     lease.script = script  # type: ignore[assignment]
 
 
 def no_fork_guard() -> None:
+    """A child goes on where its parent was."""
     vars(candidacy)["new_latch"] = lambda: bytearray(b"\x01")
     LeaderElection.after_fork = lambda self: None  # type: ignore[method-assign]
 
