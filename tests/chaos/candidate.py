@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import logging
 import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,19 @@ class Observer:
             time.sleep(LOOK)
 
 
+class Diary(logging.Handler):
+    """Writes down what the package logs. What it did not expect comes with a traceback, and is a fault."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self._process = process
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._process.observer.events.add("log", level=record.levelname, text=record.getMessage())
+        if record.exc_info:
+            self._process.observer.events.add("raised", text="".join(traceback.format_exception(*record.exc_info)))
+
+
 class Process:
     """What the commands act on. A child of a fork puts its own observer in the place of its parent's."""
 
@@ -80,6 +95,8 @@ class Process:
         self.election = make(_client(options), config)
         self.observer = Observer(Path(options["folder"]), options["process"])
         self.forks = 0
+        logging.getLogger("django_leader").addHandler(Diary(self))
+        logging.getLogger("django_leader").setLevel("INFO")
         self.election.listen(
             lambda token: self.observer.events.add("gain", token=token),
             lambda token, reason: self.observer.events.add("loss", token=token, reason=reason),

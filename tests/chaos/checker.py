@@ -61,7 +61,8 @@ def check(history: History) -> Report:
         if r.time is None or r.time > r.allowed
     ]
     crashed = [Violation("crashed", 0, f"{process}: status {status}") for process, status in history.crashed.items()]
-    wrong = [*overlaps(history), *disorder(history), *revived(history), *unpaired(history), *late, *crashed]
+    raised = [Violation("raised", at, f"{process}: {text}") for process, at, text in history.raised]
+    wrong = [*overlaps(history), *disorder(history), *revived(history), *unpaired(history), *late, *crashed, *raised]
     return Report(sorted(wrong, key=lambda violation: violation.at), found)
 
 

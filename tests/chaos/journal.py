@@ -137,6 +137,8 @@ class History:
     """Processes that had no chance to say their last words."""
     crashed: dict[str, int] = field(default_factory=dict)
     """Processes that ended by themselves, and the status."""
+    raised: list[tuple[str, int, str]] = field(default_factory=list)
+    """Exceptions that the package did not expect: process, instant, traceback."""
     bound: int = 0
     """Nanoseconds in which one must lead again."""
     lease: int = 0
@@ -169,6 +171,8 @@ def _take(history: History, process: str, line: dict[str, Any]) -> None:
             history.faults.append(Fault(*(line[name] for name in Fault._fields)))
         case "stall":
             history.stalls.append((line["began"], line["at"]))
+        case "raised":
+            history.raised.append((process, line["at"], line["text"]))
         case "killed":
             history.killed.add(line["process"])
         case "crashed":

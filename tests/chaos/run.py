@@ -80,6 +80,7 @@ def table(report: Report) -> str:
         "unpaired callbacks": report.count("unpaired"),
         "late recoveries": report.count("late"),
         "crashed candidates": report.count("crashed"),
+        "unexpected exceptions": report.count("raised"),
     }
     return "\n".join([*lines, "", *(f"{name:<34}{number:>7}" for name, number in whole.items())])
 

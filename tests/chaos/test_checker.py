@@ -157,6 +157,11 @@ def test_a_process_that_ended_by_itself_is_found() -> None:
     assert found.what == "crashed"
 
 
+def test_an_exception_that_nobody_expected_is_found() -> None:
+    (found,) = check(History(raised=[("a", 7, "Traceback")])).violations
+    assert (found.what, found.text) == ("raised", "a: Traceback")
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     samples, events = Samples(tmp_path / "a.samples"), Events(tmp_path / "a.events")
     samples.add(7, 10, 11)
@@ -172,6 +177,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     nemesis.add("fault", number=1, kind="fork", began=1, since=2, detail="")
     nemesis.add("killed", process="b")
     nemesis.add("crashed", process="c", status=1)
+    events.add("raised", text="Traceback")
     nemesis.add("stall", began=4)
     history = read(tmp_path)
     assert history.stretches == [
@@ -186,3 +192,4 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (history.leases[0].deadline, history.faults[0].kind) == (99, "fork")
     assert (history.killed, history.crashed, history.stalls[0][0]) == ({"b"}, {"c": 1}, 4)
     assert (history.bound, history.lease) == (3, 2)
+    assert [(process, text) for process, _, text in history.raised] == [("a", "Traceback")]
