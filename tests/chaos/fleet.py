@@ -144,7 +144,7 @@ class Fleet:
             raise
 
     def _serve(self, path: str) -> ChaosServer:
-        server = ChaosServer(path, self.clock.environment)
+        server = ChaosServer(path, self.folder, self.clock.environment)
         self.servers.append(server)
         server.start()
         self.clock.try_on(server)

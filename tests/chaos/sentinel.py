@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+import secrets
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ from typing import Any
 import redis
 
 from testproject.embedded import die_with_parent
+from tests.support.servers import GENEROUS
 
+from .checker import SECOND
 from .faults import Fault, Since
 from .fleet import Fleet, Slot
+from .journal import now
 from .proxy import quiet_port
 from .server_faults import ALL
 from .servers import ChaosServer
@@ -32,14 +37,22 @@ REPL_USER = ("--user", "repl", "on", "nopass", "allkeys", "allchannels", "allcom
 class SentinelProcess:
     """One sentinel."""
 
-    def __init__(self, path: str, primary: int, folder: Path) -> None:
-        self.port = quiet_port()
+    def __init__(self, port: int) -> None:
+        self.port, self.id = port, secrets.token_hex(20)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._client: Any = redis.Redis(port=port, socket_timeout=5, protocol=2)
+
+    def start(self, path: str, servers: list[ChaosServer], others: list[SentinelProcess], folder: Path) -> None:
+        """Starts it. It is told of everybody else: to find them out by itself takes it ten seconds."""
+        primary, *replicas = servers
+        known = [f"sentinel known-replica chaos 127.0.0.1 {server.port}\n" for server in replicas]
+        known += [f"sentinel known-sentinel chaos 127.0.0.1 {other.port} {other.id}\n" for other in others]
         config = folder / f"sentinel-{self.port}.conf"
         config.write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
-            f"sentinel monitor chaos 127.0.0.1 {primary} 2\n"
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel myid {self.id}\n"
+            f"sentinel monitor chaos 127.0.0.1 {primary.port} 2\n"
             f"sentinel down-after-milliseconds chaos {DOWN_AFTER}\n"
-            "sentinel failover-timeout chaos 2000\nsentinel parallel-syncs chaos 2\n"
+            "sentinel failover-timeout chaos 2000\nsentinel parallel-syncs chaos 2\n" + "".join(known)
         )
         with config.with_suffix(".log").open("w") as log:
             self.process = subprocess.Popen(
@@ -48,9 +61,7 @@ class SentinelProcess:
 
     def ask(self, *command: str) -> Any:
         """One command."""
-        client: Any = redis.Redis(port=self.port, socket_timeout=5, protocol=2)
-        with contextlib.closing(client):
-            return client.execute_command(*command)
+        return self._client.execute_command(*command)
 
     def knows(self) -> bool:
         """Whether it has found the other sentinels and the replicas."""
@@ -66,16 +77,18 @@ class SentinelFleet(Fleet):
 
     def _serve(self, path: str) -> ChaosServer:
         self.sentinels: list[SentinelProcess] = []
-        server = ChaosServer(path, arguments=(*REPL_USER, *REPLICATION))
+        server = ChaosServer(path, self.folder, arguments=(*REPL_USER, *REPLICATION))
         self.servers.append(server)
         server.start()
         for _ in range(REPLICAS):
-            replica = ChaosServer(path, arguments=(*REPL_USER, *REPLICATION))
+            replica = ChaosServer(path, self.folder, arguments=(*REPL_USER, *REPLICATION))
             self.servers.append(replica)
             self.follow(replica, server.port)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        for _ in range(SENTINELS):
-            self.sentinels.append(SentinelProcess(path, server.port, folder))
+        self.sentinels += [SentinelProcess(quiet_port()) for _ in range(SENTINELS)]
+        for sentinel in self.sentinels:
+            others = [other for other in self.sentinels if other is not sentinel]
+            sentinel.start(path, self.servers, others, folder)
         self.wait(lambda: all(sentinel.knows() for sentinel in self.sentinels), "the sentinels know each other")
         return server
 
@@ -91,6 +104,16 @@ class SentinelFleet(Fleet):
         server.arguments = (*arguments, "--replicaof", "127.0.0.1", str(port or self.primary.port))
         server.start()
         server.arguments = arguments
+
+    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 4 * GENEROUS) -> Any:
+        """As its parent, but less often: here a look costs several round trips."""
+
+        def look() -> Any:
+            if not (value := condition()):
+                time.sleep(0.03)
+            return value
+
+        return super().wait(look, what, timeout)
 
     @property
     def primary(self) -> ChaosServer:
@@ -108,13 +131,16 @@ class SentinelFleet(Fleet):
 
     def failover(self, rng: random.Random) -> None:
         """Asks a sentinel for another primary, and waits until there is one."""
-        old = self.primary
+        old, again_at = self.primary, 0
 
         def other() -> bool:
-            if self.primary is not old:
-                return True
-            with contextlib.suppress(redis.ResponseError):  # none is good enough yet, or one is being promoted
-                rng.choice(self.sentinels).ask("SENTINEL FAILOVER", "chaos")
+            nonlocal again_at
+            if now() > again_at:
+                again_at = now() + 5 * SECOND
+                try:
+                    rng.choice(self.sentinels).ask("SENTINEL FAILOVER", "chaos")
+                except redis.ResponseError:  # none is good enough yet, or one is being promoted
+                    again_at = now() + SECOND // 2
             return self.primary is not old
 
         self.wait(other, "another primary")
@@ -133,7 +159,19 @@ class SentinelFleet(Fleet):
 
     def repaired(self) -> None:
         """Waits until a replica is attached to the primary: from here on the election can do its work."""
-        self.wait(self.attached, "a replica is attached to the primary")
+        started = now()
+
+        def repaired() -> bool:
+            if self.attached():
+                return True
+            if now() > started + 2 * SECOND:  # the sentinels do this, too, but after ten seconds
+                port = self.primary.port
+                for server in self.replicas:
+                    with contextlib.suppress(redis.RedisError):
+                        server.admin(1).execute_command("REPLICAOF", "127.0.0.1", port)
+            return self.attached()
+
+        self.wait(repaired, "a replica is attached to the primary")
 
     def settle(self) -> None:
         self.repaired()
@@ -141,8 +179,9 @@ class SentinelFleet(Fleet):
 
     def _close_servers(self) -> None:
         for sentinel in self.sentinels:
-            sentinel.process.kill()
-            sentinel.process.wait()
+            if sentinel.process:
+                sentinel.process.kill()
+                sentinel.process.wait()
         super()._close_servers()
 
 

@@ -66,9 +66,12 @@ class Clock:
 class ChaosServer(RedisServer):
     """One server. The nemesis is a user of its own, so that what is denied to the candidates is not denied to it."""
 
-    def __init__(self, path: str, environment: dict[str, str] | None = None, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, path: str, logs: Path, environment: dict[str, str] | None = None, arguments: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(path)
         self.port = quiet_port()
+        self.log = logs / f"server-{self.port}.log"
         self.environment = environment or {}
         self.arguments = arguments
 
@@ -76,9 +79,10 @@ class ChaosServer(RedisServer):
         command = [self.path, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder]
         command += ["--save", "", "--busy-reply-threshold", str(BUSY), "--hz", "50", "--enable-debug-command", "yes"]
         command += ["--user", "nemesis", "on", "nopass", "allkeys", "allchannels", "allcommands", *self.arguments]
-        self.process = subprocess.Popen(
-            command, env=os.environ | self.environment, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent
-        )
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                command, env=os.environ | self.environment, stdout=log, stderr=log, preexec_fn=die_with_parent
+            )
         eventually(self._answers, f"{self.path} answers on port {self.port}")
         return self
 
