@@ -132,6 +132,7 @@ def stall_below(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since
 def victims(fleet: Fleet, rng: random.Random) -> list[Slot]:
     """Whose network it is: the leader's, everybody's, or that of some."""
     which = rng.choice(["leader", "all", "some"])
+    fleet.note(f"of {which}")
     if which == "leader":
         return [fleet.leader()]
     return fleet.slots if which == "all" else rng.sample(fleet.slots, rng.randint(1, len(fleet.slots) - 1))

@@ -129,6 +129,7 @@ class Fleet:
         self.events = Events(folder / "nemesis.events")
         nanoseconds = {"bound": int(options.bound * 1e9), "lease": int((options.ttl - options.margin) * 1e9)}
         self.events.add("run", options=vars(options), **nanoseconds)
+        self.notes: list[str] = []
         self._ended = threading.Event()
         self._stalls = threading.Thread(target=self._watch_machine, daemon=True)
         self._stalls.start()
@@ -167,6 +168,10 @@ class Fleet:
             "min_replicas": options.min_replicas,
         }
         return {"folder": str(self.folder), "plant": options.plant, "config": config}
+
+    def note(self, text: str) -> None:
+        """Something about the present fault, for the logs."""
+        self.notes.append(text)
 
     def _watch_machine(self) -> None:
         while not self._ended.is_set():

@@ -41,7 +41,9 @@ def run(
             raise AssertionError(f"{kind} yields twice")
         healed = now()
         since = healed if counts_from == "healed" else effective
-        fleet.events.add("fault", number=number, kind=kind, began=began, since=since, detail=f"(seed {seed})")
+        detail = ", ".join([*fleet.notes, f"seed {seed}"])
+        fleet.notes.clear()
+        fleet.events.add("fault", number=number, kind=kind, began=began, since=since, detail=detail)
         try:
             eventually(partial(fleet.confirmed, since), "one leads", fleet.options.bound + PATIENCE)
             fleet.settle()

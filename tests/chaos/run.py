@@ -17,8 +17,9 @@ from . import nemesis
 from .checker import SECOND, Recovery, Report, check
 from .fleet import Fleet, Options
 from .journal import read
+from .pairs import EVERY
 from .sentinel import SENTINEL_FAULTS, SentinelFleet
-from .server_faults import ALL, CLOCK_KINDS
+from .server_faults import CLOCK_KINDS
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def chaos(options: Options, trial: Trial, folder: Path, say: Callable[[str], obj
     if not path:
         raise RuntimeError("there is no server: install the test extra, or redis-server")
     rng = random.Random(trial.seed)
-    known = SENTINEL_FAULTS if trial.sentinel else ALL
+    known = SENTINEL_FAULTS if trial.sentinel else EVERY
     kinds = [kind for kind in known if not trial.only or any(part in kind for part in trial.only)]
     with contextlib.closing((SentinelFleet if trial.sentinel else Fleet)(options, folder, path)) as fleet:
         if fleet.clock.missing and not trial.sentinel:
