@@ -24,7 +24,7 @@ from .server_faults import CLOCK_KINDS
 
 @dataclass(frozen=True)
 class Trial:
-    """What the nemesis is to do: so many faults, of the kinds whose name contains one of ``only``."""
+    """What the nemesis is to do: so many faults, of the kinds named in ``only``, or whose name contains one."""
 
     seed: int
     faults: int
@@ -41,7 +41,9 @@ def chaos(options: Options, trial: Trial, folder: Path, say: Callable[[str], obj
         raise RuntimeError("there is no server: install the test extra, or redis-server")
     rng = random.Random(trial.seed)
     known = SENTINEL_FAULTS if trial.sentinel else EVERY
-    kinds = [kind for kind in known if not trial.only or any(part in kind for part in trial.only)]
+    kinds = [kind for kind in known if kind in trial.only] or [
+        kind for kind in known if not trial.only or any(part in kind for part in trial.only)
+    ]
     with contextlib.closing((SentinelFleet if trial.sentinel else Fleet)(options, folder, path)) as fleet:
         if fleet.clock.missing and not trial.sentinel:
             say(f"SKIPPED: {', '.join(CLOCK_KINDS)}: {fleet.clock.missing}")
