@@ -127,15 +127,33 @@ class Process:
             os.waitpid(pid, 0)
             return
         die_with_parent()
-        election, parent = self.election, self.observer
-        self.observer = Observer(parent.folder, f"{parent.process}-fork{self.forks}")
-        for phase in (quiet, campaigning):
-            end = now() + int(float(phase) * 1e9)
+        election = self.election
+        self.observer = self._child()
+        for seconds in (quiet, campaigning):
+            end = now() + int(float(seconds) * 1e9)
             while now() < end:
                 self.observer.look(election)
                 time.sleep(LOOK)
             election.start()
         sys.exit(0)
+
+    def fork_in_c(self) -> None:
+        """A fork of which the interpreter hears nothing, as uWSGI makes them. Only the kernel can tell the child."""
+        self.forks += 1
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(10)  # nobody must ask for the interpreter's lock: the child could not give it away
+        pid = ctypes.PyDLL(None).fork()
+        if pid == 0:
+            die_with_parent()
+            observer = self._child()
+            for _ in range(1000):
+                observer.look(self.election)
+            os._exit(0)
+        sys.setswitchinterval(interval)
+        os.waitpid(pid, 0)
+
+    def _child(self) -> Observer:
+        return Observer(self.observer.folder, f"{self.observer.process}-fork{self.forks}")
 
 
 def _client(options: dict[str, Any]) -> redis.Redis:
@@ -151,7 +169,14 @@ def main() -> None:
     process = Process(json.loads(sys.argv[1]))
     commands: dict[str, Callable[..., None]] = {
         command.__name__: command
-        for command in (process.start, process.stop, process.resign, process.stall, process.fork)
+        for command in (
+            process.start,
+            process.stop,
+            process.resign,
+            process.stall,
+            process.fork,
+            process.fork_in_c,
+        )
     }
     process.start()
     threading.Thread(target=process.observer.watch, args=(process.election,), daemon=True).start()

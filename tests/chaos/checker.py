@@ -46,6 +46,8 @@ class Report:
 
     violations: list[Violation]
     recoveries: list[Recovery]
+    terms: list[int]
+    """When each term was first seen."""
 
     def count(self, what: str) -> int:
         """How many violations of one sort there are."""
@@ -63,7 +65,11 @@ def check(history: History) -> Report:
     crashed = [Violation("crashed", 0, f"{process}: status {status}") for process, status in history.crashed.items()]
     raised = [Violation("raised", at, f"{process}: {text}") for process, at, text in history.raised]
     wrong = [*overlaps(history), *disorder(history), *revived(history), *unpaired(history), *late, *crashed, *raised]
-    return Report(sorted(wrong, key=lambda violation: violation.at), found)
+    stuck = [Violation("stuck", at, text) for at, text in history.stuck]
+    terms: dict[int, int] = {}
+    for stretch in history.stretches:
+        terms[stretch.token] = min(stretch.first_after, terms.get(stretch.token, stretch.first_after))
+    return Report(sorted([*wrong, *stuck], key=lambda violation: violation.at), found, sorted(terms.values()))
 
 
 def overlaps(history: History) -> list[Violation]:

@@ -91,6 +91,12 @@ def fork(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     yield 0, "began"
 
 
+@fault("fork in C")
+def fork_in_c(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
+    fleet.do(fleet.leader(), "fork_in_c")
+    yield 0, "began"
+
+
 def freeze(fleet: Fleet, seconds: float) -> Iterator[tuple[float, Since]]:
     leader = fleet.leader()
     leader.signal(signal.SIGSTOP)

@@ -225,7 +225,10 @@ class Fleet:
     def exit(self, slot: Slot) -> None:
         """The end of the interpreter, in which it hands over."""
         slot.tell("exit")
-        status = slot.end()
+        try:
+            status = slot.end()
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"{slot.id} does not end") from error
         if status:
             self.events.add("crashed", process=slot.id, status=status)
 

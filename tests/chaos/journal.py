@@ -139,6 +139,8 @@ class History:
     """Processes that ended by themselves, and the status."""
     raised: list[tuple[str, int, str]] = field(default_factory=list)
     """Exceptions that the package did not expect: process, instant, traceback."""
+    stuck: list[tuple[int, str]] = field(default_factory=list)
+    """What the nemesis waited for in vain."""
     bound: int = 0
     """Nanoseconds in which one must lead again."""
     lease: int = 0
@@ -173,6 +175,8 @@ def _take(history: History, process: str, line: dict[str, Any]) -> None:
             history.stalls.append((line["began"], line["at"]))
         case "raised":
             history.raised.append((process, line["at"], line["text"]))
+        case "stuck":
+            history.stuck.append((line["at"], line["text"]))
         case "killed":
             history.killed.add(line["process"])
         case "crashed":

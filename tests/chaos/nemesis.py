@@ -28,26 +28,31 @@ def plan(rng: random.Random, kinds: Sequence[str], count: int) -> list[str]:
 def run(
     fleet: Fleet, rng: random.Random, kinds: Sequence[str], faults: dict[str, Fault], after: Callable[[int], bool]
 ) -> None:
-    """Does ``kinds`` one after the other. ``after`` is called behind each and says whether to go on."""
+    """Does ``kinds`` one after the other, and ends well. ``after`` is called behind each, and says whether to go on."""
+    number, kind = 0, "the beginning"
+    try:
+        fleet.settle()
+        for number, kind in enumerate(kinds, 1):
+            harm(fleet, faults[kind], number, kind, rng.getrandbits(32))
+            if not after(number):
+                break
+        fleet.finish()
+    except AssertionError as error:  # something that had to happen did not, for a long time
+        fleet.events.add("stuck", text=f"{number}, {kind}: {error}")
+
+
+def harm(fleet: Fleet, fault: Fault, number: int, kind: str, seed: int) -> None:
+    """One fault, and the recovery from it."""
+    began = now()
+    steps = fault(fleet, random.Random(seed))
+    seconds, counts_from = next(steps)
+    effective = now()
+    time.sleep(seconds)
+    for _ in steps:
+        raise TypeError(f"{kind} yields twice")
+    since = now() if counts_from == "healed" else effective
+    detail = ", ".join([*fleet.notes, f"seed {seed}"])
+    fleet.notes.clear()
+    fleet.events.add("fault", number=number, kind=kind, began=began, since=since, detail=detail)
+    eventually(partial(fleet.confirmed, since), "one leads", fleet.options.bound + PATIENCE)
     fleet.settle()
-    for number, kind in enumerate(kinds, 1):
-        seed = rng.getrandbits(32)
-        began = now()
-        steps = faults[kind](fleet, random.Random(seed))
-        seconds, counts_from = next(steps)
-        effective = now()
-        time.sleep(seconds)
-        for _ in steps:
-            raise AssertionError(f"{kind} yields twice")
-        healed = now()
-        since = healed if counts_from == "healed" else effective
-        detail = ", ".join([*fleet.notes, f"seed {seed}"])
-        fleet.notes.clear()
-        fleet.events.add("fault", number=number, kind=kind, began=began, since=since, detail=detail)
-        try:
-            eventually(partial(fleet.confirmed, since), "one leads", fleet.options.bound + PATIENCE)
-            fleet.settle()
-        except AssertionError:
-            return  # the checker will tell
-        if not after(number):
-            return

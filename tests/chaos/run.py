@@ -6,7 +6,8 @@ import contextlib
 import os
 import random
 import time
-from collections import defaultdict
+from bisect import bisect
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,6 @@ def chaos(options: Options, trial: Trial, folder: Path, say: Callable[[str], obj
             return not (trial.until and check(read(folder)).count(trial.until))
 
         nemesis.run(fleet, rng, nemesis.plan(rng, kinds, trial.faults), known, after)
-        fleet.finish()
     say(f"{time.monotonic() - start:.0f} s")
     return check(read(folder))
 
@@ -69,12 +69,14 @@ def table(report: Report) -> str:
     rows: dict[str, list[Recovery]] = defaultdict(list)
     for recovery in report.recoveries:
         rows[recovery.fault.kind].append(recovery)
-    lines = [f"{'fault':<34}{'times':>7}{'overlaps':>10}{'longest recovery':>18}"]
+    overlapping = _by_fault(report, [v.at for v in report.violations if v.what == "overlap"])
+    beginning = _by_fault(report, report.terms)
+    lines = [f"{'fault':<34}{'times':>7}{'new terms':>11}{'overlaps':>10}{'longest recovery':>18}"]
     for kind, recoveries in sorted(rows.items()):
-        overlaps = sum(_overlaps(report, recovery.fault.number) for recovery in recoveries)
+        overlaps, terms = (sum(column[r.fault.number] for r in recoveries) for column in (overlapping, beginning))
         longest = max((recovery.time or 0) / SECOND for recovery in recoveries)
         never = " never" if any(recovery.time is None for recovery in recoveries) else ""
-        lines.append(f"{kind:<34}{len(recoveries):>7}{overlaps:>10}{longest:>16.2f} s{never}")
+        lines.append(f"{kind:<34}{len(recoveries):>7}{terms:>11}{overlaps:>10}{longest:>16.2f} s{never}")
     whole = {
         "faults": len(report.recoveries),
         "overlaps": report.count("overlap"),
@@ -84,13 +86,16 @@ def table(report: Report) -> str:
         "late recoveries": report.count("late"),
         "crashed candidates": report.count("crashed"),
         "unexpected exceptions": report.count("raised"),
+        "what never happened": report.count("stuck"),
     }
     return "\n".join([*lines, "", *(f"{name:<34}{number:>7}" for name, number in whole.items())])
 
 
-def _overlaps(report: Report, number: int) -> int:
-    """Those that were seen between the beginning of this fault and that of the next."""
-    begins = sorted(recovery.fault.began for recovery in report.recoveries)
-    began = next(recovery.fault.began for recovery in report.recoveries if recovery.fault.number == number)
-    ends = min((other for other in begins if other > began), default=2**63)
-    return sum(v.what == "overlap" and began <= v.at < ends for v in report.violations)
+def _by_fault(report: Report, instants: list[int]) -> Counter[int]:
+    """How many of ``instants`` lie between the beginning of each fault and that of the next."""
+    begins = sorted((recovery.fault.began, recovery.fault.number) for recovery in report.recoveries)
+    found: Counter[int] = Counter()
+    for at in instants:
+        if index := bisect(begins, (at, 0)):
+            found[begins[index - 1][1]] += 1
+    return found

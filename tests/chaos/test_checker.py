@@ -162,6 +162,11 @@ def test_an_exception_that_nobody_expected_is_found() -> None:
     assert (found.what, found.text) == ("raised", "a: Traceback")
 
 
+def test_what_never_happened_is_found() -> None:
+    (found,) = check(History(stuck=[(7, "one leads")])).violations
+    assert (found.what, found.at) == ("stuck", 7)
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     samples, events = Samples(tmp_path / "a.samples"), Events(tmp_path / "a.events")
     samples.add(7, 10, 11)
@@ -178,6 +183,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     nemesis.add("killed", process="b")
     nemesis.add("crashed", process="c", status=1)
     events.add("raised", text="Traceback")
+    nemesis.add("stuck", text="one leads")
     nemesis.add("stall", began=4)
     history = read(tmp_path)
     assert history.stretches == [
@@ -192,4 +198,5 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (history.leases[0].deadline, history.faults[0].kind) == (99, "fork")
     assert (history.killed, history.crashed, history.stalls[0][0]) == ({"b"}, {"c": 1}, 4)
     assert (history.bound, history.lease) == (3, 2)
+    assert [text for _, text in history.stuck] == ["one leads"]
     assert [(process, text) for process, _, text in history.raised] == [("a", "Traceback")]
