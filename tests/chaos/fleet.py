@@ -199,6 +199,13 @@ class Fleet:
         certain = since + int((self.options.ttl - self.options.margin) * 1e9)
         return any(slot.leads and slot.word(DEADLINE) >= certain for slot in self.slots)
 
+    def fit(self) -> bool:
+        """Whether the servers are such that one can be elected."""
+        return True
+
+    def repaired(self) -> None:
+        """Waits until they are."""
+
     def settle(self) -> None:
         """Waits until all take part, and one leads."""
         self.wait(lambda: all(self._alive(slot) and slot.word(SAMPLES) > 20 for slot in self.slots), "all look")

@@ -5,15 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
-
-from tests.support.servers import eventually
 
 from .faults import Fault
 from .fleet import Fleet
 from .journal import now
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds that we wait for a leader beyond the bound, so that a recovery that is late can be told how late."""
 
 
@@ -53,6 +50,19 @@ def harm(fleet: Fleet, fault: Fault, number: int, kind: str, seed: int) -> None:
     since = now() if counts_from == "healed" else effective
     detail = ", ".join([*fleet.notes, f"seed {seed}"])
     fleet.notes.clear()
-    fleet.events.add("fault", number=number, kind=kind, began=began, since=since, detail=detail)
-    eventually(partial(fleet.confirmed, since), "one leads", fleet.options.bound + PATIENCE)
+    try:
+        since = recovered(fleet, since)
+    finally:
+        fleet.events.add("fault", number=number, kind=kind, began=began, since=since, detail=detail)
     fleet.settle()
+
+
+def recovered(fleet: Fleet, since: int) -> int:
+    """Waits until one leads, and gives since when one could: later than ``since`` if the servers were not fit again."""
+    until = now() + int((fleet.options.bound + PATIENCE) * 1e9)
+    while not fleet.confirmed(since) and now() < until:
+        if not fleet.fit():
+            fleet.repaired()
+            since = now()
+        time.sleep(0.005)
+    return since

@@ -149,7 +149,7 @@ class SentinelFleet(Fleet):
         """Waits until the sentinels name another primary than ``old``."""
         self.wait(lambda: self.primary is not old, "another primary")
 
-    def attached(self) -> bool:
+    def fit(self) -> bool:
         """Whether the primary is one, and has a replica that is in step with it."""
         with contextlib.suppress(redis.RedisError):
             info = self.primary.admin(1).info("replication")
@@ -162,14 +162,14 @@ class SentinelFleet(Fleet):
         started = now()
 
         def repaired() -> bool:
-            if self.attached():
+            if self.fit():
                 return True
             if now() > started + 2 * SECOND:  # the sentinels do this, too, but after ten seconds
                 port = self.primary.port
                 for server in self.replicas:
                     with contextlib.suppress(redis.RedisError):
                         server.admin(1).execute_command("REPLICAOF", "127.0.0.1", port)
-            return self.attached()
+            return self.fit()
 
         self.wait(repaired, "a replica is attached to the primary")
 
