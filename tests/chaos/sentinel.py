@@ -77,6 +77,7 @@ class SentinelFleet(Fleet):
 
     def _serve(self, path: str) -> ChaosServer:
         self.sentinels: list[SentinelProcess] = []
+        self._primary_before: ChaosServer | None = None
         server = ChaosServer(path, self.folder, arguments=(*REPL_USER, *REPLICATION))
         self.servers.append(server)
         server.start()
@@ -150,15 +151,22 @@ class SentinelFleet(Fleet):
         self.wait(lambda: self.primary is not old, "another primary")
 
     def fit(self) -> bool:
-        """Whether the primary is one, and has a replica that is in step with it."""
+        """Whether the primary is the same as when this was last asked, and all replicas are in step with it.
+
+        The sentinels may go on with a failover when everything is healed, and a replica that joins delays the election.
+        """
         with contextlib.suppress(redis.RedisError):
-            info = self.primary.admin(1).info("replication")
+            primary, before = self.primary, self._primary_before
+            self._primary_before = primary
+            if primary is not before:
+                return False
+            info = primary.admin(1).info("replication")
             replicas = [info.get(f"slave{number}", {}) for number in range(REPLICAS)]
-            return info["role"] == "master" and any(replica.get("state") == "online" for replica in replicas)
+            return info["role"] == "master" and all(replica.get("state") == "online" for replica in replicas)
         return False
 
     def repaired(self) -> None:
-        """Waits until a replica is attached to the primary: from here on the election can do its work."""
+        """Waits until the replicas are attached to the primary: from here on the election can do its work."""
         started = now()
 
         def repaired() -> bool:
@@ -171,7 +179,7 @@ class SentinelFleet(Fleet):
                         server.admin(1).execute_command("REPLICAOF", "127.0.0.1", port)
             return self.fit()
 
-        self.wait(repaired, "a replica is attached to the primary")
+        self.wait(repaired, "the replicas are attached to the primary")
 
     def settle(self) -> None:
         self.repaired()
