@@ -153,18 +153,18 @@ def network(
         harm(slot)
     yield seconds, "healed"
     for slot in rng.sample(chosen, len(chosen)):
-        assert slot.proxy
-        slot.proxy.heal()
+        proxy_of(slot).heal()
 
 
-def _proxy(slot: Slot) -> Proxy:
+def proxy_of(slot: Slot) -> Proxy:
+    """What lies between it and the server."""
     assert slot.proxy
     return slot.proxy
 
 
 @fault("leader cut off")
 def cut_off(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    proxy = _proxy(fleet.leader())
+    proxy = proxy_of(fleet.leader())
     proxy.hold(requests=True, replies=True)
     yield 1 + beyond(fleet, rng), "began"
     proxy.heal()
@@ -172,45 +172,49 @@ def cut_off(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
 
 @fault("connection cut")
 def cut(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(fleet, rng, lambda slot: _proxy(slot).cut(), 0)
+    yield from network(fleet, rng, lambda slot: proxy_of(slot).cut(), 0)
 
 
 @fault("held both ways")
 def hold_both(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(fleet, rng, lambda slot: _proxy(slot).hold(requests=True, replies=True), some_time(fleet, rng))
+    yield from network(fleet, rng, lambda slot: proxy_of(slot).hold(requests=True, replies=True), some_time(fleet, rng))
 
 
 @fault("requests delivered late")
 def hold_requests(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(fleet, rng, lambda slot: _proxy(slot).hold(requests=True, replies=False), some_time(fleet, rng))
+    yield from network(
+        fleet, rng, lambda slot: proxy_of(slot).hold(requests=True, replies=False), some_time(fleet, rng)
+    )
 
 
 @fault("replies delivered late")
 def hold_replies(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(fleet, rng, lambda slot: _proxy(slot).hold(requests=False, replies=True), some_time(fleet, rng))
+    yield from network(
+        fleet, rng, lambda slot: proxy_of(slot).hold(requests=False, replies=True), some_time(fleet, rng)
+    )
 
 
 @fault("replies lost")
 def lose_replies(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(fleet, rng, lambda slot: _proxy(slot).lose_replies(), some_time(fleet, rng))
+    yield from network(fleet, rng, lambda slot: proxy_of(slot).lose_replies(), some_time(fleet, rng))
 
 
 @fault("connection refused")
 def refuse(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(fleet, rng, lambda slot: _proxy(slot).refuse(), some_time(fleet, rng))
+    yield from network(fleet, rng, lambda slot: proxy_of(slot).refuse(), some_time(fleet, rng))
 
 
 @fault("connect hangs")
 def connect_hangs(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(fleet, rng, lambda slot: _proxy(slot).hang(accept=False), some_time(fleet, rng))
+    yield from network(fleet, rng, lambda slot: proxy_of(slot).hang(accept=False), some_time(fleet, rng))
 
 
 @fault("first read hangs")
 def read_hangs(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    yield from network(fleet, rng, lambda slot: _proxy(slot).hang(accept=True), some_time(fleet, rng))
+    yield from network(fleet, rng, lambda slot: proxy_of(slot).hang(accept=True), some_time(fleet, rng))
 
 
 @fault("slow network")
 def slow(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     there, back = ((0.005, rng.uniform(0.005, 0.2)) for _ in range(2))
-    yield from network(fleet, rng, lambda slot: _proxy(slot).slow(there, back), some_time(fleet, rng))
+    yield from network(fleet, rng, lambda slot: proxy_of(slot).slow(there, back), some_time(fleet, rng))

@@ -12,7 +12,7 @@ import redis
 
 from django_leader.config import Config, Keys
 
-from .faults import FAULTS, Since, below, beyond, fault, some_time
+from .faults import FAULTS, Since, below, beyond, fault, proxy_of, some_time
 from .fleet import Fleet
 
 GARBAGE = ["", "x", "-1", "nan", "inf", "1e400", "{}", "\x00\xff", "9" * 40]
@@ -45,9 +45,7 @@ def flush_and_kill(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Si
 @fault("flush and freeze")
 def flush_and_freeze(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     # The nearest to two leaders: the old one knows of nothing, and its lease still runs.
-    leader = fleet.leader()
-    proxy = leader.proxy
-    assert proxy
+    proxy = proxy_of(fleet.leader())
     proxy.hold(requests=True, replies=True)
     fleet.primary.admin().flushall()
     yield beyond(fleet, rng), "healed"
@@ -205,15 +203,17 @@ def script_flush(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Sinc
     yield 0, "began"
 
 
-CLOCK_KINDS = ("clock forward", "clock back")
+CLOCK_KINDS = ("clock forward", "clock back", "clock back and forth, unseen")
 """The kinds that need a server whose clock can be set."""
 
 
 def step_clock(fleet: Fleet, rng: random.Random, seconds: float) -> Iterator[tuple[float, Since]]:
+    # There and back between two looks of one candidate is more than anybody could notice. So it stays for longer.
     before = fleet.clock.offset
     fleet.clock.set(before + seconds)
-    yield some_time(fleet, rng), "healed"
-    if rng.random() < 0.5:
+    stays = rng.random() < 0.5
+    yield some_time(fleet, rng) if stays else beyond(fleet, rng), "healed"
+    if not stays:
         fleet.clock.set(before)
 
 
@@ -225,6 +225,27 @@ def clock_forward(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Sin
 @fault("clock back")
 def clock_back(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     yield from step_clock(fleet, rng, -rng.uniform(1, 60))
+
+
+@fault("clock back and forth, unseen")
+def clock_unseen(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
+    # Whoever comes back finds the clock as it was, and a lease that was renewed while it was not.
+    leader = fleet.leader()
+    away = rng.choice([slot for slot in fleet.slots if slot is not leader])
+    stops = rng.random() < 0.5
+    fleet.note("stopped" if stops else "cut off")
+    before = fleet.clock.offset
+    if stops:
+        fleet.do(away, "stop")
+    else:
+        proxy_of(away).hold(requests=True, replies=True)
+    fleet.clock.set(before - fleet.options.ttl * rng.uniform(0.3, 1.1))
+    yield beyond(fleet, rng), "healed"
+    fleet.clock.set(before)
+    if stops:
+        fleet.do(away, "start")
+    else:
+        proxy_of(away).heal()
 
 
 ALL = FAULTS
