@@ -160,7 +160,7 @@ def _client(options: dict[str, Any]) -> redis.Redis:
     if "sentinels" in options:
         sentinels = [("127.0.0.1", port) for port in options["sentinels"]]
         sentinel: Any = Sentinel(sentinels, socket_timeout=0.5)  # type: ignore[no-untyped-call]
-        client: redis.Redis = sentinel.master_for("chaos")
+        client: redis.Redis = sentinel.master_for("chaos", username="candidate", password="-")
         return client
     return redis.Redis(port=options["port"])
 

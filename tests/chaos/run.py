@@ -19,7 +19,8 @@ from .checker import SECOND, Recovery, Report, check
 from .fleet import Fleet, Options
 from .journal import read
 from .pairs import EVERY
-from .sentinel import SENTINEL_FAULTS, SentinelFleet
+from .sentinel import SentinelFleet
+from .sentinel_faults import SENTINEL_FAULTS
 from .server_faults import CLOCK_KINDS
 
 

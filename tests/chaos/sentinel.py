@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 import secrets
-import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,9 @@ from testproject.embedded import die_with_parent
 from tests.support.servers import GENEROUS
 
 from .checker import SECOND
-from .faults import Fault, Since
 from .fleet import Fleet, Slot
 from .journal import now
 from .proxy import quiet_port
-from .server_faults import ALL
 from .servers import ChaosServer
 
 SENTINELS = 3
@@ -31,7 +28,11 @@ REPLICAS = 2
 DOWN_AFTER = 700
 """Milliseconds of silence after which a sentinel takes a server for dead."""
 REPLICATION = ("--masteruser", "repl", "--masterauth", "repl", "--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
-REPL_USER = ("--user", "repl", "on", "nopass", "allkeys", "allchannels", "allcommands")
+USERS = tuple(
+    word for user in ("repl", "candidate")
+    for word in ("--user", user, "on", "nopass", "allkeys", "allchannels", "allcommands")
+)  # fmt: skip
+"""The sentinels are the default user. So either they or the replicas can be shut out alone."""
 
 
 class SentinelProcess:
@@ -78,11 +79,11 @@ class SentinelFleet(Fleet):
     def _serve(self, path: str) -> ChaosServer:
         self.sentinels: list[SentinelProcess] = []
         self._primary_before: ChaosServer | None = None
-        server = ChaosServer(path, self.folder, arguments=(*REPL_USER, *REPLICATION))
+        server = ChaosServer(path, self.folder, arguments=(*USERS, *REPLICATION))
         self.servers.append(server)
         server.start()
         for _ in range(REPLICAS):
-            replica = ChaosServer(path, self.folder, arguments=(*REPL_USER, *REPLICATION))
+            replica = ChaosServer(path, self.folder, arguments=(*USERS, *REPLICATION))
             self.servers.append(replica)
             self.follow(replica, server.port)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
@@ -191,107 +192,3 @@ class SentinelFleet(Fleet):
                 sentinel.process.kill()
                 sentinel.process.wait()
         super()._close_servers()
-
-
-SENTINEL_FAULTS: dict[str, Fault] = {}
-
-
-def fault(
-    name: str,
-) -> Callable[[Callable[[SentinelFleet, random.Random], Iterator[float]]], None]:
-    """Registers a kind. Its recovery counts from when the primary has a replica again."""
-
-    def register(function: Callable[[SentinelFleet, random.Random], Iterator[float]]) -> None:
-        def steps(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-            assert isinstance(fleet, SentinelFleet)
-            for seconds in function(fleet, rng):
-                yield seconds, "healed"
-            fleet.repaired()
-
-        SENTINEL_FAULTS[name] = steps
-
-    return register
-
-
-for _name in ("kill -9", "exit", "SIGSTOP beyond the lease", "FLUSHALL", "server frozen below the lease"):
-    SENTINEL_FAULTS[_name] = ALL[_name]
-
-
-@fault("failover")
-def failover(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
-    fleet.failover(rng)
-    yield 0
-
-
-@fault("primary killed")
-def primary_killed(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
-    old = fleet.primary
-    old.kill()
-    fleet.replaced(old)
-    yield rng.uniform(0, fleet.options.ttl)
-    if rng.random() < 0.3:
-        old.start()  # as a primary without data, until a sentinel notices
-    else:
-        fleet.follow(old)
-
-
-@fault("primary killed, back at once")
-def primary_restarted(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
-    old = fleet.primary
-    old.kill()
-    yield 0
-    old.start()
-
-
-@fault("primary frozen")
-def primary_frozen(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
-    old = fleet.primary
-    old.freeze()
-    fleet.replaced(old)
-    yield rng.uniform(0, fleet.options.ttl)
-    old.resume()  # and takes itself for the primary, until a sentinel notices
-
-
-@fault("replication cut, failover")
-def replication_cut(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
-    # The new primary knows nothing of what was granted since the cut.
-    old = fleet.primary
-    admin = old.admin()
-    admin.execute_command("ACL", "SETUSER", "repl", "off")
-    admin.execute_command("CLIENT", "KILL", "TYPE", "replica")
-    yield rng.uniform(0, 2 * fleet.options.ttl)
-    if rng.random() < 0.5 and (leader := next((slot for slot in fleet.slots if slot.leads), None)):
-        fleet.exit(leader)  # and another one is granted, if one replica is not asked for
-        leader.start()
-    fleet.failover(rng)
-    admin.execute_command("ACL", "SETUSER", "repl", "on")
-
-
-@fault("replicas killed")
-def replicas_killed(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
-    replicas = fleet.replicas
-    killed = rng.sample(replicas, rng.randint(1, len(replicas)))
-    for server in killed:
-        server.kill()
-    yield rng.uniform(0, 2 * fleet.options.ttl)
-    for server in killed:
-        fleet.follow(server)
-
-
-@fault("replicas frozen")
-def replicas_frozen(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
-    replicas = fleet.replicas
-    for server in replicas:
-        server.freeze()
-    yield rng.uniform(0, 2 * fleet.options.ttl)
-    for server in replicas:
-        server.resume()
-
-
-@fault("leader frozen, failover")
-def leader_frozen(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
-    leader = fleet.leader()
-    leader.signal(signal.SIGSTOP)
-    fleet.failover(rng)
-    yield rng.uniform(0, fleet.options.ttl)
-    leader.signal(signal.SIGCONT)

@@ -16,7 +16,7 @@ from .checker import Report
 from .fleet import Options
 from .pairs import EVERY
 from .run import Trial, chaos, table
-from .sentinel import SENTINEL_FAULTS
+from .sentinel_faults import SENTINEL_FAULTS
 from .server_faults import CLOCK_KINDS
 
 pytestmark = pytest.mark.timeout(300)
@@ -61,3 +61,9 @@ def test_every_kind_of_fault_behind_sentinel(tmp_path: Path) -> None:
 def test_a_planted_fault_is_found(options: Options, kind: str, found: str, tmp_path: Path) -> None:
     report = chaos(options, Trial(SEED, 5, (kind,), until=found), tmp_path, print)
     assert report.count(found), f"seed {SEED}\n{table(report)}"
+
+
+def test_two_primaries_without_min_replicas_are_found(tmp_path: Path) -> None:
+    trial = Trial(SEED, 3, ("primary isolated",), sentinel=True, until="overlap")
+    report = chaos(Options(), trial, tmp_path, print)
+    assert report.count("overlap"), f"seed {SEED}\n{table(report)}"
