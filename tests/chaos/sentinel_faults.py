@@ -95,7 +95,10 @@ def primary_isolated(fleet: SentinelFleet, rng: random.Random) -> Iterator[float
     admin.execute_command("CLIENT", "KILL", "TYPE", "replica")
     admin.execute_command("CLIENT", "KILL", "USER", "default")
     fleet.replaced(old)
-    yield rng.uniform(2, 4) * fleet.options.ttl
+    newcomer = rng.choice([slot for slot in fleet.slots if not slot.leads])
+    fleet.exit(newcomer)
+    newcomer.start()  # and asks the sentinels where to go, while the others stay where they are
+    yield 1 + rng.uniform(2, 4) * fleet.options.ttl
     for user in ("repl", "default"):
         admin.execute_command("ACL", "SETUSER", user, "on")
 
