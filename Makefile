@@ -1,5 +1,6 @@
 # make demo    three web processes elect a leader, lose it and elect another   (ROUNDS=3 runs without a person)
 # make test    all tests
+# make chaos   harms a fleet in every way known, FAULTS times, and tells whether it held   (SEED=7 ARGS=--dup-id)
 # make lint    format, lint, types, import contracts
 # make coverage   every branch of the modules that decide is tested
 # make bench   the numbers of the README
@@ -11,9 +12,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ROUNDS ?= 0
+FAULTS ?= 100
+SEED ?=
 ARGS ?=
 
-.PHONY: demo test lint coverage bench wheel clean
+.PHONY: demo test chaos lint coverage bench wheel clean
 
 # A stamp for each extra, so that the second run starts at once.
 $(VENV)/.%: pyproject.toml
@@ -26,6 +29,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/.test
+	@$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .

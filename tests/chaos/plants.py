@@ -1,0 +1,68 @@
+"""Elections that are broken on purpose, to show that the checker finds what is broken."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from django_leader import candidacy, lease, machine
+from django_leader.delivery import Listeners
+from django_leader.election import LeaderElection
+
+
+class Flag(LeaderElection):
+    """Leads from the gain to the refusal, whatever the clock says: the classical fault of a leader election."""
+
+    @property
+    def lease_left(self) -> float:
+        return 1.0 if self.is_leader() else 0.0
+
+
+def nothing() -> None:
+    """No patch."""
+
+
+def no_deadline() -> None:
+    """The term ends when a renewal is refused, and not before."""
+
+    def campaigned(state: machine.State, *args: object) -> machine.State:
+        after: machine.State = real(state, *args)  # type: ignore[arg-type]
+        return replace(after, term=machine.Term(after.term.token, math.inf)) if after.term else after
+
+    real = machine._campaigned
+    machine._campaigned = campaigned  # type: ignore[assignment]
+
+
+def blind_release() -> None:
+    """Whoever leaves gives back the lease, whosever it is."""
+    real = lease.script
+
+    def script(name: str, *args: str) -> lease.Script:
+        if name != "release":
+            return real(name, *args)
+        source = "redis.call('DEL', KEYS[1]); redis.call('HSET', KEYS[3], 'kind', 'free'); return {ARGV[1], 'released'}"
+        return lease.Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+    lease.script = script  # type: ignore[assignment]
+
+
+def no_fork_guard() -> None:
+    """A child goes on where its parent was."""
+    vars(candidacy)["new_latch"] = lambda: bytearray(b"\x01")
+    LeaderElection.after_fork = lambda self: None  # type: ignore[method-assign]
+
+
+def lost_loss() -> None:
+    """Keeps every loss to itself."""
+    Listeners.lost = lambda self, token, reason: []  # type: ignore[method-assign]
+
+
+PLANTS: dict[str, tuple[type[LeaderElection], Callable[[], None]]] = {
+    "": (LeaderElection, nothing),
+    "no-deadline": (Flag, no_deadline),
+    "blind-release": (LeaderElection, blind_release),
+    "no-fork-guard": (LeaderElection, no_fork_guard),
+    "lost-loss": (LeaderElection, lost_loss),
+}

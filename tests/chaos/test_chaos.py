@@ -1,0 +1,69 @@
+"""The chaos test in short: every kind of harm once, and the plants that it must find."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from tests.support.servers import program
+
+from .checker import Report
+from .fleet import Options
+from .pairs import EVERY
+from .run import Trial, chaos, table
+from .sentinel_faults import SENTINEL_FAULTS
+from .server_faults import CLOCK_KINDS
+
+pytestmark = pytest.mark.timeout(300)
+SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+
+
+@pytest.fixture(autouse=True)
+def _server() -> None:
+    need(program("valkey") or program("redis-server"), "a server")
+
+
+def held(report: Report, folder: Path) -> None:
+    """Nothing is wrong. If something is, the logs stay."""
+    assert not report.violations, "\n".join([f"seed {SEED}", table(report), *map(str, report.violations[:20])])
+    shutil.rmtree(folder)
+
+
+def test_every_kind_of_fault(tmp_path: Path) -> None:
+    report = chaos(Options(), Trial(SEED, len(EVERY)), tmp_path, print)
+    missing = set(EVERY) - {recovery.fault.kind for recovery in report.recoveries}
+    assert missing <= set(CLOCK_KINDS)
+    held(report, tmp_path)
+
+
+def test_every_kind_of_fault_behind_sentinel(tmp_path: Path) -> None:
+    trial = Trial(SEED, len(SENTINEL_FAULTS), sentinel=True)
+    held(chaos(Options(min_replicas=1), trial, tmp_path, print), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "found"),
+    [
+        (Options(quarantine=0), "flush and freeze", "overlap"),
+        (Options(plant="no-deadline"), "leader cut off", "overlap"),
+        (Options(plant="blind-release"), "follower stops", "overlap"),
+        (Options(plant="no-fork-guard"), "fork", "overlap"),
+        (Options(plant="no-fork-guard"), "fork", "disorder"),
+        (Options(plant="lost-loss"), "exit", "unpaired"),
+    ],
+    ids=lambda value: value.plant or "no quarantine" if isinstance(value, Options) else value,
+)
+def test_a_planted_fault_is_found(options: Options, kind: str, found: str, tmp_path: Path) -> None:
+    report = chaos(options, Trial(SEED, 5, (kind,), until=found), tmp_path, print)
+    assert report.count(found), f"seed {SEED}\n{table(report)}"
+
+
+def test_two_primaries_without_min_replicas_are_found(tmp_path: Path) -> None:
+    trial = Trial(SEED, 3, ("primary isolated",), sentinel=True, until="overlap")
+    report = chaos(Options(), trial, tmp_path, print)
+    assert report.count("overlap"), f"seed {SEED}\n{table(report)}"
