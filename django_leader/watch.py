@@ -10,8 +10,8 @@ grants it only if that is still the version. So it is enough to know, here, that
 - It was seen unchanged for its span. That needs nothing but our clock.
 - Or the server says how much is left. Redis counts by its wall clock, which can be set, so that counts only if the
   clock was steady since the state was set. Our last look at another version came before that. If by both looks the
-  server's clock is equally far ahead of ours, within half a margin and whatever the network did, then it has run as
-  ours did in between; and the state cannot be older than the first of the two looks.
+  server's clock is equally far ahead of ours, within half the margin that the holder left and whatever the network did,
+  then it has run as ours did in between; and the state cannot be older than the first of the two looks.
 
 The second proof is what lets a follower meet the end of a lease on time. A candidate that has just come has only the
 first one: it finds a lease that its holder left behind, and watches it for one span.
@@ -51,15 +51,15 @@ class Watch(NamedTuple):
     before: Look | None = None
     """The last look at another version."""
 
-    def observe(self, asked_at: float, answer: Answer, now: float, margin: float) -> Watch:
+    def observe(self, asked_at: float, answer: Answer, now: float) -> Watch:
         """After the ``answer`` to a request that left at ``asked_at`` and was answered by ``now``. Pure."""
         look = Look(asked_at, answer.at, answer.at - now, answer.at + GRAIN - asked_at)
         if answer.version == self.version:
             seen = self._replace(look=look)
         else:
             seen = Watch(look, answer.version, now, now + answer.span, self.look)
-        # The margin that counts is the holder's, who may be configured with a shorter lease than ours.
-        before, slack = seen.before, min(margin, margin_of(answer.span)) / 2
+        # The margin that counts is the holder's, who may be configured with another lease than ours.
+        before, slack = seen.before, margin_of(answer.span) / 2
         set_at = answer.at + answer.remaining - answer.span
         if (
             before

@@ -22,7 +22,7 @@ def look(version: str, server: float, remaining: float, verdict: str = "held", s
 def watched(*looks: tuple[float, Answer], took: float = 0.002) -> Watch:
     watch = Watch()
     for asked_at, answer in looks:
-        watch = watch.observe(asked_at, answer, asked_at + took, MARGIN)
+        watch = watch.observe(asked_at, answer, asked_at + took)
     return watch
 
 
@@ -110,6 +110,6 @@ def test_s12_nothing_is_over_before_its_span_has_passed(history: list[tuple[str,
             at = now + took * part
             answer = look(str(version), math.floor((at + offset) * 1000) / 1000, 0.0)
             answer = answer._replace(remaining=until - answer.at)
-            watch, jumped = watch.observe(now, answer, now + took, MARGIN), False
+            watch, jumped = watch.observe(now, answer, now + took), False
             now += took
             assert watch.over_at >= set_at + SPAN - MARGIN / 2 - 2 * GRAIN
