@@ -83,8 +83,13 @@ def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
     faults, now = [], ttl * rng.random()
     for _ in range(rng.randint(1, 30)):
         now += rng.expovariate(1 / (shortest / 10 if rng.random() < together else spacing))
-        faults.append(Fault(now, rng.choices(kinds, weights)[0], rng.randrange(60), rng.random(), rng.random()))
-    return faults
+        kind = rng.choices(kinds, weights)[0]
+        faults.append(Fault(now, kind, rng.randrange(60), rng.random(), rng.random()))
+        if kind.startswith("clock") and "link-cut" in kinds and rng.random() < 0.5:
+            # Whoever has just been cut off may still lead when the others see what the clock shows.
+            before = max(now - rng.random() * shortest, 0.0)
+            faults.append(Fault(before, "link-cut", rng.randrange(60), rng.random() * 0.1, rng.random()))
+    return sorted(faults)
 
 
 class Mischief:
