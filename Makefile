@@ -1,5 +1,6 @@
 # make demo    three web processes elect a leader, lose it and elect another   (ROUNDS=3 runs without a person)
 # make test    all tests
+# make simulate   the protocol against faults, for as long as it is told   (ARGS="--seconds 600 --jobs 2")
 # make chaos   harms a fleet in every way known, FAULTS times, and tells whether it held   (SEED=7 ARGS=--dup-id)
 # make lint    format, lint, types, import contracts
 # make coverage   every branch of the modules that decide is tested
@@ -16,7 +17,7 @@ FAULTS ?= 100
 SEED ?=
 ARGS ?=
 
-.PHONY: demo test chaos lint coverage bench wheel clean
+.PHONY: demo test simulate chaos lint coverage bench wheel clean
 
 # A stamp for each extra, so that the second run starts at once.
 $(VENV)/.%: pyproject.toml
@@ -32,6 +33,9 @@ test: $(VENV)/.test
 
 chaos: $(VENV)/.test
 	@$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+simulate: $(VENV)/.test
+	@$(BIN)/python -m tests.simulation $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
