@@ -154,7 +154,8 @@ class Lease:
             message = json.loads(value)
         except ValueError:
             message = None
-        return message if isinstance(message, dict) else {}
+        # Only the list of wake-ups says who is woken; an inbox that does is garbage.
+        return {name: value for name, value in message.items() if name != "wake"} if isinstance(message, dict) else {}
 
     def _step(self, name: str, arguments: tuple[Any, ...]) -> Answer:
         answer = parse(self._run(name, self._keys, *arguments))

@@ -262,7 +262,8 @@ def test_messages_arrive_in_the_inbox_and_wake_ups_have_a_place(lease: Lease, cl
     client.rpush(KEYS.wake, "0", "1")
     assert lease.wait(A, wake=True, until=until) == {"wake": 0}
     assert lease.wait(A, wake=True, until=until) == {"wake": 1}
-    client.rpush(inbox(KEYS, A), "garbage", "[1]")
+    client.rpush(inbox(KEYS, A), "garbage", "[1]", '{"wake": "x"}')
+    assert lease.wait(A, wake=False, until=until) == {}
     assert lease.wait(A, wake=False, until=until) == {}
     assert lease.wait(A, wake=False, until=until) == {}
     assert lease.wait(A, wake=False, until=clock.now() + 0.2) is None
