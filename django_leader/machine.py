@@ -257,13 +257,13 @@ def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
     return _end(replace(state, setbacks=setbacks, not_before=until), reason, owes_release=True, next_at=until)
 
 
-def _observe(state: State, asked_at: float, answer: Answer, now: float) -> State:
-    watch = state.watch.observe(asked_at, answer, now)
+def _observe(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
+    watch = state.watch.observe(asked_at, answer, now, timing.retry + timing.operation)
     return replace(state, watch=watch, failures=0, floor=max(state.floor, answer.token))
 
 
 def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, now: float, timing: Timing) -> State:
-    state = replace(_observe(state, asked_at, answer, now), untold=(0, ""))
+    state = replace(_observe(state, asked_at, answer, now, timing), untold=(0, ""))
     if state.term or state.ended or state.pending:
         return state
     if answer.verdict != "granted":
@@ -282,7 +282,7 @@ def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, no
 
 
 def _renewed(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
-    state = _observe(state, asked_at, answer, now)
+    state = _observe(state, asked_at, answer, now, timing)
     term = state.term or state.pending
     if not term:
         return state

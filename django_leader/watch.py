@@ -1,7 +1,7 @@
 """When a state that a candidate sees in Redis is over: the proof on its own clock, without which nobody takes over.
 
-NOT guaranteed here: anything, if the server's clock jumps there and back between two looks of one candidate, or if the
-candidate's own clock is more than the margin too fast or too slow over one lease.
+NOT guaranteed here: anything, if the server's clock jumps there and back between two looks of a candidate that watches
+(a retry interval), or if the candidate's own clock is more than the margin too fast or too slow over one lease.
 
 The state in Redis (who leads until when, or a quarantine) has a version, which every change replaces, and a span:
 how long it lasts from when it was set. Whoever wants to take over names the version in its campaign, and the script
@@ -13,8 +13,8 @@ grants it only if that is still the version. So it is enough to know, here, that
   server's clock is equally far ahead of ours, within half the margin that the holder left and whatever the network did,
   then it has run as ours did in between; and the state cannot be older than the first of the two looks.
 
-The second proof is what lets a follower meet the end of a lease on time. A candidate that has just come has only the
-first one: it finds a lease that its holder left behind, and watches it for one span.
+The second proof is what lets a follower meet the end of a lease on time. A candidate that has just come, or that slept,
+has only the first one: it finds a lease that its holder left behind, and watches it for one span.
 """
 
 from __future__ import annotations
@@ -49,15 +49,19 @@ class Watch(NamedTuple):
     first_at: float = 0.0
     over_at: float = float("inf")
     before: Look | None = None
-    """The last look at another version."""
+    """The last look at another version, if it was not long ago."""
 
-    def observe(self, asked_at: float, answer: Answer, now: float) -> Watch:
-        """After the ``answer`` to a request that left at ``asked_at`` and was answered by ``now``. Pure."""
+    def observe(self, asked_at: float, answer: Answer, now: float, pause: float) -> Watch:
+        """After the ``answer`` to a request that left at ``asked_at`` and was answered by ``now``. Pure.
+
+        ``pause``: seconds between two looks of a candidate that watches. What was seen longer ago says nothing.
+        """
         look = Look(asked_at, answer.at, answer.at - now, answer.at + GRAIN - asked_at)
         if answer.version == self.version:
             seen = self._replace(look=look)
         else:
-            seen = Watch(look, answer.version, now, now + answer.span, self.look)
+            recent = self.look if self.look and now - self.look.asked_at <= pause else None
+            seen = Watch(look, answer.version, now, now + answer.span, recent)
         # The margin that counts is the holder's, who may be configured with another lease than ours.
         before, slack = seen.before, margin_of(answer.span) / 2
         set_at = answer.at + answer.remaining - answer.span

@@ -1,9 +1,9 @@
 """What can go wrong, as a list that is drawn from a seed, and from which any part can be left out.
 
-Left out on purpose, since the protocol does not promise to survive it: two opposite steps of the server's clock
-between two looks of one candidate (``World.may_step``), clocks that are more than the margin wrong over a lease,
-and a running process that is cloned. And a token may go back if Redis has forgotten it and its clock has been set
-back to before it, so that only the processes know it (``World.began``): who was not there cannot.
+Left out on purpose, since the protocol does not promise to survive it: two opposite steps of the server's clock within
+a retry interval, between two looks of one candidate (``World.may_step``), clocks that are more than the margin wrong
+over a lease, and a running process that is cloned. And a token may go back if Redis has forgotten it and its clock has
+been set back to before it, so that only the processes know it (``World.began``): who was not there cannot.
 """
 
 from __future__ import annotations

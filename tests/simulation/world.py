@@ -25,6 +25,8 @@ from .setup import Setup
 from .store import RedisError
 
 SNAPSHOTS = 24
+STALE = 1.05
+"""Of what a candidate takes for the pause between two looks: more than any clock here is wrong by."""
 MOST_STEPS = 200_000
 """Of an episode. Ordinary ones have a thousand."""
 
@@ -235,12 +237,18 @@ class World:
     def may_step(self, seconds: float) -> bool:
         """Whether the server's clock may be set now.
 
-        Excluded: two opposite steps between two looks of one candidate, which then sees a clock that was never
-        set. Whoever has not looked since the last step must look before the clock goes back.
+        Excluded: two opposite steps within a retry interval, between two looks of one candidate, which then sees a
+        clock that was never set. Whoever has not looked since the last step must look before the clock goes back,
+        unless its last look is too old to tell it anything.
         """
         if self._stepped is None or self._stepped[1] * seconds > 0:
             return True
-        return all(c.looked is None or c.looked > self._stepped[0] for c in self.candidates)
+        return all(
+            c.looked is None
+            or c.looked > self._stepped[0]
+            or self.now - c.looked > STALE * (c.timing.retry + c.timing.operation)
+            for c in self.candidates
+        )
 
     def step_clock(self, seconds: float) -> None:
         """Sets the server's clock."""

@@ -12,6 +12,7 @@ from django_leader.records import Answer
 from django_leader.watch import GRAIN, Watch
 
 MARGIN = 0.2
+PAUSE = 4.0
 SPAN = 10.0
 
 
@@ -22,7 +23,7 @@ def look(version: str, server: float, remaining: float, verdict: str = "held", s
 def watched(*looks: tuple[float, Answer], took: float = 0.002) -> Watch:
     watch = Watch()
     for asked_at, answer in looks:
-        watch = watch.observe(asked_at, answer, asked_at + took)
+        watch = watch.observe(asked_at, answer, asked_at + took, PAUSE)
     return watch
 
 
@@ -60,6 +61,11 @@ def test_s12_a_clock_that_has_jumped_is_not_believed(jump: float) -> None:
 def test_s12_the_margin_of_the_holders_lease_counts_where_it_is_shorter_than_ours() -> None:
     short = look("b", 5002.0 + 0.05, 0.3, span=0.5)
     assert watched((100.0, look("a", 5000.0, 9.0)), (102.0, short)).over_at == pytest.approx(102.002 + 0.5)
+
+
+def test_s12_what_was_seen_long_ago_says_nothing_about_a_clock_that_may_have_gone_and_come_back() -> None:
+    watch = watched((100.0, look("a", 5000.0, 9.0)), (105.0, look("b", 5005.0, 0.1)))
+    assert watch.over_at == pytest.approx(105.002 + SPAN)
 
 
 def test_s12_after_the_next_change_the_clock_is_believed_again() -> None:
@@ -110,6 +116,6 @@ def test_s12_nothing_is_over_before_its_span_has_passed(history: list[tuple[str,
             at = now + took * part
             answer = look(str(version), math.floor((at + offset) * 1000) / 1000, 0.0)
             answer = answer._replace(remaining=until - answer.at)
-            watch, jumped = watch.observe(now, answer, now + took), False
+            watch, jumped = watch.observe(now, answer, now + took, PAUSE), False
             now += took
             assert watch.over_at >= set_at + SPAN - MARGIN / 2 - 2 * GRAIN
