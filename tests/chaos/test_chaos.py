@@ -34,16 +34,23 @@ def held(report: Report, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
+def kinds(report: Report) -> set[str]:
+    return {recovery.fault.kind for recovery in report.recoveries}
+
+
 def test_every_kind_of_fault(tmp_path: Path) -> None:
     report = chaos(Options(), Trial(SEED, len(EVERY)), tmp_path, print)
-    missing = set(EVERY) - {recovery.fault.kind for recovery in report.recoveries}
+    missing = set(EVERY) - kinds(report)
     assert missing <= set(CLOCK_KINDS)
     held(report, tmp_path)
+    need(not missing, "a C compiler, or a server that heeds a preloaded library: its clock was not set")
 
 
-def test_half_of_the_kinds_behind_sentinel(tmp_path: Path) -> None:
-    trial = Trial(SEED, len(SENTINEL_FAULTS) // 2, sentinel=True)
-    held(chaos(Options(min_replicas=1), trial, tmp_path, print), tmp_path)
+def test_every_kind_of_fault_behind_sentinel(tmp_path: Path) -> None:
+    trial = Trial(SEED, len(SENTINEL_FAULTS), sentinel=True)
+    report = chaos(Options(min_replicas=1), trial, tmp_path, print)
+    assert kinds(report) == set(SENTINEL_FAULTS)
+    held(report, tmp_path)
 
 
 @pytest.mark.parametrize(
