@@ -7,13 +7,18 @@ how it is configured.
 from __future__ import annotations
 
 import logging
+import math
 
+from . import clock
 from .config import Config
 from .log import log
 from .records import Answer
 
 LATE = 0.5
 """Of the heartbeat interval: a beat that is later than this has been held up by more than the jitter of a busy host."""
+
+PAUSE = 60.0
+"""Seconds between two warnings of a quarantine: a replica that joins again and again makes many."""
 
 
 class Advice:
@@ -22,7 +27,8 @@ class Advice:
     def __init__(self, label: str, config: Config) -> None:
         self._label, self._config = label, config
         self._twins: set[str] = set()
-        self._late = self._quarantine = ""
+        self._late = ""
+        self._quarantine, self._told_at = "", -math.inf
         self.outage = ""
         """Why Redis could not be asked when it was last tried; empty when it answered."""
 
@@ -41,11 +47,13 @@ class Advice:
         if self.outage:
             self.outage = ""
             self._warn("Redis answers again")
-        if answer.verdict == "quarantined" and self._quarantine != answer.version:
-            self._quarantine = answer.version
+        quarantined = answer.verdict == "quarantined" and self._quarantine != answer.version
+        if quarantined and clock.now() >= self._told_at + PAUSE:
+            self._quarantine, self._told_at = answer.version, clock.now()
             self._warn(
-                "Redis is new or has lost data of this election, so a lease may go on that it no longer knows of: "
-                "nobody is elected for another %.1f s (QUARANTINE).",
+                "Redis is new, has lost data of this election or (with MIN_REPLICAS) has one more replica, so a lease "
+                "may go on of which it does not know: nobody is elected for another %.1f s (QUARANTINE). The history "
+                "says why.",
                 max(answer.remaining, 0.0),
             )
 

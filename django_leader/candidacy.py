@@ -143,11 +143,10 @@ class Candidacy:
                 if todo.act == "leave":
                     break
                 left = self._do(todo)
-            except RedisUnavailable as error:
+            except Exception as error:
                 self._failed(error)
-            except Exception as error:  # a bug, here or below: the show goes on, but not in a tight loop
-                self._failed(error)
-                time.sleep(min(0.2, self._timing.retry))
+                if not isinstance(error, RedisUnavailable):  # a bug: the show goes on, but not in a tight loop
+                    time.sleep(min(0.2, self._timing.retry))
         if not left and not self.outage and self._state.watch.look:
             with contextlib.suppress(Exception):
                 self._release(leave=True)
@@ -163,7 +162,8 @@ class Candidacy:
                 self._lease.post(answer.twin, {"twin": self._me})
         elif todo.act in ("renew", "confirm") and (term := state.term or state.pending):
             self._advice.beat(asked_at - state.next_at, term.deadline - asked_at, term.token)
-            answer = self._lease.renew(self._me, term.token, self._info(), confirm=todo.act == "confirm")
+            latest, confirm = machine.claim(state, asked_at, self._timing).latest, todo.act == "confirm"
+            answer = self._lease.renew(self._me, term.token, self._info(), latest=latest, confirm=confirm)
             self._answered(machine.Renewed(asked_at, answer))
         elif todo.act == "release":
             leave = state.stopping
@@ -204,9 +204,9 @@ class Candidacy:
             self._received(message)
 
     def _release(self, *, leave: bool) -> None:
-        ended = self._state.ended
+        ended, claim = self._state.ended, machine.claim(self._state, clock.now(), self._timing)
         token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
-        self._lease.release(self._me, token, reason, floor=self._state.floor, leave=leave, hold=self.hold)
+        self._lease.release(self._me, token, reason, claim, leave=leave, hold=self.hold)
 
     def _info(self) -> LeaderInfo:
         """What is published of this process. While it leads always the same object."""
@@ -252,10 +252,11 @@ class Candidacy:
 
     def _apply_one(self, event: machine.AnyEvent) -> None:
         before, after = self._state, machine.step(self._state, event, clock.now(), self._timing)
+        if before.term and not after.term:
+            self.grant.latch[0] = 0  # first of all, so that nothing that interrupts us leaves it true
         self._state = after
         self.attempts += machine.decided(event, after)
         if before.term and not after.term:
-            self.grant.latch[0] = 0
             self.grant = NO_GRANT
             assert after.ended
             if self._delivery:

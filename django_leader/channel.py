@@ -230,11 +230,12 @@ def connector(pool: ConnectionPool) -> Connect:
     # RESP2 and no client info: a new connection costs no handshake beyond what the server asks for.
     kwargs = private(pool.connection_kwargs) | _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
     kwargs |= {"decode_responses": False, "health_check_interval": 0}
+    primary = Primary(pool) if isinstance(pool, SentinelConnectionPool) else None
 
     def connect(timeout: float) -> Connection:
         own: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        if isinstance(pool, SentinelConnectionPool):
-            own["connection_pool"] = Primary(pool, timeout)
+        if primary:
+            own["connection_pool"] = primary.within(timeout)
         connection: Connection = pool.connection_class(**kwargs | own)
         return connection
 

@@ -111,18 +111,18 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
     if not free:
         yield None, f"this process is running it already, in another thread (election {alias!r})"
         return
-    ours = not election.running
+    ours, leads = not election.running, False
     try:
         if ours:
             election.start()
         if election.wait_for_leadership(wait):
+            leads = True
             yield election, ""
         else:
-            hold = 0.0
             yield None, _who_leads(election)
     finally:
         if ours:
-            election.stop(hold=hold)
+            election.stop(hold=hold if leads else 0.0)  # what has not run is not to be held back
         with _busy_lock:
             _busy.discard(alias)
 

@@ -26,7 +26,7 @@ from redis.exceptions import NoScriptError
 from .channel import SERVER_TIMER, Channel, Connect, Waker
 from .config import Config, Timing, inbox
 from .exceptions import RedisUnavailable
-from .records import Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, utc_now
+from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, utc_now
 
 _requests = itertools.count(10**11)  # so that each has as many digits as the next
 
@@ -88,24 +88,27 @@ class Lease:
         """
         return self._step("campaign", campaign_arguments(self._timing, me, claim, info))
 
-    def renew(self, me: str, token: int, info: LeaderInfo, *, confirm: bool = False) -> Answer:
+    def renew(self, me: str, token: int, info: LeaderInfo, *, latest: float = 0.0, confirm: bool = False) -> Answer:
         """The heartbeat of the term ``token``, or the confirmation of its grant. Cost and errors as above.
 
-        It costs one round trip more when the state in Redis is not plainly the leader's own.
+        It costs one round trip more when the state in Redis is not plainly the leader's own. ``latest``: seconds on
+        the server's clock after which that state must not be changed any more; 0 when that is not known.
         """
         if self.channel.connected and not confirm and (answer := self._beat(me, token, info)):
             if self._timing.replicas:
                 self._confirmed()
             return answer
-        return self._step("reclaim", reclaim_arguments(self._timing, me, token, info, confirm=confirm))
+        return self._step("reclaim", reclaim_arguments(self._timing, me, token, info, latest, confirm=confirm))
 
-    def release(self, me: str, token: int, reason: str, *, floor: int = 0, leave: bool, hold: float = 0) -> bool:
+    def release(
+        self, me: str, token: int, reason: str, claim: Claim = NO_CLAIM, *, leave: bool, hold: float = 0
+    ) -> bool:
         """Gives the term ``token`` back, and with ``leave`` takes part no longer. One round trip.
 
-        ``hold``: seconds for which nobody may lead yet. Gives whether there was a lease of ours to give back.
-        Raises ``RedisUnavailable``.
+        Of ``claim`` count the floor and the latest. ``hold``: seconds for which nobody may lead yet. Gives whether
+        there was a lease of ours to give back. Raises ``RedisUnavailable``.
         """
-        arguments = release_arguments(self._timing, me, token, reason, floor=max(floor, token), leave=leave, hold=hold)
+        arguments = release_arguments(self._timing, me, token, reason, claim, leave=leave, hold=hold)
         return bool(self._run("release", self._keys, *arguments).endswith(b"released"))
 
     def status(self) -> ElectionStatus:
@@ -212,7 +215,7 @@ class Lease:
         except RedisUnavailable as error:
             if not flags or NOT_UNDERSTOOD not in str(error):
                 raise
-            self._flags = ""
+            self._flags, self._prepared = "", Beat()
             reply = self._evaluate(script(name), len(keys), *keys, echo, *args)
         try:
             first = reply.partition(b"\n")[0] if isinstance(reply, bytes) else reply[0]
@@ -232,20 +235,21 @@ class Lease:
 
 def campaign_arguments(timing: Timing, me: str, claim: Claim, info: LeaderInfo) -> tuple[Any, ...]:
     """What the script takes behind the echo. Local."""
-    latest, (token, reason) = math.floor(claim.latest * 1000), claim.lost
-    return (*_who(timing, me, claim.floor), *_what(timing, info), claim.version, latest, token, reason)
+    return (*_who(timing, me, claim.floor, claim.latest), *_what(timing, info), claim.version, *claim.lost)
 
 
-def reclaim_arguments(timing: Timing, me: str, token: int, info: LeaderInfo, *, confirm: bool) -> tuple[Any, ...]:
+def reclaim_arguments(
+    timing: Timing, me: str, token: int, info: LeaderInfo, latest: float, *, confirm: bool
+) -> tuple[Any, ...]:
     """What the script takes behind the echo. Local."""
-    return (*_who(timing, me, token), *_what(timing, info), int(confirm))
+    return (*_who(timing, me, token, latest), *_what(timing, info), int(confirm))
 
 
 def release_arguments(
-    timing: Timing, me: str, token: int, reason: str, *, floor: int, leave: bool, hold: float
+    timing: Timing, me: str, token: int, reason: str, claim: Claim, *, leave: bool, hold: float
 ) -> tuple[Any, ...]:
     """What the script takes behind the echo. Local."""
-    return (*_who(timing, me, floor), token, reason, int(leave), math.ceil(hold * 1000))
+    return (*_who(timing, me, max(claim.floor, token), claim.latest), token, reason, int(leave), math.ceil(hold * 1000))
 
 
 def parse(reply: bytes) -> Answer:
@@ -256,8 +260,8 @@ def parse(reply: bytes) -> Answer:
     )
 
 
-def _who(timing: Timing, me: str, floor: int) -> tuple[Any, ...]:
-    return me, floor, math.ceil(timing.quarantine * 1000), timing.replicas
+def _who(timing: Timing, me: str, floor: int, latest: float) -> tuple[Any, ...]:
+    return me, floor, math.ceil(timing.quarantine * 1000), timing.replicas, math.floor(latest * 1000)
 
 
 def _what(timing: Timing, info: LeaderInfo) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 NOT guaranteed here: that nobody else leads. This module keeps one process honest about its own lease; that two
 processes never hold one is the work of it and of the scripts in ``lua/`` together, and of assumptions: over one lease
-our boot clock is at most the margin slower than real time, Redis runs a script atomically, and where Redis has
+our boot clock is wrong by a small part of the margin at most, Redis runs a script atomically, and where Redis has
 replicas ``MIN_REPLICAS`` makes every grant known to most servers. Outside of them only the fencing token protects,
 and only where the other system checks it.
 
@@ -16,8 +16,8 @@ Why one process leads at a time. Say that a grant to B follows one to A:
   another version, and the claim void.
 - *A's state is lost.* The first step of anybody on what is left finds no state, another server's, or an older one,
   and sets a quarantine, which lasts longer than any lease that was granted before the loss, and has to be claimed
-  like any other state. A itself may set its state again while its lease lasts, which is then the only one: the reply
-  counts only before the old deadline. If it comes too late, the state says so (``reclaimed``) and makes nobody leader.
+  like any other state. A itself may set its state again while its lease lasts, which is then the only one: the server
+  does not execute what comes later, and a reply counts only before the old deadline.
 - *A reply never comes*: ``Failed``, which changes neither the term nor the deadline. A grant whose reply was lost
   makes nobody leader; the next campaign of the same candidacy is granted anew, and an earlier one that is executed
   later is refused.
@@ -26,8 +26,8 @@ Why one process leads at a time. Say that a grant to B follows one to A:
 
 No campaign starts while the loss callbacks of the last term still run, so gain and loss come strictly in pairs.
 
-Instants are seconds on the boot clock. ``chance`` is a random number in [0, 1) that the caller drew, so that the
-same events always give the same state.
+Instants are seconds on the boot clock. ``chance`` is a random number in [0, 1) that the caller drew: same events,
+same state.
 """
 
 from __future__ import annotations
@@ -43,11 +43,9 @@ from .watch import NOTHING_SEEN, Watch
 Reason = Literal["resigned", "expired", "taken", "quarantined", "data-lost", "callback-failed"]
 
 HAIR = 0.001  # seconds beyond the end of a lease, which Redis counts in whole milliseconds
-SPREAD = 0.00005
-"""Seconds per candidate over which the attempts on one expiry spread: about a third of the time of a script."""
+SPREAD = 0.00005  # seconds per candidate, over which the attempts on one expiry spread: a third of a script's time
 LONGEST_SPREAD = 0.02
-SECOND_CHANCE = 0.005
-"""Seconds that the second of two woken followers leaves to the first: a few round trips of 0.1 to 1 ms each."""
+SECOND_CHANCE = 0.005  # seconds that the second of two woken followers leaves to the first: a few round trips
 FIRST_BACKOFF = 0.05  # seconds; it doubles with each further failure, up to the retry interval
 
 
@@ -76,16 +74,12 @@ class State:
     ended: Ended | None = None
     pending: Term | None = None
     """Granted, and not yet confirmed."""
-    next_at: float = 0.0
-    """When the next request is due."""
-    not_before: float = 0.0
-    """Whoever resigned stands back until then, whatever wakes it."""
+    next_at: float = 0.0  # when the next request is due
+    not_before: float = 0.0  # whoever resigned stands back until then, whatever wakes it
     floor: int = 0
     """The highest token ever seen: a server that has forgotten it must still grant a higher one."""
-    failures: int = 0
-    """Requests that failed in a row."""
-    setbacks: int = 0
-    """Terms that a gain callback ended in a row."""
+    failures: int = 0  # requests that failed in a row
+    setbacks: int = 0  # terms that a gain callback ended in a row
     leader: str = ""
     """The candidacy that was last seen to lead."""
     watch: Watch = NOTHING_SEEN
@@ -126,7 +120,7 @@ class Woken(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """Somebody who asked saw the term with this token after its deadline: it must not go on."""
+    """Somebody saw the term with this token after its deadline: it must not go on."""
 
     token: int
 
@@ -145,7 +139,7 @@ class Delivered(NamedTuple):
 
 
 class Released(NamedTuple):
-    """The release was sent. Its outcome does not matter: what it missed, time does."""
+    """The release was sent. What it missed, time does."""
 
 
 class Stop(NamedTuple):
@@ -174,7 +168,9 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
         case Renewed(asked_at, answer):
             return _renewed(state, asked_at, answer, now, timing)
         case Failed(chance):
-            wait = min(timing.retry, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + chance / 2)
+            term = state.term or state.pending  # which is worth some tries more before it ends
+            longest = min(timing.retry, max(FIRST_BACKOFF, (term.deadline - now) / 4)) if term else timing.retry
+            wait = min(longest, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + chance / 2)
             return replace(state, failures=state.failures + 1, next_at=max(now + wait, state.not_before))
         case Woken(place) if state.term is None and state.pending is None:
             return replace(state, next_at=max(now + place * SECOND_CHANCE, state.not_before))
@@ -196,16 +192,18 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
 
 
 def claim(state: State, asked_at: float, timing: Timing) -> Claim:
-    """What a campaign that leaves at ``asked_at`` says. Pure."""
-    latest = state.watch.server_time(asked_at)
-    latest += timing.operation + timing.margin if latest else 0.0
+    """What a request that leaves at ``asked_at`` says. Pure."""
+    ended = state.ended.term if state.ended and state.ended.owes_release else None
+    if term := state.term or state.pending or ended:  # at its end somebody else may lead
+        return Claim(state.floor, latest=state.watch.server_time(term.deadline, most=False))
+    latest = state.watch.server_time(asked_at + timing.operation + timing.margin, most=True)
     return Claim(state.floor, state.watch.over(asked_at), latest, state.untold)
 
 
 def decided(event: AnyEvent, after: State) -> bool:
     """Whether ``event`` ended an attempt to lead. Who must still watch or confirm has not been turned down. Pure."""
-    turned_down = isinstance(event, Campaigned) and event.answer.verdict in ("held", "foreign")
-    return turned_down or isinstance(event, Failed) or after.term is not None
+    down = isinstance(event, Failed) or (isinstance(event, Campaigned) and event.answer.verdict in ("held", "foreign"))
+    return down or after.term is not None
 
 
 def plan(state: State, now: float) -> Plan:
@@ -286,6 +284,8 @@ def _renewed(state: State, asked_at: float, answer: Answer, now: float, timing: 
     term = state.term or state.pending
     if not term:
         return state
+    if answer.verdict == "late":  # or the server's clock was set: now we know what it shows
+        return replace(state, next_at=now)
     if answer.verdict == "renewed":
         if answer.token != term.token:
             return state

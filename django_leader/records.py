@@ -97,6 +97,9 @@ class Claim(NamedTuple):
     """Token and reason of the last term, if the history does not have its end yet."""
 
 
+NO_CLAIM = Claim()
+
+
 class Answer(NamedTuple):
     """What a script answered to one step of a candidate. The verdicts are explained in the scripts."""
 

@@ -21,15 +21,22 @@ class Primary:
     is_master = True
     check_connection = False
 
-    def __init__(self, pool: SentinelConnectionPool, timeout: float) -> None:
+    def __init__(self, pool: SentinelConnectionPool) -> None:
         self.service_name = pool.service_name
         known = pool.sentinel_manager
         self._sentinel = Sentinel([], min_other_sentinels=known.min_other_sentinels)  # type: ignore[no-untyped-call]
         self._sentinel._force_master_ip = getattr(known, "_force_master_ip", None)
-        self._sentinel.sentinels = [_client(sentinel, timeout) for sentinel in known.sentinels]
+        self._known, self._timeout = known.sentinels, 0.0
+
+    def within(self, timeout: float) -> Primary:
+        """Gives each Sentinel so many seconds to answer."""
+        if timeout != self._timeout:
+            self._timeout = timeout
+            self._sentinel.sentinels = [_client(sentinel, timeout) for sentinel in self._known]
+        return self
 
     def get_master_address(self) -> tuple[str, int]:
-        """Host and port. One round trip to the first Sentinel that answers; each may take the timeout twice.
+        """Host and port. One round trip to the Sentinel that answered last, then to the others.
 
         Raises redis-py's ``MasterNotFoundError`` when none knows.
         """

@@ -1,7 +1,8 @@
 """When a state that a candidate sees in Redis is over: the proof on its own clock, without which nobody takes over.
 
 NOT guaranteed here: anything, if the server's clock jumps there and back between two looks of a candidate that watches
-(a retry interval), or if the candidate's own clock is more than the margin too fast or too slow over one lease.
+(a retry interval), or if the clocks of holder and taker together are wrong by more than the margin over one lease
+(half of it where the server's clock is believed).
 
 The state in Redis (who leads until when, or a quarantine) has a version, which every change replaces, and a span:
 how long it lasts from when it was set. Whoever wants to take over names the version in its campaign, and the script
@@ -80,9 +81,12 @@ class Watch(NamedTuple):
         """The version that is proved to be over at the instant ``at``, or ''. Pure."""
         return self.version if at >= self.over_at else ""
 
-    def server_time(self, at: float) -> float:
-        """What the server's clock shows at the instant ``at`` at the latest, unless it was set; 0 if unknown. Pure."""
-        return at + self.look.most if self.look else 0.0
+    def server_time(self, at: float, *, most: bool) -> float:
+        """What the server's clock shows at the instant ``at`` at most, or at the least, unless it was set.
+
+        0 if that is not known. Pure.
+        """
+        return at + (self.look.most if most else self.look.least) if self.look else 0.0
 
 
 NOTHING_SEEN = Watch()

@@ -1,9 +1,9 @@
 -- The heartbeat of a leader that must look closer: the first on a connection, a grant that is to be confirmed, or one
 -- to which renew.lua said 'unsure'.
 --
--- KEYS, ARGV 1 to 5 and what happens first: state.lua; the floor is the token of the term
--- ARGV  6 ttl, ms   7 ms for which the candidate counts without a sign of life
---       8 info: a JSON object without the token   9 '1': confirms a grant, which no data loss may have followed
+-- KEYS, ARGV 1 to 6 and what happens first: state.lua; the floor is the token of the term
+-- ARGV  7 ttl, ms   8 ms for which the candidate counts without a sign of life
+--       9 info: a JSON object without the token   10 '1': confirms a grant, which no data loss may have followed
 -- Reply as in state.lua
 --       verdict 'renewed'      token and holder are the leader's own
 --               'refused'      holder has the lease ('' when nobody does); token is the highest
@@ -11,10 +11,9 @@
 -- The lock key is set again when it is gone (evicted, deleted): the state proves that nobody was granted since.
 -- When data were lost the leader reclaims its term. That counts only if the reply reaches it before its old deadline
 -- (see machine.py); the state then lasts as long as a quarantine, since another one's lease may have been lost, too.
-local ttl = tonumber(ARGV[6])
-local led = kind == 'lease' or kind == 'reclaimed'
+local ttl = tonumber(ARGV[7])
 local own = led and holder == me and token == floor
-local reclaims = token == floor and (kind == 'quarantine' or lost) and ARGV[9] ~= '1'
+local reclaims = token == floor and (kind == 'quarantine' or lost) and ARGV[10] ~= '1'
 local foreign = lock and lock ~= me and lock ~= holder and redis.call('PTTL', KEYS[1]) > 0
 if foreign or not (own or reclaims) then
   local who = foreign and lock or led and holder or ''
@@ -23,13 +22,13 @@ end
 
 span = ttl
 if reclaims then
-  kind, holder, span = 'reclaimed', me, math.max(ttl, quarantine)
+  kind, holder, span = 'regained', me, math.max(ttl, quarantine)
   remember('reclaimed', lost or '', me, int(token))
 end
 until_, request = now + span, echo
 redis.call('SET', KEYS[1], me, 'PX', ttl)
-redis.call('SET', KEYS[2], string.sub(ARGV[8], 1, -2) .. ', "fencing_token": ' .. int(token) .. '}', 'PX', ttl)
+redis.call('SET', KEYS[2], string.sub(ARGV[9], 1, -2) .. ', "fencing_token": ' .. int(token) .. '}', 'PX', ttl)
 save()
-redis.call('ZADD', KEYS[4], int(now + ARGV[7]), me)
-redis.call('PEXPIRE', KEYS[4], ARGV[7])
+redis.call('ZADD', KEYS[4], int(now + ARGV[8]), me)
+redis.call('PEXPIRE', KEYS[4], ARGV[8])
 return answer('renewed', me, span)

@@ -1,22 +1,22 @@
 -- The voluntary end of a term, of taking part, or of both. Nobody's lease but the caller's own is touched.
 --
--- KEYS, ARGV 1 to 5 and what happens first: state.lua
--- ARGV  6 token of the term, or '0' when the caller does not lead   7 reason, for the history
---       8 '1' when the caller takes part no longer
---       9 ms for which nobody may lead yet (0: the next one is woken at once)
--- Reply two lines of text: echo, 'released' or 'nothing'
+-- KEYS, ARGV 1 to 6 and what happens first: state.lua
+-- ARGV  7 token of the term, or '0' when the caller does not lead   8 reason, for the history
+--       9 '1' when the caller takes part no longer
+--       10 ms for which nobody may lead yet (0: the next one is woken at once)
+-- Reply two lines of text: echo, 'released' or 'nothing'; or that of state.lua when it is late
 -- Two followers are woken, those who have waited longest: one that is frozen would eat a single wake-up. Each gets
 -- its place, so that the second can stay out of the first one's way. A follower that goes away while nobody leads
 -- passes on the wake-up that it may have eaten.
-local hold, leaves, verdict = tonumber(ARGV[9]), ARGV[8] == '1', 'nothing'
+local hold, leaves, verdict = tonumber(ARGV[10]), ARGV[9] == '1', 'nothing'
 redis.call('XLEN', KEYS[5])
 redis.call('LLEN', KEYS[6])
 
-if (kind == 'lease' or kind == 'reclaimed') and holder == me and token == tonumber(ARGV[6]) then
+if led and holder == me and token == tonumber(ARGV[7]) then
+  remember(ARGV[8], '', me, ARGV[7])
   verdict = 'released'
   kind, until_, span, request = hold > 0 and 'hold' or 'free', now + hold, hold, echo
   save()
-  remember(ARGV[7], '', me, ARGV[6])
   if lock == me then
     if hold > 0 then
       redis.call('PEXPIRE', KEYS[1], hold)

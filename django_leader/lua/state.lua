@@ -3,7 +3,8 @@
 -- KEYS  1 lock        string, PX   me of the holder, for whoever looks; the state decides
 --       2 info        string, PX   LeaderInfo as JSON
 --       3 state       hash         kind    'lease'       granted to holder, until then
---                                          'reclaimed'   the same, set again by a leader after Redis had lost data
+--                                          'regained'    the same, but not for the first time: reclaimed after a loss
+--                                                        of data, or granted again since a reply was lost
 --                                          'quarantine'  data were lost: nobody may lead until then
 --                                          'hold'        released, and nobody may lead until then
 --                                          'free'        released
@@ -12,12 +13,15 @@
 --                                  until   server's ms        span  ms from when it was set to until
 --                                  request number of the request that set it
 --                                  sid, joins  which server this is, and how often replicas have joined it
+--                                  told    token of the last term whose end a candidate has told the history
 --       4 candidates  zset, PX     me -> server's ms up to which it counts
 --       5 events      stream       the history
 --       6 wake        list, PX     one element for each follower to wake: its place, 0 or 1
 -- ARGV  1 echo: the number of the request, growing   2 me   3 floor: the highest token that the caller has seen
 --       4 quarantine, ms   5 how many replicas must have a grant (0: replicas are not looked at)
--- Reply lines of text: echo, verdict, token, ms left by the server's clock, candidates, now (server's ms), version,
+--       6 latest: server's ms after which the request is too old to be executed, or 0. For a leader that is the end
+--         of its lease, so whatever it changes it changes while nobody else can lead, on whatever server
+-- Reply lines of text: echo, verdict ('late', or what the script says), token, ms left by the server's clock, candidates, now (server's ms), version,
 --       span, twin, holder. The version is that of the state behind the script; every change makes another.
 --
 -- The state is lost when it is absent or garbage, when it is another server's (a restart or a promotion changes
@@ -28,7 +32,8 @@ local quarantine, replicas = tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lock = redis.call('GET', KEYS[1])
-local found = redis.call('HMGET', KEYS[3], 'kind', 'token', 'until', 'span', 'request', 'holder', 'sid', 'joins')
+local found = redis.call('HMGET', KEYS[3], 'kind', 'token', 'until', 'span', 'request', 'holder', 'sid', 'joins',
+  'told')
 -- A key of a wrong type is an error here, before anything is written: it is not ours, and never deleted.
 redis.call('STRLEN', KEYS[2])
 local candidates = redis.call('ZCARD', KEYS[4])
@@ -53,7 +58,7 @@ if replicas > 0 then
   joins = full .. '+' .. partial
 end
 
-local kinds = {lease = true, reclaimed = true, quarantine = true, hold = true, free = true}
+local kinds = {lease = true, regained = true, quarantine = true, hold = true, free = true}
 local kind, holder = kinds[found[1]] and found[1], found[6]
 local token, until_, span, request = number(found[2]), number(found[3]), number(found[4]), number(found[5])
 local lost = false
@@ -81,3 +86,5 @@ local function answer(verdict, who, left, twin)
   local span = int(span)
   return table.concat({echo, verdict, int(token), int(left), candidates, int(now), version(), span, twin or '', who}, '\n')
 end
+local led = kind == 'lease' or kind == 'regained'
+if tonumber(ARGV[6]) > 0 and now > tonumber(ARGV[6]) then return answer('late', '', 0) end

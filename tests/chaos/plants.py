@@ -42,7 +42,9 @@ def blind_release() -> None:
     def script(name: str, *args: str) -> lease.Script:
         if name != "release":
             return real(name, *args)
-        source = "redis.call('DEL', KEYS[1]); redis.call('HSET', KEYS[3], 'kind', 'free'); return {ARGV[1], 'released'}"
+        source = (
+            "redis.call('DEL', KEYS[1]); redis.call('HSET', KEYS[3], 'kind', 'free'); return ARGV[1] .. '\\nreleased'"
+        )
         return lease.Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
     lease.script = script  # type: ignore[assignment]

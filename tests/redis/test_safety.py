@@ -159,6 +159,19 @@ def test_s10_whoever_reclaimed_too_late_is_not_granted_because_the_state_says_it
     assert lease.campaign(A, Claim(floor=token), INFO).verdict == "held"
 
 
+def test_s08_s10_what_a_leader_sent_and_what_comes_after_its_lease_changes_nothing(
+    lease: Lease, client: Any, token: int
+) -> None:
+    """A reclaim and a release that the network held back, on a server that has forgotten who leads now."""
+    client.flushall()
+    over = client.time()[0] - 1.0
+    lease.channel.drop()
+    assert lease.renew(A, token, INFO, latest=over).verdict == "late"
+    assert lease.renew(A, token, INFO).verdict == "renewed"
+    assert lease.release(A, token, "resigned", Claim(latest=over), leave=False) is False
+    assert lease.campaign(B, Claim(), INFO).verdict == "held"
+
+
 def test_s10_a_stale_leader_reclaims_nothing_from_a_later_one(lease: Lease, client: Any, token: int) -> None:
     held = lease.campaign(B, Claim(), INFO)
     later = lease.campaign(B, Claim(version=held.version), INFO)
@@ -218,6 +231,18 @@ def test_s12_a_campaign_that_is_too_old_is_refused_and_leaves_no_trace(lease: Le
     assert lease.campaign(B, Claim(latest=seconds - 1), INFO).verdict == "late"
     assert client.zscore(KEYS.candidates, B) is None
     assert lease.campaign(B, Claim(latest=seconds + 60), INFO).verdict == "granted"
+
+
+def test_s05_a_candidate_that_no_reply_reaches_keeps_nobody_out_for_long(lease: Lease, client: Any, token: int) -> None:
+    again = lease.campaign(A, Claim(lost=(token, "expired")), INFO)
+    assert again.verdict == "granted", "the reply to the grant was lost"
+    for _ in range(3):
+        seen = lease.campaign(A, Claim(lost=(token, "expired")), INFO)
+        assert seen.verdict == "held", "and that to this one, too: it lasts, and is then claimed like any other"
+    assert [event.kind for event in lease.history(9)].count("expired") == 1, "told once"
+    assert lease.renew(A, again.token, INFO).verdict == "renewed"
+    claimed = lease.campaign(A, Claim(version=lease.campaign(A, Claim(), INFO).version), INFO)
+    assert claimed.verdict == "granted"
 
 
 def test_s05_a_campaign_that_an_earlier_grant_overtook_is_refused(lease: Lease, client: Any, token: int) -> None:

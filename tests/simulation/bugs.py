@@ -10,13 +10,16 @@ from django_leader.config import Timing
 
 from .protocol import Rules, sources
 
+LATE = "if tonumber(ARGV[6]) > 0 and now > tonumber(ARGV[6]) then return answer('late', '', 0) end"
 
-def _lua(name: str, before: str, after: str) -> Rules:
+
+def _lua(name: str, before: str, after: str, without: str = "") -> Rules:
     """The protocol with a piece of a script replaced; of several, whose names a space separates."""
     scripts = sources()
     for one in name.split():
         assert before in scripts[one], f"{one}.lua has changed: {before}"
-        scripts[one] = scripts[one].replace(before, after)
+        assert without in scripts[one], f"{one}.lua has changed: {without}"
+        scripts[one] = scripts[one].replace(before, after).replace(without, "")
     return Rules(scripts=scripts)
 
 
@@ -46,7 +49,7 @@ def _released_first(state: machine.State, now: float) -> machine.Plan:
     return machine.plan(state, now)
 
 
-CLAIMED = "local claimed = ARGV[9] == version()"
+CLAIMED = "local claimed = ARGV[10] == version()"
 HELD = "if not (claimed or own or free) then"
 TOKEN = "token = math.max(token + 1, time[1] * 1000000 + time[2])"
 
@@ -69,7 +72,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         ("clock-back", "crash"),
     ),
     "a release compares nothing": (
-        lambda: _lua("release", "holder == me and token == tonumber(ARGV[6])", "tonumber(ARGV[6]) > 0"),
+        lambda: _lua("release", "holder == me and token == tonumber(ARGV[7])", "tonumber(ARGV[7]) > 0", LATE),
         ("resign", "link-late"),
     ),
     "the release comes before the work has ended": (lambda: Rules(plan=_released_first), ("resign",)),
@@ -84,7 +87,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         ("clock-forth", "crash"),
     ),
     "what was proved of another version is claimed": (
-        lambda: _lua("campaign", CLAIMED, "local claimed = ARGV[9] ~= ''"),
+        lambda: _lua("campaign", CLAIMED, "local claimed = ARGV[10] ~= ''"),
         ("link-slow", "link-cut", "pause"),
     ),
     "another server's state is trusted": (

@@ -58,13 +58,14 @@ def call(
         term = state.term or state.pending
         assert term
         confirm = act == "confirm"
-        closer = Call(act, "reclaim", lease.reclaim_arguments(timing, me, term.token, INFO, confirm=confirm))
+        latest = rules.claim(state, asked_at, timing).latest
+        closer = Call(act, "reclaim", lease.reclaim_arguments(timing, me, term.token, INFO, latest, confirm=confirm))
         lean = Call(act, "renew", (me, term.token, math.floor(timing.ttl * 1000), "{}"), closer)
         return lean if connected and not confirm else closer
     ended = state.ended
     token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
-    leave, floor = act == "leave" or state.stopping, max(state.floor, token)
-    return Call(act, "release", lease.release_arguments(timing, me, token, reason, floor=floor, leave=leave, hold=0))
+    leave, claim = act == "leave" or state.stopping, rules.claim(state, asked_at, timing)
+    return Call(act, "release", lease.release_arguments(timing, me, token, reason, claim, leave=leave, hold=0))
 
 
 def parse(call: Call, reply: bytes) -> Answer | None:

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from django_leader import clock
 from django_leader.advice import Advice, of_server
 from django_leader.config import Config
 from django_leader.records import Answer
@@ -43,10 +44,13 @@ def test_an_outage_and_its_end_are_told_once(advice: Advice, caplog: pytest.LogC
     assert "answers again" in line
 
 
-def test_each_quarantine_is_told_once(advice: Advice, caplog: pytest.LogCaptureFixture) -> None:
-    for version in ("a", "a", "b"):
+def test_a_quarantine_is_told_once_and_the_next_not_within_a_minute(
+    advice: Advice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, now in (("a", 0.0), ("a", 99.0), ("b", 100.0), ("c", 159.0), ("d", 160.0)):
+        monkeypatch.setattr(clock, "now", lambda now=now: now)
         advice.answered(quarantined(version))
-    first, second = told(caplog)
+    first, second, _ = told(caplog)
     assert "another 9.5 s (QUARANTINE)" in first
     assert "QUARANTINE" in second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -129,6 +130,34 @@ def test_s17_the_back_off_grows_to_the_retry_interval_and_no_further() -> None:
     assert waits == sorted(waits)
     assert waits[-1] == TIMING.retry
     assert step(state, Failed(0.0), 0.0, TIMING).next_at == TIMING.retry / 2
+
+
+def test_s10_a_leader_tries_more_often_than_its_retry_interval_while_its_lease_goes_on() -> None:
+    """So that a restart of Redis that is over in time ends no term."""
+    for timing in (TIMING, Config(retry_interval=60).validate().timing):
+        state, now, tries = leader(), 103.0, []
+        while state.term and now < 109.0:
+            state = step(state, Failed(0.99), now, timing)
+            now = state.next_at
+            tries.append(now)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
+        assert max(gaps) <= 6.8 / 4
+        assert all(gap <= max(0.051, (109.8 - at) / 4) for at, gap in zip(tries, gaps, strict=False))
+
+
+@pytest.mark.parametrize("before", [leader(), step(leader(), Resign(1, "resigned"), 101.0, TIMING)])
+def test_s08_a_leaders_request_says_when_its_lease_is_over_on_the_servers_clock(before: State) -> None:
+    # The server was at 0 when we were at 100, and has answered at once.
+    assert claim(before, 105.0, TIMING).latest == pytest.approx(9.8)
+
+
+def test_s12_a_leader_whose_request_came_late_looks_again_at_once() -> None:
+    late = refused(verdict="late")
+    state = step(leader(), Renewed(103.0, late), 103.1, TIMING)
+    assert state.term == Term(1, 109.8)
+    assert plan(state, 103.1) == Plan("renew")
+    state = step(pending(), Renewed(100.1, late), 100.2, CONFIRMING)
+    assert plan(state, 100.2) == Plan("confirm")
 
 
 def test_s08_a_voluntary_end_is_delivered_first_and_released_then() -> None:
