@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -157,6 +159,23 @@ def test_an_election_behind_sentinel_asks_it_for_the_primary(sentinel: Sentinel)
     assert election.wait_for_leadership(GENEROUS)
     assert election.get_leader_id() == election.instance_id
     election.stop()
+
+
+def test_a_sentinel_that_does_not_answer_is_asked_last(sentinel: Sentinel) -> None:
+    asked: list[int] = []
+    connect = connector(sentinel.master_for("mine").connection_pool)  # type: ignore[no-untyped-call]
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+        sentinel.sentinels[0].connection_pool.connection_kwargs["port"] = silent.getsockname()[1]
+        silent.settimeout(0.2)
+        for _ in range(3):
+            channel = Channel(connect, 0.5)
+            channel.call("PING")
+            channel.drop()
+            with contextlib.suppress(TimeoutError):
+                client, address = silent.accept()
+                client.close()
+                asked.append(address[1])
+    assert len(asked) == 1
 
 
 def test_a_primary_that_sentinel_does_not_know_cannot_be_asked(sentinel: Sentinel) -> None:
