@@ -113,7 +113,7 @@ def candidate(url: str) -> None:
     """A process of the fleet."""
     from django_leader import Config, LeaderElection
 
-    election = LeaderElection(redis.Redis.from_url(url), Config("benchmark:lock", "benchmark:info"))
+    election = LeaderElection(redis.Redis.from_url(url), Config("benchmark:lock", "benchmark:info", quarantine=0))
     election.on_become_leader(lambda: _say(at=time.monotonic()))
     _say(at=0)
     for line in sys.stdin:

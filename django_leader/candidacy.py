@@ -49,8 +49,7 @@ class Candidacy:
         self._applying = False
         self._lines: list[tuple[Any, ...]] = []
         self._thread: threading.Thread | None = None
-        self._deaf_until = 0.0
-        self._deaf = False
+        self._deaf_until, self._deaf = 0.0, False
         self._heir: Candidacy | None = None
         self._waker = Waker()
         self._lease = Lease(connect, config, self._waker)
