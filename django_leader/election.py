@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from time import clock_gettime
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -273,13 +273,17 @@ class LeaderElection:
         proof = max(timing.ttl, timing.quarantine) + timing.retry
         first_attempt = until + proof + 4 * timing.operation
         while (candidacy := self._candidacy) and self.running and not self.is_leader():
-            left = (until if candidacy.attempts else first_attempt) - clock.now()
+            attempts = candidacy.attempts
+            left = (until if attempts else first_attempt) - clock.now()
             if left <= 0:
                 break
             with candidacy.changed:
-                if candidacy is self._candidacy and not candidacy.ended and not self.is_leader():
-                    candidacy.changed.wait(min(left, 3600.0))
+                candidacy.changed.wait_for(partial(self._has_changed, candidacy, attempts), min(left, 3600.0))
         return self.is_leader()
+
+    def _has_changed(self, candidacy: Candidacy, attempts: int) -> bool:
+        others = candidacy.ended or candidacy is not self._candidacy
+        return others or candidacy.attempts != attempts or self.is_leader()
 
     def after_fork(self) -> None:
         """In a child: never the leader, and nothing of the parent's candidacy is used. Local, sends nothing."""

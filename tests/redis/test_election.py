@@ -635,6 +635,15 @@ def test_two_threads_that_find_themselves_in_a_fork_begin_one_candidacy(make: Ma
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
 
 
+def test_s19_a_fork_before_the_first_start_takes_nothing_along(make: Make) -> None:
+    election = make()
+    before = election.instance_id
+    election.after_fork()
+    assert election.instance_id != before, "a generated name is not shared"
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+
+
 def test_s19_a_fork_of_which_no_hook_told_is_found_at_the_next_start(make: Make) -> None:
     election = make()
     election.start()
