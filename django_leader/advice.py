@@ -16,7 +16,6 @@ from .records import Answer
 
 LATE = 0.5
 """Of the heartbeat interval: a beat that is later than this has been held up by more than the jitter of a busy host."""
-
 PAUSE = 60.0
 """Seconds between two warnings of a quarantine: a replica that joins again and again makes many."""
 
@@ -27,7 +26,7 @@ class Advice:
     def __init__(self, label: str, config: Config) -> None:
         self._label, self._config = label, config
         self._twins: set[str] = set()
-        self._late = ""
+        self._late = 0
         self._quarantine, self._told_at = "", -math.inf
         self.outage = ""
         """Why Redis could not be asked when it was last tried; empty when it answered."""
@@ -58,9 +57,9 @@ class Advice:
             )
 
     def beat(self, late: float, left: float, term: int) -> None:
-        """A heartbeat is due since ``late`` seconds; the term has ``left`` seconds."""
-        if late > LATE * self._config.timing.heartbeat and self._late != str(term):
-            self._late = str(term)
+        """A heartbeat is due since ``late`` seconds, and so many are left of the lease. ``term``: its token."""
+        if late > LATE * self._config.timing.heartbeat and self._late != term:
+            self._late = term
             self._warn(
                 "a heartbeat is %.1f s late; %.1f s are left of the lease. This process got no CPU in time: look for "
                 "calls that hold the GIL, requests that do not yield (gevent), for too few CPUs, or raise LOCK_TTL.",

@@ -37,6 +37,9 @@ MOST_REPLICAS = 100
 SEED_FIELDS = 7
 """The first fields of a ``Config`` are texts and durations of which nothing means the default."""
 
+GENERATED = ("instance_id", "hostname")
+"""Of these, the ones whose default is made when it is needed."""
+
 _TAGGED = re.compile(r"^[^{}]*\{[^{}]+\}[^{}]*$")
 
 
@@ -90,7 +93,7 @@ class Config:
             value = getattr(self, field.name)
             number = field.name in DEFAULTS and isinstance(DEFAULTS[field.name], float)
             object.__setattr__(self, field.name, _seconds(field.name, value) if number else _text(field.name, value))
-        for name in ("instance_id", "hostname"):
+        for name in GENERATED:
             _check_name(name, getattr(self, name))
         _check_keys(self.keys)
         for name in ("heartbeat_interval", "retry_interval"):
@@ -168,7 +171,9 @@ class Config:
         return replace(self, redis_key_name=f"{self.keys.lock}:{name}", redis_info_key_name=f"{self.keys.info}:{name}")
 
 
-DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Config)[:5]}
+DEFAULTS: dict[str, Any] = {
+    field.name: field.default for field in fields(Config)[:SEED_FIELDS] if field.name not in GENERATED
+}
 
 
 def inbox(keys: Keys, me: str) -> str:

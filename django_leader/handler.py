@@ -21,7 +21,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 
 from . import connection
-from .config import Config
+from .config import SEED_FIELDS, Config
 from .election import LeaderElection
 from .exceptions import ConfigError, LeaderError
 from .log import log
@@ -33,7 +33,7 @@ FIELDS = {field.name.upper(): field.name for field in fields(Config)}
 """The settings that are fields of ``Config``."""
 PATIENCE = 5.0
 """Seconds that a receiver may take before we say what waits for it."""
-KEYS = ("CACHE", *list(FIELDS)[:7], "AUTOSTART", "SERVING_COMMANDS", *list(FIELDS)[7:])
+KEYS = ("CACHE", *list(FIELDS)[:SEED_FIELDS], "AUTOSTART", "SERVING_COMMANDS", *list(FIELDS)[SEED_FIELDS:])
 """All settings of an election, in the order in which they came into being: see ``checks``."""
 
 

@@ -8,7 +8,7 @@
 -- Reply as in state.lua
 --       verdict 'granted'      the lease is the candidate's, with this token
 --               'held'         holder has it, for so many ms
---               'expired'      holder had it; to claim it, watch the state (see machine.py)
+--               'expired'      holder had it; to claim it, watch the state (see watch.py)
 --               'quarantined'  data were lost: nobody may lead, for so many ms
 --               'foreign'      the lock is held by what does not speak this protocol, for so many ms
 --       twin: me of another candidate with the same instance id, told once, when this one joins; or ''
@@ -18,7 +18,6 @@
 local ttl = tonumber(ARGV[7])
 redis.call('XLEN', KEYS[5])
 redis.call('LLEN', KEYS[6])
-
 
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. int(now))
 local twin, joined = '', redis.call('ZADD', KEYS[4], int(now + ARGV[8]), me)

@@ -1,4 +1,4 @@
--- The common beginning of campaign, reclaim and release: what is known of the election, and whether Redis lost of it.
+-- The common beginning of campaign, reclaim and release: what Redis knows of the election, and whether it lost any.
 --
 -- KEYS  1 lock        string, PX   me of the holder, for whoever looks; the state decides
 --       2 info        string, PX   LeaderInfo as JSON
@@ -21,8 +21,9 @@
 --       4 quarantine, ms   5 how many replicas must have a grant (0: replicas are not looked at)
 --       6 latest: server's ms after which the request is too old to be executed, or 0. For a leader that is the end
 --         of its lease, so whatever it changes it changes while nobody else can lead, on whatever server
--- Reply lines of text: echo, verdict ('late', or what the script says), token, ms left by the server's clock, candidates, now (server's ms), version,
---       span, twin, holder. The version is that of the state behind the script; every change makes another.
+-- Reply lines of text: echo, verdict ('late', or what the script says), token, ms left by the server's clock,
+--       candidates, now (server's ms), version, span, twin, holder. The version names the state as the script leaves
+--       it; every change makes another.
 --
 -- The state is lost when it is absent or garbage, when it is another server's (a restart or a promotion changes
 -- master_replid), or when the caller knows a higher token. With replicas also when one has joined: it may have been
@@ -43,7 +44,8 @@ local function number(text)
   return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) < 2 ^ 53 and tonumber(text)
 end
 local function remember(event, reason, holder, token)
-  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'kind', event, 'reason', reason, 'holder', holder, 'token', token)
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*',
+    'kind', event, 'reason', reason, 'holder', holder, 'token', token)
 end
 local function info(section)
   local answer = redis.pcall('INFO', section)  -- an ACL may deny it
@@ -83,8 +85,8 @@ if lost then
 end
 local function version() return kind .. ':' .. int(token) .. ':' .. int(until_) .. ':' .. int(request) end
 local function answer(verdict, who, left, twin)
-  local span = int(span)
-  return table.concat({echo, verdict, int(token), int(left), candidates, int(now), version(), span, twin or '', who}, '\n')
+  local lines = {echo, verdict, int(token), int(left), candidates, int(now), version(), int(span), twin or '', who}
+  return table.concat(lines, '\n')
 end
 local led = kind == 'lease' or kind == 'regained'
 if tonumber(ARGV[6]) > 0 and now > tonumber(ARGV[6]) then return answer('late', '', 0) end

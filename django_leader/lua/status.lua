@@ -17,7 +17,8 @@ if kind == 'hold' or kind == 'quarantine' then
 end
 local candidates = redis.call('ZCOUNT', KEYS[4], string.format('%.0f', now), '+inf')
 -- A leader says in the state that it is there.
-if holder ~= '' and (tonumber(redis.call('ZSCORE', KEYS[4], holder) or 0) or 0) < now then candidates = candidates + 1 end
+local score = holder ~= '' and redis.call('ZSCORE', KEYS[4], holder) or 0
+if holder ~= '' and tonumber(score) < now then candidates = candidates + 1 end
 return {
   ARGV[1],
   holder,

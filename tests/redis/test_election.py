@@ -24,7 +24,9 @@ from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable,
 from django_leader import candidacy as candidacy_module
 from django_leader import election as election_module
 from django_leader.channel import Channel, Waker, connector
+from django_leader.lease import Lease
 from django_leader.lifecycle import lifecycle
+from django_leader.records import Claim, LeaderInfo
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -656,6 +658,27 @@ def test_s19_a_fork_of_which_no_hook_told_is_found_at_the_next_start(make: Make)
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     assert election._candidacy is not before
+
+
+def test_s10_a_healthy_leader_keeps_its_term_through_a_quick_restart_of_redis(
+    make: Make, own_server: RedisServer
+) -> None:
+    election = make(redis.Redis(port=own_server.port), lock_ttl=15.0, quarantine=None)
+    election.on_lose_leadership(lambda: pytest.fail("the lease went on"))
+    leases = Lease(connector(own_server.client().connection_pool), election.config)
+    me = "before:0123456789abcdef"
+    seen = leases.campaign(me, Claim(), LeaderInfo("before"))
+    leases.release(me, leases.campaign(me, Claim(version=seen.version), LeaderInfo("before")).token, "", leave=True)
+    leases.channel.drop()  # so that the quarantine of a new server is over
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    token = election.fencing_token
+    own_server.stop()
+    eventually(lambda: election.outage)
+    own_server.start()
+    eventually(lambda: election.history()[:1] and election.history()[0].kind == "reclaimed")
+    assert (election.is_leader(), election.fencing_token) == (True, token)
+    election._listeners.on_loss.clear()
 
 
 def test_a_wait_that_was_cut_short_eats_no_wake_up(some_server: RedisServer) -> None:

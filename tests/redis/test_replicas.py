@@ -147,10 +147,12 @@ def sentinel(primary: RedisServer, tmp_path: Path) -> Iterator[Sentinel]:
         except redis.ConnectionError:
             return False
 
-    eventually(answers)
-    yield found
-    process.kill()
-    process.wait()
+    try:
+        eventually(answers)
+        yield found
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_an_election_behind_sentinel_asks_it_for_the_primary(sentinel: Sentinel) -> None:
