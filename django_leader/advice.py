@@ -24,7 +24,7 @@ class Advice:
     """For one candidacy. Local, any thread; never raises."""
 
     def __init__(self, label: str, config: Config) -> None:
-        self._label, self._config = label, config
+        self.label, self._config = label, config
         self._twins: set[str] = set()
         self._late = 0
         self._quarantine, self._told_at = "", -math.inf
@@ -82,7 +82,7 @@ class Advice:
             self._warn("%s", advice)
 
     def _warn(self, text: str, *args: object, exc_info: bool = False) -> None:
-        log(logging.WARNING, f"%s: {text}", self._label, *args, exc_info=exc_info)
+        log(logging.WARNING, f"%s: {text}", self.label, *args, exc_info=exc_info)
 
 
 def of_server(info: dict[str, str], min_replicas: int) -> list[str]:

@@ -3,8 +3,8 @@
 NOT guaranteed here: that a request whose reply did not come was not executed, that a term lasts, or that the
 application has stopped its work when it is over. Who may lead is decided by ``machine`` and by the scripts.
 
-- The election thread (``run``) does all I/O. Any thread may feed the machine, under one lock that is never held
-  across I/O or a callback.
+- The election thread (``run``) does all I/O (``actions``). Any thread may feed the machine, under one lock that is
+  never held across I/O or a callback.
 - What ``is_leader()`` reads is a ``Grant``: immutable, replaced whole, with a latch that goes from true to false
   only. Whoever is told that the term is over sets the latch, so that it stays over even if a renewal, accepted in
   time, is published at that very moment.
@@ -27,6 +27,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import clock, machine
+from .actions import Actions
 from .advice import Advice
 from .channel import Connect, Waker
 from .config import Config
@@ -35,7 +36,7 @@ from .exceptions import RedisUnavailable
 from .lease import Lease
 from .log import log
 from .process import NO_GRANT, Grant, new_latch
-from .records import NONCE_LENGTH, LeaderInfo, instance_of, utc_now
+from .records import NONCE_LENGTH, instance_of
 
 
 class Candidacy:
@@ -49,7 +50,6 @@ class Candidacy:
         self._applying = False
         self._lines: list[tuple[Any, ...]] = []
         self._thread: threading.Thread | None = None
-        self._deaf_until, self._deaf = 0.0, False
         self._heir: Candidacy | None = None
         self._waker = Waker()
         self._lease = Lease(connect, config, self._waker)
@@ -59,9 +59,11 @@ class Candidacy:
         self._next_delivery: TermDelivery | None = None
         self._last_leader = ""
         self._advice = Advice(label, config)
-        self._advised = False
         self.hold = 0.0
         self.pid = os.getpid()
+        self._actions = Actions(
+            self._lease, self._me, config, self._waker, self._advice, self.pid, lambda: self._state, self._apply
+        )
         self.grant = NO_GRANT
         self.changed = threading.Condition(threading.RLock())
         self.attempts = 0
@@ -141,91 +143,17 @@ class Candidacy:
                 todo = machine.plan(self._state, clock.now())
                 if todo.act == "leave":
                     break
-                left = self._do(todo)
+                if todo.listen and self._next_delivery is None:
+                    with contextlib.suppress(RuntimeError):
+                        self._next_delivery = self._prepare()
+                left = self._actions.do(todo, self.hold)
             except Exception as error:
                 self._failed(error)
                 if not isinstance(error, RedisUnavailable):  # a bug: the show goes on, but not in a tight loop
                     time.sleep(min(0.2, self._timing.retry))
         if not left and not self.outage and self._state.watch.look:
             with contextlib.suppress(Exception):
-                self._release(leave=True)
-
-    def _do(self, todo: machine.Plan) -> bool:
-        """Carries out one decision. Gives whether this process has left the election by it."""
-        state, asked_at = self._state, clock.now()
-        if todo.act == "campaign":
-            answer = self._lease.campaign(self._me, machine.claim(state, asked_at, self._timing), self._info())
-            self._answered(machine.Campaigned(asked_at, answer, random.random()))
-            time.sleep(0)  # the gain callbacks' turn, now and not at our next I/O
-            if answer.twin:
-                self._lease.post(answer.twin, {"twin": self._me})
-        elif todo.act in ("renew", "confirm") and (term := state.term or state.pending):
-            self._advice.beat(asked_at - state.next_at, term.deadline - asked_at, term.token)
-            latest, confirm = machine.claim(state, asked_at, self._timing).latest, todo.act == "confirm"
-            answer = self._lease.renew(self._me, term.token, self._info(), latest=latest, confirm=confirm)
-            self._answered(machine.Renewed(asked_at, answer))
-        elif todo.act == "release":
-            leave = state.stopping
-            try:
-                self._release(leave=leave)
-            finally:
-                self._apply(machine.Released())
-            return leave
-        elif todo.listen and asked_at >= self._deaf_until:
-            self._listen(state, todo.until)
-        else:
-            if state.ended and state.ended.owes_release:
-                with contextlib.suppress(RedisUnavailable):
-                    self._lease.channel.open()  # while the loss callbacks run
-            self._waker.wait(min(todo.until - clock.now(), 3600.0))
-        return False
-
-    def _listen(self, state: machine.State, until: float) -> None:
-        if self._next_delivery is None and not state.term:
-            with contextlib.suppress(RuntimeError):
-                self._next_delivery = self._prepare()
-        if not self._advised:
-            self._advised = True
-            with contextlib.suppress(RedisUnavailable):  # it may not be allowed
-                self._advice.server(self._lease.server())
-        try:
-            message = self._lease.wait(self._me, wake=not state.term and clock.now() >= state.not_before, until=until)
-            self._deaf = False
-        except RedisUnavailable as error:
-            # Whether Redis is away, the next request tells. If it only refuses to let us wait, we do without.
-            self._deaf_until = clock.now() + self._timing.retry
-            if self._deaf:
-                return
-            self._deaf = True
-            log(logging.INFO, "%s: cannot wait at Redis (%s); a hand-over may take longer", self._label, error)
-            return
-        if message is not None:
-            self._received(message)
-
-    def _release(self, *, leave: bool) -> None:
-        ended, claim = self._state.ended, machine.claim(self._state, clock.now(), self._timing)
-        token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
-        self._lease.release(self._me, token, reason, claim, leave=leave, hold=self.hold)
-
-    def _info(self) -> LeaderInfo:
-        """What is published of this process. While it leads always the same object."""
-        if not self._state.term:
-            since = utc_now()
-            self._published = LeaderInfo(self._config.instance_id, self._config.hostname, since, None, pid=self.pid)
-        return self._published
-
-    def _received(self, message: dict[str, Any]) -> None:
-        if "wake" in message:
-            self._apply(machine.Woken(message["wake"]))
-        elif isinstance(twin := message.get("twin"), str):
-            self._advice.twin(twin)
-            if not message.get("answer"):
-                self._lease.post(twin, {"twin": self._me, "answer": True})
-
-    def _answered(self, event: machine.Campaigned | machine.Renewed) -> None:
-        self._apply(event)
-        self._advised = self._advised and not self.outage
-        self._advice.answered(event.answer)
+                self._actions.release(leave=True)
 
     def _failed(self, error: Exception) -> None:
         self._advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))

@@ -8,7 +8,10 @@ outcome as unknown.
 - Nothing is sent twice. After any error or missing reply the connection is dropped, so that no later request can
   be answered by the reply to an earlier one.
 - Waiting is a blocking command at the server and, at the same time, a poll at home on the socket and on a ``Waker``.
-  The server's timer is coarse (up to 0.1 s late by default), so it is asked to end early and the rest is waited here.
+  The server's timer is coarse (up to 0.1 s late by default). Where the instant counts, it is asked to end early and the
+  rest is waited here.
+- A wait can be sent in one piece with the request before it. Its reply is then owed; until it has come, the connection
+  cannot be used for anything else, and whoever cannot wait for it takes a new one.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import math
 import os
 import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
@@ -28,6 +31,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from . import clock
 from .exceptions import RedisUnavailable
+from .packed import Packed
 from .sentinel import Primary, private
 
 Connect = Callable[[float], Connection]
@@ -45,15 +49,14 @@ _NO_CLIENT_INFO: dict[str, None] = (
 )
 
 
-def _poll(sockets: list[socket.socket], seconds: float) -> list[socket.socket]:
-    """Those of ``sockets`` that can be read, or have ended, within so many seconds."""
+def _poll(descriptors: list[int], seconds: float) -> list[int]:
+    """Those of ``descriptors`` that can be read, or have ended, within so many seconds."""
     if not hasattr(select, "poll"):
-        return select.select(sockets, [], [], seconds)[0]
+        return select.select(descriptors, [], [], seconds)[0]
     poll = select.poll()  # unlike select it knows descriptors above 1023, and gevent has it
-    for sock in sockets:
-        poll.register(sock, select.POLLIN)
-    ready = {descriptor for descriptor, _ in poll.poll(math.ceil(seconds * 1000))}
-    return [sock for sock in sockets if sock.fileno() in ready]
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(math.ceil(seconds * 1000))]
 
 
 class Waker:
@@ -63,6 +66,8 @@ class Waker:
         self._reader, self._writer = socket.socketpair()
         for end in (self._reader, self._writer):
             end.setblocking(False)
+        self.also: int | None = None
+        """A descriptor that ends a wait like ``set()`` when it can be read."""
 
     def set(self) -> None:
         """Ends the wait that is under way, or the next one. Local, never blocks."""
@@ -71,13 +76,13 @@ class Waker:
 
     def wait(self, seconds: float, sock: socket.socket | None = None) -> tuple[bool, bool]:
         """Waits for ``set()``, for something to read on ``sock``, or for the time. Says which: (set, readable)."""
-        watched = [self._reader] if sock is None else [self._reader, sock]
-        ready = _poll(watched, max(0.0, seconds))
-        if self._reader in ready:
+        own, other = self._reader.fileno(), -1 if sock is None else sock.fileno()
+        ready = _poll([fd for fd in (own, other, self.also) if fd is not None and fd >= 0], max(0.0, seconds))
+        if own in ready:
             with contextlib.suppress(OSError):
                 while self._reader.recv(4096):
                     pass
-        return self._reader in ready, sock in ready
+        return own in ready or self.also in ready, other in ready
 
     def close(self) -> None:
         """Gives the descriptors back. A later ``set()`` does nothing."""
@@ -92,6 +97,8 @@ class Channel:
         self._connect, self._timeout, self._waker = connect, timeout, waker
         self._connection: Connection | None = None
         self._stale: Connection | None = None
+        self._owed: float | None = None
+        """The instant up to which a wait was asked for whose reply has not come."""
 
     def call(self, *command: Any) -> Any:
         """Sends one command once and gives its reply. One round trip, more if it must connect first.
@@ -106,10 +113,13 @@ class Channel:
         except BaseException as error:
             raise self._dropped(error) from error
 
-    def call_packed(self, command: bytes) -> Any:
-        """Like ``call``, for a command that ``pack`` has packed."""
+    def call_packed(self, command: bytes, *, until: float | None = None) -> Any:
+        """Like ``call``, for a command that ``pack`` has packed.
+
+        If a wait until the instant ``until`` follows in it, ``wait`` gives the reply to that.
+        """
         try:
-            return self._call([command])
+            return self._call([command], until)
         except NoScriptError:
             raise
         except BaseException as error:
@@ -122,30 +132,35 @@ class Channel:
         except BaseException as error:
             raise self._dropped(error) from error
 
-    def wait(self, keys: Sequence[str], until: float) -> tuple[bytes, bytes] | None:
-        """Waits for an element in one of the lists ``keys`` until the instant ``until``, or until the waker is set.
+    def wait(self, command: Packed, until: float) -> tuple[bytes, bytes] | None:
+        """Waits for an element in one of the lists of ``command`` until an instant, or until the waker is set.
 
-        Gives (key, element), or None when the time is over or the waker was set. Raises ``RedisUnavailable``.
+        Gives (key, element), or None when the time is over or the waker was set. A wait that was sent already goes on;
+        if it was meant to last until ``until``, it may end late by the server's timer. Raises ``RedisUnavailable``.
         """
         assert self._waker, "a channel that waits needs a waker"
-        seconds = until - clock.now() - SERVER_TIMER
-        if seconds < SERVER_TIMER / 2:
-            self._waker.wait(until - clock.now())
-            return None
-        self._close_stale()  # it still waits at the server, and would eat the element that is meant for us
+        patience = until
         try:
-            self._open().send_command("BLPOP", *keys, f"{min(seconds, 3600):.3f}", check_health=False)  # type: ignore[no-untyped-call]
+            if self._owed is None:
+                seconds = until - clock.now() - SERVER_TIMER
+                if seconds < SERVER_TIMER / 2:
+                    self._waker.wait(until - clock.now())
+                    return None
+                self._close_stale()  # it still waits at the server, and would eat the element that is meant for us
+                self._open().send_packed_command([command.filled(duration(seconds))], check_health=False)  # type: ignore[no-untyped-call]
+                self._owed = until
+            elif until >= self._owed:
+                patience = until + 2 * SERVER_TIMER
             assert self._connection
-            if not self._readable(until):
-                # The reply is still owed, so this connection cannot be used for anything else. To close it takes
-                # time that a hand-over may need: it is done behind the next call.
-                self._stale, self._connection = self._connection, None
+            if not self._readable(patience):
+                self._set_aside()
                 return None
-            reply = self._connection.read_response(disable_decoding=True)
+            reply, self._owed = self._connection.read_response(disable_decoding=True), None
         except BaseException as error:
             raise self._dropped(error) from error
         if reply is None:
-            self._waker.wait(until - clock.now())
+            if clock.now() < until:
+                self._waker.wait(until - clock.now())
             return None
         return reply[0], reply[1]
 
@@ -158,7 +173,7 @@ class Channel:
         """Closes the connection. The next call makes a new one."""
         self._close_stale()
         _close(self._connection)
-        self._connection = None
+        self._connection = self._owed = None
 
     def open(self) -> None:
         """Connects ahead of the next call, if there is no connection. Raises ``RedisUnavailable``."""
@@ -175,7 +190,13 @@ class Channel:
                 connection._sock = None
                 with contextlib.suppress(OSError):
                     os.close(sock.detach())
-        self._connection = self._stale = None
+        self._connection = self._stale = self._owed = None
+
+    def _set_aside(self) -> None:
+        # A reply is still owed, so this connection cannot be used for anything else. To close it takes time that a
+        # hand-over may need: it is done behind the next call.
+        self._close_stale()
+        self._stale, self._connection, self._owed = self._connection, None, None
 
     def _close_stale(self) -> None:
         _close(self._stale)
@@ -189,14 +210,17 @@ class Channel:
         return error
 
     def _open(self) -> Connection:
+        if self._owed is not None:
+            self._set_aside()
         if self._connection is None:
             self._connection = self._connect(self._timeout)
             self._connection.connect()  # type: ignore[no-untyped-call]
         return self._connection
 
-    def _call(self, packed: list[bytes]) -> Any:
+    def _call(self, packed: list[bytes], until: float | None = None) -> Any:
         connection = self._open()
         connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
+        self._owed = until
         reply = connection.read_response(disable_decoding=True)
         if self._stale:
             self._close_stale()
@@ -214,6 +238,12 @@ class Channel:
             if self._waker.wait(SLICE)[0]:
                 return False
         return ready
+
+
+def duration(seconds: float) -> bytes:
+    """How long a command blocks, at the least, as it is sent: always of one length. At most an hour. Local."""
+    # Redis cuts its clock to milliseconds.
+    return b"%012.3f" % ((math.ceil(min(seconds, 3600) * 1000) + 1) / 1000)
 
 
 def _close(connection: Connection | None) -> None:

@@ -181,6 +181,11 @@ def inbox(keys: Keys, me: str) -> str:
     return f"{keys.wake.removesuffix('wake')}inbox:{me}"
 
 
+def lifetime(timing: Timing) -> int:
+    """Milliseconds for which a candidate counts without a sign of life."""
+    return math.ceil((timing.ttl + max(timing.retry, timing.heartbeat)) * 1000)
+
+
 def margin_of(ttl: float) -> float:
     """What the deadline of a lease of ``ttl`` seconds comes early, for clocks that drift."""
     return max(0.010, 0.02 * ttl)

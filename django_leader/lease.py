@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
-from .channel import SERVER_TIMER, Channel, Connect, Waker
-from .config import Config, Timing, inbox
+from . import clock, packed
+from .channel import SERVER_TIMER, Channel, Connect, Waker, duration
+from .config import Config, Timing, inbox, lifetime
 from .exceptions import RedisUnavailable
+from .packed import Packed
 from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, utc_now
 
 _requests = itertools.count(10**11)  # so that each has as many digits as the next
@@ -39,10 +41,12 @@ class Script(NamedTuple):
 
 
 STATE_SCRIPTS = ("campaign", "reclaim", "release")
-MAY_WRITE = (*STATE_SCRIPTS, "renew")
+MAY_WRITE = (*STATE_SCRIPTS, "renew", "look")
 FLAGS = "#!lua flags=allow-oom\n"
 NOT_UNDERSTOOD = "near '#'"
 """What every server that does not know ``FLAGS`` says of them."""
+MOST_MESSAGES = 100
+"""How many messages are collected at a time: more than anybody sends within a heartbeat."""
 
 
 @cache
@@ -54,31 +58,15 @@ def script(name: str, flags: str = "") -> Script:
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-ECHO, TIME = b"\0" * 12, b"\1" * 32
-"""What stands in a prepared heartbeat for the number of the request and the time, which always have that length."""
-
-
-class Beat(NamedTuple):
-    """The heartbeats of one term. They are what an election does all day, so they are packed once."""
-
-    token: int = 0
-    start: bytes = b""
-    """Up to the number of the request, ``middle`` up to the time, ``end`` from there on."""
-    middle: bytes = b""
-    end: bytes = b""
-    span: float = 0.0
-    """Seconds that a renewal lasts."""
-    source: bytes = b""
-    arguments: tuple[bytes, ...] = ()
-    """Both for a server that does not know the script."""
-
-
 class Lease:
     """Speaks to Redis about one election, on one connection, for one thread."""
 
-    def __init__(self, connect: Connect, config: Config, waker: Waker | None = None) -> None:
-        self._timing, self._keys = config.timing, config.keys
-        self._flags, self._prepared = FLAGS, Beat()
+    def __init__(self, connect: Connect, config: Config, waker: Waker | None = None, process: str = "") -> None:
+        self._timing, self._keys, self._process = config.timing, config.keys, process
+        self._flags = FLAGS
+        self._beat: tuple[int, Packed] | None = None
+        self._look: tuple[str, Packed] | None = None
+        self._wait: tuple[tuple[str, bool], Packed] | None = None
         self.channel = Channel(connect, self._timing.operation, waker)
 
     def campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Answer:
@@ -86,7 +74,16 @@ class Lease:
 
         One round trip, two with ``MIN_REPLICAS``. Raises ``RedisUnavailable``.
         """
-        return self._step("campaign", campaign_arguments(self._timing, me, claim, info))
+        return self._step("campaign", campaign_arguments(self._timing, me, claim, info, self._process))
+
+    def look(self, me: str, claim: Claim, info: LeaderInfo, until: float | None = None) -> Answer:
+        """One look of a follower at a lease that another one holds. Errors as above.
+
+        One round trip, in which a wait until the instant ``until`` can begin: see ``wait``. It becomes a campaign, for
+        a round trip more, when the state in Redis is not plainly such a lease.
+        """
+        answer = self._glance(me, until) if self.channel.connected else None
+        return answer if answer and answer.token >= claim.floor else self.campaign(me, claim, info)
 
     def renew(self, me: str, token: int, info: LeaderInfo, *, latest: float = 0.0, confirm: bool = False) -> Answer:
         """The heartbeat of the term ``token``, or the confirmation of its grant. Cost and errors as above.
@@ -94,11 +91,12 @@ class Lease:
         It costs one round trip more when the state in Redis is not plainly the leader's own. ``latest``: seconds on
         the server's clock after which that state must not be changed any more; 0 when that is not known.
         """
-        if self.channel.connected and not confirm and (answer := self._beat(me, token, info)):
+        if self.channel.connected and not confirm and (answer := self._renew(me, token, info)):
             if self._timing.replicas:
                 self._confirmed()
             return answer
-        return self._step("reclaim", reclaim_arguments(self._timing, me, token, info, latest, confirm=confirm))
+        arguments = reclaim_arguments(self._timing, me, token, info, latest, self._process, confirm=confirm)
+        return self._step("reclaim", arguments)
 
     def release(
         self, me: str, token: int, reason: str, claim: Claim = NO_CLAIM, *, leave: bool, hold: float = 0
@@ -140,25 +138,21 @@ class Lease:
         lifetime = math.ceil(self._timing.ttl * 1000)
         self._run("post", (inbox(self._keys, to),), json.dumps(message), lifetime)
 
+    def collect(self, me: str) -> list[dict[str, Any]]:
+        """The messages to ``me`` that are waiting. One round trip. Raises ``RedisUnavailable``."""
+        return [_message(text) for text in self.channel.call("LPOP", inbox(self._keys, me), MOST_MESSAGES) or ()]
+
     def wait(self, me: str, *, wake: bool, until: float) -> dict[str, Any] | None:
         """Waits for a message to ``me``, and with ``wake`` for a wake-up, until the instant ``until``.
 
-        Gives the message, ``{"wake": place}`` for a wake-up, or None when the wait ended otherwise. Raises
-        ``RedisUnavailable``.
+        Gives the message, ``{"wake": place}`` for a wake-up, or None when the wait ended otherwise. A wait that began
+        with a look goes on. Raises ``RedisUnavailable``.
         """
-        keys = [inbox(self._keys, me), self._keys.wake][: 1 + wake]
-        element = self.channel.wait(keys, until)
+        element = self.channel.wait(self._waiting(me, wake=wake), until)
         if element is None:
             return None
         key, value = element
-        if key.decode() != keys[0]:
-            return {"wake": int(value == b"1")}
-        try:
-            message = json.loads(value)
-        except ValueError:
-            message = None
-        # Only the list of wake-ups says who is woken; an inbox that does is garbage.
-        return {name: value for name, value in message.items() if name != "wake"} if isinstance(message, dict) else {}
+        return {"wake": int(value == b"1")} if key.decode() == self._keys.wake else _message(value)
 
     def _step(self, name: str, arguments: tuple[Any, ...]) -> Answer:
         answer = parse(self._run(name, self._keys, *arguments))
@@ -174,34 +168,47 @@ class Lease:
         if have < self._timing.replicas:
             raise RedisUnavailable(f"{have} of {self._timing.replicas} replicas (MIN_REPLICAS) have confirmed it")
 
-    def _beat(self, me: str, token: int, info: LeaderInfo) -> Answer | None:
+    def _renew(self, me: str, token: int, info: LeaderInfo) -> Answer | None:
         """The lean renewal; None when it was unsure."""
-        if self._prepared.token != token:
-            self._prepared = self._prepare(me, token, info)
-        beat = self._prepared
+        if self._beat is None or self._beat[0] != token:
+            sha = script("renew", self._flags).sha
+            self._beat = token, packed.heartbeat(self.channel.pack, sha, self._keys, me, token, self._timing, info)
         echo, at = b"%d" % next(_requests), utc_now().isoformat(timespec="microseconds").encode()
-        try:
-            reply = self.channel.call_packed(beat.start + echo + beat.middle + at + beat.end)
-        except NoScriptError:
-            filled = (argument.replace(ECHO, echo).replace(TIME, at) for argument in beat.arguments)
-            reply = self.channel.call(b"EVAL", beat.source, *filled)
+        reply = self._send("renew", self._beat[1], echo, at)
         parts = reply.split(b" ") if isinstance(reply, bytes) else []
-        if len(parts) != 4 or parts[0] != echo:
+        if len(parts) != 5 or parts[0] != echo:
             raise self._not_ours("renew")
-        _, verdict, now, version = parts
+        _, verdict, now, version, mail = parts
         if verdict != b"renewed":
             return None
-        return Answer("renewed", token, me, beat.span, 0, "", int(now) / 1000, version.decode(), beat.span)
+        ttl, at_server = math.floor(self._timing.ttl * 1000) / 1000, int(now) / 1000
+        return Answer("renewed", token, me, ttl, 0, "", at_server, version.decode(), ttl, mail=mail == b"1")
 
-    def _prepare(self, me: str, token: int, info: LeaderInfo) -> Beat:
-        code, ttl = script("renew", self._flags), math.floor(self._timing.ttl * 1000)
-        text = replace(info, last_heartbeat=None, fencing_token=token).to_json().encode("utf-8", "replace")
-        text = text.replace(b'"last_heartbeat": null', b'"last_heartbeat": "%s"' % TIME)
-        keys = (key.encode() for key in self._keys[:3])
-        arguments = (b"3", *keys, ECHO, me.encode(), b"%d" % token, b"%d" % ttl, text)
-        start, rest = self.channel.pack(b"EVALSHA", code.sha, *arguments).split(ECHO)
-        middle, end = rest.split(TIME)
-        return Beat(token, start, middle, end, ttl / 1000, code.source.encode(), arguments)
+    def _glance(self, me: str, until: float | None) -> Answer | None:
+        """The lean look; None when it was unsure."""
+        if self._look is None or self._look[0] != me:
+            sha = script("look", self._flags).sha
+            self._look = me, packed.look(self.channel.pack, sha, self._keys, me, self._timing)
+        echo, waiting = b"%d" % next(_requests), b""
+        if until is not None:
+            waiting = self._waiting(me, wake=True).filled(duration(until - clock.now()))
+        reply = self._send("look", self._look[1], echo, more=waiting, until=until)
+        if not isinstance(reply, bytes) or not reply.startswith(echo + b"\n"):
+            raise self._not_ours("look")
+        return None if reply.endswith(b"\nunsure") else parse(reply)
+
+    def _waiting(self, me: str, *, wake: bool) -> Packed:
+        if self._wait is None or self._wait[0] != (me, wake):
+            keys = [inbox(self._keys, me), self._keys.wake][: 1 + wake]
+            self._wait = (me, wake), packed.wait(self.channel.pack, keys)
+        return self._wait[1]
+
+    def _send(self, name: str, request: Packed, *values: bytes, more: bytes = b"", until: float | None = None) -> Any:
+        try:
+            return self.channel.call_packed(request.filled(*values) + more, until=until)
+        except NoScriptError:
+            # Redis has not executed anything: it asks for the source.
+            return self.channel.call("EVAL", script(name, self._flags).source, *request.words_filled(*values))
 
     def _not_ours(self, name: str) -> RedisUnavailable:
         self.channel.drop()
@@ -215,7 +222,7 @@ class Lease:
         except RedisUnavailable as error:
             if not flags or NOT_UNDERSTOOD not in str(error):
                 raise
-            self._flags, self._prepared = "", Beat()
+            self._flags, self._beat, self._look = "", None, None
             reply = self._evaluate(script(name), len(keys), *keys, echo, *args)
         try:
             first = reply.partition(b"\n")[0] if isinstance(reply, bytes) else reply[0]
@@ -233,16 +240,17 @@ class Lease:
             return self.channel.call("EVAL", code.source, *tail)
 
 
-def campaign_arguments(timing: Timing, me: str, claim: Claim, info: LeaderInfo) -> tuple[Any, ...]:
+def campaign_arguments(timing: Timing, me: str, claim: Claim, info: LeaderInfo, process: str = "") -> tuple[Any, ...]:
     """What the script takes behind the echo. Local."""
-    return (*_who(timing, me, claim.floor, claim.latest), *_what(timing, info), claim.version, *claim.lost)
+    who, what = _who(timing, me, claim.floor, claim.latest), _what(timing, info)
+    return (*who, *what, process, claim.version, *claim.lost, *claim.dead)
 
 
 def reclaim_arguments(
-    timing: Timing, me: str, token: int, info: LeaderInfo, latest: float, *, confirm: bool
+    timing: Timing, me: str, token: int, info: LeaderInfo, latest: float, process: str = "", *, confirm: bool
 ) -> tuple[Any, ...]:
     """What the script takes behind the echo. Local."""
-    return (*_who(timing, me, token, latest), *_what(timing, info), int(confirm))
+    return (*_who(timing, me, token, latest), *_what(timing, info), process, int(confirm))
 
 
 def release_arguments(
@@ -254,10 +262,9 @@ def release_arguments(
 
 def parse(reply: bytes) -> Answer:
     """What a script answered to a campaign or a renewal. Local."""
-    _, verdict, token, left, candidates, at, version, span, twin, holder = _decode(reply).split("\n", 9)
-    return Answer(
-        verdict, int(token), holder, int(left) / 1000, int(candidates), twin, int(at) / 1000, version, int(span) / 1000
-    )
+    _, verdict, token, left, candidates, at, version, span, twin, process, holder = _decode(reply).split("\n", 10)
+    seconds, server, lasts = int(left) / 1000, int(at) / 1000, int(span) / 1000
+    return Answer(verdict, int(token), holder, seconds, int(candidates), twin, server, version, lasts, process)
 
 
 def _who(timing: Timing, me: str, floor: int, latest: float) -> tuple[Any, ...]:
@@ -265,10 +272,18 @@ def _who(timing: Timing, me: str, floor: int, latest: float) -> tuple[Any, ...]:
 
 
 def _what(timing: Timing, info: LeaderInfo) -> tuple[Any, ...]:
-    lifetime = math.ceil((timing.ttl + max(timing.retry, timing.heartbeat)) * 1000)
     described = replace(info, last_heartbeat=utc_now()).as_dict()
     described.pop("fencing_token")  # the script knows it, and adds it
-    return math.floor(timing.ttl * 1000), lifetime, json.dumps(described, ensure_ascii=False)
+    return math.floor(timing.ttl * 1000), lifetime(timing), json.dumps(described, ensure_ascii=False)
+
+
+def _message(text: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(text)
+    except ValueError:
+        message = None
+    # Only the list of wake-ups says who is woken; an inbox that does is garbage.
+    return {name: value for name, value in message.items() if name != "wake"} if isinstance(message, dict) else {}
 
 
 def _decode(value: bytes) -> str:

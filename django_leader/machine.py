@@ -13,7 +13,8 @@ Why one process leads at a time. Say that a grant to B follows one to A:
   reply comes after the deadline meets a term that has already ended, and nothing leads from ``ended`` to ``term``.
 - *A's state is there when B's request is executed.* Either A has released it, and had ended before; or B claims it.
   A claim names the version of the state that B has proved to be over on its own clock (``watch``). A renewal makes
-  another version, and the claim void.
+  another version, and the claim void. Or it names A and its token, and A's process is dead (``process``): then nothing
+  of A leads, whatever its deadline, and what it has sent and is executed later finds that the state is not its own.
 - *A's state is lost.* The first step of anybody on what is left finds no state, another server's, or an older one,
   and sets a quarantine, which lasts longer than any lease that was granted before the loss, and has to be claimed
   like any other state. A itself may set its state again while its lease lasts, which is then the only one: the server
@@ -37,10 +38,47 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from .config import Timing
+from .events import (
+    AnyEvent as AnyEvent,
+)
+from .events import (
+    Broken as Broken,
+)
+from .events import (
+    Campaigned as Campaigned,
+)
+from .events import (
+    Delivered as Delivered,
+)
+from .events import (
+    Died as Died,
+)
+from .events import (
+    Failed as Failed,
+)
+from .events import (
+    Reason as Reason,
+)
+from .events import (
+    Released as Released,
+)
+from .events import (
+    Renewed as Renewed,
+)
+from .events import (
+    Resign as Resign,
+)
+from .events import (
+    Stop as Stop,
+)
+from .events import (
+    Tick as Tick,
+)
+from .events import (
+    Woken as Woken,
+)
 from .records import Answer, Claim
 from .watch import NOTHING_SEEN, Watch
-
-Reason = Literal["resigned", "expired", "taken", "quarantined", "data-lost", "callback-failed"]
 
 HAIR = 0.001  # seconds beyond the end of a lease, which Redis counts in whole milliseconds
 SPREAD = 0.00005  # seconds per candidate, over which the attempts on one expiry spread: a third of a script's time
@@ -85,74 +123,17 @@ class State:
     watch: Watch = NOTHING_SEEN
     untold: tuple[int, str] = (0, "")
     """Token and reason of the last term, until the history has its end."""
+    looks: bool = False
+    """Whether another one led when Redis was last asked, so that a look is enough."""
+    dead: tuple[str, int] = ("", 0)
+    """Holder and token of the last term whose process was seen to die."""
     stopping: bool = False
-
-
-class Campaigned(NamedTuple):
-    """A campaign was answered."""
-
-    asked_at: float
-    answer: Answer
-    chance: float
-
-
-class Renewed(NamedTuple):
-    """A renewal was answered."""
-
-    asked_at: float
-    answer: Answer
-
-
-class Failed(NamedTuple):
-    """A request failed, or its outcome is unknown."""
-
-    chance: float
-
-
-class Tick(NamedTuple):
-    """Time has passed."""
-
-
-class Woken(NamedTuple):
-    """A leader let go: campaign now, or a little later if another one was woken first."""
-
-    place: int = 0
-
-
-class Broken(NamedTuple):
-    """Somebody saw the term with this token after its deadline: it must not go on."""
-
-    token: int
-
-
-class Resign(NamedTuple):
-    """The term with this token ends by our own will. Another term is not touched."""
-
-    token: int
-    reason: Reason
-
-
-class Delivered(NamedTuple):
-    """The loss callbacks of the term with this token have returned."""
-
-    token: int
-
-
-class Released(NamedTuple):
-    """The release was sent. What it missed, time does."""
-
-
-class Stop(NamedTuple):
-    """Take part no longer."""
-
-
-AnyEvent = Campaigned | Renewed | Failed | Tick | Woken | Broken | Resign | Delivered | Released | Stop
 
 
 class Plan(NamedTuple):
     """What to do next. A ``wait`` lasts until ``until``, and any event cuts it short."""
 
-    act: Literal["campaign", "confirm", "renew", "release", "leave", "wait"]
+    act: Literal["campaign", "look", "confirm", "renew", "release", "leave", "wait"]
     until: float = math.inf
     listen: bool = False
     """Whether to wait at Redis, where other processes can wake us, and not only at home."""
@@ -171,9 +152,12 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
             term = state.term or state.pending  # which is worth some tries more before it ends
             longest = min(timing.retry, max(FIRST_BACKOFF, (term.deadline - now) / 4)) if term else timing.retry
             wait = min(longest, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + chance / 2)
-            return replace(state, failures=state.failures + 1, next_at=max(now + wait, state.not_before))
+            later = max(now + wait, state.not_before)
+            return replace(state, failures=state.failures + 1, next_at=later, looks=False)
         case Woken(place) if state.term is None and state.pending is None:
-            return replace(state, next_at=max(now + place * SECOND_CHANCE, state.not_before))
+            return replace(state, next_at=max(now + place * SECOND_CHANCE, state.not_before), looks=False)
+        case Died(holder, token) if state.term is None and state.pending is None:
+            return replace(state, dead=(holder, token), next_at=max(now, state.not_before), looks=False)
         case Broken(token) if state.term and state.term.token == token:
             return _end(state, "expired", owes_release=False, next_at=now)
         case Resign(token, reason) if state.term and state.term.token == token:
@@ -197,7 +181,7 @@ def claim(state: State, asked_at: float, timing: Timing) -> Claim:
     if term := state.term or state.pending or ended:  # at its end somebody else may lead
         return Claim(state.floor, latest=state.watch.server_time(term.deadline, most=False))
     latest = state.watch.server_time(asked_at + timing.operation + timing.margin, most=True)
-    return Claim(state.floor, state.watch.over(asked_at), latest, state.untold)
+    return Claim(state.floor, state.watch.over(asked_at), latest, state.untold, state.dead)
 
 
 def decided(event: AnyEvent, after: State) -> bool:
@@ -219,9 +203,12 @@ def plan(state: State, now: float) -> Plan:
     if state.ended:
         return Plan("wait")
     if now >= state.next_at:
-        return Plan("renew" if state.term else "confirm" if state.pending else "campaign")
-    until = min(state.next_at, state.term.deadline) if state.term else state.next_at
-    return Plan("wait", until, listen=not state.failures)
+        if state.term or state.pending:
+            return Plan("renew" if state.term else "confirm")
+        return Plan("look" if state.looks and not state.watch.over(now) else "campaign")
+    if state.term:
+        return Plan("wait", min(state.next_at, state.term.deadline))
+    return Plan("wait", state.next_at, listen=not state.failures)
 
 
 def _expire(state: State, now: float) -> State:
@@ -261,14 +248,15 @@ def _observe(state: State, asked_at: float, answer: Answer, now: float, timing: 
 
 
 def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, now: float, timing: Timing) -> State:
-    state = replace(_observe(state, asked_at, answer, now, timing), untold=(0, ""))
+    state = replace(_observe(state, asked_at, answer, now, timing), untold=(0, ""), looks=False)
     if state.term or state.ended or state.pending:
         return state
     if answer.verdict != "granted":
         # What is not ours cannot be claimed: its holder lets it run out, or renews it.
         over_at = now + answer.remaining if answer.verdict in ("foreign", "late") else state.watch.over_at
         spread = chance * min(LONGEST_SPREAD, SPREAD * answer.candidates)
-        return replace(state, leader=answer.holder, next_at=min(now + timing.retry, max(over_at, now) + HAIR + spread))
+        next_at = min(asked_at + timing.retry, max(over_at, now) + HAIR + spread)
+        return replace(state, leader=answer.holder, next_at=next_at, looks=answer.verdict == "held")
     term = Term(answer.token, asked_at + timing.ttl - timing.margin)
     if state.stopping:
         return replace(state, ended=_unannounced(term))

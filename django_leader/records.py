@@ -95,6 +95,8 @@ class Claim(NamedTuple):
     """Seconds on the server's clock after which the campaign is too old to be executed; 0 when that is not known."""
     lost: tuple[int, str] = (0, "")
     """Token and reason of the last term, if the history does not have its end yet."""
+    dead: tuple[str, int] = ("", 0)
+    """Holder and token of a term whose process is proved to be dead."""
 
 
 NO_CLAIM = Claim()
@@ -119,6 +121,10 @@ class Answer(NamedTuple):
     """Names the state as the script left it; every change gives it another."""
     span: float
     """Seconds from the instant at which the state was set to its end."""
+    process: str = ""
+    """The holder's process, for those on its host."""
+    mail: bool = False
+    """Whether there is something in the leader's inbox."""
 
 
 def instance_of(me: str) -> str:

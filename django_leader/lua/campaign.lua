@@ -2,9 +2,10 @@
 --
 -- KEYS, ARGV 1 to 6 and what happens first: state.lua
 -- ARGV  7 ttl, ms   8 ms for which the candidate counts without a sign of life
---       9 info: a JSON object without the token
---       10 claim: version of the state that is over, as the candidate has proved to itself; or ''
---       11 token and 12 reason of the candidate's last term, if the history does not have its end yet; or 0 and ''
+--       9 info: a JSON object without the token   10 process of the candidate; or ''
+--       11 claim: version of the state that is over, as the candidate has proved to itself; or ''
+--       12 token and 13 reason of the candidate's last term, if the history does not have its end yet; or 0 and ''
+--       14 holder and 15 token of a lease whose holder's process is dead, as the kernel has told the candidate; or ''
 -- Reply as in state.lua
 --       verdict 'granted'      the lease is the candidate's, with this token
 --               'held'         holder has it, for so many ms
@@ -12,6 +13,8 @@
 --               'quarantined'  data were lost: nobody may lead, for so many ms
 --               'foreign'      the lock is held by what does not speak this protocol, for so many ms
 --       twin: me of another candidate with the same instance id, told once, when this one joins; or ''
+-- The dead renew nothing, so a claim of their lease need not name its version. In a quarantine it says nothing, and
+-- neither after a reclaim until the next heartbeat has shown that it counted.
 -- Granted also when the lease is the candidate's own: the reply to that grant was lost, so nobody leads by it. But
 -- once only: a candidate that no reply reaches must not keep the election from all others. Not after a reclaim, which
 -- may have come too late to count, and not to a request that an earlier one overtook.
@@ -30,17 +33,18 @@ if joined == 1 then
   end
 end
 candidates = redis.call('ZCARD', KEYS[4])
-if tonumber(ARGV[11]) > (number(found[9]) or 0) then
-  remember(ARGV[12], '', me, ARGV[11])
-  redis.call('HSET', KEYS[3], 'told', ARGV[11])
+if tonumber(ARGV[12]) > (number(found[9]) or 0) then
+  remember(ARGV[13], '', me, ARGV[12])
+  redis.call('HSET', KEYS[3], 'told', ARGV[12])
 end
 
-local claimed = ARGV[10] == version()
+local claimed = ARGV[11] == version()
+local dead = kind == 'lease' and ARGV[14] == holder and ARGV[15] == int(token)
 local own = kind == 'lease' and holder == me and tonumber(echo) > request
 local free = kind == 'free' or (kind == 'hold' and now >= until_)
 local left = lock and lock ~= me and redis.call('PTTL', KEYS[1]) or 0
 if left > 0 and (lock ~= holder or kind == 'free') then return answer('foreign', lock, left, twin) end
-if not (claimed or own or free) then
+if not (claimed or dead or own or free) then
   if kind == 'quarantine' then return answer('quarantined', '', until_ - now, twin) end
   return answer(until_ > now and 'held' or 'expired', holder, until_ - now, twin)
 end
@@ -49,9 +53,9 @@ if replicas > tonumber(string.match(replication, 'connected_slaves:(%d+)') or 0)
 end
 
 token = math.max(token + 1, time[1] * 1000000 + time[2])
-remember(led and holder ~= me and 'taken-over' or 'elected', '', me, int(token))
+remember(led and holder ~= me and 'taken-over' or 'elected', dead and 'died' or '', me, int(token))
 kind = own and not claimed and 'regained' or 'lease'
-holder, until_, span, request = me, now + ttl, ttl, echo
+holder, until_, span, request, process = me, now + ttl, ttl, echo, ARGV[10]
 redis.call('SET', KEYS[1], me, 'PX', ttl)
 redis.call('SET', KEYS[2], string.sub(ARGV[9], 1, -2) .. ', "fencing_token": ' .. int(token) .. '}', 'PX', ttl)
 save()

@@ -3,7 +3,8 @@
 --
 -- KEYS, ARGV 1 to 6 and what happens first: state.lua; the floor is the token of the term
 -- ARGV  7 ttl, ms   8 ms for which the candidate counts without a sign of life
---       9 info: a JSON object without the token   10 '1': confirms a grant, which no data loss may have followed
+--       9 info: a JSON object without the token   10 process of the leader; or ''
+--       11 '1': confirms a grant, which no data loss may have followed
 -- Reply as in state.lua
 --       verdict 'renewed'      token and holder are the leader's own
 --               'refused'      holder has the lease ('' when nobody does); token is the highest
@@ -13,7 +14,7 @@
 -- (see machine.py); the state then lasts as long as a quarantine, since another one's lease may have been lost, too.
 local ttl = tonumber(ARGV[7])
 local own = led and holder == me and token == floor
-local reclaims = token == floor and (kind == 'quarantine' or lost) and ARGV[10] ~= '1'
+local reclaims = token == floor and (kind == 'quarantine' or lost) and ARGV[11] ~= '1'
 local foreign = lock and lock ~= me and lock ~= holder and redis.call('PTTL', KEYS[1]) > 0
 if foreign or not (own or reclaims) then
   local who = foreign and lock or led and holder or ''
@@ -25,7 +26,7 @@ if reclaims then
   kind, holder, span = 'regained', me, math.max(ttl, quarantine)
   remember('reclaimed', lost or '', me, int(token))
 end
-until_, request = now + span, echo
+until_, request, process = now + span, echo, ARGV[10]
 redis.call('SET', KEYS[1], me, 'PX', ttl)
 redis.call('SET', KEYS[2], string.sub(ARGV[9], 1, -2) .. ', "fencing_token": ' .. int(token) .. '}', 'PX', ttl)
 save()

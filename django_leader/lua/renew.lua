@@ -1,16 +1,17 @@
 -- The heartbeat of a leader: its lease lasts another ttl from now on. As lean as can be, since it is all that a healthy
 -- election does; a state that is not plainly the leader's own is left as it is, and to reclaim.lua.
 --
--- KEYS  1 lock   2 info   3 state: see state.lua
+-- KEYS  1 lock   2 info   3 state: see state.lua   4 inbox of the leader, a list
 -- ARGV  1 echo   2 me   3 token of the term   4 ttl, ms   5 info: a JSON object
--- Reply one line: echo, 'renewed', now (server's ms), version; or echo, 'unsure', '', ''
+-- Reply one line: echo, 'renewed', now (server's ms), version, '1' if there is something in the inbox, or '0';
+--       or echo, 'unsure', '', '', ''
 -- Whether this is still the same server is not asked: a leader whose lease goes on may renew it on whatever server has
 -- its state, and whoever campaigns asks before anything else.
 local me, ttl = ARGV[2], ARGV[4]
 local state = redis.call('HMGET', KEYS[3], 'kind', 'token', 'holder')
 local lock = redis.call('GET', KEYS[1])
 local own = (state[1] == 'lease' or state[1] == 'regained') and state[2] == ARGV[3] and state[3] == me
-if not own or lock and lock ~= me then return {ok = ARGV[1] .. ' unsure  '} end
+if not own or lock and lock ~= me then return {ok = ARGV[1] .. ' unsure   '} end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -18,6 +19,8 @@ redis.call('SET', KEYS[2], ARGV[5], 'PX', ttl, 'GET')  -- GET: an error if it is
 redis.call('SET', KEYS[1], me, 'PX', ttl)
 local until_ = string.format('%.0f', now + ttl)
 redis.call('HSET', KEYS[3], 'until', until_, 'request', ARGV[1])
-if state[1] == 'regained' then redis.call('HSET', KEYS[3], 'span', ttl) end  -- it was that of a quarantine
-local version = state[1] .. ':' .. ARGV[3] .. ':' .. until_ .. ':' .. ARGV[1]
-return {ok = ARGV[1] .. ' renewed ' .. string.format('%.0f', now) .. ' ' .. version}
+-- Who renews has had the answer to its reclaim in time, so that counted. Its span was that of a quarantine.
+if state[1] == 'regained' then redis.call('HSET', KEYS[3], 'kind', 'lease', 'span', ttl) end
+local version = 'lease:' .. ARGV[3] .. ':' .. until_ .. ':' .. ARGV[1]
+local mail = redis.call('EXISTS', KEYS[4])
+return {ok = ARGV[1] .. ' renewed ' .. string.format('%.0f', now) .. ' ' .. version .. ' ' .. mail}

@@ -14,6 +14,7 @@
 --                                  request number of the request that set it
 --                                  sid, joins  which server this is, and how often replicas have joined it
 --                                  told    token of the last term whose end a candidate has told the history
+--                                  process of the holder, so that one on its host can see it die (process.py); or ''
 --       4 candidates  zset, PX     me -> server's ms up to which it counts
 --       5 events      stream       the history
 --       6 wake        list, PX     one element for each follower to wake: its place, 0 or 1
@@ -22,8 +23,8 @@
 --       6 latest: server's ms after which the request is too old to be executed, or 0. For a leader that is the end
 --         of its lease, so whatever it changes it changes while nobody else can lead, on whatever server
 -- Reply lines of text: echo, verdict ('late', or what the script says), token, ms left by the server's clock,
---       candidates, now (server's ms), version, span, twin, holder. The version names the state as the script leaves
---       it; every change makes another.
+--       candidates, now (server's ms), version, span, twin, the holder's process, holder. The version names the state
+--       as the script leaves it; every change makes another.
 --
 -- The state is lost when it is absent or garbage, when it is another server's (a restart or a promotion changes
 -- master_replid), or when the caller knows a higher token. With replicas also when one has joined: it may have been
@@ -34,7 +35,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lock = redis.call('GET', KEYS[1])
 local found = redis.call('HMGET', KEYS[3], 'kind', 'token', 'until', 'span', 'request', 'holder', 'sid', 'joins',
-  'told')
+  'told', 'process')
 -- A key of a wrong type is an error here, before anything is written: it is not ours, and never deleted.
 redis.call('STRLEN', KEYS[2])
 local candidates = redis.call('ZCARD', KEYS[4])
@@ -63,7 +64,7 @@ end
 local kinds = {lease = true, regained = true, quarantine = true, hold = true, free = true}
 local kind, holder = kinds[found[1]] and found[1], found[6]
 local token, until_, span, request = number(found[2]), number(found[3]), number(found[4]), number(found[5])
-local lost = false
+local process, lost = found[10] or '', false
 if not (kind and holder and token and until_ and span and request) then lost = 'state lost'
 elseif sid ~= '' and sid ~= found[7] then lost = 'another server'
 elseif token < floor then lost = 'older state'
@@ -71,7 +72,7 @@ elseif replicas > 0 and joins ~= found[8] then lost = 'replica joined' end
 
 local function save()
   redis.call('HSET', KEYS[3], 'kind', kind, 'token', int(token), 'holder', holder, 'until', int(until_),
-    'span', int(span), 'request', int(request), 'sid', sid ~= '' and sid or found[7] or '',
+    'span', int(span), 'request', int(request), 'process', process, 'sid', sid ~= '' and sid or found[7] or '',
     'joins', joins ~= '' and joins or found[8] or '')
 end
 if lost then
@@ -79,14 +80,15 @@ if lost then
   -- Of a lock alone it cannot be said when its lease ends, but the quarantine lasts at least as long.
   holder = holder or lock and string.match(string.sub(lock, -17), '^:%x+$') and lock or ''
   kind, token, until_, span, request = 'quarantine', math.max(token or 0, floor), now + quarantine, quarantine, echo
+  process = ''
   if quarantine == 0 then kind = 'free' end
   save()
   if quarantine > 0 then remember('quarantined', lost, me, int(token)) end
 end
 local function version() return kind .. ':' .. int(token) .. ':' .. int(until_) .. ':' .. int(request) end
 local function answer(verdict, who, left, twin)
-  local lines = {echo, verdict, int(token), int(left), candidates, int(now), version(), int(span), twin or '', who}
-  return table.concat(lines, '\n')
+  local numbers = {int(token), int(left), candidates, int(now), version(), int(span)}
+  return table.concat({echo, verdict, table.concat(numbers, '\n'), twin or '', process, who}, '\n')
 end
 local led = kind == 'lease' or kind == 'regained'
 if tonumber(ARGV[6]) > 0 and now > tonumber(ARGV[6]) then return answer('late', '', 0) end

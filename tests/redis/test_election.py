@@ -20,9 +20,9 @@ import fakeredis
 import pytest
 import redis
 
-from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable, clock, machine
-from django_leader import candidacy as candidacy_module
+from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable, actions, clock, machine, packed
 from django_leader import election as election_module
+from django_leader.actions import Actions
 from django_leader.channel import Channel, Waker, connector
 from django_leader.lease import Lease
 from django_leader.lifecycle import lifecycle
@@ -121,16 +121,16 @@ def test_stop_from_a_callback_does_not_hang(make: Make, kind: str) -> None:
 
 def test_run_ends_gracefully_when_it_is_interrupted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     election = make()
-    real = candidacy_module.Candidacy._do
+    real = Actions.do
     done: list[str] = []
 
-    def interrupted(self: Any, todo: Any) -> bool:
+    def interrupted(self: Actions, todo: Any, hold: float) -> bool:
         if todo.act == "renew" and not done:
             done.append("interrupt")
             raise KeyboardInterrupt
-        return real(self, todo)
+        return real(self, todo, hold)
 
-    monkeypatch.setattr(candidacy_module.Candidacy, "_do", interrupted)
+    monkeypatch.setattr(Actions, "do", interrupted)
     with pytest.raises(KeyboardInterrupt):
         election.run()
     assert not election.running
@@ -173,15 +173,15 @@ def test_asking_a_server_that_is_away_says_which_election(make: Make, own_server
 def test_s17_an_unexpected_exception_ends_nothing_and_is_told_once(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real, failures = candidacy_module.Candidacy._do, list[Any]()
+    real, failures = Actions.do, list[Any]()
 
-    def broken(self: Any, todo: Any) -> bool:
+    def broken(self: Actions, todo: Any, hold: float) -> bool:
         if len(failures) < 3:
             failures.append(todo)
             raise ZeroDivisionError("a bug")
-        return real(self, todo)
+        return real(self, todo, hold)
 
-    monkeypatch.setattr(candidacy_module.Candidacy, "_do", broken)
+    monkeypatch.setattr(Actions, "do", broken)
     election = make()
     with caplog.at_level(logging.INFO):
         election.start()
@@ -213,7 +213,7 @@ def test_s04_once_false_always_false_for_one_token(make: Make, monkeypatch: pyte
 def test_s18_wall_time_plays_no_part(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     years = itertools.cycle([1970, 2900, 2026])
     odd = monkeypatch.setattr
-    odd(candidacy_module, "utc_now", lambda: datetime(next(years), 1, 1, tzinfo=timezone.utc))
+    odd(actions, "utc_now", lambda: datetime(next(years), 1, 1, tzinfo=timezone.utc))
     odd(time, "time", lambda: float(next(years)))
     election = make()
     election.start()
@@ -692,7 +692,7 @@ def test_a_wait_that_was_cut_short_eats_no_wake_up(some_server: RedisServer) -> 
     found: list[Any] = []
 
     def wait() -> None:
-        found.append(channel.wait(["wake"], clock.now() + GENEROUS))
+        found.append(channel.wait(packed.wait(channel.pack, ["wake"]), clock.now() + GENEROUS))
 
     for _ in range(2):
         thread = threading.Thread(target=wait)

@@ -43,6 +43,9 @@ def test_an_election_needs_no_more_than_the_readme_says(user: redis.Redis, own_s
         assert status.leader
         assert (status.leader.instance_id, status.candidates) == ("first", 2)
         token = first.fencing_token
+        beats: set[Any] = set()
+        eventually(lambda: beats.add(first.get_leader_info().last_heartbeat) or len(beats) > 3, "heartbeats")  # type: ignore[func-returns-value,union-attr]
+        assert not first.outage
         own_server.client().flushall()
         eventually(lambda: "reclaimed" in [event.kind for event in second.history()], "the leader has its lease back")
         assert first.fencing_token == token
@@ -65,6 +68,6 @@ def test_the_user_may_touch_nothing_else(own_server: RedisServer) -> None:
 def test_each_word_of_it_is_needed() -> None:
     words = from_readme()
     sources = "".join(path.read_text() for path in (ROOT / "django_leader").rglob("*.lua"))
-    sources += "".join((ROOT / "django_leader" / name).read_text() for name in ("lease.py", "channel.py"))
+    sources += "".join((ROOT / "django_leader" / name).read_text() for name in ("lease.py", "channel.py", "packed.py"))
     used = {name.lower() for name in re.findall(r"""["']([A-Z]{3,})["']""", sources)}
     assert {word[1:] for word in words if word.startswith("+")} <= used

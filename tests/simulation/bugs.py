@@ -49,8 +49,8 @@ def _released_first(state: machine.State, now: float) -> machine.Plan:
     return machine.plan(state, now)
 
 
-CLAIMED = "local claimed = ARGV[10] == version()"
-HELD = "if not (claimed or own or free) then"
+CLAIMED = "local claimed = ARGV[11] == version()"
+HELD = "if not (claimed or dead or own or free) then"
 TOKEN = "token = math.max(token + 1, time[1] * 1000000 + time[2])"
 
 BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
@@ -87,7 +87,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         ("clock-forth", "crash"),
     ),
     "what was proved of another version is claimed": (
-        lambda: _lua("campaign", CLAIMED, "local claimed = ARGV[10] ~= ''"),
+        lambda: _lua("campaign", CLAIMED, "local claimed = ARGV[11] ~= ''"),
         ("link-slow", "link-cut", "pause"),
     ),
     "another server's state is trusted": (

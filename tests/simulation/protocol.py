@@ -11,13 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from django_leader import lease, machine
-from django_leader.config import Config, Timing
+from django_leader.config import Config, Timing, inbox, lifetime
 from django_leader.records import Answer, Claim, LeaderInfo
 
 KEYS = tuple(Config().keys)
 LOCK, _, STATE, _, _, WAKE = (key.encode() for key in KEYS)
-NAMES = ("campaign", "renew", "reclaim", "release")
+NAMES = ("campaign", "look", "renew", "reclaim", "release")
 INFO = LeaderInfo("i", "h")
+
+
+def keys(script: str) -> tuple[str, ...]:
+    """Those that the script is given."""
+    if script == "renew":
+        return (*KEYS[:3], inbox(Config().keys, "i"))
+    return KEYS[:4] if script == "look" else KEYS
 
 
 def sources() -> dict[str, str]:
@@ -51,9 +58,11 @@ def call(
     act: str, me: str, state: machine.State, asked_at: float, timing: Timing, rules: Rules, *, connected: bool
 ) -> Call:
     """What a candidate in ``state`` asks, for a plan's ``act``."""
-    if act == "campaign":
+    if act in ("campaign", "look"):
         claim = rules.claim(state, asked_at, timing)
-        return Call(act, act, lease.campaign_arguments(timing, me, claim, INFO))
+        full = Call("campaign", "campaign", lease.campaign_arguments(timing, me, claim, INFO))
+        lean = Call("campaign", "look", (me, lifetime(timing)), full)
+        return lean if connected and act == "look" else full
     if act in ("renew", "confirm"):
         term = state.term or state.pending
         assert term
@@ -71,8 +80,8 @@ def call(
 def parse(call: Call, reply: bytes) -> Answer | None:
     """What a script answered to a campaign or a renewal; None if it was unsure."""
     if call.script != "renew":
-        return lease.parse(reply)
-    _, verdict, now, version = reply.split(b" ")
+        return None if reply.endswith(b"\nunsure") else lease.parse(reply)
+    _, verdict, now, version, _ = reply.split(b" ")
     me, token, ttl, _ = call.args
     if verdict != b"renewed":
         return None

@@ -100,6 +100,7 @@ def near(one: bytes, other: bytes) -> bool:
 STEPS = st.one_of(
     st.tuples(st.just("campaign"), st.sampled_from(MES), st.sampled_from(["claims", "claims", ""]), st.booleans()),
     st.tuples(st.sampled_from(["renew", "reclaim"]), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 0, 1])),
+    st.tuples(st.just("look"), st.sampled_from(MES)),
     st.tuples(st.just("release"), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 30])),
     st.tuples(st.just("lose"), st.sampled_from(protocol.KEYS)),
     st.tuples(st.just("garbage"), st.sampled_from(["kind", "token", "until", "request", "holder"])),
@@ -122,6 +123,8 @@ def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
         case ("campaign", me, claims, late):
             claim = Claim(token * late, seen.version if claims else "", 1.0 if late and not claims else 0.0)
             return lease.campaign_arguments(TIMING, me, claim, protocol.INFO)
+        case ("look", me):
+            return me, 60000
         case ("renew", me, _, more):
             return me, token + more, 60000, "{}"
         case ("reclaim", me, confirm, more):
@@ -138,7 +141,7 @@ def play(both: Both, step: tuple[Any, ...], echo: int, seen: list[Seen]) -> list
     elif step[0] not in protocol.NAMES:
         disturb(both, step)
     else:
-        keys = protocol.KEYS[:3] if step[0] == "renew" else protocol.KEYS
+        keys = protocol.keys(step[0])
         theirs, ours = ((echo, *arguments(step, one)) for one in seen)
         replies = both.eval(protocol.sources()[step[0]], keys, theirs, ours)
         if step[0] in ("campaign", "reclaim") and isinstance(replies[0], bytes):

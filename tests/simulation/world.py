@@ -193,7 +193,7 @@ class World:
     def _evaluate(self, server: Server, request: Request, age: float) -> Any:
         call, name, reply = request.call, request.candidate.name, None
         args = (request.number, *call.args)
-        keys = protocol.KEYS if call.script != "renew" else protocol.KEYS[:3]
+        keys = protocol.keys(call.script)
         try:
             reply = server.eval(self.now, self.rules.scripts[call.script], keys, args)
         except RedisError as error:

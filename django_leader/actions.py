@@ -1,0 +1,148 @@
+"""Carries out what the machine decides: the election thread's part of a candidacy.
+
+NOT guaranteed here: that what was asked was done. A request that raises ``RedisUnavailable`` may have been executed;
+the machine is told ``Failed`` by the caller, and time does the rest.
+
+- A leader asks once per heartbeat and waits at home in between, so that its connection is free when it must let go.
+  The answer says whether somebody has written to it.
+- A follower looks once per retry interval, and its wait at Redis for a wake-up is sent in one piece with the look,
+  unless something is due before that would end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import clock, machine
+from .advice import Advice
+from .channel import Waker
+from .config import Config
+from .exceptions import RedisUnavailable
+from .lease import Lease
+from .log import log
+from .records import LeaderInfo, utc_now
+
+
+class Actions:
+    """Of one candidacy, in its election thread. ``state`` gives what the machine knows, ``apply`` tells it an event."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        me: str,
+        config: Config,
+        waker: Waker,
+        advice: Advice,
+        pid: int,
+        state: Callable[[], machine.State],
+        apply: Callable[[machine.AnyEvent], None],
+    ) -> None:
+        self._lease, self._me, self._config, self._timing = lease, me, config, config.timing
+        self._waker, self._advice, self._pid = waker, advice, pid
+        self._state, self._apply = state, apply
+        self._deaf_until, self._deaf = 0.0, False
+        self._advised = False
+
+    def do(self, todo: machine.Plan, hold: float) -> bool:
+        """Carries out one decision. Gives whether this process has left the election by it.
+
+        ``hold``: seconds for which a release keeps the lease. Raises ``RedisUnavailable``.
+        """
+        state, asked_at = self._state(), clock.now()
+        if todo.act in ("campaign", "look"):
+            self._campaign(state, asked_at, look=todo.act == "look")
+        elif todo.act in ("renew", "confirm") and (term := state.term or state.pending):
+            self._renew(state, term, asked_at, confirm=todo.act == "confirm")
+        elif todo.act == "release":
+            leave = state.stopping
+            try:
+                self.release(leave=leave, hold=hold)
+            finally:
+                self._apply(machine.Released())
+            return leave
+        else:
+            self._wait(state, todo, asked_at)
+        return False
+
+    def release(self, *, leave: bool, hold: float = 0.0) -> None:
+        """Gives the lease back that is owed, and with ``leave`` tells Redis that we are gone."""
+        state = self._state()
+        ended, claim = state.ended, machine.claim(state, clock.now(), self._timing)
+        token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
+        self._lease.release(self._me, token, reason, claim, leave=leave, hold=hold)
+
+    def _campaign(self, state: machine.State, asked_at: float, *, look: bool) -> None:
+        claim, info = machine.claim(state, asked_at, self._timing), self._info(state)
+        if look:
+            until = asked_at + self._timing.retry
+            waits = not self._deaf and until < state.watch.over_at and asked_at >= state.not_before
+            answer = self._lease.look(self._me, claim, info, until if waits else None)
+        else:
+            answer = self._lease.campaign(self._me, claim, info)
+        self._answered(machine.Campaigned(asked_at, answer, random.random()))
+        if answer.verdict == "granted":
+            time.sleep(0)  # the gain callbacks' turn, now and not at our next I/O
+        if answer.twin:
+            self._lease.post(answer.twin, {"twin": self._me})
+
+    def _renew(self, state: machine.State, term: machine.Term, asked_at: float, *, confirm: bool) -> None:
+        self._advice.beat(asked_at - state.next_at, term.deadline - asked_at, term.token)
+        latest = machine.claim(state, asked_at, self._timing).latest
+        answer = self._lease.renew(self._me, term.token, self._info(state), latest=latest, confirm=confirm)
+        self._answered(machine.Renewed(asked_at, answer))
+        if answer.mail:
+            for message in self._lease.collect(self._me):
+                self._received(message)
+
+    def _answered(self, event: machine.Campaigned | machine.Renewed) -> None:
+        self._apply(event)
+        self._advised = self._advised and not self._advice.outage
+        self._advice.answered(event.answer)
+
+    def _info(self, state: machine.State) -> LeaderInfo:
+        """What is published of this process. While it leads always the same object."""
+        if not state.term:
+            since = utc_now()
+            self._published = LeaderInfo(self._config.instance_id, self._config.hostname, since, None, pid=self._pid)
+        return self._published
+
+    def _wait(self, state: machine.State, todo: machine.Plan, asked_at: float) -> None:
+        if not self._advised and not state.ended and not state.failures:
+            self._advised = True
+            with contextlib.suppress(RedisUnavailable):  # it may not be allowed
+                self._advice.server(self._lease.server())
+        if todo.listen and asked_at >= self._deaf_until:
+            self._listen(state, todo.until)
+            return
+        if state.ended and state.ended.owes_release:
+            with contextlib.suppress(RedisUnavailable):
+                self._lease.channel.open()  # while the loss callbacks run
+        self._waker.wait(min(todo.until - clock.now(), 3600.0))
+
+    def _listen(self, state: machine.State, until: float) -> None:
+        try:
+            message = self._lease.wait(self._me, wake=clock.now() >= state.not_before, until=until)
+            self._deaf = False
+        except RedisUnavailable as error:
+            # Whether Redis is away, the next request tells. If it only refuses to let us wait, we do without.
+            self._deaf_until = clock.now() + self._timing.retry
+            if not self._deaf:
+                self._deaf = True
+                label = self._advice.label
+                log(logging.INFO, "%s: cannot wait at Redis (%s); a hand-over may take longer", label, error)
+            return
+        if message is not None:
+            self._received(message)
+
+    def _received(self, message: dict[str, Any]) -> None:
+        if "wake" in message:
+            self._apply(machine.Woken(message["wake"]))
+        elif isinstance(twin := message.get("twin"), str):
+            self._advice.twin(twin)
+            if not message.get("answer"):
+                self._lease.post(twin, {"twin": self._me, "answer": True})

@@ -1,0 +1,158 @@
+"""How a follower looks, and waits by the same request: on every server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from django_leader import clock
+from django_leader.channel import Connect, Waker
+from django_leader.config import Config, inbox
+from django_leader.lease import Lease
+from django_leader.records import Answer, Claim, LeaderInfo
+from tests.support.servers import GENEROUS
+
+A, B = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("ab"))
+CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", quarantine=0).validate()
+KEYS = CONFIG.keys
+INFO = LeaderInfo("x")
+
+
+@pytest.fixture
+def lease(connect: Connect) -> Iterator[Lease]:
+    """Of the follower B, while A leads."""
+    waker = Waker()
+    lease = Lease(connect, CONFIG, waker)
+    lease.campaign(A, Claim(), INFO)
+    lease.campaign(B, Claim(), INFO)
+    yield lease
+    lease.channel.drop()
+    waker.close()
+
+
+def commands(client: Any) -> dict[str, int]:
+    """How often each command was called; empty where the server does not say."""
+    try:
+        stats = client.info("commandstats")
+    except Exception:
+        return {}
+    return {name: entry["calls"] for name, entry in stats.items()}
+
+
+def test_a_look_says_what_a_campaign_would(lease: Lease) -> None:
+    campaign, look = lease.campaign(B, Claim(), INFO), lease.look(B, Claim(), INFO)
+    assert 0 <= campaign.remaining - look.remaining < GENEROUS
+    assert 0 <= look.at - campaign.at < GENEROUS
+    assert look._replace(remaining=0, at=0) == campaign._replace(remaining=0, at=0)
+    assert (look.verdict, look.holder, look.span, look.candidates) == ("held", A, 10.0, 2)
+
+
+def test_a_look_is_one_small_request(lease: Lease, client: Any) -> None:
+    lease.look(B, Claim(), INFO)  # the server knows the script from here on
+    before = commands(client)
+    lease.look(B, Claim(), INFO)
+    after = commands(client)
+    called = {name: calls - before.get(name, 0) for name, calls in after.items() if calls != before.get(name, 0)}
+    if before:
+        ours = {name.removeprefix("cmdstat_") for name in called} - {"info"}
+        assert ours == {"evalsha", "hmget", "time", "get", "zadd", "pexpire", "zcard"}
+
+
+def test_a_look_tells_that_the_follower_is_there(lease: Lease, client: Any) -> None:
+    client.zrem(KEYS.candidates, B)
+    lease.look(B, Claim(), INFO)
+    assert client.zscore(KEYS.candidates, B) > client.time()[0] * 1000
+
+
+@pytest.mark.parametrize(
+    ("harm", "verdict"),
+    [
+        (lambda client: client.delete(KEYS.lock), "held"),
+        (lambda client: client.set(KEYS.lock, "somebody else", px=50_000), "foreign"),
+        (lambda client: client.hset(KEYS.state, "until", 1), "expired"),
+        (lambda client: client.hset(KEYS.state, "until", "garbage"), "foreign"),
+        (lambda client: client.hset(KEYS.state, "kind", "free"), "foreign"),
+        (lambda client: client.hset(KEYS.state, "holder", B), "foreign"),
+        (lambda client: client.hdel(KEYS.state, "span"), "foreign"),
+        (lambda client: client.flushall(), "granted"),
+    ],
+)
+def test_what_is_not_plainly_held_becomes_a_campaign(lease: Lease, client: Any, harm: Any, verdict: str) -> None:
+    harm(client)
+    assert lease.look(B, Claim(), INFO).verdict == verdict
+
+
+def test_a_state_that_is_older_than_what_the_follower_knows_becomes_a_campaign(lease: Lease) -> None:
+    assert lease.look(B, Claim(2**52), INFO).token == 2**52
+
+
+def test_the_first_request_on_a_connection_is_a_campaign(lease: Lease, client: Any) -> None:
+    lease.look(B, Claim(), INFO)
+    lease.channel.drop()
+    client.hset(KEYS.state, "sid", "0" * 40)
+    lease.look(B, Claim(), INFO)
+    assert client.hget(KEYS.state, "kind") == (b"free" if commands(client) else b"lease"), "a campaign finds it lost"
+
+
+def wait(lease: Lease, seconds: float = GENEROUS) -> tuple[Answer, dict[str, Any] | None]:
+    """A look, and the wait that begins with it."""
+    until = clock.now() + seconds
+    answer = lease.look(B, Claim(), INFO, until)
+    return answer, lease.wait(B, wake=True, until=until)
+
+
+def test_the_wait_begins_with_the_look(lease: Lease, client: Any) -> None:
+    lease.look(B, Claim(), INFO)
+    client.rpush(KEYS.wake, "1")
+    connection = lease.channel._connection
+    assert wait(lease)[1] == {"wake": 1}
+    client.rpush(inbox(KEYS, B), '{"twin": "x"}')
+    assert wait(lease)[1] == {"twin": "x"}
+    assert wait(lease, 0.15)[1] is None, "its time is over"
+    assert lease.look(B, Claim(), INFO).verdict == "held"
+    assert lease.channel._connection is connection
+
+
+@pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
+def test_a_wait_that_began_with_a_look_gives_way_to_what_is_due(lease: Lease, client: Any) -> None:
+    lease.look(B, Claim(), INFO)
+    connection = lease.channel._connection
+    lease.look(B, Claim(), INFO, clock.now() + GENEROUS)
+    assert lease.wait(B, wake=True, until=clock.now() + 0.01) is None
+    assert lease.look(B, Claim(), INFO).verdict == "held"
+    assert lease.channel._connection is not connection
+    client.rpush(KEYS.wake, "0")
+    assert wait(lease)[1] == {"wake": 0}, "nobody else of us has eaten it"
+
+
+@pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
+def test_any_other_request_ends_the_wait(lease: Lease, client: Any) -> None:
+    lease.look(B, Claim(), INFO)
+    lease.look(B, Claim(), INFO, clock.now() + GENEROUS)
+    assert lease.campaign(B, Claim(), INFO).verdict == "held"
+    client.rpush(KEYS.wake, "0")
+    assert wait(lease)[1] == {"wake": 0}
+
+
+def test_a_server_that_has_forgotten_the_script_is_told_again(lease: Lease, client: Any) -> None:
+    lease.look(B, Claim(), INFO)
+    client.script_flush()
+    client.rpush(KEYS.wake, "0")
+    answer, message = wait(lease)
+    assert answer.verdict == "held"
+    # The wait that went with the unknown script may have taken the element: a lost wake-up costs a retry interval.
+    assert message in ({"wake": 0}, None)
+
+
+def test_a_leader_hears_by_its_heartbeat_of_what_is_in_its_inbox(lease: Lease, client: Any) -> None:
+    token = lease.campaign(A, Claim(), INFO).token
+    lease.renew(A, token, INFO)
+    assert lease.renew(A, token, INFO).mail is False
+    lease.post(A, {"twin": "x"})
+    client.rpush(inbox(KEYS, A), "garbage", '{"wake": 0}')
+    assert lease.renew(A, token, INFO).mail is True
+    assert lease.collect(A) == [{"twin": "x"}, {}, {}]
+    assert lease.renew(A, token, INFO).mail is False
+    assert lease.collect(A) == []
