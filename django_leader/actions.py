@@ -27,6 +27,10 @@ from .lease import Lease
 from .log import log
 from .records import LeaderInfo, utc_now
 
+SECOND_CHANCE = 0.01
+"""Seconds that a leader which goes away leaves to the follower that it has woken before it wakes another: several times
+what a hand-over takes."""
+
 
 class Actions:
     """Of one candidacy, in its election thread. ``state`` gives what the machine knows, ``apply`` tells it an event."""
@@ -46,10 +50,10 @@ class Actions:
         self._waker, self._advice, self._pid = waker, advice, pid
         self._state, self._apply = state, apply
         self._deaf_until, self._deaf = 0.0, False
-        self._advised = False
+        self._advised = self._released = False
 
-    def do(self, todo: machine.Plan, hold: float) -> bool:
-        """Carries out one decision. Gives whether this process has left the election by it.
+    def do(self, todo: machine.Plan, hold: float) -> None:
+        """Carries out one decision.
 
         ``hold``: seconds for which a release keeps the lease. Raises ``RedisUnavailable``.
         """
@@ -59,22 +63,25 @@ class Actions:
         elif todo.act in ("renew", "confirm") and (term := state.term or state.pending):
             self._renew(state, term, asked_at, confirm=todo.act == "confirm")
         elif todo.act == "release":
-            leave = state.stopping
             try:
-                self.release(leave=leave, hold=hold)
+                self._release(state, asked_at, hold)
             finally:
                 self._apply(machine.Released())
-            return leave
         else:
             self._wait(state, todo, asked_at)
-        return False
 
-    def release(self, *, leave: bool, hold: float = 0.0) -> None:
-        """Gives the lease back that is owed, and with ``leave`` tells Redis that we are gone."""
-        state = self._state()
-        ended, claim = state.ended, machine.claim(state, clock.now(), self._timing)
-        token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
-        self._lease.release(self._me, token, reason, claim, leave=leave, hold=hold)
+    def leave(self) -> None:
+        """Tells Redis that we are gone, which wakes a follower if nobody leads. Raises ``RedisUnavailable``."""
+        if self._released:
+            time.sleep(SECOND_CHANCE)
+        claim = machine.claim(self._state(), clock.now(), self._timing)
+        self._lease.release(self._me, 0, "", claim, leave=True)
+
+    def _release(self, state: machine.State, asked_at: float, hold: float) -> None:
+        if state.ended and state.ended.owes_release:
+            claim, token = machine.claim(state, asked_at, self._timing), state.ended.term.token
+            self._lease.release(self._me, token, state.ended.reason, claim, leave=False, hold=hold)
+            self._released = not hold
 
     def _campaign(self, state: machine.State, asked_at: float, *, look: bool) -> None:
         claim, info = machine.claim(state, asked_at, self._timing), self._info(state)
@@ -85,8 +92,6 @@ class Actions:
         else:
             answer = self._lease.campaign(self._me, claim, info)
         self._answered(machine.Campaigned(asked_at, answer, random.random()))
-        if answer.verdict == "granted":
-            time.sleep(0)  # the gain callbacks' turn, now and not at our next I/O
         if answer.twin:
             self._lease.post(answer.twin, {"twin": self._me})
 
@@ -126,6 +131,7 @@ class Actions:
 
     def _listen(self, state: machine.State, until: float) -> None:
         try:
+            self._lease.prepare(self._me, machine.claim(state, clock.now(), self._timing), self._info(state))
             message = self._lease.wait(self._me, wake=clock.now() >= state.not_before, until=until)
             self._deaf = False
         except RedisUnavailable as error:
@@ -141,7 +147,7 @@ class Actions:
 
     def _received(self, message: dict[str, Any]) -> None:
         if "wake" in message:
-            self._apply(machine.Woken(message["wake"]))
+            self._apply(machine.Woken())
         elif isinstance(twin := message.get("twin"), str):
             self._advice.twin(twin)
             if not message.get("answer"):

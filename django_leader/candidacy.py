@@ -135,7 +135,6 @@ class Candidacy:
             self.close()
 
     def _loop(self) -> None:
-        left = False
         while True:
             self._ticked_at = clock.now()
             try:
@@ -146,14 +145,14 @@ class Candidacy:
                 if todo.listen and self._next_delivery is None:
                     with contextlib.suppress(RuntimeError):
                         self._next_delivery = self._prepare()
-                left = self._actions.do(todo, self.hold)
+                self._actions.do(todo, self.hold)
             except Exception as error:
                 self._failed(error)
                 if not isinstance(error, RedisUnavailable):  # a bug: the show goes on, but not in a tight loop
                     time.sleep(min(0.2, self._timing.retry))
-        if not left and not self.outage and self._state.watch.look:
+        if not self.outage and self._state.watch.look:
             with contextlib.suppress(Exception):
-                self._actions.release(leave=True)
+                self._actions.leave()
 
     def _failed(self, error: Exception) -> None:
         self._advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))

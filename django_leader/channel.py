@@ -31,8 +31,8 @@ from redis.sentinel import SentinelConnectionPool
 
 from . import clock
 from .exceptions import RedisUnavailable
-from .packed import Packed
 from .sentinel import Primary, private
+from .wire import Packed
 
 Connect = Callable[[float], Connection]
 """Makes a connection, unconnected, whose connect and each of whose reads end after so many seconds."""

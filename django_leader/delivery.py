@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +27,9 @@ from .log import log
 
 LONGEST_LOOK = 0.5
 """Seconds between two looks at the deadline."""
+HEAD_START = 0.0002
+"""Seconds in which the gain callback begins, and which we would otherwise take from it: whoever has the GIL lets go of
+it only when it waits, or after 5 ms."""
 
 Callback = Callable[[], Any]
 
@@ -93,6 +97,8 @@ class TermDelivery:
         self.looked_at = clock.now()
         """When the watcher last looked at the deadline, at least twice a second while the term lasts."""
         self._gain: list[tuple[Callback, threading.Event]] = []
+        self._gun = threading.Lock()  # for the first gain thread: the fastest way to wake one
+        self._gun.acquire()
         self._watcher = threading.Thread(target=self._watch, name=f"{name} term", daemon=True)
         self._first_gain = threading.Thread(target=self._run_first_gain, name=f"{name} gain", daemon=True)
 
@@ -107,9 +113,11 @@ class TermDelivery:
 
     def begin(self, token: int) -> None:
         """The term has begun: it is watched from now on, and the gain callbacks run. Local, waits for nothing."""
+        self._gain = [(callback, threading.Event()) for callback in self._listeners.gained(token)]
+        self._token, self.looked_at = token, clock.now()
+        self._gun.release()
+        time.sleep(HEAD_START)
         with self._changed:
-            self._gain = [(callback, threading.Event()) for callback in self._listeners.gained(token)]
-            self._token, self.looked_at = token, clock.now()
             self._changed.notify_all()
         for gain in self._gain[1:]:
             try:
@@ -128,6 +136,8 @@ class TermDelivery:
     def cancel(self) -> None:
         """There will be no term. Local."""
         with self._changed:
+            if self._token is None and not self._cancelled:
+                self._gun.release()
             self._cancelled = True
             self._changed.notify_all()
 
@@ -135,13 +145,10 @@ class TermDelivery:
         """Whether the caller is a loss callback of this term."""
         return threading.current_thread() is self._watcher
 
-    def _has_begun(self) -> bool:
+    def _watch(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._token is not None or self._cancelled)
-        return self._token is not None
-
-    def _watch(self) -> None:
-        if not self._has_begun() or self._token is None:
+        if self._token is None:
             return
         while True:
             self.looked_at = clock.now()
@@ -160,7 +167,8 @@ class TermDelivery:
         self._delivered(self._token)
 
     def _run_first_gain(self) -> None:
-        if self._has_begun() and self._gain:
+        self._gun.acquire()
+        if self._gain:
             self._run_gain(*self._gain[0])
 
     def _run_gain(self, callback: Callback, begun: threading.Event) -> None:

@@ -38,9 +38,7 @@ class Tick(NamedTuple):
 
 
 class Woken(NamedTuple):
-    """A leader let go: campaign now, or a little later if another one was woken first."""
-
-    place: int = 0
+    """A leader let go: campaign now."""
 
 
 class Died(NamedTuple):

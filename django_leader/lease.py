@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import json
 import math
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
-from . import clock, packed
+from . import clock, wire
 from .channel import SERVER_TIMER, Channel, Connect, Waker, duration
-from .config import Config, Timing, inbox, lifetime
+from .config import Config, inbox
 from .exceptions import RedisUnavailable
-from .packed import Packed
 from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, utc_now
+from .wire import Packed
 
 _requests = itertools.count(10**11)  # so that each has as many digits as the next
 
@@ -64,9 +64,7 @@ class Lease:
     def __init__(self, connect: Connect, config: Config, waker: Waker | None = None, process: str = "") -> None:
         self._timing, self._keys, self._process = config.timing, config.keys, process
         self._flags = FLAGS
-        self._beat: tuple[int, Packed] | None = None
-        self._look: tuple[str, Packed] | None = None
-        self._wait: tuple[tuple[str, bool], Packed] | None = None
+        self._requests: dict[str, tuple[Any, Packed]] = {}
         self.channel = Channel(connect, self._timing.operation, waker)
 
     def campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Answer:
@@ -74,7 +72,17 @@ class Lease:
 
         One round trip, two with ``MIN_REPLICAS``. Raises ``RedisUnavailable``.
         """
-        return self._step("campaign", campaign_arguments(self._timing, me, claim, info, self._process))
+        request = self._prepared_campaign(me, claim, info)
+        at, since = utc_now(), info.started_at or utc_now()
+        values = (_digits(claim.latest * 1000, 13), _iso(since), _iso(at))
+        return self._replicated(wire.parse(self._send("campaign", request, *values)))
+
+    def prepare(self, me: str, claim: Claim, info: LeaderInfo) -> None:
+        """Packs the campaign that says this, so that it can leave at once, at whatever time. Local.
+
+        Connects if there is no connection, and raises ``RedisUnavailable`` then.
+        """
+        self._prepared_campaign(me, claim, info)
 
     def look(self, me: str, claim: Claim, info: LeaderInfo, until: float | None = None) -> Answer:
         """One look of a follower at a lease that another one holds. Errors as above.
@@ -92,11 +100,9 @@ class Lease:
         the server's clock after which that state must not be changed any more; 0 when that is not known.
         """
         if self.channel.connected and not confirm and (answer := self._renew(me, token, info)):
-            if self._timing.replicas:
-                self._confirmed()
-            return answer
-        arguments = reclaim_arguments(self._timing, me, token, info, latest, self._process, confirm=confirm)
-        return self._step("reclaim", arguments)
+            return self._replicated(answer)
+        arguments = wire.reclaim_arguments(self._timing, me, token, info, latest, self._process, confirm=confirm)
+        return self._replicated(wire.parse(self._run("reclaim", self._keys, *arguments)))
 
     def release(
         self, me: str, token: int, reason: str, claim: Claim = NO_CLAIM, *, leave: bool, hold: float = 0
@@ -106,13 +112,13 @@ class Lease:
         Of ``claim`` count the floor and the latest. ``hold``: seconds for which nobody may lead yet. Gives whether
         there was a lease of ours to give back. Raises ``RedisUnavailable``.
         """
-        arguments = release_arguments(self._timing, me, token, reason, claim, leave=leave, hold=hold)
+        arguments = wire.release_arguments(self._timing, me, token, reason, claim, leave=leave, hold=hold)
         return bool(self._run("release", self._keys, *arguments).endswith(b"released"))
 
     def status(self) -> ElectionStatus:
         """Who leads. One round trip. Raises ``RedisUnavailable``."""
         _, holder, left, info, token, candidates, kind = self._run("status", self._keys)
-        leader = LeaderInfo.from_json(_decode(info), instance_of(_decode(holder))) if holder else None
+        leader = LeaderInfo.from_json(wire.decode(info), instance_of(wire.decode(holder))) if holder else None
         token = int(token) if token.isdigit() else 0
         return ElectionStatus(leader, left / 1000, token, candidates, kind == b"quarantine" and not leader and left > 0)
 
@@ -120,7 +126,7 @@ class Lease:
         """The newest ``limit`` changes, the newest first. One round trip. Raises ``RedisUnavailable``."""
         events = []
         for entry, flat in self.channel.call("XREVRANGE", self._keys.events, "+", "-", "COUNT", limit):
-            values = dict(zip(map(_decode, flat[::2]), map(_decode, flat[1::2]), strict=False))
+            values = dict(zip(map(wire.decode, flat[::2]), map(wire.decode, flat[1::2]), strict=False))
             at = datetime.fromtimestamp(int(entry.split(b"-")[0]) / 1000, timezone.utc)
             holder, token = values.get("holder", ""), values.get("token", "")
             number = int(token) if token.isdigit() else 0
@@ -130,7 +136,7 @@ class Lease:
     def server(self) -> dict[str, str]:
         """How the server is configured, as far as it says so. Two round trips. Raises ``RedisUnavailable``."""
         sections = (self.channel.call("INFO", section) for section in ("memory", "replication"))
-        lines = (line.partition(":") for text in sections for line in _decode(text).splitlines())
+        lines = (line.partition(":") for text in sections for line in wire.decode(text).splitlines())
         return {name: value for name, _, value in lines}
 
     def post(self, to: str, message: dict[str, Any]) -> None:
@@ -140,22 +146,23 @@ class Lease:
 
     def collect(self, me: str) -> list[dict[str, Any]]:
         """The messages to ``me`` that are waiting. One round trip. Raises ``RedisUnavailable``."""
-        return [_message(text) for text in self.channel.call("LPOP", inbox(self._keys, me), MOST_MESSAGES) or ()]
+        return [
+            wire.parse_message(text) for text in self.channel.call("LPOP", inbox(self._keys, me), MOST_MESSAGES) or ()
+        ]
 
     def wait(self, me: str, *, wake: bool, until: float) -> dict[str, Any] | None:
         """Waits for a message to ``me``, and with ``wake`` for a wake-up, until the instant ``until``.
 
-        Gives the message, ``{"wake": place}`` for a wake-up, or None when the wait ended otherwise. A wait that began
+        Gives the message, ``{"wake": True}`` for a wake-up, or None when the wait ended otherwise. A wait that began
         with a look goes on. Raises ``RedisUnavailable``.
         """
         element = self.channel.wait(self._waiting(me, wake=wake), until)
         if element is None:
             return None
         key, value = element
-        return {"wake": int(value == b"1")} if key.decode() == self._keys.wake else _message(value)
+        return {"wake": True} if key.decode() == self._keys.wake else wire.parse_message(value)
 
-    def _step(self, name: str, arguments: tuple[Any, ...]) -> Answer:
-        answer = parse(self._run(name, self._keys, *arguments))
+    def _replicated(self, answer: Answer) -> Answer:
         if self._timing.replicas and answer.verdict in ("granted", "renewed"):
             self._confirmed()
         return answer
@@ -170,60 +177,68 @@ class Lease:
 
     def _renew(self, me: str, token: int, info: LeaderInfo) -> Answer | None:
         """The lean renewal; None when it was unsure."""
-        if self._beat is None or self._beat[0] != token:
+
+        def packed() -> Packed:
             sha = script("renew", self._flags).sha
-            self._beat = token, packed.heartbeat(self.channel.pack, sha, self._keys, me, token, self._timing, info)
-        echo, at = b"%d" % next(_requests), utc_now().isoformat(timespec="microseconds").encode()
-        reply = self._send("renew", self._beat[1], echo, at)
-        parts = reply.split(b" ") if isinstance(reply, bytes) else []
-        if len(parts) != 5 or parts[0] != echo:
-            raise self._not_ours("renew")
-        _, verdict, now, version, mail = parts
-        if verdict != b"renewed":
-            return None
-        ttl, at_server = math.floor(self._timing.ttl * 1000) / 1000, int(now) / 1000
-        return Answer("renewed", token, me, ttl, 0, "", at_server, version.decode(), ttl, mail=mail == b"1")
+            return wire.packed_heartbeat(self.channel.pack, sha, self._keys, self._timing, me, token, info)
+
+        reply = self._send("renew", self._prepared("renew", token, packed), _iso(utc_now()))
+        try:
+            return wire.parse_renewed(reply, me, token, self._timing)
+        except ValueError as error:
+            raise self._not_ours("renew") from error
 
     def _glance(self, me: str, until: float | None) -> Answer | None:
         """The lean look; None when it was unsure."""
-        if self._look is None or self._look[0] != me:
+
+        def packed() -> Packed:
             sha = script("look", self._flags).sha
-            self._look = me, packed.look(self.channel.pack, sha, self._keys, me, self._timing)
-        echo, waiting = b"%d" % next(_requests), b""
-        if until is not None:
-            waiting = self._waiting(me, wake=True).filled(duration(until - clock.now()))
-        reply = self._send("look", self._look[1], echo, more=waiting, until=until)
-        if not isinstance(reply, bytes) or not reply.startswith(echo + b"\n"):
-            raise self._not_ours("look")
-        return None if reply.endswith(b"\nunsure") else parse(reply)
+            return wire.packed_look(self.channel.pack, sha, self._keys, self._timing, me)
+
+        reply = self._send("look", self._prepared("look", me, packed), me=me, until=until)
+        return None if reply.endswith(b"\nunsure") else wire.parse(reply)
+
+    def _prepared_campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Packed:
+        def packed() -> Packed:
+            sha, pack = script("campaign", self._flags).sha, self.channel.pack
+            return wire.packed_campaign(pack, sha, self._keys, self._timing, me, claim, info, self._process)
+
+        return self._prepared("campaign", (me, claim._replace(latest=0.0)), packed)
 
     def _waiting(self, me: str, *, wake: bool) -> Packed:
-        if self._wait is None or self._wait[0] != (me, wake):
-            keys = [inbox(self._keys, me), self._keys.wake][: 1 + wake]
-            self._wait = (me, wake), packed.wait(self.channel.pack, keys)
-        return self._wait[1]
+        keys = [inbox(self._keys, me), self._keys.wake][: 1 + wake]
+        return self._prepared("wait", (me, wake), lambda: wire.packed_wait(self.channel.pack, keys))
 
-    def _send(self, name: str, request: Packed, *values: bytes, more: bytes = b"", until: float | None = None) -> Any:
-        try:
-            return self.channel.call_packed(request.filled(*values) + more, until=until)
-        except NoScriptError:
-            # Redis has not executed anything: it asks for the source.
-            return self.channel.call("EVAL", script(name, self._flags).source, *request.words_filled(*values))
+    def _prepared(self, name: str, same: Any, packed: Callable[[], Packed]) -> Packed:
+        """The last request of this name, if it was made of the ``same``, or a new one."""
+        known = self._requests.get(name)
+        if known is None or known[0] != same:
+            known = self._requests[name] = same, packed()
+        return known[1]
+
+    def _send(self, name: str, request: Packed, *values: bytes, me: str = "", until: float | None = None) -> bytes:
+        """Sends a prepared request, and with ``until`` a wait behind it. Gives its reply, which is known to be its."""
+        echo = _echo()
+        wait = b"" if until is None else self._waiting(me, wake=True).filled(duration(until - clock.now()))
+        command = request.filled(echo, *values) + wait
+        reply = self._evaluate(
+            name,
+            lambda: self.channel.call_packed(command, until=until),
+            lambda: request.words_filled(echo, *values),
+        )
+        if not isinstance(reply, bytes) or not reply.startswith(echo):
+            raise self._not_ours(name)
+        return reply
 
     def _not_ours(self, name: str) -> RedisUnavailable:
         self.channel.drop()
         return RedisUnavailable(f"the reply to {name} does not belong to its request")
 
     def _run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
-        echo = b"%d" % next(_requests)
-        flags = self._flags if name in MAY_WRITE else ""
-        try:
-            reply = self._evaluate(script(name, flags), len(keys), *keys, echo, *args)
-        except RedisUnavailable as error:
-            if not flags or NOT_UNDERSTOOD not in str(error):
-                raise
-            self._flags, self._beat, self._look = "", None, None
-            reply = self._evaluate(script(name), len(keys), *keys, echo, *args)
+        echo = _echo()
+        words = (len(keys), *keys, echo, *args)
+        sha = script(name, self._flags if name in MAY_WRITE else "").sha
+        reply = self._evaluate(name, lambda: self.channel.call("EVALSHA", sha, *words), lambda: words)
         try:
             first = reply.partition(b"\n")[0] if isinstance(reply, bytes) else reply[0]
         except (TypeError, IndexError):
@@ -232,59 +247,35 @@ class Lease:
             raise self._not_ours(name)
         return reply
 
-    def _evaluate(self, code: Script, *tail: Any) -> Any:
+    def _evaluate(self, name: str, by_digest: Callable[[], Any], words: Callable[[], Sequence[Any]]) -> Any:
+        """Runs a script. A server that does not know it has executed nothing, and is given its source."""
         try:
-            return self.channel.call("EVALSHA", code.sha, *tail)
+            return by_digest()
         except NoScriptError:
-            # Redis has not executed anything: it asks for the source.
-            return self.channel.call("EVAL", code.source, *tail)
+            pass
+        except RedisUnavailable as error:
+            self._understand(error, name)
+        try:
+            return self.channel.call("EVAL", script(name, self._flags if name in MAY_WRITE else "").source, *words())
+        except RedisUnavailable as error:
+            self._understand(error, name)
+            return self.channel.call("EVAL", script(name).source, *words())
+
+    def _understand(self, error: RedisUnavailable, name: str) -> None:
+        """Does without ``FLAGS`` from now on, if it is these that the server has not understood."""
+        if not self._flags or name not in MAY_WRITE or NOT_UNDERSTOOD not in str(error):
+            raise error
+        self._flags = ""
+        self._requests.clear()
 
 
-def campaign_arguments(timing: Timing, me: str, claim: Claim, info: LeaderInfo, process: str = "") -> tuple[Any, ...]:
-    """What the script takes behind the echo. Local."""
-    who, what = _who(timing, me, claim.floor, claim.latest), _what(timing, info)
-    return (*who, *what, process, claim.version, *claim.lost, *claim.dead)
+def _echo() -> bytes:
+    return b"%d" % next(_requests)
 
 
-def reclaim_arguments(
-    timing: Timing, me: str, token: int, info: LeaderInfo, latest: float, process: str = "", *, confirm: bool
-) -> tuple[Any, ...]:
-    """What the script takes behind the echo. Local."""
-    return (*_who(timing, me, token, latest), *_what(timing, info), process, int(confirm))
+def _iso(at: datetime) -> bytes:
+    return at.isoformat(timespec="microseconds").encode()
 
 
-def release_arguments(
-    timing: Timing, me: str, token: int, reason: str, claim: Claim, *, leave: bool, hold: float
-) -> tuple[Any, ...]:
-    """What the script takes behind the echo. Local."""
-    return (*_who(timing, me, max(claim.floor, token), claim.latest), token, reason, int(leave), math.ceil(hold * 1000))
-
-
-def parse(reply: bytes) -> Answer:
-    """What a script answered to a campaign or a renewal. Local."""
-    _, verdict, token, left, candidates, at, version, span, twin, process, holder = _decode(reply).split("\n", 10)
-    seconds, server, lasts = int(left) / 1000, int(at) / 1000, int(span) / 1000
-    return Answer(verdict, int(token), holder, seconds, int(candidates), twin, server, version, lasts, process)
-
-
-def _who(timing: Timing, me: str, floor: int, latest: float) -> tuple[Any, ...]:
-    return me, floor, math.ceil(timing.quarantine * 1000), timing.replicas, math.floor(latest * 1000)
-
-
-def _what(timing: Timing, info: LeaderInfo) -> tuple[Any, ...]:
-    described = replace(info, last_heartbeat=utc_now()).as_dict()
-    described.pop("fencing_token")  # the script knows it, and adds it
-    return math.floor(timing.ttl * 1000), lifetime(timing), json.dumps(described, ensure_ascii=False)
-
-
-def _message(text: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(text)
-    except ValueError:
-        message = None
-    # Only the list of wake-ups says who is woken; an inbox that does is garbage.
-    return {name: value for name, value in message.items() if name != "wake"} if isinstance(message, dict) else {}
-
-
-def _decode(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
+def _digits(number: float, length: int) -> bytes:
+    return b"%0*d" % (length, number)

@@ -83,7 +83,6 @@ from .watch import NOTHING_SEEN, Watch
 HAIR = 0.001  # seconds beyond the end of a lease, which Redis counts in whole milliseconds
 SPREAD = 0.00005  # seconds per candidate, over which the attempts on one expiry spread: a third of a script's time
 LONGEST_SPREAD = 0.02
-SECOND_CHANCE = 0.005  # seconds that the second of two woken followers leaves to the first: a few round trips
 FIRST_BACKOFF = 0.05  # seconds; it doubles with each further failure, up to the retry interval
 
 
@@ -154,8 +153,8 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
             wait = min(longest, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + chance / 2)
             later = max(now + wait, state.not_before)
             return replace(state, failures=state.failures + 1, next_at=later, looks=False)
-        case Woken(place) if state.term is None and state.pending is None:
-            return replace(state, next_at=max(now + place * SECOND_CHANCE, state.not_before), looks=False)
+        case Woken() if state.term is None and state.pending is None:
+            return replace(state, next_at=max(now, state.not_before), looks=False)
         case Died(holder, token) if state.term is None and state.pending is None:
             return replace(state, dead=(holder, token), next_at=max(now, state.not_before), looks=False)
         case Broken(token) if state.term and state.term.token == token:

@@ -5,9 +5,8 @@
 --       9 '1' when the caller takes part no longer
 --       10 ms for which nobody may lead yet (0: the next one is woken at once)
 -- Reply two lines of text: echo, 'released' or 'nothing'; or that of state.lua when it is late
--- Two followers are woken, those who have waited longest: one that is frozen would eat a single wake-up. Each gets
--- its place, so that the second can stay out of the first one's way. A follower that goes away while nobody leads
--- passes on the wake-up that it may have eaten.
+-- One follower is woken, who has waited longest. One that is frozen would eat the wake-up: whoever goes away while nobody
+-- leads wakes another, the last leader a little later, and a follower that may have eaten it.
 local hold, leaves, verdict = tonumber(ARGV[10]), ARGV[9] == '1', 'nothing'
 redis.call('XLEN', KEYS[5])
 redis.call('LLEN', KEYS[6])
@@ -29,7 +28,7 @@ end
 if leaves then redis.call('ZREM', KEYS[4], me) end
 if kind == 'free' and (verdict == 'released' or leaves) then
   redis.call('DEL', KEYS[6])
-  redis.call('RPUSH', KEYS[6], '0', '1')
+  redis.call('RPUSH', KEYS[6], '1')
   redis.call('PEXPIRE', KEYS[6], 60000)
 end
 return echo .. '\n' .. verdict

@@ -17,7 +17,7 @@
 --                                  process of the holder, so that one on its host can see it die (process.py); or ''
 --       4 candidates  zset, PX     me -> server's ms up to which it counts
 --       5 events      stream       the history
---       6 wake        list, PX     one element for each follower to wake: its place, 0 or 1
+--       6 wake        list, PX     one element for each follower to wake
 -- ARGV  1 echo: the number of the request, growing   2 me   3 floor: the highest token that the caller has seen
 --       4 quarantine, ms   5 how many replicas must have a grant (0: replicas are not looked at)
 --       6 latest: server's ms after which the request is too old to be executed, or 0. For a leader that is the end

@@ -178,7 +178,7 @@ class Candidate:
             connected = self.connected is not None and self.rng.random() < 0.9  # a wait that is cut short costs it
             call = protocol.call(todo.act, self.me, self.state, local, self.timing, self.rules, connected=connected)
             self._ask(call, local)
-            self.left = self.left or todo.act == "leave" or (todo.act == "release" and self.state.stopping)
+            self.left = self.left or todo.act == "leave"
 
     def _ask(self, call: protocol.Call, asked_at: float, answer: Answer | None = None) -> None:
         self.request = Request(self, call, asked_at, self.world.now)
@@ -207,7 +207,7 @@ class Candidate:
                 answer = request.answer if request.reply >= self.timing.replicas else None
                 self.connected = request.connection if answer else None
             elif call.script != "release":
-                answer = protocol.parse(call, request.reply)
+                answer = protocol.parse(call, request.reply, self.timing)
                 if self.rules.waits and protocol.waits(answer, self.timing):
                     self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
                     return

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from django_leader import lease, machine
+from django_leader import lease, machine, wire
 from django_leader.config import Config, Timing, inbox, lifetime
 from django_leader.records import Answer, Claim, LeaderInfo
 
@@ -60,7 +60,7 @@ def call(
     """What a candidate in ``state`` asks, for a plan's ``act``."""
     if act in ("campaign", "look"):
         claim = rules.claim(state, asked_at, timing)
-        full = Call("campaign", "campaign", lease.campaign_arguments(timing, me, claim, INFO))
+        full = Call("campaign", "campaign", wire.campaign_arguments(timing, me, claim, INFO))
         lean = Call("campaign", "look", (me, lifetime(timing)), full)
         return lean if connected and act == "look" else full
     if act in ("renew", "confirm"):
@@ -68,24 +68,22 @@ def call(
         assert term
         confirm = act == "confirm"
         latest = rules.claim(state, asked_at, timing).latest
-        closer = Call(act, "reclaim", lease.reclaim_arguments(timing, me, term.token, INFO, latest, confirm=confirm))
+        closer = Call(act, "reclaim", wire.reclaim_arguments(timing, me, term.token, INFO, latest, confirm=confirm))
         lean = Call(act, "renew", (me, term.token, math.floor(timing.ttl * 1000), "{}"), closer)
         return lean if connected and not confirm else closer
     ended = state.ended
     token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
-    leave, claim = act == "leave" or state.stopping, rules.claim(state, asked_at, timing)
-    return Call(act, "release", lease.release_arguments(timing, me, token, reason, claim, leave=leave, hold=0))
+    claim = rules.claim(state, asked_at, timing)
+    arguments = wire.release_arguments(timing, me, token, reason, claim, leave=act == "leave", hold=0)
+    return Call(act, "release", arguments)
 
 
-def parse(call: Call, reply: bytes) -> Answer | None:
+def parse(call: Call, reply: bytes, timing: Timing) -> Answer | None:
     """What a script answered to a campaign or a renewal; None if it was unsure."""
     if call.script != "renew":
-        return None if reply.endswith(b"\nunsure") else lease.parse(reply)
-    _, verdict, now, version, _ = reply.split(b" ")
-    me, token, ttl, _ = call.args
-    if verdict != b"renewed":
-        return None
-    return Answer("renewed", token, me, ttl / 1000, 0, "", int(now) / 1000, version.decode(), ttl / 1000)
+        return None if reply.endswith(b"\nunsure") else wire.parse(reply)
+    me, token, *_ = call.args
+    return wire.parse_renewed(reply, me, token, timing)
 
 
 def event(call: Call, answer: Answer | None, asked_at: float, chance: float) -> machine.AnyEvent:

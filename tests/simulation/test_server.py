@@ -14,7 +14,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_leader import lease
+from django_leader import lease, wire
 from django_leader.config import Config
 from django_leader.records import Claim
 from tests.redis.conftest import client, servers
@@ -122,15 +122,15 @@ def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
     match step:
         case ("campaign", me, claims, late):
             claim = Claim(token * late, seen.version if claims else "", 1.0 if late and not claims else 0.0)
-            return lease.campaign_arguments(TIMING, me, claim, protocol.INFO)
+            return wire.campaign_arguments(TIMING, me, claim, protocol.INFO)
         case ("look", me):
             return me, 60000
         case ("renew", me, _, more):
             return me, token + more, 60000, "{}"
         case ("reclaim", me, confirm, more):
-            return lease.reclaim_arguments(TIMING, me, token + more, protocol.INFO, 0.0, confirm=confirm)
+            return wire.reclaim_arguments(TIMING, me, token + more, protocol.INFO, 0.0, confirm=confirm)
         case ("release", me, leave, hold):
-            return lease.release_arguments(TIMING, me, token, "resigned", Claim(), leave=leave, hold=hold)
+            return wire.release_arguments(TIMING, me, token, "resigned", Claim(), leave=leave, hold=hold)
     raise AssertionError(step)
 
 
@@ -145,7 +145,7 @@ def play(both: Both, step: tuple[Any, ...], echo: int, seen: list[Seen]) -> list
         theirs, ours = ((echo, *arguments(step, one)) for one in seen)
         replies = both.eval(protocol.sources()[step[0]], keys, theirs, ours)
         if step[0] in ("campaign", "reclaim") and isinstance(replies[0], bytes):
-            answers = map(lease.parse, replies)
+            answers = map(wire.parse, replies)
             return [Seen(answer.token or old.token, answer.version) for answer, old in zip(answers, seen, strict=True)]
     return seen
 

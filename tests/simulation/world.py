@@ -219,11 +219,11 @@ class World:
             if not listeners:
                 return
             candidate = self.rng.choice(listeners)
-            element = store.cmd_lpop(protocol.WAKE)
+            store.cmd_lpop(protocol.WAKE)
             candidate.listening = False
             there, _ = self._delays(candidate.link, candidate.rng)
             if there is not None:
-                self.after(there, candidate.feed, machine.Woken(int(element == b"1")))
+                self.after(there, candidate.feed, machine.Woken())
 
     # Faults of the server
 
