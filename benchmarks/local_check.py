@@ -8,10 +8,9 @@ from time import clock_gettime
 
 import redis
 
-from django_leader.candidacy import Candidacy
 from django_leader.clock import BOOT_CLOCK, now
 from django_leader.election import LeaderElection
-from django_leader.process import Grant, PidLatch, new_latch
+from django_leader.grant import Cell, Grant, PidCell, new_cell
 
 LOOPS, TURNS = 50_000, 40
 DEADLINE = now() + 1e6
@@ -26,8 +25,8 @@ def main() -> None:
     """Prints nanoseconds per call, the loop's own included: the best of several turns."""
     functions: dict[str, Callable[[], bool]] = {
         "a bare function that compares the clock": bare,
-        "is_leader(), leading": _leading(new_latch),
-        "is_leader(), leading, without MADV_WIPEONFORK": _leading(PidLatch),
+        "is_leader(), leading": _leading(new_cell),
+        "is_leader(), leading, without MADV_WIPEONFORK": _leading(PidCell),
         "is_leader(), not leading": LeaderElection(redis.Redis()).is_leader,
     }
     best = dict.fromkeys(functions, float("inf"))
@@ -40,10 +39,8 @@ def main() -> None:
         print(f"  {name:<46} {nanoseconds:11.0f} {nanoseconds / limit:7.2f}")
 
 
-def _leading(latch: Callable[[], object]) -> Callable[[], bool]:
+def _leading(cell: Callable[[float], Cell]) -> Callable[[], bool]:
     election = LeaderElection(redis.Redis())
-    candidacy = Candidacy.__new__(Candidacy)
-    candidacy.grant = Grant(1, DEADLINE, latch())  # type: ignore[arg-type]
-    election._grants = candidacy
+    election._grant = Grant(1, cell(DEADLINE))
     assert election.is_leader()
     return election.is_leader

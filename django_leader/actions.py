@@ -5,6 +5,7 @@ the machine is told ``Failed`` by the caller, and time does the rest.
 
 - A leader asks once per heartbeat and waits at home in between, so that its connection is free when it must let go.
   The answer says whether somebody has written to it.
+- The process of a leader on our host is watched meanwhile, and when it dies the machine is told.
 - A follower looks once per retry interval, and its wait at Redis for a wake-up is sent in one piece with the look,
   unless something is due before that would end.
 """
@@ -25,7 +26,8 @@ from .config import Config
 from .exceptions import RedisUnavailable
 from .lease import Lease
 from .log import log
-from .records import LeaderInfo, utc_now
+from .process import HolderWatch, own
+from .records import Answer, LeaderInfo, utc_now
 
 SECOND_CHANCE = 0.01
 """Seconds that a leader which goes away leaves to the follower that it has woken before it wakes another: several times
@@ -51,6 +53,16 @@ class Actions:
         self._state, self._apply = state, apply
         self._deaf_until, self._deaf = 0.0, False
         self._advised = self._released = False
+        self._holder = HolderWatch()
+
+    def begin(self) -> None:
+        """Makes ready, in the thread in which everything will be done. Local."""
+        if self._config.same_host_takeover and (me := own()):
+            self._lease.process = me.to_text()
+
+    def end(self) -> None:
+        """Gives back what is held at home; also in a forked child. Local."""
+        self._holder.forget()
 
     def do(self, todo: machine.Plan, hold: float) -> None:
         """Carries out one decision.
@@ -84,16 +96,39 @@ class Actions:
             self._released = not hold
 
     def _campaign(self, state: machine.State, asked_at: float, *, look: bool) -> None:
-        claim, info = machine.claim(state, asked_at, self._timing), self._info(state)
-        if look:
-            until = asked_at + self._timing.retry
-            waits = not self._deaf and until < state.watch.over_at and asked_at >= state.not_before
-            answer = self._lease.look(self._me, claim, info, until if waits else None)
-        else:
-            answer = self._lease.campaign(self._me, claim, info)
+        answer = self._ask(state, asked_at, look=look)
+        self._follow(answer, asked_at)
+        if self._mourn():
+            state, asked_at = self._state(), clock.now()
+            answer = self._ask(state, asked_at, look=False)
         self._answered(machine.Campaigned(asked_at, answer, random.random()))
         if answer.twin:
             self._lease.post(answer.twin, {"twin": self._me})
+
+    def _ask(self, state: machine.State, asked_at: float, *, look: bool) -> Answer:
+        claim, info = machine.claim(state, asked_at, self._timing), self._info(state)
+        if not look:
+            return self._lease.campaign(self._me, claim, info)
+        until = asked_at + self._timing.retry
+        waits = not self._deaf and until < state.watch.over_at and asked_at >= state.not_before
+        return self._lease.look(self._me, claim, info, until if waits else None)
+
+    def _follow(self, answer: Answer, asked_at: float) -> None:
+        """Watches the process of whoever leads, or has left its lease behind."""
+        if self._lease.process and answer.verdict in ("held", "expired"):
+            self._holder.follow((answer.holder, answer.token), answer.process, asked_at, answer.version)
+        else:
+            self._holder.forget()
+        self._waker.also = self._holder.fd
+
+    def _mourn(self) -> bool:
+        """Tells the machine, once, that the process of the leader is dead. Gives whether it did."""
+        term = self._holder.dead()
+        self._waker.also = self._holder.fd
+        if term is None or term == self._state().dead:
+            return False
+        self._apply(machine.Died(*term))
+        return True
 
     def _renew(self, state: machine.State, term: machine.Term, asked_at: float, *, confirm: bool) -> None:
         self._advice.beat(asked_at - state.next_at, term.deadline - asked_at, term.token)
@@ -123,11 +158,12 @@ class Actions:
                 self._advice.server(self._lease.server())
         if todo.listen and asked_at >= self._deaf_until:
             self._listen(state, todo.until)
-            return
-        if state.ended and state.ended.owes_release:
-            with contextlib.suppress(RedisUnavailable):
-                self._lease.channel.open()  # while the loss callbacks run
-        self._waker.wait(min(todo.until - clock.now(), 3600.0))
+        else:
+            if state.ended and state.ended.owes_release:
+                with contextlib.suppress(RedisUnavailable):
+                    self._lease.channel.open()  # while the loss callbacks run
+            self._waker.wait(min(todo.until - clock.now(), 3600.0))
+        self._mourn()
 
     def _listen(self, state: machine.State, until: float) -> None:
         try:

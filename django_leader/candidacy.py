@@ -5,9 +5,8 @@ application has stopped its work when it is over. Who may lead is decided by ``m
 
 - The election thread (``run``) does all I/O (``actions``). Any thread may feed the machine, under one lock that is
   never held across I/O or a callback.
-- What ``is_leader()`` reads is a ``Grant``: immutable, replaced whole, with a latch that goes from true to false
-  only. Whoever is told that the term is over sets the latch, so that it stays over even if a renewal, accepted in
-  time, is published at that very moment.
+- What ``is_leader()`` reads is a ``Grant``, one for each term. Whoever is told that the term is over ends it, so that
+  it stays over even if a renewal, accepted in time, is published at that very moment; the machine then hears of it.
 - No exception ends the loop, only ``Stop`` does; what fails is tried again.
 - Every candidacy has an identity of its own (``me``), so that two processes that were given one instance id, or a
   process and its fork, exclude each other like any two.
@@ -33,17 +32,17 @@ from .channel import Connect, Waker
 from .config import Config
 from .delivery import Listeners, News, TermDelivery
 from .exceptions import RedisUnavailable
+from .grant import NO_GRANT, Grant, Publish, new_cell
 from .lease import Lease
 from .log import log
-from .process import NO_GRANT, Grant, new_latch
 from .records import NONCE_LENGTH, instance_of
 
 
 class Candidacy:
     """What one process is and does in one election while it takes part."""
 
-    def __init__(self, connect: Connect, config: Config, label: str, listeners: Listeners) -> None:
-        self._label, self._config, self._listeners = label, config, listeners
+    def __init__(self, connect: Connect, config: Config, label: str, listeners: Listeners, publish: Publish) -> None:
+        self._label, self._config, self._listeners, self._publish = label, config, listeners, publish
         self._timing = config.timing
         self._state = machine.State()
         self._events: deque[machine.AnyEvent] = deque()
@@ -109,6 +108,7 @@ class Candidacy:
 
     def abandon(self) -> None:
         """In a forked child: nothing of the parent's candidacy is used, and nothing is sent."""
+        self._actions.end()
         self._lease.channel.abandon()
         self._waker.close()
 
@@ -117,6 +117,7 @@ class Candidacy:
         with self.changed:
             if self._next_delivery:
                 self._next_delivery.cancel()
+            self._actions.end()
             self._lease.channel.drop()
             self._waker.close()
             self.ended = True
@@ -125,6 +126,7 @@ class Candidacy:
     def run(self) -> None:
         """Takes part until ``Stop``. The calling thread is the election thread."""
         self._thread = threading.current_thread()
+        self._actions.begin()
         try:
             self._loop()
         except BaseException:  # Ctrl-C, say: end as after a stop
@@ -166,8 +168,6 @@ class Candidacy:
             self._applying = True
             try:
                 while self._events:
-                    if self._state.term and not self.grant.latch[0]:
-                        self._apply_one(machine.Broken(self._state.term.token))
                     self._apply_one(self._events.popleft())
             finally:
                 self._applying = False
@@ -179,19 +179,20 @@ class Candidacy:
     def _apply_one(self, event: machine.AnyEvent) -> None:
         before, after = self._state, machine.step(self._state, event, clock.now(), self._timing)
         if before.term and not after.term:
-            self.grant.latch[0] = 0  # first of all, so that nothing that interrupts us leaves it true
+            self.grant.end()  # first of all, so that nothing that interrupts us leaves it true
         self._state = after
         self.attempts += machine.decided(event, after)
         if before.term and not after.term:
-            self.grant = NO_GRANT
             assert after.ended
             if self._delivery:
                 self._delivery.end(after.ended.reason)
             self._lines.append((logging.INFO, "%s: lost leadership: %s", self._label, after.ended.reason))
         elif before.term and after.term:
-            self.grant = replace(self.grant, deadline=after.term.deadline)
+            if not self.grant.extend(after.term.deadline):
+                self._events.appendleft(machine.Broken(after.term.token))
         elif after.term:
-            self.grant = Grant(after.term.token, after.term.deadline, new_latch())
+            self.grant = Grant(after.term.token, new_cell(after.term.deadline))
+            self._publish(self.grant)
             self._announce(after.term.token)
             self._lines.append((logging.INFO, "%s: leader, with token %d", self._label, after.term.token))
         if after.leader and after.leader != self._last_leader:
@@ -210,7 +211,7 @@ class Candidacy:
         delivery = TermDelivery(
             self._label,
             self._listeners,
-            deadline=lambda token: self.grant.deadline if self.grant.token == token else 0.0,
+            deadline=lambda token: grant.cell[0] if (grant := self.grant).token == token else 0.0,
             expired=lambda: self.feed(machine.Tick()),
             gain_failed=lambda token: self.feed(machine.Resign(token, "callback-failed")),
             delivered=self._delivered,

@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from . import connection
 from .handler import KEYS, ElectionSettings, configured, read
 
-NUMBERS = {key: number for number, key in enumerate(KEYS, 3) if number < 13} | {"QUARANTINE": 14, "MIN_REPLICAS": 15}
+NUMBERS = {key: number + (number > 12) for number, key in enumerate(KEYS, 3)}
 """The number of the checks of each setting. E013 is about two elections."""
 LONG_TTL = 3600.0
 """Seconds. A lease above it is more often one in milliseconds than one that is meant."""

@@ -71,8 +71,10 @@ class Config:
     """The settings of an election. Frozen; ``validate()`` gives a copy that is fit for use.
 
     ``quarantine``: seconds for which nobody is elected after Redis has lost data; None is the lease, 0 turns it off.
-    ``min_replicas``: how many replicas must have a grant or a renewal before it counts. Raises ``ConfigError`` at
-    once for a value of a kind that can never be used.
+    ``min_replicas``: how many replicas must have a grant or a renewal before it counts. ``same_host_takeover``: whether
+    the lease of this process may be claimed when it dies, and whether it claims that of one that dies on its host; to
+    be turned off where child processes work on for a leader. Raises ``ConfigError`` at once for a value of a kind that
+    can never be used.
     """
 
     redis_key_name: str = "maplefile:leader:lock"
@@ -84,11 +86,14 @@ class Config:
     hostname: str = ""
     quarantine: Duration | None = None
     min_replicas: int = 0
+    same_host_takeover: bool = True
 
     def __post_init__(self) -> None:
         if self.quarantine is not None:
             object.__setattr__(self, "quarantine", _seconds("quarantine", self.quarantine))
         _check_replicas(self.min_replicas)
+        if not isinstance(self.same_host_takeover, bool):
+            raise ConfigError(f"same_host_takeover is {self.same_host_takeover!r}; use True or False")
         for field in fields(self)[:SEED_FIELDS]:
             value = getattr(self, field.name)
             number = field.name in DEFAULTS and isinstance(DEFAULTS[field.name], float)

@@ -14,9 +14,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property, partial
 from time import clock_gettime
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import redis
@@ -28,10 +28,10 @@ from .clock import BOOT_CLOCK
 from .config import Config
 from .delivery import Listeners
 from .exceptions import LeaderError, RedisUnavailable
+from .grant import NO_GRANT, Grant
 from .lease import Lease
 from .lifecycle import lifecycle
 from .machine import Resign, Stop
-from .process import NO_GRANT, Grant
 from .records import ElectionStatus, Event, LeaderInfo
 
 T = TypeVar("T")
@@ -64,10 +64,8 @@ class LeaderElection:
     def _forget(self) -> None:
         self.config = self._given.validate()
         self._candidacy: Candidacy | None = None
-        self._grants: Any = self
+        self._grant = NO_GRANT
         self.decreed: Grant | None = None
-
-    grant = NO_GRANT  # read while there is no candidacy
 
     @cached_property
     def _connect(self) -> Connect:
@@ -76,35 +74,30 @@ class LeaderElection:
 
     def decree(self, grant: Grant | None) -> None:
         """For tests: the answer to the local questions, whatever Redis says, while nothing starts. None ends it."""
-        self.decreed = grant
-        self._grants = SimpleNamespace(grant=grant) if grant else (self._candidacy or self)
+        candidacy = self._candidacy
+        with candidacy.changed if candidacy else nullcontext():
+            self.decreed = grant
+            self._publish(candidacy.grant if candidacy else NO_GRANT)
+
+    def _publish(self, grant: Grant) -> None:
+        self._grant = self.decreed or grant
 
     def is_leader(self) -> bool:
         """Whether this process leads now. Local: no network, no lock, never raises. Any thread, any signal handler."""
-        grant = self._grants.grant
-        if grant.latch[0] and clock_gettime(BOOT_CLOCK) < grant.deadline:
+        if clock_gettime(BOOT_CLOCK) < self._grant.cell[0]:
             return True
-        grant.latch[0] = 0
-        return False
+        return self._grant.cell[0] != 0.0 and self.lease_left > 0
 
     @property
     def fencing_token(self) -> int | None:
         """The number of this process's term while it leads, else None. Local. Later terms have higher numbers."""
-        grant = self._grants.grant
-        if grant.latch[0] and clock_gettime(BOOT_CLOCK) < grant.deadline:
-            return int(grant.token)
-        grant.latch[0] = 0
-        return None
+        grant = self._grant
+        return grant.token if grant.left(clock_gettime(BOOT_CLOCK)) else None
 
     @property
     def lease_left(self) -> float:
         """Seconds until ``is_leader()`` turns false unless the lease is renewed; 0 when not leading. Local."""
-        grant = self._grants.grant
-        left: float = grant.deadline - clock_gettime(BOOT_CLOCK)
-        if grant.latch[0] and left > 0:
-            return left
-        grant.latch[0] = 0
-        return 0.0
+        return self._grant.left(clock_gettime(BOOT_CLOCK))
 
     @property
     def instance_id(self) -> str:
@@ -227,8 +220,8 @@ class LeaderElection:
                 last = None
             if (last and not last.stopping) or self.decreed or lifecycle.exiting:
                 return None
-            new = Candidacy(self._connect, self.config, self.label, self._listeners)
-            self._candidacy = self._grants = new
+            new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish)
+            self._candidacy, self._grant = new, new.grant
             if last:
                 last.bequeath(new)
             return new

@@ -61,8 +61,10 @@ def script(name: str, flags: str = "") -> Script:
 class Lease:
     """Speaks to Redis about one election, on one connection, for one thread."""
 
-    def __init__(self, connect: Connect, config: Config, waker: Waker | None = None, process: str = "") -> None:
-        self._timing, self._keys, self._process = config.timing, config.keys, process
+    def __init__(self, connect: Connect, config: Config, waker: Waker | None = None) -> None:
+        self._timing, self._keys = config.timing, config.keys
+        self.process = ""
+        """What a grant publishes of this process; nothing, and its death lets nobody take over."""
         self._flags = FLAGS
         self._requests: dict[str, tuple[Any, Packed]] = {}
         self.channel = Channel(connect, self._timing.operation, waker)
@@ -101,7 +103,7 @@ class Lease:
         """
         if self.channel.connected and not confirm and (answer := self._renew(me, token, info)):
             return self._replicated(answer)
-        arguments = wire.reclaim_arguments(self._timing, me, token, info, latest, self._process, confirm=confirm)
+        arguments = wire.reclaim_arguments(self._timing, me, token, info, latest, self.process, confirm=confirm)
         return self._replicated(wire.parse(self._run("reclaim", self._keys, *arguments)))
 
     def release(
@@ -201,7 +203,7 @@ class Lease:
     def _prepared_campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Packed:
         def packed() -> Packed:
             sha, pack = script("campaign", self._flags).sha, self.channel.pack
-            return wire.packed_campaign(pack, sha, self._keys, self._timing, me, claim, info, self._process)
+            return wire.packed_campaign(pack, sha, self._keys, self._timing, me, claim, info, self.process)
 
         return self._prepared("campaign", (me, claim._replace(latest=0.0)), packed)
 
@@ -226,7 +228,7 @@ class Lease:
             lambda: self.channel.call_packed(command, until=until),
             lambda: request.words_filled(echo, *values),
         )
-        if not isinstance(reply, bytes) or not reply.startswith(echo):
+        if not isinstance(reply, bytes) or reply[: len(echo) + 1] not in (echo + b"\n", echo + b" "):
             raise self._not_ours(name)
         return reply
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .grant import NO_GRANT, Grant
 from .handler import DEFAULT_ALIAS, elections
-from .process import Grant
 
 TEST_TOKEN = 1
 
@@ -18,14 +18,14 @@ def leading(using: str = DEFAULT_ALIAS, *, token: int = TEST_TOKEN) -> Iterator[
     No callback is called, no signal is sent, and no election starts; a ``@leader_required`` command runs, or does not,
     by the decree. Local. Raises ``ImproperlyConfigured`` for bad settings.
     """
-    with _decreed(using, Grant(token, float("inf"), bytearray(b"\x01"))):
+    with _decreed(using, Grant(token, [float("inf")])):
         yield
 
 
 @contextmanager
 def following(using: str = DEFAULT_ALIAS) -> Iterator[None]:
     """Within it (or in a function that it decorates) this process does not lead ``using``. Local."""
-    with _decreed(using, Grant(0, 0.0, bytearray(1))):
+    with _decreed(using, NO_GRANT):
         yield
 
 

@@ -52,7 +52,7 @@ def blind_release() -> None:
 
 def no_fork_guard() -> None:
     """A child goes on where its parent was."""
-    vars(candidacy)["new_latch"] = lambda: bytearray(b"\x01")
+    vars(candidacy)["new_cell"] = lambda deadline: [deadline]
     LeaderElection.after_fork = lambda self: None  # type: ignore[method-assign]
 
 

@@ -14,6 +14,7 @@ from django.utils.timezone import localtime
 from django_leader.autostart import VARIABLE, Seen, decide, starter
 from django_leader.exceptions import RedisUnavailable
 from django_leader.handler import elections, read
+from django_leader.process import unsupported
 
 LED, LEADERLESS, UNKNOWN = 0, 1, 2
 
@@ -106,7 +107,12 @@ def _explain(alias: str) -> list[dict[str, str]]:
     rows = {where: decide(seen, found.autostart, found.serving_commands) for where, seen in processes.items()}
     if alias in starter.decisions:
         rows = {"this process": starter.decisions[alias], **rows}
-    return [{"election": alias, "process": where, "starts": d.start, "because": d.why} for where, d in rows.items()]
+    explained = [
+        {"election": alias, "process": where, "starts": d.start, "because": d.why} for where, d in rows.items()
+    ]
+    why = "SAME_HOST_TAKEOVER is False" if not found.config.same_host_takeover else unsupported()
+    state = {"starts": "off" if why else "on", "because": why or "a leader on this host is replaced when it dies"}
+    return [*explained, {"election": alias, "process": "same-host take-over", **state}]
 
 
 def _show(value: Any) -> str:

@@ -1,0 +1,292 @@
+"""What ``is_leader()`` reads: in forks, and while it is extended, in every order. Instants are invented."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from django_leader import clock, grant, machine
+from django_leader.candidacy import Candidacy
+from django_leader.config import Config
+from django_leader.delivery import Listeners
+from django_leader.election import LeaderElection
+from django_leader.grant import NO_GRANT, OVER, Cell, Grant, PidCell, Stretch, new_cell
+from django_leader.records import Answer
+from tests.support.interleaving import Turns, every_order
+
+FIRST, SECOND, THIRD = 10.0, 20.0, 30.0
+"""The deadlines."""
+
+
+def leads(term: Grant, now: float) -> bool:
+    """What ``LeaderElection.is_leader`` does."""
+    if now < term.cell[0]:
+        return True
+    return term.cell[0] != 0.0 and term.left(now) > 0
+
+
+def exit_code_of_child(fork: Callable[[], int], code: Callable[[], int]) -> int:
+    pid = fork()
+    if pid == 0:
+        try:
+            os._exit(code())
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python", "C"])
+@pytest.mark.parametrize("make", [new_cell, PidCell])
+def test_s19_a_term_is_over_in_a_child_and_lasts_in_its_parent(
+    make: Callable[[float], Cell], fork: Callable[[], int]
+) -> None:
+    term = Grant(1, make(FIRST))
+    assert exit_code_of_child(fork, lambda: 1 if leads(term, 5.0) or term.left(5.0) else 42) == 42
+    assert exit_code_of_child(fork, lambda: 1 if term.extend(SECOND) or leads(term, 5.0) else 42) == 42
+    assert leads(term, 5.0)
+    assert term.extend(SECOND)
+    assert exit_code_of_child(fork, lambda: 1 if leads(term, 15.0) or term.left(15.0) else 42) == 42
+    assert leads(term, 15.0)
+
+
+@pytest.mark.parametrize("make", [new_cell, PidCell])
+def test_s19_a_child_that_is_forked_by_a_signal_handler_amid_an_extension_does_not_lead(
+    make: Callable[[float], Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    term = Grant(1, make(FIRST))
+    followed_by = Stretch.followed_by
+
+    def interrupted(self: Stretch, stretch: Stretch) -> Stretch:
+        found = followed_by(self, stretch)
+        pids.append(os.fork())
+        return found
+
+    pids: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Stretch, "followed_by", interrupted)
+        extended = term.extend(SECOND)
+    if pids == [0]:
+        os._exit(1 if extended or leads(term, 5.0) else 42)
+    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 42
+    assert extended
+    assert leads(term, 15.0)
+
+
+def test_where_pages_cannot_be_wiped_the_process_id_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grant, "_MADV_WIPEONFORK", 99999)
+    assert isinstance(new_cell(FIRST), PidCell)
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert isinstance(new_cell(FIRST), PidCell)
+
+
+@pytest.mark.parametrize("make", [new_cell, PidCell])
+def test_a_term_lasts_until_its_deadline_and_that_can_be_put_off(make: Callable[[float], Cell]) -> None:
+    term = Grant(7, make(FIRST))
+    assert (leads(term, 9.0), term.left(9.0)) == (True, 1.0)
+    assert term.extend(FIRST)
+    assert term.extend(SECOND)
+    assert (leads(term, 11.0), term.left(11.0)) == (True, 9.0)
+    assert term.token == 7
+
+
+@pytest.mark.parametrize("ask", [leads, Grant.left])
+def test_s04_who_sees_the_deadline_pass_ends_the_term(ask: Callable[[Grant, float], float]) -> None:
+    term = Grant(1, new_cell(FIRST))
+    assert not ask(term, FIRST)
+    assert not ask(term, 5.0), "even if the clock went back"
+    assert not term.extend(SECOND)
+    assert not ask(term, 11.0)
+
+
+def test_s03_a_term_that_was_ended_stays_so() -> None:
+    term = Grant(1, new_cell(FIRST))
+    term.end()
+    assert not leads(term, 5.0)
+    assert not term.extend(SECOND)
+    assert not leads(term, 5.0)
+    assert term.left(5.0) == 0.0
+
+
+def test_what_was_no_term_cannot_be_extended() -> None:
+    assert not leads(NO_GRANT, 0.0)
+    assert not NO_GRANT.extend(SECOND)
+    assert not leads(NO_GRANT, 0.0)
+    assert OVER.followed_by(Stretch(SECOND)) is OVER
+
+
+class Play:
+    """A term in which everything that a reader and the writer do to it is a step, and what was answered."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        def step_and_follow(stretch: Stretch, following: Stretch) -> Stretch:
+            self.turns.step()
+            return followed_by(stretch, following)
+
+        self.turns, followed_by = Turns(), Stretch.followed_by
+        patch.setattr(Stretch, "followed_by", step_and_follow)
+        self.now, self.refused, self.extended = 0.0, False, False
+        self.term = Watched(self.turns)
+
+    def reader(self, *instants: float) -> Callable[[], None]:
+        def read() -> None:
+            for instant in instants:
+                self.now, refused = max(self.now, instant), self.refused
+                answer = leads(self.term, self.now)
+                assert not (refused and answer), "once false, always false"
+                self.refused = self.refused or not answer
+
+        return read
+
+    def write(self) -> None:
+        self.extended = self.term.extend(SECOND)
+
+    def run(self, functions: Sequence[Callable[[], None]], order: Sequence[int]) -> list[tuple[int, int]]:
+        self.now, self.refused, self.term = 0.0, False, Watched(self.turns)
+        chosen = self.turns.run(functions, order)
+        lasts = leads(self.term, self.now)
+        assert not (self.refused and lasts), "once false, always false"
+        assert self.extended or not lasts, "what the machine takes for ended has ended"
+        assert self.term.extend(THIRD) is lasts, "the machine hears of it"
+        assert leads(self.term, self.now) is lasts
+        return chosen
+
+
+class Watched(Grant):
+    __slots__ = ("_turns", "_where")
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        super().__init__(1, WatchedCell(turns))
+
+    @property
+    def _last(self) -> Stretch:
+        return self._where
+
+    @_last.setter
+    def _last(self, stretch: Stretch) -> None:
+        self._turns.step()
+        self._where = stretch
+
+
+class WatchedCell:
+    def __init__(self, turns: Turns) -> None:
+        self._turns, self._deadline = turns, FIRST
+
+    def __getitem__(self, index: int) -> float:
+        self._turns.step()
+        return self._deadline
+
+    def __setitem__(self, index: int, deadline: float) -> None:
+        self._turns.step()
+        self._deadline = deadline
+
+
+@pytest.mark.parametrize(
+    ("instants", "outcomes"),
+    [((11.0, 11.0), {(True, False), (False, True)}), ((21.0,), {(True, False), (True, True)})],
+)
+def test_s04_a_reader_and_an_extension_in_every_order(
+    monkeypatch: pytest.MonkeyPatch, instants: tuple[float, ...], outcomes: set[tuple[bool, bool]]
+) -> None:
+    play = Play(monkeypatch)
+    seen = set()
+    for _ in every_order(lambda order: play.run([play.reader(*instants), play.write], order)):
+        seen.add((play.refused, play.extended))
+    assert seen == outcomes
+
+
+@settings(max_examples=300, deadline=None)
+@given(order=st.lists(st.integers(0, 2), max_size=40), first=st.sampled_from([9.0, 11.0, 21.0]))
+def test_s04_two_readers_and_an_extension_in_many_orders(order: list[int], first: float) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        play = Play(patch)
+        play.run([play.reader(first, 21.0), play.write, play.reader(11.0, 11.0)], order)
+
+
+def test_s04_a_signal_handler_that_looks_amid_an_extension_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    followed_by = Stretch.followed_by
+    seen: list[bool] = []
+
+    def interrupted(self: Stretch, stretch: Stretch) -> Stretch:
+        if stretch is not OVER and instant:
+            seen.append(leads(term, instant.pop()))
+        return followed_by(self, stretch)
+
+    monkeypatch.setattr(Stretch, "followed_by", interrupted)
+    term, instant = Grant(1, new_cell(FIRST)), [9.0]
+    assert term.extend(SECOND)
+    instant = [21.0]
+    assert not term.extend(THIRD)
+    assert seen == [True, False]
+    assert not leads(term, 21.0)
+
+
+def test_s03_an_extension_that_an_exception_cuts_short_ends_the_term_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Stretch, stretch: Stretch) -> Stretch:
+        followed_by(self, stretch)
+        raise KeyboardInterrupt
+
+    followed_by, term = Stretch.followed_by, Grant(1, new_cell(FIRST))
+    with monkeypatch.context() as patch:
+        patch.setattr(Stretch, "followed_by", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            term.extend(SECOND)
+    assert leads(term, 9.0)
+    assert not term.extend(THIRD)
+    assert not leads(term, 9.0)
+
+
+def answer(verdict: str) -> Answer:
+    return Answer(verdict, 1, "me:0", 10.0, 1, "", 0.0, verdict, 10.0)
+
+
+def test_s04_a_renewal_that_is_accepted_while_somebody_sees_the_deadline_pass_ends_the_term(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def step(state: machine.State, event: machine.AnyEvent, now: float, timing: object) -> machine.State:
+        after: machine.State = real(state, event, now, timing)  # type: ignore[arg-type]
+        if isinstance(event, machine.Renewed):
+            assert not leads(published[0], published[0].cell[0])
+        return after
+
+    real = machine.step
+    monkeypatch.setattr(machine, "step", step)
+    published: list[Grant] = []
+    taking_part = Candidacy(
+        lambda timeout: pytest.fail("no Redis"), Config().validate(), "test", Listeners(lambda: None), published.append
+    )
+    taking_part.feed(machine.Campaigned(clock.now(), answer("granted"), 0.0))
+    assert leads(published[0], clock.now())
+    taking_part.feed(machine.Renewed(clock.now(), answer("renewed")))
+    assert not leads(published[0], clock.now())
+    assert taking_part._state.term is None
+    assert taking_part._state.untold == (1, "expired")
+    taking_part.close()
+
+
+def test_s04_token_and_deadline_are_of_one_term_whatever_is_decreed_meanwhile() -> None:
+    election = LeaderElection(redis.Redis())
+    taking_part = election._begin()
+    assert taking_part
+    assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
+    election.decree(Grant(7, [float("inf")]))
+    taking_part.feed(machine.Campaigned(clock.now(), answer("granted"), 0.0))
+    assert (election.is_leader(), election.fencing_token, election.lease_left) == (True, 7, float("inf"))
+    election.decree(NO_GRANT)
+    taking_part.feed(machine.Renewed(clock.now(), answer("renewed")))
+    assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
+    election.decree(None)
+    assert (election.is_leader(), election.fencing_token) == (True, 1)
+    taking_part.feed(machine.Stop())
+    assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
+    following = election._begin()
+    assert following
+    assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
+    taking_part.close()
+    following.close()
