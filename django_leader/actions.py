@@ -27,7 +27,7 @@ from .exceptions import RedisUnavailable
 from .lease import Lease
 from .log import log
 from .process import HolderWatch, own
-from .records import Answer, LeaderInfo, utc_now
+from .records import Answer, Claim, LeaderInfo, utc_now
 
 SECOND_CHANCE = 0.01
 """Seconds that a leader which goes away leaves to the follower that it has woken before it wakes another: several times
@@ -64,8 +64,8 @@ class Actions:
         """Gives back what is held at home; also in a forked child. Local."""
         self._holder.forget()
 
-    def do(self, todo: machine.Plan, hold: float) -> None:
-        """Carries out one decision.
+    def do(self, todo: machine.Plan, hold: float) -> float:
+        """Carries out one decision. Gives for how many seconds to wait at home.
 
         ``hold``: seconds for which a release keeps the lease. Raises ``RedisUnavailable``.
         """
@@ -80,7 +80,8 @@ class Actions:
             finally:
                 self._apply(machine.Released())
         else:
-            self._wait(state, todo, asked_at)
+            return self._wait(state, todo, asked_at)
+        return 0.0
 
     def leave(self) -> None:
         """Tells Redis that we are gone, which wakes a follower if nobody leads. Raises ``RedisUnavailable``."""
@@ -97,11 +98,13 @@ class Actions:
 
     def _campaign(self, state: machine.State, asked_at: float, *, look: bool) -> None:
         answer = self._ask(state, asked_at, look=look)
-        self._follow(answer, asked_at)
-        if self._mourn():
+        if answer.verdict != "granted" and self._follows_the_dead(answer, asked_at):
             state, asked_at = self._state(), clock.now()
             answer = self._ask(state, asked_at, look=False)
         self._answered(machine.Campaigned(asked_at, answer, random.random()))
+        if answer.verdict == "granted":
+            self._holder.forget()
+            self._waker.also = None
         if answer.twin:
             self._lease.post(answer.twin, {"twin": self._me})
 
@@ -113,15 +116,15 @@ class Actions:
         waits = not self._deaf and until < state.watch.over_at and asked_at >= state.not_before
         return self._lease.look(self._me, claim, info, until if waits else None)
 
-    def _follow(self, answer: Answer, asked_at: float) -> None:
-        """Watches the process of whoever leads, or has left its lease behind."""
+    def _follows_the_dead(self, answer: Answer, asked_at: float) -> bool:
+        """Watches the process of whoever leads, or has left its lease behind. Gives whether it is dead."""
         if self._lease.process and answer.verdict in ("held", "expired"):
             self._holder.follow((answer.holder, answer.token), answer.process, asked_at, answer.version)
         else:
             self._holder.forget()
-        self._waker.also = self._holder.fd
+        return self.mourn()
 
-    def _mourn(self) -> bool:
+    def mourn(self) -> bool:
         """Tells the machine, once, that the process of the leader is dead. Gives whether it did."""
         term = self._holder.dead()
         self._waker.also = self._holder.fd
@@ -151,19 +154,20 @@ class Actions:
             self._published = LeaderInfo(self._config.instance_id, self._config.hostname, since, None, pid=self._pid)
         return self._published
 
-    def _wait(self, state: machine.State, todo: machine.Plan, asked_at: float) -> None:
+    def _wait(self, state: machine.State, todo: machine.Plan, asked_at: float) -> float:
         if not self._advised and not state.ended and not state.failures:
             self._advised = True
             with contextlib.suppress(RedisUnavailable):  # it may not be allowed
                 self._advice.server(self._lease.server())
         if todo.listen and asked_at >= self._deaf_until:
             self._listen(state, todo.until)
-        else:
+            return 0.0
+        with contextlib.suppress(RedisUnavailable):
             if state.ended and state.ended.owes_release:
-                with contextlib.suppress(RedisUnavailable):
-                    self._lease.channel.open()  # while the loss callbacks run
-            self._waker.wait(min(todo.until - clock.now(), 3600.0))
-        self._mourn()
+                self._lease.channel.open()  # while the loss callbacks run
+            elif state.term and self._lease.channel.connected:
+                self._lease.prepare_release(self._me, state.term.token, "resigned", Claim(state.floor))
+        return todo.until - clock.now()
 
     def _listen(self, state: machine.State, until: float) -> None:
         try:
@@ -184,6 +188,9 @@ class Actions:
     def _received(self, message: dict[str, Any]) -> None:
         if "wake" in message:
             self._apply(machine.Woken())
+            state, at = self._state(), clock.now()
+            if machine.plan(state, at).act == "campaign":  # at once, and not in the next turn
+                self._campaign(state, at, look=False)
         elif isinstance(twin := message.get("twin"), str):
             self._advice.twin(twin)
             if not message.get("answer"):

@@ -3,8 +3,10 @@
 NOT guaranteed here: that a request whose reply did not come was not executed, that a term lasts, or that the
 application has stopped its work when it is over. Who may lead is decided by ``machine`` and by the scripts.
 
-- The election thread (``run``) does all I/O (``actions``). Any thread may feed the machine, under one lock that is
-  never held across I/O or a callback.
+- Any thread may feed the machine, under one lock that is never held across I/O or a callback.
+- Whoever is at the desk, one thread at a time, carries out what the machine decides (``actions``), and does all I/O.
+  That is the election thread (``run``), but for the release: it leaves from the thread that has nothing more to do
+  before it. A leader's election thread waits away from the desk.
 - What ``is_leader()`` reads is a ``Grant``, one for each term. Whoever is told that the term is over ends it, so that
   it stays over even if a renewal, accepted in time, is published at that very moment; the machine then hears of it.
 - No exception ends the loop, only ``Stop`` does; what fails is tried again.
@@ -20,9 +22,7 @@ import os
 import random
 import secrets
 import threading
-import time
 from collections import deque
-from dataclasses import replace
 from typing import Any
 
 from . import clock, machine
@@ -32,7 +32,7 @@ from .channel import Connect, Waker
 from .config import Config
 from .delivery import Listeners, News, TermDelivery
 from .exceptions import RedisUnavailable
-from .grant import NO_GRANT, Grant, Publish, new_cell
+from .grant import NO_GRANT, Cell, Grant, Publish, new_cell
 from .lease import Lease
 from .log import log
 from .records import NONCE_LENGTH, instance_of
@@ -50,12 +50,14 @@ class Candidacy:
         self._lines: list[tuple[Any, ...]] = []
         self._thread: threading.Thread | None = None
         self._heir: Candidacy | None = None
+        self._desk, self._at_desk = threading.Lock(), 0
         self._waker = Waker()
         self._lease = Lease(connect, config, self._waker)
         self._me = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
         self._news = News(label)
         self._delivery: TermDelivery | None = None
         self._next_delivery: TermDelivery | None = None
+        self._next_cell: Cell | None = None
         self._last_leader = ""
         self._advice = Advice(label, config)
         self.hold = 0.0
@@ -72,12 +74,38 @@ class Candidacy:
     def feed(self, event: machine.AnyEvent) -> None:
         """Tells the machine from another thread, and has the election thread act on it. Local."""
         self._apply(event)
-        self._waker.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        ended = self._state.ended
+        if not (ended and ended.owes_release) or ended.delivered:  # if not, there is nothing to do yet
+            self._waker.set()
+
+    def stop(self, *, here: bool) -> None:
+        """Takes part no longer. With ``here`` the release leaves from this very thread, if nobody is at the desk."""
+        self._apply(machine.Stop())
+        self._let_go(here=here)
+
+    def _let_go(self, *, here: bool = True) -> None:
+        """Carries out a release that is due, since whoever waits for it need not wait for another thread to wake up."""
+        if here and self._desk.acquire(blocking=False):
+            try:
+                self._at_desk = threading.get_ident()
+                todo = machine.plan(self._state, clock.now())
+                if todo.act == "release":
+                    self._actions.do(todo, self.hold)
+            except Exception as error:
+                self._failed(error)
+            finally:
+                self._at_desk = 0
+                self._desk.release()
+        self._wake()
 
     def runs_here(self) -> bool:
         """Whether the caller, a loss callback or a signal handler, runs in a thread on which ``ended`` depends."""
         here = threading.current_thread()
-        return here is self._thread or (self._delivery is not None and self._delivery.runs_here())
+        depends = here is self._thread or here.ident == self._at_desk
+        return depends or (self._delivery is not None and self._delivery.runs_here())
 
     @property
     def idle(self) -> float:
@@ -99,7 +127,7 @@ class Candidacy:
         """Tells this process's next candidacy the highest token, and of a loss that is still being delivered. Local."""
         with self.changed:
             ended = self._state.ended
-            undelivered = replace(ended, owes_release=False) if ended and not ended.delivered else None
+            undelivered = ended._replace(owes_release=False) if ended and not ended.delivered else None
             heir._state = machine.State(
                 floor=self._state.floor, ended=undelivered, watch=self._state.watch, untold=self._state.untold
             )
@@ -139,22 +167,35 @@ class Candidacy:
     def _loop(self) -> None:
         while True:
             self._ticked_at = clock.now()
-            try:
-                self._apply(machine.Tick())
-                todo = machine.plan(self._state, clock.now())
-                if todo.act == "leave":
-                    break
-                if todo.listen and self._next_delivery is None:
-                    with contextlib.suppress(RuntimeError):
-                        self._next_delivery = self._prepare()
-                self._actions.do(todo, self.hold)
-            except Exception as error:
-                self._failed(error)
-                if not isinstance(error, RedisUnavailable):  # a bug: the show goes on, but not in a tight loop
-                    time.sleep(min(0.2, self._timing.retry))
+            with self._desk:
+                wait = self._turn()
+            if wait is None:
+                break
+            if wait > 0:
+                self._waker.wait(min(wait, 3600.0))
         if not self.outage and self._state.watch.look:
             with contextlib.suppress(Exception):
                 self._actions.leave()
+
+    def _turn(self) -> float | None:
+        """Decides and carries out one thing, at the desk. Gives how long to wait away from it; None: no more to do."""
+        self._at_desk = threading.get_ident()
+        try:
+            self._actions.mourn()
+            self._apply(machine.Tick())
+            todo = machine.plan(self._state, clock.now())
+            if todo.act == "leave":
+                return None
+            if todo.listen and self._next_delivery is None:
+                with contextlib.suppress(RuntimeError):
+                    self._next_delivery, self._next_cell = self._prepare(), new_cell(0.0)
+            return self._actions.do(todo, self.hold)
+        except Exception as error:
+            self._failed(error)
+            # If it is a bug, the show goes on, but not in a tight loop.
+            return 0.0 if isinstance(error, RedisUnavailable) else min(0.2, self._timing.retry)
+        finally:
+            self._at_desk = 0
 
     def _failed(self, error: Exception) -> None:
         self._advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))
@@ -184,14 +225,16 @@ class Candidacy:
         self.attempts += machine.decided(event, after)
         if before.term and not after.term:
             assert after.ended
-            if self._delivery:
-                self._delivery.end(after.ended.reason)
+            if self._delivery and self._delivery.end(after.ended.reason):
+                self._events.append(machine.Delivered(after.ended.term.token))
             self._lines.append((logging.INFO, "%s: lost leadership: %s", self._label, after.ended.reason))
         elif before.term and after.term:
             if not self.grant.extend(after.term.deadline):
                 self._events.appendleft(machine.Broken(after.term.token))
         elif after.term:
-            self.grant = Grant(after.term.token, new_cell(after.term.deadline))
+            cell, self._next_cell = self._next_cell or new_cell(0.0), None
+            cell[0] = after.term.deadline
+            self.grant = Grant(after.term.token, cell)
             self._publish(self.grant)
             self._announce(after.term.token)
             self._lines.append((logging.INFO, "%s: leader, with token %d", self._label, after.term.token))
@@ -201,8 +244,9 @@ class Candidacy:
 
     def _delivered(self, token: int) -> None:
         with self.changed:
-            self.feed(machine.Delivered(token))
+            self._apply(machine.Delivered(token))
             heir = self._heir
+        self._let_go()
         if heir:
             heir._delivered(token)
 

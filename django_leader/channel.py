@@ -1,4 +1,4 @@
-"""One private connection to Redis, used by one thread.
+"""One private connection to Redis, used by one thread at a time.
 
 NOT guaranteed here: that a request whose reply did not come was not executed. Whoever calls must treat that
 outcome as unknown.
@@ -21,6 +21,7 @@ import math
 import os
 import select
 import socket
+import time
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
@@ -91,7 +92,7 @@ class Waker:
 
 
 class Channel:
-    """A connection that is made when it is needed and dropped when it is in doubt. For one thread."""
+    """A connection that is made when it is needed and dropped when it is in doubt. For one thread at a time."""
 
     def __init__(self, connect: Connect, timeout: float, waker: Waker | None = None) -> None:
         self._connect, self._timeout, self._waker = connect, timeout, waker
@@ -113,13 +114,14 @@ class Channel:
         except BaseException as error:
             raise self._dropped(error) from error
 
-    def call_packed(self, command: bytes, *, until: float | None = None) -> Any:
+    def call_packed(self, command: bytes, *, until: float | None = None, pause: float = 0.0) -> Any:
         """Like ``call``, for a command that ``pack`` has packed.
 
-        If a wait until the instant ``until`` follows in it, ``wait`` gives the reply to that.
+        If a wait until the instant ``until`` follows in it, ``wait`` gives the reply to that. ``pause``: seconds for
+        which the reply is not looked for.
         """
         try:
-            return self._call([command], until)
+            return self._call([command], until, pause)
         except NoScriptError:
             raise
         except BaseException as error:
@@ -217,10 +219,12 @@ class Channel:
             self._connection.connect()  # type: ignore[no-untyped-call]
         return self._connection
 
-    def _call(self, packed: list[bytes], until: float | None = None) -> Any:
+    def _call(self, packed: list[bytes], until: float | None = None, pause: float = 0.0) -> Any:
         connection = self._open()
         connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
         self._owed = until
+        if pause:
+            time.sleep(pause)
         reply = connection.read_response(disable_decoding=True)
         if self._stale:
             self._close_stale()

@@ -127,11 +127,14 @@ class TermDelivery:
                 gain[1].set()
                 self._gain_failed(token)
 
-    def end(self, reason: str) -> None:
-        """The term is over: the loss callbacks may run. Local."""
+    def end(self, reason: str) -> bool:
+        """The term is over: the loss callbacks may run. Gives whether there are none to wait for. Local."""
+        nothing = not (self._listeners.on_loss or self._listeners.on_loss_last)
         with self._changed:
             self._reason = self._reason or reason
-            self._changed.notify_all()
+            if not nothing:  # if there is, the watcher's next look is soon enough
+                self._changed.notify_all()
+        return nothing
 
     def cancel(self) -> None:
         """There will be no term. Local."""

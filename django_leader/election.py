@@ -31,7 +31,7 @@ from .exceptions import LeaderError, RedisUnavailable
 from .grant import NO_GRANT, Grant
 from .lease import Lease
 from .lifecycle import lifecycle
-from .machine import Resign, Stop
+from .machine import Resign
 from .records import ElectionStatus, Event, LeaderInfo
 
 T = TypeVar("T")
@@ -238,10 +238,11 @@ class LeaderElection:
         if candidacy is None or not self.running:
             return
         candidacy.hold = max(candidacy.hold, hold)
-        candidacy.feed(Stop())
-        if candidacy.runs_here():
-            return
         bound = self.config.timing.ttl + 2 * self.config.timing.operation if timeout is None else timeout
+        here = candidacy.runs_here()
+        candidacy.stop(here=not here and bound >= self.config.timing.operation)
+        if here:
+            return
         with candidacy.changed:
             candidacy.changed.wait_for(lambda: candidacy.ended, bound)
 

@@ -34,7 +34,6 @@ same state.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from .config import Timing
@@ -93,8 +92,7 @@ class Term(NamedTuple):
     deadline: float
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """The last term while something is still owed for it: its loss callbacks, or its release."""
 
     term: Term
@@ -103,8 +101,7 @@ class Ended:
     delivered: bool = False
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """All that a candidate knows. At most one of ``pending``, ``term`` and ``ended`` is set."""
 
     term: Term | None = None
@@ -152,24 +149,24 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
             longest = min(timing.retry, max(FIRST_BACKOFF, (term.deadline - now) / 4)) if term else timing.retry
             wait = min(longest, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + chance / 2)
             later = max(now + wait, state.not_before)
-            return replace(state, failures=state.failures + 1, next_at=later, looks=False)
+            return state._replace(failures=state.failures + 1, next_at=later, looks=False)
         case Woken() if state.term is None and state.pending is None:
-            return replace(state, next_at=max(now, state.not_before), looks=False)
+            return state._replace(next_at=max(now, state.not_before), looks=False)
         case Died(holder, token) if state.term is None and state.pending is None:
-            return replace(state, dead=(holder, token), next_at=max(now, state.not_before), looks=False)
+            return state._replace(dead=(holder, token), next_at=max(now, state.not_before), looks=False)
         case Broken(token) if state.term and state.term.token == token:
             return _end(state, "expired", owes_release=False, next_at=now)
         case Resign(token, reason) if state.term and state.term.token == token:
             return _resign(state, reason, now, timing)
         case Delivered(token) if known and state.ended and state.ended.term.token == token:
-            ended = replace(state.ended, delivered=True)
-            return replace(state, ended=ended if ended.owes_release else None)
+            ended = state.ended._replace(delivered=True)
+            return state._replace(ended=ended if ended.owes_release else None)
         case Released() if known:
-            return replace(state, ended=None)
+            return state._replace(ended=None)
         case Stop():
-            state = replace(state, stopping=True)
+            state = state._replace(stopping=True)
             if state.pending:
-                return replace(state, pending=None, ended=_unannounced(state.pending))
+                return state._replace(pending=None, ended=_unannounced(state.pending))
             return _end(state, "resigned", owes_release=True, next_at=now) if state.term else state
     return state
 
@@ -214,11 +211,11 @@ def _expire(state: State, now: float) -> State:
     if state.term and now >= state.term.deadline:
         return _end(state, "expired", owes_release=False, next_at=now)
     if state.pending and now >= state.pending.deadline:
-        return replace(state, pending=None)
+        return state._replace(pending=None)
     if state.ended and state.ended.owes_release and not state.ended.delivered and now >= state.ended.term.deadline:
         # Work that does not end keeps the lease until it has run out: from here on there is nothing to give back.
-        ended = replace(state.ended, owes_release=False)
-        return replace(state, ended=ended, untold=(ended.term.token, ended.reason))
+        ended = state.ended._replace(owes_release=False)
+        return state._replace(ended=ended, untold=(ended.term.token, ended.reason))
     return state
 
 
@@ -226,7 +223,7 @@ def _end(state: State, reason: Reason, *, owes_release: bool, next_at: float) ->
     assert state.term
     untold = state.untold if owes_release else (state.term.token, reason)  # a release tells the history
     ended = Ended(state.term, reason, owes_release)
-    return replace(state, term=None, ended=ended, untold=untold, next_at=next_at, leader="")
+    return state._replace(term=None, ended=ended, untold=untold, next_at=next_at, leader="")
 
 
 def _unannounced(term: Term) -> Ended:
@@ -238,16 +235,16 @@ def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
     # Whoever resigns stands back for a while, so that another can take over; the longer, the more often in a row.
     setbacks = state.setbacks + 1 if reason == "callback-failed" else 0
     until = now + timing.retry * 2 ** min(max(setbacks - 1, 0), 5)
-    return _end(replace(state, setbacks=setbacks, not_before=until), reason, owes_release=True, next_at=until)
+    return _end(state._replace(setbacks=setbacks, not_before=until), reason, owes_release=True, next_at=until)
 
 
 def _observe(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
     watch = state.watch.observe(asked_at, answer, now, timing.retry + timing.operation)
-    return replace(state, watch=watch, failures=0, floor=max(state.floor, answer.token))
+    return state._replace(watch=watch, failures=0, floor=max(state.floor, answer.token))
 
 
 def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, now: float, timing: Timing) -> State:
-    state = replace(_observe(state, asked_at, answer, now, timing), untold=(0, ""), looks=False)
+    state = _observe(state, asked_at, answer, now, timing)._replace(untold=(0, ""), looks=False)
     if state.term or state.ended or state.pending:
         return state
     if answer.verdict != "granted":
@@ -255,15 +252,15 @@ def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, no
         over_at = now + answer.remaining if answer.verdict in ("foreign", "late") else state.watch.over_at
         spread = chance * min(LONGEST_SPREAD, SPREAD * answer.candidates)
         next_at = min(asked_at + timing.retry, max(over_at, now) + HAIR + spread)
-        return replace(state, leader=answer.holder, next_at=next_at, looks=answer.verdict == "held")
+        return state._replace(leader=answer.holder, next_at=next_at, looks=answer.verdict == "held")
     term = Term(answer.token, asked_at + timing.ttl - timing.margin)
     if state.stopping:
-        return replace(state, ended=_unannounced(term))
+        return state._replace(ended=_unannounced(term))
     if now >= term.deadline:
-        return replace(state, next_at=now)
+        return state._replace(next_at=now)
     if timing.replicas:
-        return replace(state, pending=term, next_at=now)
-    return replace(state, term=term, leader=answer.holder, next_at=asked_at + timing.heartbeat)
+        return state._replace(pending=term, next_at=now)
+    return state._replace(term=term, leader=answer.holder, next_at=asked_at + timing.heartbeat)
 
 
 def _renewed(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
@@ -272,16 +269,16 @@ def _renewed(state: State, asked_at: float, answer: Answer, now: float, timing: 
     if not term:
         return state
     if answer.verdict == "late":  # or the server's clock was set: now we know what it shows
-        return replace(state, next_at=now)
+        return state._replace(next_at=now)
     if answer.verdict == "renewed":
         if answer.token != term.token:
             return state
         deadline = max(term.deadline, asked_at + timing.ttl - timing.margin)
-        lasts = replace(state, term=Term(term.token, deadline), next_at=asked_at + timing.heartbeat)
-        return replace(lasts, pending=None, leader=answer.holder) if state.pending else replace(lasts, setbacks=0)
+        lasts = state._replace(term=Term(term.token, deadline), next_at=asked_at + timing.heartbeat)
+        return lasts._replace(pending=None, leader=answer.holder) if state.pending else lasts._replace(setbacks=0)
     if state.pending:
-        return replace(state, pending=None, next_at=now)
+        return state._replace(pending=None, next_at=now)
     taken = answer.holder not in ("", state.leader)
     reason: Reason = "taken" if taken else "quarantined" if answer.verdict == "quarantined" else "data-lost"
     lost = _end(state, reason, owes_release=False, next_at=now + (timing.retry if taken else 0))
-    return replace(lost, leader=answer.holder)
+    return lost._replace(leader=answer.holder)

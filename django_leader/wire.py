@@ -70,6 +70,24 @@ def packed_campaign(
     return _packed(pack, (ECHO, LATEST, TIME, TIME), ("EVALSHA", sha), (len(keys), *keys, ECHO, *words))
 
 
+def packed_release(
+    pack: Pack,
+    sha: str,
+    keys: Keys,
+    timing: Timing,
+    me: str,
+    token: int,
+    reason: str,
+    floor: int,
+    *,
+    leave: bool,
+    hold: float,
+) -> Packed:
+    """The releases that say the same. Holes: number, latest."""
+    words = _release(timing, me, token, reason, floor, LATEST, leave=leave, hold=hold)
+    return _packed(pack, (ECHO, LATEST), ("EVALSHA", sha), (len(keys), *keys, ECHO, *words))
+
+
 def packed_look(pack: Pack, sha: str, keys: Keys, timing: Timing, me: str) -> Packed:
     """The looks of a candidate that follows. Hole: number."""
     return _packed(pack, (ECHO,), ("EVALSHA", sha), (4, *keys[:4], ECHO, me, lifetime(timing)))
@@ -104,8 +122,8 @@ def release_arguments(
     timing: Timing, me: str, token: int, reason: str, claim: Claim, *, leave: bool, hold: float
 ) -> Words:
     """What the script takes behind the number. Local."""
-    who = _who(timing, me, max(claim.floor, token), _milliseconds(claim.latest))
-    return (*who, token, reason, int(leave), math.ceil(hold * 1000))
+    latest = _milliseconds(claim.latest)
+    return _release(timing, me, token, reason, claim.floor, latest, leave=leave, hold=hold)
 
 
 def parse(reply: bytes) -> Answer:
@@ -142,6 +160,12 @@ def decode(value: bytes) -> str:
 def _campaign(timing: Timing, me: str, claim: Claim, latest: int | bytes, described: bytes, process: str) -> Words:
     who, what = _who(timing, me, claim.floor, latest), _what(timing, described, process)
     return (*who, *what, claim.version, *claim.lost, *claim.dead)
+
+
+def _release(
+    timing: Timing, me: str, token: int, reason: str, floor: int, latest: int | bytes, *, leave: bool, hold: float
+) -> Words:
+    return (*_who(timing, me, max(floor, token), latest), token, reason, int(leave), math.ceil(hold * 1000))
 
 
 def _who(timing: Timing, me: str, floor: int, latest: int | bytes) -> Words:

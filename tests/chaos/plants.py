@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
-from django_leader import candidacy, lease, machine
+from django_leader import candidacy, lease, machine, scripts
 from django_leader.delivery import Listeners
 from django_leader.election import LeaderElection
 
@@ -29,7 +28,7 @@ def no_deadline() -> None:
 
     def campaigned(state: machine.State, *args: object) -> machine.State:
         after: machine.State = real(state, *args)  # type: ignore[arg-type]
-        return replace(after, term=machine.Term(after.term.token, math.inf)) if after.term else after
+        return after._replace(term=machine.Term(after.term.token, math.inf)) if after.term else after
 
     real = machine._campaigned
     machine._campaigned = campaigned  # type: ignore[assignment]
@@ -39,13 +38,13 @@ def blind_release() -> None:
     """Whoever leaves gives back the lease, whosever it is."""
     real = lease.script
 
-    def script(name: str, *args: str) -> lease.Script:
+    def script(name: str, *args: str) -> scripts.Script:
         if name != "release":
             return real(name, *args)
         source = (
             "redis.call('DEL', KEYS[1]); redis.call('HSET', KEYS[3], 'kind', 'free'); return ARGV[1] .. '\\nreleased'"
         )
-        return lease.Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+        return scripts.Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
     lease.script = script  # type: ignore[assignment]
 

@@ -189,3 +189,21 @@ def test_a_stopped_candidate_can_start_again(candidate: Make) -> None:
     first.hears("stopped")
     first.tell("start")
     assert first.hears("gain")["token"] > token
+
+
+def test_a_frozen_follower_at_the_head_of_the_queue_does_not_hold_up_a_hand_over(
+    candidate: Make, own_server: RedisServer
+) -> None:
+    first = candidate("first", lock_ttl=60.0)
+    first.hears("gain")
+    admin = own_server.client()
+    frozen = candidate("second", lock_ttl=60.0, retry_interval=60.0)
+    frozen.hears("change", current="first")
+    eventually(lambda: admin.info("clients")["blocked_clients"] == 1, "the follower waits")
+    frozen.freeze()
+    third = candidate("third", lock_ttl=60.0, retry_interval=60.0)
+    third.hears("change", current="first")
+    eventually(lambda: admin.info("clients")["blocked_clients"] == 2, "another one waits behind it")
+    first.tell("stop")
+    third.hears("gain")
+    assert "taken-over" not in kinds(own_server), "it was handed over, and not taken"

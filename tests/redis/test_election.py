@@ -124,11 +124,11 @@ def test_run_ends_gracefully_when_it_is_interrupted(make: Make, monkeypatch: pyt
     real = Actions.do
     done: list[str] = []
 
-    def interrupted(self: Actions, todo: Any, hold: float) -> None:
+    def interrupted(self: Actions, todo: Any, hold: float) -> float:
         if todo.act == "renew" and not done:
             done.append("interrupt")
             raise KeyboardInterrupt
-        real(self, todo, hold)
+        return real(self, todo, hold)
 
     monkeypatch.setattr(Actions, "do", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -175,11 +175,11 @@ def test_s17_an_unexpected_exception_ends_nothing_and_is_told_once(
 ) -> None:
     real, failures = Actions.do, list[Any]()
 
-    def broken(self: Actions, todo: Any, hold: float) -> None:
+    def broken(self: Actions, todo: Any, hold: float) -> float:
         if len(failures) < 3:
             failures.append(todo)
             raise ZeroDivisionError("a bug")
-        real(self, todo, hold)
+        return real(self, todo, hold)
 
     monkeypatch.setattr(Actions, "do", broken)
     election = make()
@@ -402,7 +402,7 @@ def test_stop_from_a_signal_handler_of_run_hands_over(make: Make) -> None:
         "import json, signal, sys, redis\n"
         "from django_leader import Config, LeaderElection\n"
         f"election = LeaderElection(redis.Redis(port={election._client.connection_pool.connection_kwargs['port']}),"  # type: ignore[union-attr]
-        " Config(instance_id='runs', lock_ttl=30))\n"
+        " Config(instance_id='runs', lock_ttl=30, quarantine=0))\n"
         "signal.signal(signal.SIGTERM, lambda *_: election.stop())\n"
         "election.on_become_leader(lambda: print('leads', flush=True))\n"
         "election.run()\n"
@@ -747,3 +747,61 @@ def test_many_candidates_have_one_leader_at_a_time_through_hand_overs(make: Make
     watcher.join()
     assert max(samples) <= 1
     assert tokens == sorted(set(tokens))
+
+
+@pytest.mark.parametrize("callbacks", [False, True])
+def test_a_release_leaves_from_the_thread_that_has_nothing_more_to_do_before_it(make: Make, callbacks: bool) -> None:
+    election = make()
+    threads: list[str] = []
+    if callbacks:
+        election.on_lose_leadership(lambda: threads.append(threading.current_thread().name))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    real = candidacy._lease.release
+
+    def release(*args: Any, **options: Any) -> bool:
+        threads.append(threading.current_thread().name)
+        return real(*args, **options)
+
+    candidacy._lease.release = release  # type: ignore[method-assign]
+    eventually(lambda: candidacy._lease._requests.get("release") and not candidacy._desk.locked(), "it is idle")
+    election.stop()
+    last = threading.current_thread().name if not callbacks else threads[0]
+    assert threads == [last] * (1 + callbacks) + [f"{election.label} election"]
+    assert election.get_leader_id() == ""
+
+
+def test_a_signal_handler_that_stops_while_the_release_leaves_returns_at_once(make: Make) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    real, stopped = candidacy._lease.release, list[bool]()
+
+    def release(*args: Any, **options: Any) -> bool:
+        if not stopped:
+            stopped.append(candidacy.runs_here())
+            election.stop()  # as from a handler that interrupts this thread, of which the election thread waits
+        return real(*args, **options)
+
+    candidacy._lease.release = release  # type: ignore[method-assign]
+    eventually(lambda: candidacy._lease._requests.get("release") and not candidacy._desk.locked(), "it is idle")
+    election.stop()
+    assert stopped == [True]
+    assert not election.running
+    assert election.get_leader_id() == ""
+
+
+def test_a_release_that_fails_in_the_thread_of_stop_is_made_up_for_by_time(make: Make, own_server: RedisServer) -> None:
+    election = make(redis.Redis(port=own_server.port), lock_ttl=1.0, heartbeat_interval=0.3)
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    own_server.freeze()
+    election.stop()
+    own_server.thaw()
+    assert not election.running
+    assert not election.is_leader()
+    eventually(lambda: election.get_leader_id() == "")

@@ -278,7 +278,7 @@ def test_a_script_that_the_server_does_not_know_is_sent_whole(lease: Lease, clie
 def test_s06_a_reply_to_another_request_is_an_error(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
     lease.campaign(A, Claim(), info())
     for reply in ([b"0", b"granted", b"1", b"x", 1, 1, b""], b"0\ngranted\n1", [], 7, None):
-        monkeypatch.setattr(lease.channel, "call_packed", lambda command, until=None, reply=reply: reply)
+        monkeypatch.setattr(lease.channel, "call_packed", lambda command, reply=reply, **options: reply)
         with pytest.raises(RedisUnavailable, match="does not belong to its request"):
             lease.campaign(A, Claim(), info())
 

@@ -146,7 +146,7 @@ def test_s06_a_heartbeat_that_is_answered_by_something_else_is_an_error(
     for reply in (b"1 renewed 5 x", b"OK", 7, [b"1"]):
         lease.renew(A, token, INFO)
         with monkeypatch.context() as patch:
-            patch.setattr(lease.channel, "call_packed", lambda command, reply=reply, until=None: reply)
+            patch.setattr(lease.channel, "call_packed", lambda command, reply=reply, **options: reply)
             with pytest.raises(RedisUnavailable, match="does not belong to its request"):
                 lease.renew(A, token, INFO)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from django_leader import machine
 from django_leader.config import Timing
@@ -39,7 +38,7 @@ def _revived(state: machine.State, event: machine.AnyEvent, now: float, timing: 
         and after.ended.term.token == event.answer.token
     ):
         term = machine.Term(event.answer.token, event.asked_at + timing.ttl - timing.margin)
-        return replace(after, ended=None, term=term, next_at=event.asked_at + timing.heartbeat)
+        return after._replace(ended=None, term=term, next_at=event.asked_at + timing.heartbeat)
     return after
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -281,10 +280,10 @@ def test_a_refused_renewal_ends_the_term(answer: Answer, reason: str, next_at: f
 def test_who_fails_its_callback_stands_back_longer_each_time_until_a_term_lasts() -> None:
     state, pauses = leader(), []
     for token in range(1, 9):
-        state = step(replace(state, term=Term(token, 1e9), ended=None), Resign(token, "callback-failed"), 0.0, TIMING)
+        state = step(state._replace(term=Term(token, 1e9), ended=None), Resign(token, "callback-failed"), 0.0, TIMING)
         pauses.append(state.next_at)
     assert pauses == [2, 4, 8, 16, 32, 64, 64, 64]
-    state = step(replace(state, term=Term(9, 1e9), ended=None), Renewed(0.0, renewed(9)), 0.0, TIMING)
+    state = step(state._replace(term=Term(9, 1e9), ended=None), Renewed(0.0, renewed(9)), 0.0, TIMING)
     assert state.setbacks == 0
 
 
