@@ -16,6 +16,7 @@ from django_leader import machine
 
 from . import protocol
 from .candidate import Candidate
+from .process import LATEST
 from .server import Server
 from .setup import Setup
 from .world import World
@@ -23,6 +24,7 @@ from .world import World
 WEIGHTS = {
     # of candidates
     "crash": 6,
+    "crash-leader": 14,
     "pause": 6,
     "resign": 4,
     "callback-failed": 1,
@@ -58,6 +60,8 @@ WEIGHTS = {
     "flap": 4,
 }
 KINDS = [*WEIGHTS]
+WITH_A_DEATH = ("flush", "restart-empty", "restart-old", "failover", "promote", "split", "link-late", "pause", "lose-state")
+"""Faults that are drawn together with the death of a leader, when what is left of its lease may be claimed."""
 OF_REPLICAS = {"promote", "split", "lag", "rejoin", "flap"}
 
 
@@ -89,6 +93,10 @@ def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
             # Whoever has just been cut off may still lead when the others see what the clock shows.
             before = max(now - rng.random() * shortest, 0.0)
             faults.append(Fault(before, "link-cut", rng.randrange(60), rng.random() * 0.1, rng.random()))
+        also = [other for other in WITH_A_DEATH if other in kinds]
+        if kind == "crash-leader" and also and rng.random() < 0.7:
+            near = max(now + rng.uniform(-2, 1) * LATEST, 0.0)
+            faults.append(Fault(near, rng.choice(also), rng.randrange(60), rng.random(), rng.random()))
     return sorted(faults)
 
 
@@ -103,7 +111,9 @@ class Mischief:
     def apply(self, fault: Fault) -> None:
         """One fault, if it is possible now."""
         kind, _, variant = fault.kind.partition("-")
-        if fault.kind in ("crash", "pause", "resign", "callback-failed", "stop", "fork", "broken", "drift") or (
+        if fault.kind == "crash-leader":
+            self._leader(fault)
+        elif fault.kind in ("crash", "pause", "resign", "callback-failed", "stop", "fork", "broken", "drift") or (
             kind == "link"
         ):
             if self.world.candidates:
@@ -117,8 +127,7 @@ class Mischief:
         world.fault(f"{fault.kind} of {who.name}")
         match fault.kind:
             case "crash":
-                who.end("crashes")
-                world.after(fault.size * ttl, world.start, who.name)
+                self._crash(fault, who)
             case "pause":
                 who.pause()
                 world.after(fault.size * 2.5 * ttl, who.resume)
@@ -138,6 +147,18 @@ class Mischief:
                 who.link = variant
                 world.after(fault.size * 2 * ttl, self._mend, who, self._links[who])
 
+    def _leader(self, fault: Fault) -> None:
+        """Whoever leads dies, at best where somebody can see it."""
+        leaders = [who for who in self.world.candidates if who.leads(self.world.now)]
+        if leaders:
+            self.world.fault(f"{fault.kind} {leaders[0].name}")
+            self._crash(fault, leaders[0])
+
+    def _crash(self, fault: Fault, who: Candidate) -> None:
+        who.end("crashes")
+        self.world.hosts.die(who.process)
+        self.world.after(fault.size * self.ttl, self.world.start, who.name)
+
     def _mend(self, who: Candidate, count: int) -> None:
         if self._links[who] == count:
             who.link = "good"
@@ -153,7 +174,10 @@ class Mischief:
         if who.alive:
             self.world.after(0.1 * self.ttl, self._again, fault, who)
         else:
-            self.world.after(fault.size * self.ttl, self.world.start, who.name, who if fault.other < 0.5 else None)
+            same = fault.other < 0.5
+            if not same:
+                self.world.hosts.die(who.process)
+            self.world.after(fault.size * self.ttl, self.world.start, who.name, who if same else None)
 
     def _server(self, fault: Fault) -> None:
         world, server, ttl = self.world, self.world.server, self.ttl

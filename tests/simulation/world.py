@@ -20,6 +20,7 @@ from django_leader import machine
 from . import protocol
 from .candidate import HAIR, Candidate, Clock, Request
 from .cluster import Cluster
+from .process import Hosts
 from .server import Server
 from .setup import Setup
 from .store import RedisError
@@ -53,6 +54,9 @@ class World:
         self.cluster = Cluster(f"{setup.seed:x}", setup.servers, setup.skew, self.rng)
         self.snapshots: deque[tuple[float, Any]] = deque(maxlen=SNAPSHOTS)
         self.candidates: list[Candidate] = []
+        self.hosts = Hosts(self)
+        self.inherited = 0
+        """How many terms began for a candidate that had seen the process of the last leader die."""
         self.token, self.began_at = 0, 0.0
         self.lost = False
         """Whether Redis has lost data since the last term began."""
@@ -110,6 +114,7 @@ class World:
         excused = self.lost and self.server.wall(self.now) * 1e6 <= self.token
         if token <= self.token and not excused:
             self.violated(f"{candidate.name} leads with token {token} after token {self.token}")
+        self.inherited += candidate.state.dead[1] == self.token > 0
         self.token, self.began_at, self.lost = max(token, self.token), self.now, self.lost and excused
         for other in self.candidates:
             if other is not candidate and other.works(self.now):
@@ -126,7 +131,9 @@ class World:
         rng = random.Random(f"{name} {self.setup.seed} {self.number()}")
         clock = before.clock if before else Clock(self.now, rng.uniform(0, 1000), self.rate(rng))
         state = protocol.heir(before.state) if before else machine.State()
-        candidate = Candidate(self, name, state, rng, clock, self.timings[self._started % len(self.timings)])
+        process = before.process if before else self.hosts.spawn(name)
+        timing = self.timings[self._started % len(self.timings)]
+        candidate = Candidate(self, name, process, state, rng, clock, timing)
         self._started += 1
         if before:
             candidate.requests = before.requests
