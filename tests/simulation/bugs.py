@@ -106,11 +106,11 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
     ),
     "a death says something in a quarantine": (
         lambda: _lua("campaign", DEAD, DEAD.replace("kind == 'lease'", "(kind == 'lease' or kind == 'quarantine')")),
-        ("crash-leader", "restart-old", "link-cut"),
+        ("crash-leader", "failover", "restart-old", "link-slow"),
     ),
     "a death says something right after a reclaim": (
         lambda: _lua("campaign", DEAD, DEAD.replace("kind == 'lease'", "led")),
-        ("crash-leader", "flush", "link-late", "clock-back"),
+        ("last-words",),
     ),
     "a process that stands still is taken for dead": (
         lambda: Rules(dead=lambda process: process.dead or process.frozen),

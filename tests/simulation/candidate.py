@@ -45,17 +45,20 @@ class Request:
     """One request on the wire, and its reply."""
 
     __slots__ = (
-        "answer", "asked_at", "call", "candidate", "connection", "executed", "held", "mourns", "number", "reply", "sent",
+        "answer", "asked_at", "call", "candidate", "connection", "executed", "held", "mourns", "number", "reply",
+        "sent",
     )  # fmt: skip
 
-    def __init__(self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float) -> None:
+    def __init__(
+        self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float, *, mourns: bool = False
+    ) -> None:
         self.candidate, self.call, self.asked_at, self.sent = candidate, call, asked_at, sent
         self.number = next(candidate.requests)
         self.connection = candidate.connected
         """The server that has the connection, and in which of its lives; None if there is none yet."""
         self.answer: Answer | None = None
         """What was answered before, and is to be confirmed by replicas."""
-        self.mourns = False
+        self.mourns = mourns
         """Whether it was sent since the answer before it named a leader that is dead."""
         self.executed = 0.0
         self.reply: Any = None
@@ -89,6 +92,8 @@ class Candidate:
         self.looked: float | None = None
         """When the last script ran whose reply it took in."""
         self.link = "good"
+        self.held_until = 0.0
+        """When what it sends is delivered, while its link is held."""
         self.left = False
         self.asked_once = False
         self._alarm = 0
@@ -198,10 +203,10 @@ class Candidate:
         if self._holder.dead():
             self.go_on()
 
-    def _begin(self, act: str, local: float) -> None:
+    def _begin(self, act: str, local: float, *, mourns: bool = False) -> None:
         connected = self.connected is not None and self.rng.random() < 0.9  # a wait that is cut short costs it
         asker = protocol.Asker(self.me, self.timing, self.rules, self.published)
-        self._ask(protocol.call(asker, act, self.state, local, connected=connected), local)
+        self._ask(protocol.call(asker, act, self.state, local, connected=connected), local, mourns=mourns)
 
     def _follow(self, answer: Answer) -> bool:
         """Watches the process of whoever leads. Gives whether it is dead, which is news."""
@@ -218,8 +223,8 @@ class Candidate:
         self.apply(machine.Died(*term))
         return True
 
-    def _ask(self, call: protocol.Call, asked_at: float, answer: Answer | None = None) -> None:
-        self.request = Request(self, call, asked_at, self.world.now)
+    def _ask(self, call: protocol.Call, asked_at: float, answer: Answer | None = None, *, mourns: bool = False) -> None:
+        self.request = Request(self, call, asked_at, self.world.now, mourns=mourns)
         self.request.answer = answer
         self.world.send(self.request)
 
@@ -250,11 +255,10 @@ class Candidate:
                     self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
                     return
                 if answer is None and call.then:
-                    self._ask(call.then, request.asked_at)
+                    self._ask(call.then, request.asked_at, mourns=request.mourns)
                     return
                 if answer and call.act == "campaign" and not request.mourns and self._follow(answer):
-                    self._begin("campaign", self.clock.local(self.world.now))
-                    self.request.mourns = True
+                    self._begin("campaign", self.clock.local(self.world.now), mourns=True)
                     return
         self.apply(protocol.event(call, answer, request.asked_at, chance))
         if request.reply is None and call.script == "release":

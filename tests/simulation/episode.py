@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from . import protocol
-from .faults import OF_REPLICAS, Fault, Mischief, draw_faults
+from .faults import Mischief
+from .kinds import OF_REPLICAS, Fault, draw_faults
 from .setup import Setup, draw_setup
 from .world import ViolationError, World
 

@@ -158,14 +158,15 @@ class World:
     def send(self, request: Request) -> None:
         """Puts a request on the wire."""
         candidate, rng = request.candidate, request.candidate.rng
-        there, back = self._delays(candidate.link, rng)
+        there, back = self._delays(candidate, rng)
         # Connecting and waiting each have the timeout of an operation.
         patience = candidate.timing.operation * (1 if self.calm else 1 + rng.random())
         self.at(candidate.clock.true(candidate.clock.local(self.now) + patience) + HAIR, candidate.answered, request)
         if there is not None:
             self.after(there, self._execute, request, back)
 
-    def _delays(self, link: str, rng: random.Random) -> tuple[float | None, float | None]:
+    def _delays(self, candidate: Candidate, rng: random.Random) -> tuple[float | None, float | None]:
+        link = candidate.link
         usual, operation = self.setup.latency, self.timing.operation
         there, back = (usual * (0.5 + rng.random()) for _ in range(2))
         chance = rng.random()
@@ -175,6 +176,8 @@ class World:
             return there, None
         if link == "slow":
             return there + rng.random() * operation, back + rng.random() * operation
+        if link == "held":
+            return max(candidate.held_until - self.now, 0) + rng.random() * operation / 20, back
         if link == "late" and chance < 0.7:
             return rng.random() * 3 * self.timing.ttl, back
         return there, back
@@ -228,7 +231,7 @@ class World:
             candidate = self.rng.choice(listeners)
             store.cmd_lpop(protocol.WAKE)
             candidate.listening = False
-            there, _ = self._delays(candidate.link, candidate.rng)
+            there, _ = self._delays(candidate, candidate.rng)
             if there is not None:
                 self.after(there, candidate.feed, machine.Woken())
 
