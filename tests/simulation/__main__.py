@@ -59,6 +59,7 @@ def _report(result: Result, found: list[FoundError], seconds: float) -> None:
         "faults: " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(result.faults.items())),
         f"longest time to a leader after the last fault: {result.slowest:.0%} of what is allowed"
         f" (seed {result.slowest_seed})",
+        f"{result.inherited:,} terms began on the death of the last leader",
         f"{len(found)} violations",
     ]
     if found:

@@ -48,6 +48,7 @@ def _released_first(state: machine.State, now: float) -> machine.Plan:
     return machine.plan(state, now)
 
 
+DEAD = "local dead = kind == 'lease' and ARGV[14] == holder and ARGV[15] == int(token)"
 CLAIMED = "local claimed = ARGV[11] == version()"
 HELD = "if not (claimed or dead or own or free) then"
 TOKEN = "token = math.max(token + 1, time[1] * 1000000 + time[2])"
@@ -98,6 +99,26 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         ("lose-lock",),
     ),
     "replicas are not waited for": (lambda: Rules(waits=False), ("split", "link-cut")),
+    "whoever has seen a leader die claims any lease": (
+        lambda: _lua("campaign", DEAD, "local dead = kind == 'lease' and ARGV[14] ~= ''"),
+        ("crash-leader", "link-cut"),
+    ),
+    "a death says something in a quarantine": (
+        lambda: _lua("campaign", DEAD, DEAD.replace("kind == 'lease'", "(kind == 'lease' or kind == 'quarantine')")),
+        ("crash-leader", "failover", "restart-old", "link-slow"),
+    ),
+    "a death says something right after a reclaim": (
+        lambda: _lua("campaign", DEAD, DEAD.replace("kind == 'lease'", "led")),
+        ("last-words",),
+    ),
+    "a process that stands still is taken for dead": (
+        lambda: Rules(dead=lambda process: process.dead or process.frozen),
+        ("pause",),
+    ),
+    "a pid is taken for a process": (
+        lambda: Rules(identity=lambda process: f"{process.host} {process.pid}"),
+        ("crash-leader",),
+    ),
     "a replica that joins is not noticed": (
         lambda: _lua("campaign reclaim release", "joins ~= found[8]", "false"),
         ("split", "link-cut"),

@@ -12,6 +12,7 @@ from django_leader.config import Timing
 from django_leader.records import Answer
 
 from . import protocol
+from .process import HolderWatch, Process
 
 if TYPE_CHECKING:
     from .server import Server
@@ -43,15 +44,22 @@ class Clock:
 class Request:
     """One request on the wire, and its reply."""
 
-    __slots__ = ("answer", "asked_at", "call", "candidate", "connection", "executed", "held", "number", "reply", "sent")
+    __slots__ = (
+        "answer", "asked_at", "call", "candidate", "connection", "executed", "held", "mourns", "number", "reply",
+        "sent",
+    )  # fmt: skip
 
-    def __init__(self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float) -> None:
+    def __init__(
+        self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float, *, mourns: bool = False
+    ) -> None:
         self.candidate, self.call, self.asked_at, self.sent = candidate, call, asked_at, sent
         self.number = next(candidate.requests)
         self.connection = candidate.connected
         """The server that has the connection, and in which of its lives; None if there is none yet."""
         self.answer: Answer | None = None
         """What was answered before, and is to be confirmed by replicas."""
+        self.mourns = mourns
+        """Whether it was sent since the answer before it named a leader that is dead."""
         self.executed = 0.0
         self.reply: Any = None
         self.held = False
@@ -62,11 +70,20 @@ class Candidate:
     """One process in the election. ``Candidacy`` without threads: what it does with a plan is done here at once."""
 
     def __init__(
-        self, world: World, name: str, state: machine.State, rng: random.Random, clock: Clock, timing: Timing
+        self,
+        world: World,
+        name: str,
+        process: Process,
+        state: machine.State,
+        rng: random.Random,
+        clock: Clock,
+        timing: Timing,
     ) -> None:
         self.world, self.rules, self.timing = world, world.rules, timing
         self.name, self.state, self.rng, self.clock = name, state, rng, clock
         self.me = f"{name}:{world.number():016x}"
+        self.process, self.published = process, world.hosts.publishes(process, rng)
+        self._holder = HolderWatch(world.hosts, process.host)
         self.alive, self.paused, self.listening = True, False, False
         self.connected: tuple[Server, int] | None = None
         """To which server, in which of its lives."""
@@ -75,6 +92,8 @@ class Candidate:
         self.looked: float | None = None
         """When the last script ran whose reply it took in."""
         self.link = "good"
+        self.held_until = 0.0
+        """When what it sends is delivered, while its link is held."""
         self.left = False
         self.asked_once = False
         self._alarm = 0
@@ -164,6 +183,7 @@ class Candidate:
             return
         self.listening = False
         self._alarm += 1
+        self._mourn()
         self.apply(machine.Tick())
         local = self.clock.local(world.now)
         todo = self.rules.plan(self.state, local)
@@ -175,13 +195,36 @@ class Candidate:
                 world.at(self.clock.true(todo.until) + HAIR, self._alarmed, self._alarm)
         else:
             self.asked_once = True
-            connected = self.connected is not None and self.rng.random() < 0.9  # a wait that is cut short costs it
-            call = protocol.call(todo.act, self.me, self.state, local, self.timing, self.rules, connected=connected)
-            self._ask(call, local)
+            self._begin(todo.act, local)
             self.left = self.left or todo.act == "leave"
 
-    def _ask(self, call: protocol.Call, asked_at: float, answer: Answer | None = None) -> None:
-        self.request = Request(self, call, asked_at, self.world.now)
+    def heard(self) -> None:
+        """Something that it may watch has died. Whatever else it does comes first."""
+        if self._holder.dead():
+            self.go_on()
+
+    def _begin(self, act: str, local: float, *, mourns: bool = False) -> None:
+        connected = self.connected is not None and self.rng.random() < 0.9  # a wait that is cut short costs it
+        asker = protocol.Asker(self.me, self.timing, self.rules, self.published)
+        self._ask(protocol.call(asker, act, self.state, local, connected=connected), local, mourns=mourns)
+
+    def _follow(self, answer: Answer) -> bool:
+        """Watches the process of whoever leads. Gives whether it is dead, which is news."""
+        if self.published and answer.verdict in ("held", "expired"):
+            self._holder.follow((answer.holder, answer.token), answer.process)
+        else:
+            self._holder.forget()
+        return self._mourn()
+
+    def _mourn(self) -> bool:
+        term = self._holder.dead()
+        if term is None or term == self.state.dead:
+            return False
+        self.apply(machine.Died(*term))
+        return True
+
+    def _ask(self, call: protocol.Call, asked_at: float, answer: Answer | None = None, *, mourns: bool = False) -> None:
+        self.request = Request(self, call, asked_at, self.world.now, mourns=mourns)
         self.request.answer = answer
         self.world.send(self.request)
 
@@ -212,7 +255,10 @@ class Candidate:
                     self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
                     return
                 if answer is None and call.then:
-                    self._ask(call.then, request.asked_at)
+                    self._ask(call.then, request.asked_at, mourns=request.mourns)
+                    return
+                if answer and call.act == "campaign" and not request.mourns and self._follow(answer):
+                    self._begin("campaign", self.clock.local(self.world.now), mourns=True)
                     return
         self.apply(protocol.event(call, answer, request.asked_at, chance))
         if request.reply is None and call.script == "release":
@@ -221,13 +267,14 @@ class Candidate:
 
     def pause(self) -> None:
         """SIGSTOP: it does nothing, and its clock goes on."""
-        self.paused = True
+        self.paused = self.process.frozen = True
+        self.world.hosts.changed(self.process)
 
     def resume(self) -> None:
         """SIGCONT: what came meanwhile is there, in an order that chance decides."""
         if not self.paused:
             return
-        self.paused = False
+        self.paused = self.process.frozen = False
         waiting, self._asleep = self._asleep, []
         self.rng.shuffle(waiting)
         cut = self.rng.randint(0, len(waiting))

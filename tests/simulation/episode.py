@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from . import protocol
-from .faults import OF_REPLICAS, Fault, Mischief, draw_faults
+from .faults import Mischief
+from .kinds import OF_REPLICAS, Fault, draw_faults
 from .setup import Setup, draw_setup
 from .world import ViolationError, World
 
@@ -23,12 +24,15 @@ class Result:
     slowest: float = 0.0
     """The longest time to a leader after the last fault, as a part of what is allowed."""
     slowest_seed: int = 0
+    inherited: int = 0
+    """Terms that began for a candidate that had seen the process of the last leader die."""
 
     def add(self, other: Result) -> None:
         """Both together."""
         self.steps += other.steps
         self.episodes += other.episodes
         self.faults += other.faults
+        self.inherited += other.inherited
         if other.slowest > self.slowest:
             self.slowest, self.slowest_seed = other.slowest, other.slowest_seed
 
@@ -66,7 +70,8 @@ def play(setup: Setup, faults: Sequence[Fault], rules: protocol.Rules, world: Wo
     world.run(world.now + 2 * timing.ttl, lambda: not leader.leads(world.now))
     if not leader.leads(world.now):
         world.violated(f"{leader.name} loses its term though nothing is wrong: {leader.state.ended}")
-    return Result(world.steps, 1, world.faults, max(world.began_at - world.troubled, 0.0) / allowed, setup.seed)
+    slowest = max(world.began_at - world.troubled, 0.0) / allowed
+    return Result(world.steps, 1, world.faults, slowest, setup.seed, world.inherited)
 
 
 def slack(setup: Setup, world: World) -> float:

@@ -1,95 +1,15 @@
-"""What can go wrong, as a list that is drawn from a seed, and from which any part can be left out.
-
-Left out on purpose, since the protocol does not promise to survive it: two opposite steps of the server's clock within
-a retry interval, between two looks of one candidate (``World.may_step``), clocks that are more than the margin wrong
-over a lease, and a running process that is cloned. And a token may go back if Redis has forgotten it and its clock has
-been set back to before it, so that only the processes know it (``World.began``): who was not there cannot.
-"""
+"""What each kind of fault does to the candidates, the network, the server and its data."""
 
 from __future__ import annotations
-
-import random
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from django_leader import machine
 
 from . import protocol
 from .candidate import Candidate
+from .kinds import OF_REPLICAS, Fault
+from .process import LATEST
 from .server import Server
-from .setup import Setup
 from .world import World
-
-WEIGHTS = {
-    # of candidates
-    "crash": 6,
-    "pause": 6,
-    "resign": 4,
-    "callback-failed": 1,
-    "stop": 4,
-    "fork": 2,
-    "broken": 1,
-    "drift": 3,
-    "link-cut": 4,
-    "link-mute": 4,
-    "link-lossy": 4,
-    "link-slow": 4,
-    "link-late": 5,
-    # of the server
-    "restart-empty": 4,
-    "restart-old": 4,
-    "failover": 4,
-    "flush": 4,
-    "lose-key": 4,
-    "lose-lock": 4,
-    "lose-state": 4,
-    "clock-little": 5,
-    "clock-forth": 3,
-    "clock-back": 3,
-    "server-drift": 2,
-    "hang": 4,
-    "down": 3,
-    "refuse": 2,
-    # of replicas
-    "promote": 6,
-    "split": 8,
-    "lag": 4,
-    "rejoin": 4,
-    "flap": 4,
-}
-KINDS = [*WEIGHTS]
-OF_REPLICAS = {"promote", "split", "lag", "rejoin", "flap"}
-
-
-class Fault(NamedTuple):
-    """One fault: when, what, whom it hits (a number that is taken modulo), and two measures between 0 and 1."""
-
-    at: float
-    kind: str
-    who: int
-    size: float
-    other: float
-
-
-def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
-    """The faults of an episode, in order; ``only`` of these kinds, if some are named."""
-    rng = random.Random(f"faults {setup.seed}")
-    ttl = setup.timing.ttl
-    kinds = [*only] or rng.sample(KINDS, rng.randint(1, len(KINDS)))
-    weights = [WEIGHTS[kind] for kind in kinds]
-    spacing = ttl * rng.choice([0.1, 0.3, 1.0, 2.0])
-    shortest = min(timing.ttl for timing in setup.timings)
-    together = rng.choice([0.0, 0.3, 0.7])
-    faults, now = [], ttl * rng.random()
-    for _ in range(rng.randint(1, 30)):
-        now += rng.expovariate(1 / (shortest / 10 if rng.random() < together else spacing))
-        kind = rng.choices(kinds, weights)[0]
-        faults.append(Fault(now, kind, rng.randrange(60), rng.random(), rng.random()))
-        if kind.startswith("clock") and "link-cut" in kinds and rng.random() < 0.5:
-            # Whoever has just been cut off may still lead when the others see what the clock shows.
-            before = max(now - rng.random() * shortest, 0.0)
-            faults.append(Fault(before, "link-cut", rng.randrange(60), rng.random() * 0.1, rng.random()))
-    return sorted(faults)
 
 
 class Mischief:
@@ -103,7 +23,9 @@ class Mischief:
     def apply(self, fault: Fault) -> None:
         """One fault, if it is possible now."""
         kind, _, variant = fault.kind.partition("-")
-        if fault.kind in ("crash", "pause", "resign", "callback-failed", "stop", "fork", "broken", "drift") or (
+        if fault.kind in ("crash-leader", "last-words"):
+            self._leader(fault)
+        elif fault.kind in ("crash", "pause", "resign", "callback-failed", "stop", "fork", "broken", "drift") or (
             kind == "link"
         ):
             if self.world.candidates:
@@ -117,8 +39,7 @@ class Mischief:
         world.fault(f"{fault.kind} of {who.name}")
         match fault.kind:
             case "crash":
-                who.end("crashes")
-                world.after(fault.size * ttl, world.start, who.name)
+                self._crash(fault, who)
             case "pause":
                 who.pause()
                 world.after(fault.size * 2.5 * ttl, who.resume)
@@ -138,6 +59,45 @@ class Mischief:
                 who.link = variant
                 world.after(fault.size * 2 * ttl, self._mend, who, self._links[who])
 
+    def _leader(self, fault: Fault) -> None:
+        """Whoever leads dies, at best where somebody can see it."""
+        leaders = [who for who in self.world.candidates if who.leads(self.world.now)]
+        if leaders:
+            self.world.fault(f"{fault.kind} {leaders[0].name}")
+            if fault.kind == "last-words":
+                self._last_words(fault, leaders[0])
+            else:
+                self._crash(fault, leaders[0])
+
+    def _last_words(self, fault: Fault, who: Candidate) -> None:
+        """Its last requests are under way until it is dead, another one leads, and the data are lost."""
+        world, rng, term = self.world, self.world.rng, who.state.term
+        assert term
+        left = who.clock.true(term.deadline) - world.now
+        dies, heard = left * rng.uniform(0.3, 1), left * rng.uniform(0.8, 1)
+        for candidate in world.candidates:
+            if candidate is who or rng.random() < 0.3:
+                candidate.link, candidate.held_until = "held", world.now + heard
+                self._links[candidate] = self._links.get(candidate, 0) + 1
+                world.after(heard, self._mend, candidate, self._links[candidate])
+        if fault.size < 0.7:
+            world.after(rng.random() * dies, who.feed, machine.Resign(term.token, "resigned"))
+        world.after(dies, self._dies, fault, who)
+        world.after(min(dies + LATEST * (1 + fault.other), heard), self.apply, fault._replace(kind="flush"))
+
+    def _dies(self, fault: Fault, who: Candidate) -> None:
+        if who.alive:
+            self._crash(fault, who)
+
+    def _crash(self, fault: Fault, who: Candidate) -> None:
+        for candidacy in self._candidacies(who):
+            candidacy.end("crashes")
+        self.world.hosts.die(who.process)
+        self.world.after(fault.size * self.ttl, self.world.start, who.name)
+
+    def _candidacies(self, who: Candidate) -> list[Candidate]:
+        return [candidate for candidate in self.world.candidates if candidate.process is who.process]
+
     def _mend(self, who: Candidate, count: int) -> None:
         if self._links[who] == count:
             who.link = "good"
@@ -153,7 +113,10 @@ class Mischief:
         if who.alive:
             self.world.after(0.1 * self.ttl, self._again, fault, who)
         else:
-            self.world.after(fault.size * self.ttl, self.world.start, who.name, who if fault.other < 0.5 else None)
+            same = fault.other < 0.5 and not who.process.dead
+            if not same and not self._candidacies(who):
+                self.world.hosts.die(who.process)
+            self.world.after(fault.size * self.ttl, self.world.start, who.name, who if same else None)
 
     def _server(self, fault: Fault) -> None:
         world, server, ttl = self.world, self.world.server, self.ttl

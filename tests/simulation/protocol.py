@@ -14,6 +14,8 @@ from django_leader import lease, machine, wire
 from django_leader.config import Config, Timing, inbox, lifetime
 from django_leader.records import Answer, Claim, LeaderInfo
 
+from .process import Process, identity
+
 KEYS = tuple(Config().keys)
 LOCK, _, STATE, _, _, WAKE = (key.encode() for key in KEYS)
 NAMES = ("campaign", "look", "renew", "reclaim", "release")
@@ -43,6 +45,8 @@ class Rules:
     timing: Callable[[Timing], Timing] = lambda timing: timing
     fork_guard: bool = True
     waits: bool = True
+    identity: Callable[[Process], str] = identity
+    dead: Callable[[Process], bool] = lambda process: process.dead
 
 
 class Call(NamedTuple):
@@ -54,13 +58,22 @@ class Call(NamedTuple):
     then: Call | None = None
 
 
-def call(
-    act: str, me: str, state: machine.State, asked_at: float, timing: Timing, rules: Rules, *, connected: bool
-) -> Call:
+class Asker(NamedTuple):
+    """Who asks."""
+
+    me: str
+    timing: Timing
+    rules: Rules
+    process: str
+    """What it publishes of its process."""
+
+
+def call(asker: Asker, act: str, state: machine.State, asked_at: float, *, connected: bool) -> Call:
     """What a candidate in ``state`` asks, for a plan's ``act``."""
+    me, timing, rules, process = asker
     if act in ("campaign", "look"):
         claim = rules.claim(state, asked_at, timing)
-        full = Call("campaign", "campaign", wire.campaign_arguments(timing, me, claim, INFO))
+        full = Call("campaign", "campaign", wire.campaign_arguments(timing, me, claim, INFO, process))
         lean = Call("campaign", "look", (me, lifetime(timing)), full)
         return lean if connected and act == "look" else full
     if act in ("renew", "confirm"):
@@ -68,7 +81,8 @@ def call(
         assert term
         confirm = act == "confirm"
         latest = rules.claim(state, asked_at, timing).latest
-        closer = Call(act, "reclaim", wire.reclaim_arguments(timing, me, term.token, INFO, latest, confirm=confirm))
+        arguments = wire.reclaim_arguments(timing, me, term.token, INFO, latest, process, confirm=confirm)
+        closer = Call(act, "reclaim", arguments)
         lean = Call(act, "renew", (me, term.token, math.floor(timing.ttl * 1000), "{}"), closer)
         return lean if connected and not confirm else closer
     ended = state.ended

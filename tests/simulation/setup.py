@@ -25,6 +25,9 @@ class Setup:
     """Seconds by which the clocks of the servers differ, at the most."""
     proxy: bool
     """Whether connections end at a proxy, and outlive the server behind it."""
+    hosts: int
+    silent: float
+    """How likely a process is to publish nothing of itself, and to watch nobody."""
     seed: int
 
     @property
@@ -62,5 +65,7 @@ def draw_setup(seed: int, *, replicated: bool = False) -> Setup:
         replicas + 1,
         longest * rng.choice([0.0, 0.001, 0.02, 2.0]),
         rng.random() < 0.3 and not replicas,
+        rng.choice([1, 1, 2, 5]),
+        rng.choice([0.0, 0.0, 0.3, 1.0]),
         seed,
     )

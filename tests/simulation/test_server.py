@@ -98,7 +98,7 @@ def near(one: bytes, other: bytes) -> bool:
 
 
 STEPS = st.one_of(
-    st.tuples(st.just("campaign"), st.sampled_from(MES), st.sampled_from(["claims", "claims", ""]), st.booleans()),
+    st.tuples(st.just("campaign"), st.sampled_from(MES), st.sampled_from(["claims", "died", ""]), st.booleans()),
     st.tuples(st.sampled_from(["renew", "reclaim"]), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 0, 1])),
     st.tuples(st.just("look"), st.sampled_from(MES)),
     st.tuples(st.just("release"), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 30])),
@@ -114,6 +114,7 @@ class Seen(NamedTuple):
 
     token: int = 0
     version: str = ""
+    holder: str = ""
 
 
 def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
@@ -121,8 +122,10 @@ def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
     token = seen.token
     match step:
         case ("campaign", me, claims, late):
-            claim = Claim(token * late, seen.version if claims else "", 1.0 if late and not claims else 0.0)
-            return wire.campaign_arguments(TIMING, me, claim, protocol.INFO)
+            version = seen.version if claims == "claims" else ""
+            dead = (seen.holder, token) if claims == "died" else ("", 0)
+            claim = Claim(token * late, version, 1.0 if late and not claims else 0.0, dead=dead)
+            return wire.campaign_arguments(TIMING, me, claim, protocol.INFO, f"process of {me}")
         case ("look", me):
             return me, 60000
         case ("renew", me, _, more):
@@ -146,7 +149,10 @@ def play(both: Both, step: tuple[Any, ...], echo: int, seen: list[Seen]) -> list
         replies = both.eval(protocol.sources()[step[0]], keys, theirs, ours)
         if step[0] in ("campaign", "reclaim") and isinstance(replies[0], bytes):
             answers = map(wire.parse, replies)
-            return [Seen(answer.token or old.token, answer.version) for answer, old in zip(answers, seen, strict=True)]
+            return [
+                Seen(answer.token or old.token, answer.version, answer.holder or old.holder)
+                for answer, old in zip(answers, seen, strict=True)
+            ]
     return seen
 
 

@@ -20,6 +20,7 @@ from django_leader import machine
 from . import protocol
 from .candidate import HAIR, Candidate, Clock, Request
 from .cluster import Cluster
+from .process import Hosts
 from .server import Server
 from .setup import Setup
 from .store import RedisError
@@ -53,6 +54,9 @@ class World:
         self.cluster = Cluster(f"{setup.seed:x}", setup.servers, setup.skew, self.rng)
         self.snapshots: deque[tuple[float, Any]] = deque(maxlen=SNAPSHOTS)
         self.candidates: list[Candidate] = []
+        self.hosts = Hosts(self)
+        self.inherited = 0
+        """How many terms began for a candidate that had seen the process of the last leader die."""
         self.token, self.began_at = 0, 0.0
         self.lost = False
         """Whether Redis has lost data since the last term began."""
@@ -110,6 +114,7 @@ class World:
         excused = self.lost and self.server.wall(self.now) * 1e6 <= self.token
         if token <= self.token and not excused:
             self.violated(f"{candidate.name} leads with token {token} after token {self.token}")
+        self.inherited += candidate.state.dead[1] == self.token > 0
         self.token, self.began_at, self.lost = max(token, self.token), self.now, self.lost and excused
         for other in self.candidates:
             if other is not candidate and other.works(self.now):
@@ -126,7 +131,9 @@ class World:
         rng = random.Random(f"{name} {self.setup.seed} {self.number()}")
         clock = before.clock if before else Clock(self.now, rng.uniform(0, 1000), self.rate(rng))
         state = protocol.heir(before.state) if before else machine.State()
-        candidate = Candidate(self, name, state, rng, clock, self.timings[self._started % len(self.timings)])
+        process = before.process if before else self.hosts.spawn(name)
+        timing = self.timings[self._started % len(self.timings)]
+        candidate = Candidate(self, name, process, state, rng, clock, timing)
         self._started += 1
         if before:
             candidate.requests = before.requests
@@ -151,14 +158,15 @@ class World:
     def send(self, request: Request) -> None:
         """Puts a request on the wire."""
         candidate, rng = request.candidate, request.candidate.rng
-        there, back = self._delays(candidate.link, rng)
+        there, back = self._delays(candidate, rng)
         # Connecting and waiting each have the timeout of an operation.
         patience = candidate.timing.operation * (1 if self.calm else 1 + rng.random())
         self.at(candidate.clock.true(candidate.clock.local(self.now) + patience) + HAIR, candidate.answered, request)
         if there is not None:
             self.after(there, self._execute, request, back)
 
-    def _delays(self, link: str, rng: random.Random) -> tuple[float | None, float | None]:
+    def _delays(self, candidate: Candidate, rng: random.Random) -> tuple[float | None, float | None]:
+        link = candidate.link
         usual, operation = self.setup.latency, self.timing.operation
         there, back = (usual * (0.5 + rng.random()) for _ in range(2))
         chance = rng.random()
@@ -168,6 +176,8 @@ class World:
             return there, None
         if link == "slow":
             return there + rng.random() * operation, back + rng.random() * operation
+        if link == "held":
+            return max(candidate.held_until - self.now, 0) + rng.random() * operation / 20, back
         if link == "late" and chance < 0.7:
             return rng.random() * 3 * self.timing.ttl, back
         return there, back
@@ -221,7 +231,7 @@ class World:
             candidate = self.rng.choice(listeners)
             store.cmd_lpop(protocol.WAKE)
             candidate.listening = False
-            there, _ = self._delays(candidate.link, candidate.rng)
+            there, _ = self._delays(candidate, candidate.rng)
             if there is not None:
                 self.after(there, candidate.feed, machine.Woken())
 
