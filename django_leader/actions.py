@@ -135,8 +135,8 @@ class Actions:
 
     def _renew(self, state: machine.State, term: machine.Term, asked_at: float, *, confirm: bool) -> None:
         self._advice.beat(asked_at - state.next_at, term.deadline - asked_at, term.token)
-        latest = machine.claim(state, asked_at, self._timing).latest
-        answer = self._lease.renew(self._me, term.token, self._info(state), latest=latest, confirm=confirm)
+        claim = machine.claim(state, asked_at, self._timing)
+        answer = self._lease.renew(self._me, term.token, self._info(state), claim, confirm=confirm)
         self._answered(machine.Renewed(asked_at, answer))
         if answer.mail:
             for message in self._lease.collect(self._me):

@@ -74,15 +74,15 @@ class Lease:
         answer = self._glance(me, until) if self.channel.connected else None
         return answer if answer and answer.token >= claim.floor else self.campaign(me, claim, info)
 
-    def renew(self, me: str, token: int, info: LeaderInfo, *, latest: float = 0.0, confirm: bool = False) -> Answer:
+    def renew(self, me: str, token: int, info: LeaderInfo, claim: Claim = NO_CLAIM, *, confirm: bool = False) -> Answer:
         """The heartbeat of the term ``token``, or the confirmation of its grant. Cost and errors as above.
 
-        It costs one round trip more when the state in Redis is not plainly the leader's own. ``latest``: seconds on
-        the server's clock after which that state must not be changed any more; 0 when that is not known.
+        It costs one round trip more when the state in Redis is not plainly the leader's own. Of ``claim`` count the
+        version that was answered last, and the latest.
         """
         if self.channel.connected and not confirm and (answer := self._renew(me, token, info)):
             return self._replicated(answer)
-        arguments = wire.reclaim_arguments(self._timing, me, token, info, latest, self.process, confirm=confirm)
+        arguments = wire.reclaim_arguments(self._timing, me, token, info, claim, self.process, confirm=confirm)
         return self._replicated(wire.parse(self._run("reclaim", self._keys, *arguments)))
 
     def release(

@@ -14,7 +14,8 @@ Why one process leads at a time. Say that a grant to B follows one to A:
 - *A's state is there when B's request is executed.* Either A has released it, and had ended before; or B claims it.
   A claim names the version of the state that B has proved to be over on its own clock (``watch``). A renewal makes
   another version, and the claim void. Or it names A and its token, and A's process is dead (``process``): then nothing
-  of A leads, whatever its deadline, and what it has sent and is executed later finds that the state is not its own.
+  of A leads, whatever its deadline. What it has sent and is executed later finds that the state is not its own, or,
+  when data were lost meanwhile, sets a state that binds everybody for as long as B's lease can last (``reclaim.lua``).
 - *A's state is lost.* The first step of anybody on what is left finds no state, another server's, or an older one,
   and sets a quarantine, which lasts longer than any lease that was granted before the loss, and has to be claimed
   like any other state. A itself may set its state again while its lease lasts, which is then the only one: the server
@@ -175,7 +176,7 @@ def claim(state: State, asked_at: float, timing: Timing) -> Claim:
     """What a request that leaves at ``asked_at`` says. Pure."""
     ended = state.ended.term if state.ended and state.ended.owes_release else None
     if term := state.term or state.pending or ended:  # at its end somebody else may lead
-        return Claim(state.floor, latest=state.watch.server_time(term.deadline, most=False))
+        return Claim(state.floor, state.watch.version, state.watch.server_time(term.deadline, most=False))
     latest = state.watch.server_time(asked_at + timing.operation + timing.margin, most=True)
     return Claim(state.floor, state.watch.over(asked_at), latest, state.untold, state.dead)
 

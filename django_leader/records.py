@@ -85,12 +85,13 @@ class Event:
 
 
 class Claim(NamedTuple):
-    """What a campaign says beside who campaigns."""
+    """What a request says beside who asks."""
 
     floor: int = 0
     """The highest token that the candidate has seen."""
     version: str = ""
-    """The state that is over, as the candidate has proved to itself; empty when it has not."""
+    """The state that is over, as the candidate has proved to itself; empty when it has not. Of a leader, the state as
+    it was answered last."""
     latest: float = 0.0
     """Seconds on the server's clock after which the campaign is too old to be executed; 0 when that is not known."""
     lost: tuple[int, str] = (0, "")

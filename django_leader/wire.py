@@ -111,11 +111,11 @@ def campaign_arguments(timing: Timing, me: str, claim: Claim, info: LeaderInfo, 
 
 
 def reclaim_arguments(
-    timing: Timing, me: str, token: int, info: LeaderInfo, latest: float, process: str = "", *, confirm: bool
+    timing: Timing, me: str, token: int, info: LeaderInfo, claim: Claim, process: str = "", *, confirm: bool
 ) -> Words:
-    """What the script takes behind the number. Local."""
-    who, what = _who(timing, me, token, _milliseconds(latest)), _what(timing, _described_now(info), process)
-    return (*who, *what, int(confirm))
+    """What the script takes behind the number; of ``claim`` the version that was answered, and latest. Local."""
+    who, what = _who(timing, me, token, _milliseconds(claim.latest)), _what(timing, _described_now(info), process)
+    return (*who, *what, int(confirm), claim.version)
 
 
 def release_arguments(

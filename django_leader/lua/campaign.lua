@@ -14,7 +14,7 @@
 --               'foreign'      the lock is held by what does not speak this protocol, for so many ms
 --       twin: me of another candidate with the same instance id, told once, when this one joins; or ''
 -- The dead renew nothing, so a claim of their lease need not name its version. In a quarantine it says nothing, and
--- neither after a reclaim until the next heartbeat has shown that it counted.
+-- neither of what was regained: see reclaim.lua.
 -- Granted also when the lease is the candidate's own: the reply to that grant was lost, so nobody leads by it. But
 -- once only: a candidate that no reply reaches must not keep the election from all others. Not after a reclaim, which
 -- may have come too late to count, and not to a request that an earlier one overtook.

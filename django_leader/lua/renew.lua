@@ -10,7 +10,7 @@
 local me, ttl = ARGV[2], ARGV[4]
 local state = redis.call('HMGET', KEYS[3], 'kind', 'token', 'holder')
 local lock = redis.call('GET', KEYS[1])
-local own = (state[1] == 'lease' or state[1] == 'regained') and state[2] == ARGV[3] and state[3] == me
+local own = state[1] == 'lease' and state[2] == ARGV[3] and state[3] == me
 if not own or lock and lock ~= me then return {ok = ARGV[1] .. ' unsure   '} end
 
 local time = redis.call('TIME')
@@ -19,8 +19,6 @@ redis.call('SET', KEYS[2], ARGV[5], 'PX', ttl, 'GET')  -- GET: an error if it is
 redis.call('SET', KEYS[1], me, 'PX', ttl)
 local until_ = string.format('%.0f', now + ttl)
 redis.call('HSET', KEYS[3], 'until', until_, 'request', ARGV[1])
--- Who renews has had the answer to its reclaim in time, so that counted. Its span was that of a quarantine.
-if state[1] == 'regained' then redis.call('HSET', KEYS[3], 'kind', 'lease', 'span', ttl) end
 local version = 'lease:' .. ARGV[3] .. ':' .. until_ .. ':' .. ARGV[1]
 local mail = redis.call('EXISTS', KEYS[4])
 return {ok = ARGV[1] .. ' renewed ' .. string.format('%.0f', now) .. ' ' .. version .. ' ' .. mail}

@@ -3,8 +3,8 @@
 -- KEYS  1 lock        string, PX   me of the holder, for whoever looks; the state decides
 --       2 info        string, PX   LeaderInfo as JSON
 --       3 state       hash         kind    'lease'       granted to holder, until then
---                                          'regained'    the same, but not for the first time: reclaimed after a loss
---                                                        of data, or granted again since a reply was lost
+--                                          'regained'    the same, but reclaimed after a loss of data, or granted
+--                                                        again since a reply was lost; until the next heartbeat
 --                                          'quarantine'  data were lost: nobody may lead until then
 --                                          'hold'        released, and nobody may lead until then
 --                                          'free'        released

@@ -147,8 +147,9 @@ def test_a_server_that_has_forgotten_the_script_is_told_again(lease: Lease, clie
 
 
 def test_a_leader_hears_by_its_heartbeat_of_what_is_in_its_inbox(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), INFO).token
-    lease.renew(A, token, INFO)
+    granted = lease.campaign(A, Claim(), INFO)
+    token = granted.token
+    assert lease.renew(A, token, INFO, Claim(version=granted.version)).mail is False
     assert lease.renew(A, token, INFO).mail is False
     lease.post(A, {"twin": "x"})
     client.rpush(inbox(KEYS, A), "garbage", '{"wake": 0}')

@@ -13,7 +13,7 @@ from django_leader.channel import Connect
 from django_leader.config import Config
 from django_leader.exceptions import RedisUnavailable
 from django_leader.lease import Lease
-from django_leader.records import Claim, LeaderInfo
+from django_leader.records import Answer, Claim, LeaderInfo
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
 CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", lock_ttl=60, quarantine=120).validate()
@@ -114,7 +114,9 @@ def test_s10_a_leader_reclaims_its_term_with_its_token(
     assert (answer.verdict, answer.token, answer.holder) == ("renewed", token, A)
     assert answer.span == 120, "another lease may have been lost, too: as long as a quarantine"
     assert lease.campaign(B, Claim(), INFO).verdict == "held"
-    again = lease.renew(A, token, INFO)
+    assert lease.renew(A, token, INFO).span == 120, "as when the answer has not come"
+    answered = lease.renew(A, token, INFO).version
+    again = lease.renew(A, token, INFO, Claim(version=answered))
     held = lease.campaign(B, Claim(), INFO)
     assert (
         (again.verdict, again.version, again.span)
@@ -123,6 +125,29 @@ def test_s10_a_leader_reclaims_its_term_with_its_token(
     )
     assert lease.release(A, token, "resigned", leave=False) is True
     assert lease.campaign(B, Claim(), INFO).verdict == "granted"
+
+
+def test_s25_what_a_dead_leaders_last_requests_set_binds_everybody(lease: Lease, client: Any, token: int) -> None:
+    other = lease.campaign(B, Claim(dead=(A, token)), INFO)
+    assert other.verdict == "granted"
+    client.flushall()
+    late = make_late(lease, token)
+    assert lease.campaign(C, Claim(dead=(A, token)), INFO).verdict == "held"
+    lease.renew(A, token, INFO)
+    assert lease.campaign(C, Claim(dead=(A, token)), INFO).verdict == "held"
+    assert lease.release(A, token, "resigned", leave=True) is True
+    held = lease.campaign(C, Claim(dead=(A, token)), INFO)
+    assert held.verdict == "held"
+    assert late.remaining >= held.remaining > 60, "as long as the lease that was lost can last"
+    assert lease.renew(B, other.token, INFO).verdict == "renewed"
+
+
+def make_late(lease: Lease, token: int) -> Answer:
+    """The request that A has sent before it died, and that is executed now."""
+    lease.channel.drop()
+    late = lease.renew(A, token, INFO)
+    assert (late.verdict, late.span) == ("renewed", 120)
+    return late
 
 
 def test_a_heartbeat_and_a_look_at_it_name_the_same_version(lease: Lease, client: Any, token: int) -> None:
@@ -166,7 +191,7 @@ def test_s08_s10_what_a_leader_sent_and_what_comes_after_its_lease_changes_nothi
     client.flushall()
     over = client.time()[0] - 1.0
     lease.channel.drop()
-    assert lease.renew(A, token, INFO, latest=over).verdict == "late"
+    assert lease.renew(A, token, INFO, Claim(latest=over)).verdict == "late"
     assert lease.renew(A, token, INFO).verdict == "renewed"
     assert lease.release(A, token, "resigned", Claim(latest=over), leave=False) is False
     assert lease.campaign(B, Claim(), INFO).verdict == "held"

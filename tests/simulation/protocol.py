@@ -80,8 +80,8 @@ def call(asker: Asker, act: str, state: machine.State, asked_at: float, *, conne
         term = state.term or state.pending
         assert term
         confirm = act == "confirm"
-        latest = rules.claim(state, asked_at, timing).latest
-        arguments = wire.reclaim_arguments(timing, me, term.token, INFO, latest, process, confirm=confirm)
+        claim = rules.claim(state, asked_at, timing)
+        arguments = wire.reclaim_arguments(timing, me, term.token, INFO, claim, process, confirm=confirm)
         closer = Call(act, "reclaim", arguments)
         lean = Call(act, "renew", (me, term.token, math.floor(timing.ttl * 1000), "{}"), closer)
         return lean if connected and not confirm else closer

@@ -99,7 +99,9 @@ def near(one: bytes, other: bytes) -> bool:
 
 STEPS = st.one_of(
     st.tuples(st.just("campaign"), st.sampled_from(MES), st.sampled_from(["claims", "died", ""]), st.booleans()),
-    st.tuples(st.sampled_from(["renew", "reclaim"]), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 0, 1])),
+    st.tuples(
+        st.sampled_from(["renew", "reclaim"]), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 0, 1, 2, 2])
+    ),
     st.tuples(st.just("look"), st.sampled_from(MES)),
     st.tuples(st.just("release"), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 30])),
     st.tuples(st.just("lose"), st.sampled_from(protocol.KEYS)),
@@ -131,7 +133,8 @@ def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
         case ("renew", me, _, more):
             return me, token + more, 60000, "{}"
         case ("reclaim", me, confirm, more):
-            return wire.reclaim_arguments(TIMING, me, token + more, protocol.INFO, 0.0, confirm=confirm)
+            claim = Claim(version=seen.version if more else "")
+            return wire.reclaim_arguments(TIMING, me, token + more % 2, protocol.INFO, claim, confirm=confirm)
         case ("release", me, leave, hold):
             return wire.release_arguments(TIMING, me, token, "resigned", Claim(), leave=leave, hold=hold)
     raise AssertionError(step)
