@@ -16,6 +16,7 @@ import redis
 
 from django_leader import Config, LeaderElection, process
 from django_leader.channel import connector
+from django_leader.config import inbox
 from django_leader.lease import Lease
 from django_leader.records import Claim, LeaderInfo
 from testproject.embedded import die_with_parent
@@ -189,8 +190,27 @@ def test_a_follower_that_may_not_wait_at_redis_looks_and_leads_later(
     deaf.start()
     said = "cannot wait at Redis"
     eventually(lambda: said in caplog.text, "it says so")
+    last = admin.info("commandstats")["cmdstat_blpop"]["rejected_calls"]
+    eventually(lambda: admin.info("commandstats")["cmdstat_blpop"]["rejected_calls"] > last, "it tries again")
     leader.stop()
     assert deaf.wait_for_leadership(GENEROUS)
     deaf.stop()
     assert caplog.text.count(said) == 1
     admin.acl_deluser("deaf")
+
+
+def test_garbage_in_its_inbox_leaves_a_follower_where_it_is(
+    make: Make, some_server: RedisServer, holder: subprocess.Popen[str], token: int
+) -> None:
+    election = make(instance_id="b")
+    election.start()
+    assert not election.wait_for_leadership(0)
+    client = some_server.client()
+    found: Any = client.zrange(LONG.keys.candidates, 0, -1)
+    [me] = [name.decode() for name in found if name.startswith(b"b:")]
+    for garbage in ("", "[1]", '{"twin": 5}'):
+        client.rpush(inbox(LONG.keys, me), garbage)
+        eventually(lambda: not client.exists(inbox(LONG.keys, me)), "it was taken")
+    assert not election.wait_for_leadership(0)
+    holder.kill()
+    assert election.wait_for_leadership(GENEROUS)
