@@ -60,6 +60,8 @@ CASES: list[tuple[str, Any, str]] = [
     ("E015", {"default": {"MIN_REPLICAS": "1"}}, "give a whole number of replicas"),
     ("E015", {"default": {"MIN_REPLICAS": -1}}, "give a whole number of replicas"),
     ("E015", {"a": {"MIN_REPLICAS": True}}, "give a whole number of replicas"),
+    ("E016", {"default": {"SAME_HOST_TAKEOVER": 1}}, "use True or False"),
+    ("E016", {"a": {"SAME_HOST_TAKEOVER": None}}, "use True or False"),
     ("W014", {"default": {"QUARANTINE": -1}}, "10.0 is used instead"),
     ("W014", {"default": {"QUARANTINE": 5}}, "shorter than LOCK_TTL"),
     ("W004", {"default": {"REDIS_KEY_NAME": ""}}, "'maplefile:leader:lock' is used instead"),
@@ -97,6 +99,7 @@ def test_w002_advises_a_database_of_its_own_before_a_deployment() -> None:
         {"default": {}},
         {"default": {"CACHE": "leader", "LOCK_TTL": 30, "AUTOSTART": False}},
         {"default": {"QUARANTINE": 0, "MIN_REPLICAS": 1}, "b": {"QUARANTINE": None}},
+        {"default": {"SAME_HOST_TAKEOVER": False}, "b": {"SAME_HOST_TAKEOVER": True}},
         {"default": {}, "b": {}},
     ],
 )
@@ -110,5 +113,5 @@ def test_every_id_has_a_test_and_every_setting_an_id() -> None:
     literal = set(re.findall(r"django_leader\.([EW]\d{3})", source)) | {"E002"}
     tested = {number for number, _, _ in CASES} | {"W002"}
     assert literal <= tested
-    assert {f"E{number:03}" for number in range(1, 16)} <= tested
+    assert {f"E{number:03}" for number in range(1, 17)} <= tested
     assert set(checks.NUMBERS) == set(KEYS)

@@ -12,6 +12,7 @@ from django.core.management.base import CommandError
 from pytest_django import Settings
 
 from django_leader import elections
+from django_leader.management.commands import leader_status
 from tests.django.conftest import FAST
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -115,7 +116,31 @@ def test_explain_says_where_an_election_starts_and_asks_nobody(settings: Any) ->
         if "another manage.py command" in line:
             assert " never " in line
     rows = json.loads(status("--explain", "--json")[1])
-    assert {row["starts"] for row in rows} == {"now", "never", "at the first request"}
+    starts = [row["starts"] for row in rows if row["process"] != "same-host take-over"]
+    assert set(starts) == {"now", "never", "at the first request"}
+    assert len(starts) == len(rows) - 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why", "starts", "because"),
+    [
+        (True, "", "on", "a leader on this host is replaced when it dies"),
+        (True, "[Errno 1] Operation not permitted: 'pidfd_open'", "off", "Operation not permitted: 'pidfd_open'"),
+        (False, "", "off", "SAME_HOST_TAKEOVER is False"),
+        (False, "[Errno 1] Operation not permitted: 'pidfd_open'", "off", "SAME_HOST_TAKEOVER is False"),
+    ],
+)
+def test_s24_explain_says_whether_a_dead_leader_of_this_host_is_replaced_at_once(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, wanted: bool, why: str, starts: str, because: str
+) -> None:
+    settings.LEADER_ELECTIONS = {"default": {"SAME_HOST_TAKEOVER": wanted}}
+    monkeypatch.setattr(leader_status, "unsupported", lambda: why)
+    *_, row = json.loads(status("--explain", "--json")[1])
+    assert (row["process"], row["starts"]) == ("same-host take-over", starts)
+    assert because in row["because"]
+    *_, line = status("--explain")[1].splitlines()
+    assert f"same-host take-over        {starts} " in line
+    assert line.endswith(row["because"])
 
 
 def test_help_documents_the_exit_status() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -281,6 +282,27 @@ def test_s06_a_reply_to_another_request_is_an_error(lease: Lease, monkeypatch: p
         monkeypatch.setattr(lease.channel, "call_packed", lambda command, reply=reply, **options: reply)
         with pytest.raises(RedisUnavailable, match="does not belong to its request"):
             lease.campaign(A, Claim(), info())
+
+
+@pytest.mark.parametrize("reply", [b"", b"0\nreleased", [b"0"], [], 7, None])
+def test_s06_a_reply_to_another_request_is_an_error_for_what_is_rarely_sent_too(
+    lease: Lease, monkeypatch: pytest.MonkeyPatch, reply: Any
+) -> None:
+    monkeypatch.setattr(lease.channel, "call", lambda *command: reply)
+    with pytest.raises(RedisUnavailable, match="does not belong to its request"):
+        lease.status()
+
+
+def test_s06_a_heartbeat_is_not_answered_by_something_else(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = lease.campaign(A, Claim(), info()).token
+
+    def only_the_number(command: bytes, *, until: float | None = None) -> bytes:
+        [number] = re.findall(rb"\r\n(1\d{11})\r\n", command)
+        return bytes(number) + b" renewed"
+
+    monkeypatch.setattr(lease.channel, "call_packed", only_the_number)
+    with pytest.raises(RedisUnavailable, match="the reply to renew does not belong to its request"):
+        lease.renew(A, token, info())
 
 
 def test_every_script_says_what_it_does() -> None:

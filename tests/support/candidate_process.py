@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +33,7 @@ class Say(logging.Handler):
 def main() -> None:
     options = json.loads(sys.argv[1])
     port, block, fail = options.pop("port"), options.pop("block", ""), options.pop("fail", "")
+    attempt = options.pop("attempt", False)
     logging.getLogger("django_leader").addHandler(Say())
     logging.getLogger("django_leader").setLevel("INFO")
     election = LeaderElection(redis.Redis(port=port), Config(**options))
@@ -49,6 +52,8 @@ def main() -> None:
 
     election.listen(gained, lost, lambda previous, current: say("change", previous=previous, current=current))
     election.start()
+    if attempt:
+        say("attempted", leads=election.wait_for_leadership(0))
     say("ready", instance_id=election.instance_id)
     for line in sys.stdin:
         if line.strip() == "exit":
@@ -71,6 +76,24 @@ def fork(election: LeaderElection) -> None:
     say("child-over", leads=election.is_leader())
 
 
+def leave_a_child(election: LeaderElection) -> None:
+    """A child, without exec, which obeys from then on; its parent goes on with the election, and does nothing else."""
+    if os.fork():
+        threading.Event().wait()
+    say("child", pid=os.getpid())
+
+
+def execute(_: LeaderElection) -> None:
+    """Becomes another program, which takes no part."""
+    again = 'import sys; print(\'{"event": "again"}\', flush=True); sys.stdin.read()'
+    os.execv(sys.executable, [sys.executable, "-c", again])
+
+
+def end_main_thread(_: LeaderElection) -> None:
+    """Only the main thread; the others go on."""
+    ctypes.CDLL(None).pthread_exit(None)
+
+
 def stop(election: LeaderElection) -> None:
     election.stop()
     say("stopped", leads=election.is_leader())
@@ -86,6 +109,9 @@ COMMANDS: dict[str, Callable[[LeaderElection], object]] = {
     "resign": LeaderElection.resign,
     "verdict": verdict,
     "fork": fork,
+    "leave a child": leave_a_child,
+    "exec": execute,
+    "end the main thread": end_main_thread,
 }
 
 

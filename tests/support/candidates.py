@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Candidate:
-    """One process that takes part, running ``tests.support.candidate_process``."""
+    """One process that takes part, running ``tests.support.candidate_process``; ``around`` is what starts it."""
 
-    def __init__(self, port: int, **options: Any) -> None:
+    def __init__(self, port: int, *, around: Sequence[str] = (), **options: Any) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.candidate_process", json.dumps({"port": port, **options})],
+            [*around, sys.executable, "-m", "tests.support.candidate_process", json.dumps({"port": port, **options})],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

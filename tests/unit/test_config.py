@@ -104,6 +104,15 @@ def test_all_keys_of_an_election_share_the_slot_of_its_lock() -> None:
     assert inbox(tagged, "me:1") == "a:{t}:lock:inbox:me:1"
 
 
+@pytest.mark.parametrize("value", [None, 0, 1, "", "no", [], object()])
+def test_the_take_over_is_on_or_off(value: Any) -> None:
+    assert Config().same_host_takeover is True
+    assert Config(same_host_takeover=False).validate().same_host_takeover is False
+    assert Config(same_host_takeover=False).derive("a").same_host_takeover is False
+    with pytest.raises(ConfigError, match=r"^same_host_takeover is .*; use True or False"):
+        made({"same_host_takeover": value})
+
+
 @pytest.mark.parametrize("name", ["instance_id", "hostname"])
 @pytest.mark.parametrize("value", ["x" * 10_000, "a\x00b", "a\nb", "\x7f", b"web", 5, "\ud800"])
 def test_a_name_that_cannot_be_shown_is_refused(name: str, value: Any) -> None:

@@ -14,6 +14,7 @@ from django_leader.machine import (
     Broken,
     Campaigned,
     Delivered,
+    Died,
     Ended,
     Failed,
     Plan,
@@ -344,6 +345,7 @@ def test_s13_a_grant_that_a_stop_overtakes_is_given_back_unannounced() -> None:
         (Campaigned(100.0, held()._replace(verdict="quarantined"), 0.0), TIMING, False),
         (Failed(0.5), TIMING, True),
         (Tick(), TIMING, False),
+        (Died(OTHER, 1), TIMING, False),
     ],
 )
 def test_an_attempt_is_over_when_it_led_or_was_turned_down(event: AnyEvent, timing: Timing, is_decided: bool) -> None:
@@ -372,11 +374,84 @@ def test_the_end_that_a_release_tells_is_told_once_and_one_that_it_missed_later(
     assert claim(state, 109.8, TIMING).lost == (1, "resigned")
 
 
+@pytest.fixture
+def follower() -> State:
+    """It has seen OTHER lead with the token 1."""
+    return step(State(), Campaigned(100.0, held(), 0.0), 100.0, TIMING)
+
+
+def test_s25_a_death_has_a_follower_claim_at_once(follower: State) -> None:
+    assert plan(follower, 100.5) == Plan("wait", 102.0, listen=True)
+    state = step(follower, Died(OTHER, 1), 100.5, TIMING)
+    assert plan(state, 100.5) == Plan("campaign"), "a look would claim nothing"
+    said = claim(state, 100.5, TIMING)
+    assert (said.dead, said.version) == ((OTHER, 1), "")
+
+
+@pytest.mark.parametrize("before", [leader(), pending()])
+def test_s25_a_death_is_nothing_to_who_has_been_granted_the_lease(before: State) -> None:
+    assert step(before, Died(OTHER, 1), 101.0, TIMING) == before
+    assert claim(before, 101.0, TIMING).dead == ("", 0)
+
+
+def test_s25_whoever_resigned_stands_back_though_the_next_leader_dies() -> None:
+    state = step(leader(), Resign(1, "resigned"), 101.0, TIMING)
+    state = step(step(state, Delivered(1), 101.0, TIMING), Released(), 101.0, TIMING)
+    state = step(state, Died(OTHER, 2), 101.5, TIMING)
+    assert plan(state, 101.5) == Plan("wait", 103.0, listen=True)
+    assert plan(state, 103.0) == Plan("campaign")
+    assert claim(state, 103.0, TIMING).dead == (OTHER, 2), "and claims then"
+
+
+def test_s16_a_death_starts_no_campaign_while_loss_callbacks_run() -> None:
+    state = step(leader(), Renewed(103.0, refused()), 103.0, TIMING)
+    state = step(state, Died(OTHER, 2), 103.5, TIMING)
+    assert plan(state, 103.5) == Plan("wait")
+    state = step(state, Delivered(1), 104.0, TIMING)
+    assert plan(state, 104.0) == Plan("campaign")
+    assert claim(state, 104.0, TIMING).dead == (OTHER, 2)
+
+
+def test_s25_what_a_leader_gives_back_claims_nothing() -> None:
+    state = step(leader(), Resign(1, "resigned"), 101.0, TIMING)
+    state = step(state, Died(OTHER, 2), 101.0, TIMING)
+    assert claim(state, 101.0, TIMING).dead == ("", 0)
+
+
+def test_s25_a_stopped_follower_claims_nothing(follower: State) -> None:
+    state = step(step(follower, Stop(), 100.5, TIMING), Died(OTHER, 1), 100.5, TIMING)
+    assert plan(state, 100.5) == Plan("leave")
+
+
+def test_s25_a_claim_whose_reply_is_lost_is_made_again(follower: State) -> None:
+    state = step(step(follower, Died(OTHER, 1), 100.5, TIMING), Failed(0.5), 100.6, TIMING)
+    assert plan(state, state.next_at) == Plan("campaign")
+    assert claim(state, state.next_at, TIMING).dead == (OTHER, 1)
+
+
+def test_s25_a_claim_that_is_refused_is_not_made_in_a_tight_loop(follower: State) -> None:
+    state = step(follower, Died(OTHER, 1), 100.5, TIMING)
+    state = step(state, Campaigned(100.5, held(), 0.0), 100.6, TIMING)
+    assert plan(state, 100.6) == Plan("wait", 102.5, listen=True)
+    assert plan(state, 102.5) == Plan("look")
+    quarantined = refused("", 1, "quarantined")._replace(remaining=50.0, span=50.0)
+    state = step(state, Campaigned(102.5, quarantined, 0.0), 102.6, TIMING)
+    assert plan(state, 102.6) == Plan("wait", 104.5, listen=True)
+
+
+def test_s25_the_next_death_is_another_claim(follower: State) -> None:
+    state = step(follower, Died(OTHER, 1), 100.5, TIMING)
+    state = step(state, Campaigned(100.5, held(token=2), 0.0), 100.6, TIMING)
+    state = step(state, Died(OTHER, 2), 101.0, TIMING)
+    assert plan(state, 101.0) == Plan("campaign")
+    assert claim(state, 101.0, TIMING).dead == (OTHER, 2)
+
+
 EVENTS = st.one_of(
     st.tuples(st.just("campaigned"), st.sampled_from(["granted", "held"]), st.floats(0, 12)),
     st.tuples(st.just("renewed"), st.sampled_from(["renewed", "refused", "gone"]), st.floats(0, 12)),
     st.tuples(st.sampled_from(["failed", "tick", "woken", "resign", "failed-callback", "delivered", "released"])),
-    st.tuples(st.sampled_from(["broken", "stop"])),
+    st.tuples(st.sampled_from(["broken", "stop", "died"])),
 )
 
 
@@ -400,6 +475,8 @@ def _event(drawn: tuple[object, ...], state: State, now: float, fresh: int, chan
             return Delivered(token)
         case ("broken",):
             return Broken(token)
+        case ("died",):
+            return Died(OTHER, fresh)
         case (name,):
             simple: dict[object, AnyEvent] = {
                 "failed": Failed(chance),
