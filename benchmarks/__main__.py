@@ -50,13 +50,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", default=["all"], choices=[*measurements(1), "all"], metavar="WHAT")
+    parser.add_argument("what", nargs="*", default="all", choices=[*measurements(1), "all"], metavar="WHAT")
     parser.add_argument("--effort", type=float, default=1.0, help="times the rounds of the short form (default 1)")
     options = parser.parse_args()
     everything = "all" in options.what
     about = machine()
     print("\n".join(f"{name}: {value}" for name, value in about.items()), flush=True)
-    sections, whole = [], True
+    sections: list[report.Section] = []
+    whole = True
     for name, parts in measurements(options.effort).items():
         for measure in parts if everything or name in options.what else []:
             began = time.monotonic()
@@ -88,13 +89,13 @@ def machine() -> dict[str, str]:
             server = kind()
             servers.append(server.version())
             server.close()
-    peers = [f"{system.label} {system.version}".strip() for name, system in SYSTEMS.items() if name in present()]
+    peers = {system.package: system.version for system in present().values() if system.package}
     missing = [f"{system.label} ({system.missing})" for system in SYSTEMS.values() if system.missing]
     return {
         "machine": f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.release()}",
         "versions": f"{pythons}, {packages}",
         "servers": ", ".join(servers) + "; on 127.0.0.1, as they come, Redis without persistence",
-        "systems": ", ".join(peers),
+        "systems": ", ".join(f"{package} {version}" for package, version in peers.items()),
         "not on this machine": ", ".join(missing) or "none",
         "durations": f"TTL {TTL:g} s, heartbeat {HEARTBEAT:g} s, retry {RETRY:g} s, for everybody",
     }

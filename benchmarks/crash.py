@@ -7,11 +7,11 @@ import random
 import time
 from dataclasses import dataclass
 
-from benchmarks.fleet import Fleet, Trouble
+from benchmarks.fleet import Fleet
 from benchmarks.limits import Death
 from benchmarks.peers import KEY, OURS, SYSTEMS, TTL, ours, present
 from benchmarks.report import SPREAD, Section, spread
-from benchmarks.servers import Redis
+from benchmarks.servers import Redis, Trouble
 from benchmarks.stats import number, summarize
 
 OURS_ELSEWHERE = 3

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
 from dataclasses import dataclass
 
-from benchmarks.fleet import Fleet, Trouble
+from benchmarks.fleet import Fleet
 from benchmarks.limits import WakeUp
 from benchmarks.peers import OURS, SYSTEMS, System, present
 from benchmarks.report import SPREAD, Section, spread
+from benchmarks.servers import Trouble
 from benchmarks.stats import summarize
 
 BARE = "a bare BLPOP wake-up, 2 processes"
@@ -64,15 +64,16 @@ def _turns(fleets: dict[str, Fleet], wakeup: WakeUp, effort: Effort, section: Se
     taken: dict[str, list[float]] = {BARE: [], **{name: [] for name in fleets}}
     chosen = {name: set(random.sample(range(effort.turns), effort.rounds(SYSTEMS[name]))) for name in fleets}
     for turn in range(effort.turns):
-        taken[BARE].append(wakeup.measure())
-        for name, fleet in fleets.items():
-            if turn in chosen[name] and SYSTEMS[name].label not in section.left_out:
+        # In another order each time, so that nobody always comes behind the same one.
+        for name in random.sample([*taken], len(taken)):
+            if name == BARE:
+                taken[name].append(wakeup.measure())
+            elif turn in chosen[name] and SYSTEMS[name].label not in section.left_out:
                 try:
-                    with fleet.awake():
-                        taken[name].append(fleet.handover())
+                    with fleets[name].awake():
+                        taken[name].append(fleets[name].handover())
                 except Trouble as error:
                     section.left_out[SYSTEMS[name].label] = str(error)
-        time.sleep(random.random() / 20)  # so that no timer of anybody keeps step with the turns
     return taken
 
 

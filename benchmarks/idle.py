@@ -6,10 +6,10 @@ import contextlib
 import time
 from typing import NamedTuple
 
-from benchmarks.fleet import Fleet, Trouble
+from benchmarks.fleet import Fleet
 from benchmarks.peers import OURS, PORT, RETRY, SYSTEMS
 from benchmarks.report import Section
-from benchmarks.servers import Redis
+from benchmarks.servers import Redis, Trouble
 from benchmarks.stats import number
 
 PROCESSES = 20

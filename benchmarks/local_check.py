@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 
-from benchmarks.fleet import Fleet, Trouble
+from benchmarks.fleet import Fleet
 from benchmarks.peers import OURS, SYSTEMS, present
 from benchmarks.report import Section
+from benchmarks.servers import Trouble
 from benchmarks.stats import number
 
 

@@ -19,7 +19,7 @@ text {{ font: 13px {FONT}; fill: #1f2328 }}
 .small {{ font-size: 11px; fill: #59636e }}
 .grid {{ stroke: #d1d9e0; stroke-width: 1 }}
 .dot {{ fill: #59636e; fill-opacity: .28 }}
-.median {{ stroke: #59636e; stroke-width: 3; stroke-linecap: round }}
+.median {{ stroke: #32383f; stroke-width: 3; stroke-linecap: round }}
 .ours .dot {{ fill: #0969da; fill-opacity: .38 }}
 .ours .median {{ stroke: #0969da }}
 .ours text {{ font-weight: 600 }}
@@ -28,7 +28,7 @@ text {{ fill: #f0f6fc }}
 .small {{ fill: #9198a1 }}
 .grid {{ stroke: #3d444d }}
 .dot {{ fill: #9198a1 }}
-.median {{ stroke: #9198a1 }}
+.median {{ stroke: #d1d7e0 }}
 .ours .dot {{ fill: #4493f8 }}
 .ours .median {{ stroke: #4493f8 }}
 }}

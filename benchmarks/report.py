@@ -50,7 +50,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     lines = []
     for row in rows:
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(["", first.strip().ljust(widths[0]), *others]).rstrip())
+        lines.append("  ".join(["", first.strip().ljust(widths[0]), *others]).rstrip().replace("**", ""))
     return lines
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from benchmarks.fleet import Fleet, Trouble
+from benchmarks.fleet import Fleet
 from benchmarks.peers import OURS, PORT, SYSTEMS, present
 from benchmarks.report import SPREAD, Section, spread
+from benchmarks.servers import Trouble
 from benchmarks.stats import summarize
 
 PROCESSES = 4

@@ -28,6 +28,10 @@ def free_port() -> int:
         return port
 
 
+class Trouble(RuntimeError):
+    """What is measured does not do what it should: it is left out, and the rest goes on."""
+
+
 class Server:
     """One server, up from its making until ``close()``."""
 
@@ -46,7 +50,7 @@ class Server:
         while not self._up():
             if self.process.poll() is not None or time.monotonic() > until:
                 self.close()
-                raise RuntimeError(f"{self.program()} does not start")
+                raise Trouble(f"{self.program()} does not start")
             time.sleep(0.02)
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,7 @@ class Ours:
     """A candidate of django-leader."""
 
     def __init__(self, address: str, gained: Callable[[], None], *, takeover: bool = True, key: str = KEY) -> None:
+        logging.getLogger("django_leader").setLevel(logging.CRITICAL)  # the others say nothing, either
         self.election = LeaderElection(redis.Redis.from_url(address), config(takeover=takeover, key=key))
         self.election.on_become_leader(gained)
         self.start, self.stop, self.leads = self.election.start, self.election.stop, self.election.is_leader
