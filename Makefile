@@ -51,12 +51,16 @@ coverage: $(VENV)/.test
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=100 --include="$(CORE)"
 
-# redlock-ng asks for a redis-py older than the one that is measured, but does not need it.
-$(VENV)/.peers: $(VENV)/.bench
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps redlock-ng
+# A peer that does not install here is left out. redlock-ng asks for an older redis-py, but does not need it.
+PEERS := kazoo pottery pydantic python-redis-lock 'tooz[redis]'
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+$(VENV)/.bench: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e '.[bench]' || { $(PIP) -e '.[demo]' && for peer in $(PEERS); do $(PIP) "$$peer" || true; done; }
+	@$(PIP) --no-deps redlock-ng || true
 	@touch $@
 
-bench: $(VENV)/.peers
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
 wheel: $(VENV)/.test

@@ -128,7 +128,7 @@ def document(machine: Mapping[str, str], sections: Iterable[Section]) -> str:
         "# Results",
         "",
         "Made by `make bench`: figures of one machine at one time. The ratios mean something, the times do not carry",
-        "over. Everything in one table was measured in turns, in one run.",
+        "over. Unless it says otherwise, what is in one table was measured in turns.",
         "",
         *[f"- {name}: {value}" for name, value in machine.items()],
         "",
