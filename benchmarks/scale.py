@@ -31,8 +31,7 @@ def measure(effort: Effort) -> Section:
         "Graceful hand-over, many candidates (ms)",
         "python -m benchmarks scale",
         f"Light candidates: threads in {PROCESSES} processes (fewer would wait for each other's GIL), on the same cores"
-        " as the server. One system after the"
-        " other. The direct port is measured with 100 only.",
+        " as the server. One system after the other. The direct port is measured with 100 only.",
         ("system, candidates", *SPREAD),
     )
     there = present()

@@ -18,7 +18,7 @@ from benchmarks.stats import summarize
 TRIPS_ROUNDS = 5
 
 WHAT = {
-    "redis": "import of redis and django-redis",
+    "redis": "django.setup(), and the import of redis and django-redis",
     "own": "import of django_leader, after those",
     "start": "start() to the gain callback",
     "added": "all that django-leader adds to the first leadership",
