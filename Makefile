@@ -4,7 +4,7 @@
 # make chaos   harms a fleet in every way known, FAULTS times, and tells whether it held   (SEED=7 ARGS=--dup-id)
 # make lint    format, lint, types, import contracts
 # make coverage   every branch of the modules that decide is tested
-# make bench   the numbers of the README
+# make bench   this package beside its peers, in eight minutes; writes benchmarks/RESULTS.md   (ARGS="handover --effort 3")
 # make wheel   builds the wheel and tries it in an empty environment
 #
 # PYTHON names the interpreter (3.10 or newer); everything is installed into .venv.
@@ -51,7 +51,16 @@ coverage: $(VENV)/.test
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=100 --include="$(CORE)"
 
-bench: $(VENV)/.demo
+# A peer that does not install here is left out. redlock-ng asks for an older redis-py, but does not need it.
+PEERS := kazoo pottery pydantic python-redis-lock 'tooz[redis]'
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+$(VENV)/.bench: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e '.[bench]' || { $(PIP) -e '.[demo]' && for peer in $(PEERS); do $(PIP) "$$peer" || true; done; }
+	@$(PIP) --no-deps redlock-ng || true
+	@touch $@
+
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
 wheel: $(VENV)/.test

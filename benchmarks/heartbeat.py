@@ -5,12 +5,15 @@ Both on one connection each of the package's own kind, so that what is compared 
 
 from __future__ import annotations
 
-import statistics
+import contextlib
 import time
 from collections.abc import Callable
 
 import redis
 
+from benchmarks.report import SPREAD, Section, spread
+from benchmarks.servers import Redis
+from benchmarks.stats import number, summarize
 from django_leader.channel import Channel, connector
 from django_leader.config import Config
 from django_leader.lease import Lease
@@ -22,9 +25,24 @@ return 0
 """
 
 
-def main(url: str, rounds: int) -> None:
-    """Prints microseconds, and the ratio of the medians."""
-    client = redis.Redis.from_url(url)
+def measure(rounds: int) -> Section:
+    """Microseconds, and the ratio of the medians."""
+    section = Section(
+        "A heartbeat (µs)",
+        "python -m benchmarks heartbeat",
+        "One renewal of the lease, in turns with the least that renews a key.",
+        ("", *SPREAD),
+    )
+    with contextlib.closing(Redis()) as server:
+        times = _measure(redis.Redis.from_url(server.address), rounds)
+    bare, beat = (summarize(taken) for taken in times.values())
+    section.rows = [(name, *spread(summary)) for name, summary in zip(times, (bare, beat), strict=True)]
+    section.rows.append(("ratio of the medians", number(beat.median / bare.median), "", "", "", ""))
+    section.values = {"heartbeat": beat.median, "bare heartbeat": bare.median}
+    return section
+
+
+def _measure(client: redis.Redis, rounds: int) -> dict[str, list[float]]:
     connect = connector(client.connection_pool)
     lease = Lease(connect, Config("benchmark:beat", "benchmark:beat:info", quarantine=0).validate())
     me, info = "benchmark:0123456789abcdef", LeaderInfo("benchmark", "host", utc_now(), pid=1)
@@ -37,18 +55,12 @@ def main(url: str, rounds: int) -> None:
         "heartbeat": lambda: lease.renew(me, token, info),
     }
     times: dict[str, list[float]] = {name: [] for name in requests}
-    for _ in range(rounds * 50):
+    for _ in range(rounds):
         for name, request in requests.items():
             began = time.perf_counter()
             request()
             times[name].append((time.perf_counter() - began) * 1e6)
-    lease.release(me, token, "resigned", leave=True)
     lease.channel.drop()
     channel.drop()
     client.close()
-    print(f"\nA heartbeat, {rounds * 50} times                            median      p25      p75  (µs)")
-    for name, taken in times.items():
-        cuts = statistics.quantiles(taken, n=4)
-        print(f"  {name:<44} {cuts[1]:8.0f} {cuts[0]:8.0f} {cuts[2]:8.0f}")
-    bare, beat = (statistics.median(taken) for taken in times.values())
-    print(f"  ratio of the medians {beat / bare:31.2f}")
+    return times

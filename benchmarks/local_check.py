@@ -1,46 +1,46 @@
-"""``is_leader()`` beside a bare function that compares the same clock, in turns, in one run."""
+"""The check that a program makes before it works as the leader, beside a bare function that compares a clock."""
 
 from __future__ import annotations
 
-import timeit
-from collections.abc import Callable
-from time import clock_gettime
+import contextlib
 
-import redis
-
-from django_leader.clock import BOOT_CLOCK, now
-from django_leader.election import LeaderElection
-from django_leader.grant import Cell, Grant, PidCell, new_cell
-
-LOOPS, TURNS = 50_000, 40
-DEADLINE = now() + 1e6
+from benchmarks.fleet import Fleet
+from benchmarks.peers import OURS, SYSTEMS, present
+from benchmarks.report import Section
+from benchmarks.servers import Trouble
+from benchmarks.stats import number
 
 
-def bare() -> bool:
-    """The least that a deadline needs."""
-    return clock_gettime(BOOT_CLOCK) < DEADLINE
-
-
-def main() -> None:
-    """Prints nanoseconds per call, the loop's own included: the best of several turns."""
-    functions: dict[str, Callable[[], bool]] = {
-        "a bare function that compares the clock": bare,
-        "is_leader(), leading": _leading(new_cell),
-        "is_leader(), leading, without MADV_WIPEONFORK": _leading(PidCell),
-        "is_leader(), not leading": LeaderElection(redis.Redis()).is_leader,
-    }
-    best = dict.fromkeys(functions, float("inf"))
-    for _ in range(TURNS):
-        for name, function in functions.items():
-            best[name] = min(best[name], timeit.timeit(function, number=LOOPS) / LOOPS * 1e9)
-    limit = best["a bare function that compares the clock"]
-    print("\nThe local check                                  ns per call   ratio")
-    for name, nanoseconds in best.items():
-        print(f"  {name:<46} {nanoseconds:11.0f} {nanoseconds / limit:7.2f}")
-
-
-def _leading(cell: Callable[[float], Cell]) -> Callable[[], bool]:
-    election = LeaderElection(redis.Redis())
-    election._grant = Grant(1, cell(DEADLINE))
-    assert election.is_leader()
-    return election.is_leader
+def measure(turns: int) -> Section:
+    """Each in its own process while it leads, its bare function in the same one, in turns: the best of all."""
+    section = Section(
+        "The local check (ns per call, its loop included: the best of several)",
+        "python -m benchmarks local",
+        "The bare function is measured in the same process, in turns.",
+        ("system", "check", "bare function", "ratio", "rests on"),
+    )
+    with contextlib.ExitStack() as stack:
+        fleets = {}
+        for name, system in present().items():
+            try:
+                fleets[name] = Fleet(name, 2 if name == OURS else 1)
+                stack.callback(fleets[name].close)
+            except Trouble as error:
+                section.left_out[system.label] = str(error)
+        best: dict[tuple[str, bool], tuple[float, float]] = {}
+        for _ in range(turns):
+            for name, fleet in fleets.items():
+                for process in fleet.processes:
+                    process.tell(f"time {50 if SYSTEMS[name].check == 'network' else 20_000}")
+                    told = process.hear()
+                    check, bare = best.get((name, process is fleet.leader), (float("inf"),) * 2)
+                    best[name, process is fleet.leader] = (min(check, told["check"]), min(bare, told["bare"]))
+    for (name, leading), (check, bare) in sorted(best.items(), key=lambda item: item[1][0]):
+        what = f"{SYSTEMS[name].label}{'' if leading else ', not leading'}"
+        section.rows.append((what, number(check), number(bare), number(check / bare), SYSTEMS[name].check))
+    if (OURS, True) in best:
+        section.values["check"], section.values["bare"] = best[OURS, True]
+    deadlines = [best[name, True][0] for name in fleets if name != OURS and SYSTEMS[name].check == "deadline"]
+    if deadlines:
+        section.values["check peer"] = min(deadlines)
+    return section

@@ -98,6 +98,7 @@ class Actions:
 
     def _campaign(self, state: machine.State, asked_at: float, *, look: bool) -> None:
         answer = self._ask(state, asked_at, look=look)
+        twin = answer.twin
         if answer.verdict != "granted" and self._follows_the_dead(answer, asked_at):
             state, asked_at = self._state(), clock.now()
             answer = self._ask(state, asked_at, look=False)
@@ -105,8 +106,8 @@ class Actions:
         if answer.verdict == "granted":
             self._holder.forget()
             self._waker.also = None
-        if answer.twin:
-            self._lease.post(answer.twin, {"twin": self._me})
+        if twin:
+            self._lease.post(twin, {"twin": self._me})
 
     def _ask(self, state: machine.State, asked_at: float, *, look: bool) -> Answer:
         claim, info = machine.claim(state, asked_at, self._timing), self._info(state)

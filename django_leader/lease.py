@@ -45,6 +45,7 @@ class Lease:
         self.process = ""
         """What a grant publishes of this process; nothing, and its death lets nobody take over."""
         self._flags = FLAGS
+        self._looked = False
         self._requests: dict[str, tuple[Any, Packed]] = {}
         self.channel = Channel(connect, self._timing.operation, waker)
 
@@ -181,7 +182,9 @@ class Lease:
             sha = script("look", self._flags).sha
             return wire.packed_look(self.channel.pack, sha, self._keys, self._timing, me)
 
-        reply = self._send("look", self._prepared("look", me, packed), me=me, until=until)
+        # The first time the server may not know the script, and the wait behind it would eat what is meant for us.
+        reply = self._send("look", self._prepared("look", me, packed), me=me, until=until if self._looked else None)
+        self._looked = True
         return None if reply.endswith(b"\nunsure") else wire.parse(reply)
 
     def _prepared_campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Packed:

@@ -157,3 +157,10 @@ def test_a_leader_hears_by_its_heartbeat_of_what_is_in_its_inbox(lease: Lease, c
     assert lease.collect(A) == [{"twin": "x"}, {}, {}]
     assert lease.renew(A, token, INFO).mail is False
     assert lease.collect(A) == []
+
+
+@pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
+def test_the_first_look_eats_nothing_though_the_server_does_not_know_it(lease: Lease, client: Any) -> None:
+    client.script_flush()
+    client.rpush(inbox(KEYS, B), '{"twin": "x"}')
+    assert wait(lease)[1] == {"twin": "x"}
