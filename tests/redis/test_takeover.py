@@ -142,9 +142,9 @@ def test_s25_a_doubled_claim_grants_nothing_anew(
     lease.campaign(B, Claim(), INFO)  # the server knows the script from here on
     send = lease.channel.call_packed
 
-    def overhear(command: bytes, *, until: float | None = None) -> Any:
+    def overhear(command: bytes, **options: Any) -> Any:
         sent.append(command)
-        return send(command, until=until)
+        return send(command, **options)
 
     monkeypatch.setattr(lease.channel, "call_packed", overhear)
     granted = claim(lease, token)
@@ -161,8 +161,7 @@ def test_s25_a_later_term_of_the_same_holder_is_not_claimed(first: Lease, lease:
     again = first.campaign(A, Claim(), INFO)
     assert (again.verdict, again.token > token) == ("granted", True)
     assert claim(lease, token).verdict == "held"
-    first.renew(A, again.token, INFO)
-    first.renew(A, again.token, INFO)
+    assert first.renew(A, again.token, INFO, Claim(version=again.version)).verdict == "renewed"
     assert claim(lease, token).verdict == "held"
     assert claim(lease, again.token).verdict == "granted"
 
@@ -208,9 +207,9 @@ def test_s25_a_reclaim_is_claimed_only_after_a_heartbeat_has_shown_that_it_count
 ) -> None:
     client.flushall()
     first.channel.drop()
-    assert first.renew(A, token, INFO).verdict == "renewed"
+    answered = first.renew(A, token, INFO).version
     assert claim(lease, token).verdict == "held"
-    assert first.renew(A, token, INFO).verdict == "renewed"
+    assert first.renew(A, token, INFO, Claim(version=answered)).verdict == "renewed"
     assert claim(lease, token).verdict == "granted"
 
 
