@@ -167,7 +167,9 @@ class Actions:
             if state.ended and state.ended.owes_release:
                 self._lease.channel.open()  # while the loss callbacks run
             elif state.term and self._lease.channel.connected:
-                self._lease.prepare_release(self._me, state.term.token, "resigned", Claim(state.floor))
+                self._lease.prepare_release(
+                    self._me, state.term.token, "resigned", Claim(state.floor, state.watch.version)
+                )
         return todo.until - clock.now()
 
     def _listen(self, state: machine.State, until: float) -> None:
@@ -188,10 +190,12 @@ class Actions:
 
     def _received(self, message: dict[str, Any]) -> None:
         if "wake" in message:
-            self._apply(machine.Woken())
             state, at = self._state(), clock.now()
-            if machine.plan(state, at).act == "campaign":  # at once, and not in the next turn
-                self._campaign(state, at, look=False)
+            woken = machine.step(state, machine.Woken(), at, self._timing)
+            if machine.plan(woken, at).act == "campaign":
+                self._campaign(woken, at, look=False)  # at once, and not in the next turn
+            else:
+                self._apply(machine.Woken())
         elif isinstance(twin := message.get("twin"), str):
             self._advice.twin(twin)
             if not message.get("answer"):

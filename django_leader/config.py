@@ -14,6 +14,7 @@ import re
 import uuid
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from .exceptions import ConfigError
@@ -147,7 +148,7 @@ class Config:
             )
         return changed
 
-    @property
+    @cached_property
     def timing(self) -> Timing:
         """The durations as numbers, with what follows from them.
 

@@ -238,9 +238,10 @@ class LeaderElection:
         if candidacy is None or not self.running:
             return
         candidacy.hold = max(candidacy.hold, hold)
-        bound = self.config.timing.ttl + 2 * self.config.timing.operation if timeout is None else timeout
+        timing = self.config.timing
+        bound = timing.ttl + 2 * timing.operation if timeout is None else timeout
         here = candidacy.runs_here()
-        candidacy.stop(here=not here and bound >= self.config.timing.operation)
+        candidacy.stop(here=not here and bound >= timing.operation)
         if here:
             return
         with candidacy.changed:

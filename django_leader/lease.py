@@ -55,8 +55,8 @@ class Lease:
         One round trip, two with ``MIN_REPLICAS``. Raises ``RedisUnavailable``.
         """
         request = self._prepared_campaign(me, claim, info)
-        at, since = utc_now(), info.started_at or utc_now()
-        values = (_digits(claim.latest * 1000, 13), _iso(since), _iso(at))
+        at = _iso(info.started_at or utc_now())
+        values = (_digits(claim.latest * 1000, 13), at, at)
         return self._replicated(wire.parse(self._send("campaign", request, *values)))
 
     def prepare(self, me: str, claim: Claim, info: LeaderInfo) -> None:
@@ -91,7 +91,7 @@ class Lease:
     ) -> bool:
         """Gives the term ``token`` back, and with ``leave`` takes part no longer. One round trip.
 
-        Of ``claim`` count the floor and the latest. ``hold``: seconds for which nobody may lead yet. Gives whether
+        Of ``claim`` count floor, version and latest. ``hold``: seconds for which nobody may lead yet. Gives whether
         there was a lease of ours to give back. Raises ``RedisUnavailable``.
         """
         request = self._prepared_release(me, token, reason, claim, leave=leave, hold=hold)
@@ -197,10 +197,11 @@ class Lease:
     def _prepared_release(self, me: str, token: int, reason: str, claim: Claim, *, leave: bool, hold: float) -> Packed:
         def packed() -> Packed:
             sha, pack = script("release", self._flags).sha, self.channel.pack
-            said = (self._keys, self._timing, me, token, reason, claim.floor)
+            said = (self._keys, self._timing, me, token, reason, claim)
             return wire.packed_release(pack, sha, *said, leave=leave, hold=hold)
 
-        return self._prepared("release", (me, token, reason, claim.floor, leave, hold), packed)
+        same = (me, token, reason, claim.floor, wire.regained(claim.version), leave, hold)
+        return self._prepared("release", same, packed)
 
     def _waiting(self, me: str, *, wake: bool) -> Packed:
         keys = [inbox(self._keys, me), self._keys.wake][: 1 + wake]

@@ -64,27 +64,17 @@ def _packed(pack: Pack, holes: tuple[bytes, ...], command: Words, words: Words =
 def packed_campaign(
     pack: Pack, sha: str, keys: Keys, timing: Timing, me: str, claim: Claim, info: LeaderInfo, process: str
 ) -> Packed:
-    """The campaigns that say the same. Holes: number, latest, since when, and now."""
+    """The campaigns that say the same. Holes: number, latest, now, and now."""
     described = _described(info, "started_at", "last_heartbeat")
     words = _campaign(timing, me, claim, LATEST, described, process)
     return _packed(pack, (ECHO, LATEST, TIME, TIME), ("EVALSHA", sha), (len(keys), *keys, ECHO, *words))
 
 
 def packed_release(
-    pack: Pack,
-    sha: str,
-    keys: Keys,
-    timing: Timing,
-    me: str,
-    token: int,
-    reason: str,
-    floor: int,
-    *,
-    leave: bool,
-    hold: float,
+    pack: Pack, sha: str, keys: Keys, timing: Timing, me: str, token: int, reason: str, claim: Claim, **how: Any
 ) -> Packed:
     """The releases that say the same. Holes: number, latest."""
-    words = _release(timing, me, token, reason, floor, LATEST, leave=leave, hold=hold)
+    words = _release(timing, me, token, reason, claim, LATEST, **how)
     return _packed(pack, (ECHO, LATEST), ("EVALSHA", sha), (len(keys), *keys, ECHO, *words))
 
 
@@ -122,8 +112,7 @@ def release_arguments(
     timing: Timing, me: str, token: int, reason: str, claim: Claim, *, leave: bool, hold: float
 ) -> Words:
     """What the script takes behind the number. Local."""
-    latest = _milliseconds(claim.latest)
-    return _release(timing, me, token, reason, claim.floor, latest, leave=leave, hold=hold)
+    return _release(timing, me, token, reason, claim, _milliseconds(claim.latest), leave=leave, hold=hold)
 
 
 def parse(reply: bytes) -> Answer:
@@ -163,9 +152,15 @@ def _campaign(timing: Timing, me: str, claim: Claim, latest: int | bytes, descri
 
 
 def _release(
-    timing: Timing, me: str, token: int, reason: str, floor: int, latest: int | bytes, *, leave: bool, hold: float
+    timing: Timing, me: str, token: int, reason: str, claim: Claim, latest: int | bytes, *, leave: bool, hold: float
 ) -> Words:
-    return (*_who(timing, me, max(floor, token), latest), token, reason, int(leave), math.ceil(hold * 1000))
+    who = _who(timing, me, max(claim.floor, token), latest)
+    return (*who, token, reason, int(leave), math.ceil(hold * 1000), regained(claim.version))
+
+
+def regained(version: str) -> str:
+    """The version, if it is that of a state that was regained. Local."""
+    return version if version.startswith("regained:") else ""
 
 
 def _who(timing: Timing, me: str, floor: int, latest: int | bytes) -> Words:

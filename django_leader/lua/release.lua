@@ -4,8 +4,9 @@
 -- ARGV  7 token of the term, or '0' when the caller does not lead   8 reason, for the history
 --       9 '1' when the caller takes part no longer
 --       10 ms for which nobody may lead yet (0: the next one is woken at once)
+--       11 version of a state that was regained, in the last answer that the leader has had; or ''
 -- Reply two lines of text: echo, 'released' or 'nothing'; or that of state.lua when it is late
--- What was regained is held for as long as it lasts: see reclaim.lua.
+-- What was regained is held for as long as it lasts, unless its version says that the answer was there: see reclaim.lua.
 -- One follower is woken, who has waited longest. One that is frozen would eat the wake-up: whoever goes away while nobody
 -- leads wakes another, the last leader a little later, and a follower that may have eaten it.
 local hold, leaves, verdict = tonumber(ARGV[10]), ARGV[9] == '1', 'nothing'
@@ -15,7 +16,7 @@ redis.call('LLEN', KEYS[6])
 if led and holder == me and token == tonumber(ARGV[7]) then
   remember(ARGV[8], '', me, ARGV[7])
   verdict = 'released'
-  if kind == 'regained' then hold = math.max(hold, until_ - now) end
+  if kind == 'regained' and ARGV[11] ~= version() then hold = math.max(hold, until_ - now) end
   kind, until_, span, request = hold > 0 and 'hold' or 'free', now + hold, hold, echo
   save()
   if lock == me then

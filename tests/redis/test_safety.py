@@ -135,11 +135,18 @@ def test_s25_what_a_dead_leaders_last_requests_set_binds_everybody(lease: Lease,
     assert lease.campaign(C, Claim(dead=(A, token)), INFO).verdict == "held"
     lease.renew(A, token, INFO)
     assert lease.campaign(C, Claim(dead=(A, token)), INFO).verdict == "held"
-    assert lease.release(A, token, "resigned", leave=True) is True
+    assert lease.release(A, token, "resigned", Claim(version=late.version), leave=True) is True, "not the last version"
     held = lease.campaign(C, Claim(dead=(A, token)), INFO)
     assert held.verdict == "held"
     assert late.remaining >= held.remaining > 60, "as long as the lease that was lost can last"
     assert lease.renew(B, other.token, INFO).verdict == "renewed"
+
+
+def test_a_leader_that_regained_its_lease_hands_it_over_at_once(lease: Lease, client: Any, token: int) -> None:
+    client.flushall()
+    answered = make_late(lease, token).version
+    assert lease.release(A, token, "resigned", Claim(version=answered), leave=False) is True
+    assert lease.campaign(B, Claim(), INFO).verdict == "granted"
 
 
 def make_late(lease: Lease, token: int) -> Answer:

@@ -136,7 +136,8 @@ def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
             claim = Claim(version=seen.version if more else "")
             return wire.reclaim_arguments(TIMING, me, token + more % 2, protocol.INFO, claim, confirm=confirm)
         case ("release", me, leave, hold):
-            return wire.release_arguments(TIMING, me, token, "resigned", Claim(), leave=leave, hold=hold)
+            claim = Claim(version=seen.version)
+            return wire.release_arguments(TIMING, me, token, "resigned", claim, leave=leave, hold=hold)
     raise AssertionError(step)
 
 
