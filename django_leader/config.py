@@ -14,7 +14,6 @@ import re
 import uuid
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from .exceptions import ConfigError
@@ -148,7 +147,7 @@ class Config:
             )
         return changed
 
-    @cached_property
+    @property
     def timing(self) -> Timing:
         """The durations as numbers, with what follows from them.
 
