@@ -53,6 +53,7 @@ class Actions:
         self._state, self._apply = state, apply
         self._deaf_until, self._deaf = 0.0, False
         self._advised = self._released = False
+        self._prepared_at = -1
         self._holder = HolderWatch()
 
     def begin(self) -> None:
@@ -110,12 +111,12 @@ class Actions:
             self._lease.post(twin, {"twin": self._me})
 
     def _ask(self, state: machine.State, asked_at: float, *, look: bool) -> Answer:
-        claim, info = machine.claim(state, asked_at, self._timing), self._info(state)
-        if not look:
-            return self._lease.campaign(self._me, claim, info)
-        until = asked_at + self._timing.retry
-        waits = not self._deaf and until < state.watch.over_at and asked_at >= state.not_before
-        return self._lease.look(self._me, claim, info, until if waits else None)
+        if look:
+            until = asked_at + self._timing.retry
+            waits = not self._deaf and until < state.watch.over_at and asked_at >= state.not_before
+            if answer := self._lease.look(self._me, state.floor, until if waits else None):
+                return answer
+        return self._lease.campaign(self._me, machine.claim(state, asked_at, self._timing), self._info(state))
 
     def _follows_the_dead(self, answer: Answer, asked_at: float) -> bool:
         """Watches the process of whoever leads, or has left its lease behind. Gives whether it is dead."""
@@ -174,7 +175,9 @@ class Actions:
 
     def _listen(self, state: machine.State, until: float) -> None:
         try:
-            self._lease.prepare(self._me, machine.claim(state, clock.now(), self._timing), self._info(state))
+            if self._prepared_at != state.floor:
+                self._prepared_at = state.floor
+                self._lease.prepare(self._me, machine.claim(state, clock.now(), self._timing), self._info(state))
             message = self._lease.wait(self._me, wake=clock.now() >= state.not_before, until=until)
             self._deaf = False
         except RedisUnavailable as error:

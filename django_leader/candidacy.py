@@ -182,7 +182,8 @@ class Candidacy:
         self._at_desk = threading.get_ident()
         try:
             self._actions.mourn()
-            self._apply(machine.Tick())
+            if self._state.term or self._state.pending or self._state.ended:  # of which one may have run out
+                self._apply(machine.Tick())
             todo = machine.plan(self._state, clock.now())
             if todo.act == "leave":
                 return None

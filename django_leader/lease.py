@@ -66,14 +66,15 @@ class Lease:
         """
         self._prepared_campaign(me, claim, info)
 
-    def look(self, me: str, claim: Claim, info: LeaderInfo, until: float | None = None) -> Answer:
+    def look(self, me: str, floor: int, until: float | None = None) -> Answer | None:
         """One look of a follower at a lease that another one holds. Errors as above.
 
-        One round trip, in which a wait until the instant ``until`` can begin: see ``wait``. It becomes a campaign, for
-        a round trip more, when the state in Redis is not plainly such a lease.
+        One round trip, in which a wait until the instant ``until`` can begin: see ``wait``. None when a campaign must
+        tell: the state is not plainly such a lease, or older than the token ``floor``, or nobody has campaigned on this
+        connection.
         """
         answer = self._glance(me, until) if self.channel.connected else None
-        return answer if answer and answer.token >= claim.floor else self.campaign(me, claim, info)
+        return answer if answer and answer.token >= floor else None
 
     def renew(self, me: str, token: int, info: LeaderInfo, claim: Claim = NO_CLAIM, *, confirm: bool = False) -> Answer:
         """The heartbeat of the term ``token``, or the confirmation of its grant. Cost and errors as above.
