@@ -1,20 +1,22 @@
 """The faults, one function each: up to ``yield`` it begins, behind it it is healed.
 
 It yields how many seconds it lasts, and from when the recovery counts: from its beginning, where the others can take
-over without any help, or from its healing.
+over without any help, or from its healing, or from the death of a leader.
 """
 
 from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
 
-from .fleet import Fleet, Slot
+from .fleet import Death, Fleet
 from .proxy import Proxy
+from .slot import Slot
 
-Since = Literal["began", "healed"]
+Since = Literal["began", "healed"] | Death
 Fault = Callable[[Fleet, random.Random], Iterator[tuple[float, Since]]]
 F = TypeVar("F", bound=Fault)
 
@@ -49,9 +51,37 @@ def some_time(fleet: Fleet, rng: random.Random) -> float:
 @fault("kill -9")
 def kill(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     leader = fleet.leader()
-    fleet.kill(leader)
-    yield rng.uniform(0, 0.3), "began"
+    yield rng.uniform(0, 0.3), fleet.kill(leader)
     leader.start()
+
+
+@fault("leader killed with a candidate on its host")
+def kill_beside(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
+    fleet.unite()
+    leader = fleet.leader()
+    others = [slot for slot in fleet.slots if slot is not leader]
+    stopped = rng.choice([[], [], [leader], rng.sample(others, rng.randint(1, len(others) - 1))])
+    for slot in stopped:
+        slot.signal(signal.SIGSTOP)
+    if stopped:
+        fleet.note(f"{', '.join(slot.id for slot in stopped)} stopped before")
+        time.sleep(below(fleet, rng))
+    yield rng.uniform(0, 0.3), fleet.kill(leader)
+    for slot in stopped:
+        slot.signal(signal.SIGCONT)  # and what it learned of the death is old
+    leader.start()
+
+
+@fault("leaders killed in a row")
+def kill_in_a_row(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
+    # Each of them as soon as it leads, which may be before anybody watches it.
+    killed, deaths = [], []
+    for _ in range(rng.randint(2, len(fleet.slots) - 1)):
+        killed.append(fleet.leader())
+        deaths.append(fleet.kill(killed[-1]))
+    yield rng.uniform(0, 0.3), deaths[-1]
+    for slot in killed:
+        slot.start()
 
 
 @fault("stop, start")

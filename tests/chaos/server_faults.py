@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from django_leader.config import Config, Keys
 
 from .faults import FAULTS, Since, below, beyond, fault, proxy_of, some_time
 from .fleet import Fleet
+from .journal import now
 
 GARBAGE = ["", "x", "-1", "nan", "inf", "1e400", "{}", "\x00\xff", "9" * 40]
 
@@ -34,11 +36,18 @@ def flush(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
 
 @fault("flush and kill -9")
 def flush_and_kill(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    leader = fleet.leader()
-    steps: list[Callable[[], object]] = [fleet.primary.admin().flushall, lambda: fleet.kill(leader)]
-    for step in rng.sample(steps, 2):
-        step()
-    yield rng.uniform(0, 0.3), "began"
+    # A reclaim after the flush counts for nobody else until the next heartbeat has confirmed it.
+    options, leader = fleet.options, fleet.leader()
+    killed_first = rng.random() < 0.3
+    death = fleet.kill(leader) if killed_first else None  # the lease may be claimed before the data are lost
+    flushed = now()
+    fleet.primary.admin().flushall()
+    if not death:
+        time.sleep(rng.choice([0, 0, rng.uniform(0, 2.5) * options.heartbeat]))
+        death = fleet.kill(leader)
+        if death.at < flushed + int(options.heartbeat * 0.5e9):  # too early for a second heartbeat
+            death = death._replace(nobody_until=flushed + int(options.data_loss * 1e9))
+    yield rng.uniform(0, 0.3), death._replace(claimable=False)
     leader.start()
 
 

@@ -62,6 +62,7 @@ def test_every_kind_of_fault_behind_sentinel(tmp_path: Path) -> None:
         (Options(plant="no-fork-guard"), "fork", "overlap"),
         (Options(plant="no-fork-guard"), "fork", "disorder"),
         (Options(plant="lost-loss"), "exit", "unpaired"),
+        (Options(plant="stopped-is-dead", alone=0), "SIGSTOP below the lease", "overlap"),
     ],
     ids=lambda value: value.plant or "no quarantine" if isinstance(value, Options) else value,
 )
