@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
 
@@ -46,42 +45,6 @@ def below(fleet: Fleet, rng: random.Random) -> float:
 def some_time(fleet: Fleet, rng: random.Random) -> float:
     """Either of them."""
     return fleet.options.ttl * rng.uniform(0.1, 1.6)
-
-
-@fault("kill -9")
-def kill(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    leader = fleet.leader()
-    yield rng.uniform(0, 0.3), fleet.kill(leader)
-    leader.start()
-
-
-@fault("leader killed with a candidate on its host")
-def kill_beside(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    fleet.unite()
-    leader = fleet.leader()
-    others = [slot for slot in fleet.slots if slot is not leader]
-    stopped = rng.choice([[], [], [leader], rng.sample(others, rng.randint(1, len(others) - 1))])
-    for slot in stopped:
-        slot.signal(signal.SIGSTOP)
-    if stopped:
-        fleet.note(f"{', '.join(slot.id for slot in stopped)} stopped before")
-        time.sleep(below(fleet, rng))
-    yield rng.uniform(0, 0.3), fleet.kill(leader)
-    for slot in stopped:
-        slot.signal(signal.SIGCONT)  # and what it learned of the death is old
-    leader.start()
-
-
-@fault("leaders killed in a row")
-def kill_in_a_row(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    # Each of them as soon as it leads, which may be before anybody watches it.
-    killed, deaths = [], []
-    for _ in range(rng.randint(2, len(fleet.slots) - 1)):
-        killed.append(fleet.leader())
-        deaths.append(fleet.kill(killed[-1]))
-    yield rng.uniform(0, 0.3), deaths[-1]
-    for slot in killed:
-        slot.start()
 
 
 @fault("stop, start")

@@ -177,6 +177,8 @@ class Fleet:
     def kill(self, slot: Slot) -> Death:
         """SIGKILL. When this returns, it has ended."""
         self.events.add("killed", process=slot.id)
+        if not slot.takes_over:
+            self.note(f"{slot.id} had not published itself")
         at = now()
         slot.signal(signal.SIGKILL)
         slot.end()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,9 +12,8 @@ import redis
 
 from django_leader.config import Config, Keys
 
-from .faults import FAULTS, Since, below, beyond, fault, proxy_of, some_time
+from .faults import Since, below, beyond, fault, proxy_of, some_time
 from .fleet import Fleet
-from .journal import now
 
 GARBAGE = ["", "x", "-1", "nan", "inf", "1e400", "{}", "\x00\xff", "9" * 40]
 
@@ -32,23 +30,6 @@ def flush(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     for _ in range(rng.randint(1, 3)):
         fleet.primary.admin().flushall()
     yield 0, "healed"
-
-
-@fault("flush and kill -9")
-def flush_and_kill(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    # A reclaim after the flush counts for nobody else until the next heartbeat has confirmed it.
-    options, leader = fleet.options, fleet.leader()
-    killed_first = rng.random() < 0.3
-    death = fleet.kill(leader) if killed_first else None  # the lease may be claimed before the data are lost
-    flushed = now()
-    fleet.primary.admin().flushall()
-    if not death:
-        time.sleep(rng.choice([0, 0, rng.uniform(0, 2.5) * options.heartbeat]))
-        death = fleet.kill(leader)
-        if death.at < flushed + int(options.heartbeat * 0.5e9):  # too early for a second heartbeat
-            death = death._replace(nobody_until=flushed + int(options.data_loss * 1e9))
-    yield rng.uniform(0, 0.3), death._replace(claimable=False)
-    leader.start()
 
 
 @fault("flush and freeze")
@@ -255,7 +236,3 @@ def clock_unseen(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Sinc
         fleet.do(away, "start")
     else:
         proxy_of(away).heal()
-
-
-ALL = FAULTS
-"""The kinds of both modules."""

@@ -59,7 +59,6 @@ def test_every_kind_of_fault_behind_sentinel(tmp_path: Path) -> None:
         (Options(quarantine=0), "flush and freeze", "overlap"),
         (Options(plant="no-deadline"), "leader cut off", "overlap"),
         (Options(plant="blind-release"), "follower stops", "overlap"),
-        (Options(plant="no-fork-guard"), "fork", "overlap"),
         (Options(plant="no-fork-guard"), "fork", "disorder"),
         (Options(plant="lost-loss"), "exit", "unpaired"),
         (Options(plant="stopped-is-dead", alone=0), "SIGSTOP below the lease", "overlap"),
