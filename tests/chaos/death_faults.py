@@ -70,19 +70,23 @@ def flush_and_kill(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Si
 
 @fault("last request of the dead delivered late")
 def last_request(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    # Where data were lost meanwhile, it sets the state of a lease that is over.
+    # Where data were lost, it may be a reclaim, and sets the state of a lease that is over.
     leader, lost = fleet.leader(), rng.choice(["never", "before the death", "after the take-over"])
-    fleet.note(f"data lost {lost}")
-    proxy_of(leader).hold(requests=True, replies=False)
-    time.sleep(fleet.options.heartbeat * rng.uniform(1, 1.5))
+    proxy, delay = proxy_of(leader), rng.choice([0, rng.uniform(0.1, 0.25) * fleet.options.ttl])
+    fleet.note(f"data lost {lost}, requests {f'{delay:.3f} s late' if delay else 'held'}")
+    if delay:
+        proxy.slow((delay, delay), (0, 0))
+    else:
+        proxy.hold(requests=True, replies=False)
     if lost == "before the death":
         fleet.primary.admin().flushall()
+    time.sleep(fleet.options.heartbeat * rng.uniform(1, 2))
     fleet.kill(leader)
     if lost == "after the take-over":
         fleet.leader()
         fleet.primary.admin().flushall()
     yield rng.choice([0, some_time(fleet, rng)]), "healed"
-    proxy_of(leader).heal()
+    proxy.heal()
     leader.start()
 
 

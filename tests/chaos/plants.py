@@ -52,6 +52,19 @@ def blind_release() -> None:
     lease.script = script  # type: ignore[assignment]
 
 
+def blind_claim() -> None:
+    """Whoever knows of a death is granted the lease, whatever became of the data."""
+    real = lease.script
+
+    def script(name: str, *args: str) -> scripts.Script:
+        found = real(name, *args)
+        checked = "kind == 'lease' and ARGV[14] == holder and ARGV[15] == int(token)"
+        source = found.source.replace(checked, "ARGV[15] ~= '0'")
+        return scripts.Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+    lease.script = script  # type: ignore[assignment]
+
+
 def no_fork_guard() -> None:
     """A child goes on where its parent was."""
     vars(candidacy)["new_cell"] = lambda deadline: [deadline]
@@ -83,6 +96,7 @@ PLANTS: dict[str, tuple[type[LeaderElection], Callable[[], None]]] = {
     "": (LeaderElection, nothing),
     "no-deadline": (Flag, no_deadline),
     "blind-release": (LeaderElection, blind_release),
+    "blind-claim": (LeaderElection, blind_claim),
     "no-fork-guard": (LeaderElection, no_fork_guard),
     "lost-loss": (LeaderElection, lost_loss),
     "stopped-is-dead": (LeaderElection, stopped_is_dead),
