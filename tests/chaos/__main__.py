@@ -34,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quarantine", type=float, default=None)
     parser.add_argument("--min-replicas", type=int, default=0)
     parser.add_argument("--candidates", type=int, default=4)
+    parser.add_argument("--alone", type=float, default=0.125, help="the share without same-host take-over")
     parser.add_argument("--dup-id", action="store_true", dest="same_id", help="all have the same instance id")
     parser.add_argument("--plant", default="", help="break the election on purpose")
     parser.add_argument("--sentinel", action="store_true", help="a primary with replicas behind Sentinel")

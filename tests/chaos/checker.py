@@ -64,12 +64,16 @@ def check(history: History) -> Report:
     ]
     crashed = [Violation("crashed", 0, f"{process}: status {status}") for process, status in history.crashed.items()]
     raised = [Violation("raised", at, f"{process}: {text}") for process, at, text in history.raised]
-    wrong = [*overlaps(history), *disorder(history), *revived(history), *unpaired(history), *late, *crashed, *raised]
+    wrong = [*overlaps(history), *disorder(history), *revived(history), *unpaired(history), *hasty(history)]
     stuck = [Violation("stuck", at, text) for at, text in history.stuck]
     terms: dict[int, int] = {}
     for stretch in history.stretches:
         terms[stretch.token] = min(stretch.first_after, terms.get(stretch.token, stretch.first_after))
-    return Report(sorted([*wrong, *stuck], key=lambda violation: violation.at), found, sorted(terms.values()))
+    return Report(
+        sorted([*wrong, *late, *crashed, *raised, *stuck], key=lambda violation: violation.at),
+        found,
+        sorted(terms.values()),
+    )
 
 
 def overlaps(history: History) -> list[Violation]:
@@ -183,6 +187,16 @@ def _alone(call: Callback, why: str) -> Violation:
     return Violation("unpaired", call.at, f"{call.process}: {call.kind} of {call.token} {call.reason}: {why}")
 
 
+def hasty(history: History) -> list[Violation]:
+    """Terms that began when nobody might be elected."""
+    return [
+        Violation("hasty", stretch.first_after, f"{_name(fault)}: {stretch.process} led with {stretch.token}")
+        for fault in history.faults
+        for stretch in history.stretches
+        if fault.since < stretch.first_before and stretch.first_after < fault.nobody_until - TOLERANCE
+    ]
+
+
 def recoveries(history: History) -> list[Recovery]:
     """How long it took after each fault until one led whose lease had been asked for after it."""
     starts = {(s.process, s.token): s.first_after for s in reversed(history.stretches)}
@@ -192,9 +206,10 @@ def recoveries(history: History) -> list[Recovery]:
         lease = next((x for x in history.leases if x.at >= fault.since and x.deadline >= certain), None)
         start = starts.get((lease.process, lease.token)) if lease else None
         time = None if start is None else max(0, start - fault.since)
-        until = fault.since + (history.bound if time is None else time)
+        bound = fault.bound or history.bound
+        until = fault.since + (bound if time is None else time)
         stalls = sum(max(0, min(end, until) - max(began, fault.since)) for began, end in history.stalls)
-        found.append(Recovery(fault, time, history.bound + 2 * stalls))
+        found.append(Recovery(fault, time, bound + 2 * stalls))
     return found
 
 

@@ -1,7 +1,7 @@
 """The faults, one function each: up to ``yield`` it begins, behind it it is healed.
 
 It yields how many seconds it lasts, and from when the recovery counts: from its beginning, where the others can take
-over without any help, or from its healing.
+over without any help, or from its healing, or from the death of a leader.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
 
-from .fleet import Fleet, Slot
+from .fleet import Death, Fleet
 from .proxy import Proxy
+from .slot import Slot
 
-Since = Literal["began", "healed"]
+Since = Literal["began", "healed"] | Death
 Fault = Callable[[Fleet, random.Random], Iterator[tuple[float, Since]]]
 F = TypeVar("F", bound=Fault)
 
@@ -44,14 +45,6 @@ def below(fleet: Fleet, rng: random.Random) -> float:
 def some_time(fleet: Fleet, rng: random.Random) -> float:
     """Either of them."""
     return fleet.options.ttl * rng.uniform(0.1, 1.6)
-
-
-@fault("kill -9")
-def kill(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    leader = fleet.leader()
-    fleet.kill(leader)
-    yield rng.uniform(0, 0.3), "began"
-    leader.start()
 
 
 @fault("stop, start")

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
+import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_leader.config import Config
-from testproject.embedded import die_with_parent
+from django_leader.process import own
 from tests.support.servers import GENEROUS, eventually
 
-from .journal import COMMANDS, DEADLINE, LEADS, SAMPLED_AT, SAMPLES, Events, Samples, now
+from .journal import DEADLINE, SAMPLES, Events, now
 from .proxy import Network, Proxy
 from .servers import ChaosServer, Clock
+from .slot import Slot
 
-ROOT = Path(__file__).resolve().parents[2]
-FRESH = 200_000_000
-"""Nanoseconds for which what a process saw of itself is news."""
 STALLED = 50_000_000
 """Nanoseconds by which our own sleep may be too long before it is called a stall."""
 
@@ -43,12 +39,23 @@ class Options:
     same_id: bool = False
     plant: str = ""
     server: str = ""
+    alone: float = 0.125
+    """The chance that a process neither publishes itself nor claims the lease of a dead one."""
+
+    @property
+    def data_loss(self) -> float:
+        """For how long nobody is elected when data were lost."""
+        return self.ttl if self.quarantine is None else self.quarantine
 
     @property
     def bound(self) -> float:
         """In which one must lead again, on a machine that never stalls for more than a second."""
-        quarantine = self.ttl if self.quarantine is None else self.quarantine
-        return self.ttl + quarantine + self.retry + 1.0
+        return self.ttl + self.data_loss + self.retry + 1.0
+
+    @property
+    def claim(self) -> float:
+        """The same where the leader is dead, and another one on its host can tell."""
+        return self.retry + 0.3 * self.ttl
 
     @property
     def margin(self) -> float:
@@ -56,76 +63,21 @@ class Options:
         return Config(lock_ttl=self.ttl).timing.margin
 
 
-@dataclass
-class Slot:
-    """A place in the fleet. One process after the other has it, and all go to Redis by the same proxy."""
+class Death(NamedTuple):
+    """The end of a leader by SIGKILL, from which the recovery counts."""
 
-    name: str
-    options: dict[str, Any]
-    folder: Path
-    proxy: Proxy | None = None
-    incarnation: int = 0
-    told: int = 0
-    process: subprocess.Popen[str] | None = field(default=None, repr=False)
-    samples: Samples = field(init=False, repr=False)
-
-    @property
-    def id(self) -> str:
-        """The process that has it now."""
-        return f"{self.name}.{self.incarnation}"
-
-    def start(self) -> None:
-        """Starts the next process, which takes part at once."""
-        self.incarnation += 1
-        self.told = 0
-        self.samples = Samples(self.folder / f"{self.id}.samples")
-        with (self.folder / f"{self.id}.stderr").open("w") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.candidate", json.dumps({**self.options, "process": self.id})],
-                cwd=ROOT, stdin=subprocess.PIPE, stderr=errors, text=True, preexec_fn=die_with_parent,
-            )  # fmt: skip
-
-    def word(self, index: int) -> int:
-        """A number of the header of its samples."""
-        return self.samples.words[index]
-
-    @property
-    def leads(self) -> int:
-        """The token with which it has just seen itself lead; 0 for none."""
-        return self.word(LEADS) if now() - self.word(SAMPLED_AT) < FRESH else 0
-
-    def tell(self, command: str) -> None:
-        """Sends a command."""
-        assert self.process
-        assert self.process.stdin
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        self.told += 1
-
-    def done(self) -> bool:
-        """Whether it has carried out all it was told."""
-        return self.word(COMMANDS) >= self.told
-
-    def signal(self, number: int) -> None:
-        """Sends a signal."""
-        assert self.process
-        self.process.send_signal(number)
-
-    def end(self) -> int:
-        """Waits until it has ended, and gives the status."""
-        assert self.process
-        status = self.process.wait(4 * GENEROUS)
-        if self.process.stdin:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
-        return status
+    at: int
+    claimable: bool
+    """Whether another one must claim the lease."""
+    nobody_until: int = 0
+    """The instant before which nobody may be elected; 0 if anybody may."""
 
 
 class Fleet:
     """Candidates in front of one server, each behind a proxy."""
 
-    def __init__(self, options: Options, folder: Path, path: str) -> None:
-        self.options, self.folder = options, folder
+    def __init__(self, options: Options, folder: Path, path: str, seed: int) -> None:
+        self.options, self.folder, self.seed = options, folder, seed
         self.events = Events(folder / "nemesis.events")
         nanoseconds = {"bound": int(options.bound * 1e9), "lease": int((options.ttl - options.margin) * 1e9)}
         self.events.add("run", options=vars(options), **nanoseconds)
@@ -154,8 +106,12 @@ class Fleet:
     def _populate(self) -> None:
         for number in range(self.options.candidates):
             proxy = Proxy(self.network, lambda: self.server.port)
-            self.slots.append(Slot(f"c{number}", self._candidate(number) | {"port": proxy.port}, self.folder, proxy))
-            self.slots[-1].start()
+            self._add(number, {"port": proxy.port}, proxy)
+
+    def _add(self, number: int, address: dict[str, Any], proxy: Proxy | None) -> None:
+        rng, options = random.Random(f"{self.seed} {number}"), self._candidate(number) | address
+        self.slots.append(Slot(f"c{number}", options, self.folder, rng, proxy))
+        self.slots[-1].start()
 
     def _candidate(self, number: int) -> dict[str, Any]:
         options = self.options
@@ -167,7 +123,7 @@ class Fleet:
             "quarantine": options.quarantine,
             "min_replicas": options.min_replicas,
         }
-        return {"folder": str(self.folder), "plant": options.plant, "config": config}
+        return {"folder": str(self.folder), "plant": options.plant, "config": config, "alone": options.alone}
 
     def note(self, text: str) -> None:
         """Something about the present fault, for the logs."""
@@ -218,11 +174,28 @@ class Fleet:
             slot.start()
         return True
 
-    def kill(self, slot: Slot) -> None:
+    def kill(self, slot: Slot) -> Death:
         """SIGKILL. When this returns, it has ended."""
         self.events.add("killed", process=slot.id)
+        if not slot.takes_over:
+            self.note(f"{slot.id} had not published itself")
+        at = now()
         slot.signal(signal.SIGKILL)
         slot.end()
+        return Death(at, self.claimable(slot))
+
+    def claimable(self, dead: Slot) -> bool:
+        """Whether one is there that can claim the lease of ``dead``, if that led and its data are still there."""
+        others = [slot for slot in self.slots if slot.process and slot.process.poll() is None and not slot.stopped]
+        return dead.takes_over and any(slot.takes_over for slot in others) and own() is not None
+
+    def unite(self) -> None:
+        """Has all take part in the take-over."""
+        for slot in self.slots:
+            if not slot.takes_over:
+                self.exit(slot)
+                slot.start(takes_over=True)
+        self.settle()
 
     def do(self, slot: Slot, command: str) -> None:
         """Has ``slot`` carry out a command, and waits for that."""

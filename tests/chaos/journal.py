@@ -121,6 +121,10 @@ class Fault(NamedTuple):
     began: int
     since: int
     detail: str = ""
+    bound: int = 0
+    """Nanoseconds in which one must lead again; 0 for the bound of the run."""
+    nobody_until: int = 0
+    """The instant before which nobody may be elected; 0 if anybody may."""
 
 
 @dataclass
@@ -170,7 +174,7 @@ def _take(history: History, process: str, line: dict[str, Any]) -> None:
         case "lease":
             history.leases.append(Lease(process, line["token"], line["at"], line["deadline"]))
         case "fault":
-            history.faults.append(Fault(*(line[name] for name in Fault._fields)))
+            history.faults.append(Fault(**{name: line[name] for name in Fault._fields}))
         case "stall":
             history.stalls.append((line["began"], line["at"]))
         case "raised":

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from .faults import Fault
-from .fleet import Fleet
+from .fleet import Death, Fleet
 from .journal import now
 
 PATIENCE = 30.0
@@ -47,13 +47,15 @@ def harm(fleet: Fleet, fault: Fault, number: int, kind: str, seed: int) -> None:
     time.sleep(seconds)
     for _ in steps:
         raise TypeError(f"{kind} yields twice")
-    since = now() if counts_from == "healed" else effective
+    death = counts_from if isinstance(counts_from, Death) else Death(effective, claimable=False)
+    since = now() if counts_from == "healed" else death.at
+    bounds = {"bound": int(fleet.options.claim * 1e9) * death.claimable, "nobody_until": death.nobody_until}
     detail = ", ".join([*fleet.notes, f"seed {seed}"])
     fleet.notes.clear()
     try:
         since = recovered(fleet, since)
     finally:
-        fleet.events.add("fault", number=number, kind=kind, began=began, since=since, detail=detail)
+        fleet.events.add("fault", number=number, kind=kind, began=began, since=since, detail=detail, **bounds)
     fleet.settle()
 
 

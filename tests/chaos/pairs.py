@@ -6,12 +6,14 @@ import random
 import time
 from collections.abc import Iterator
 
+from .death_faults import ALL
 from .faults import FAULTS, Since, fault
 from .fleet import Fleet
-from .server_faults import ALL, CLOCK_KINDS
+from .server_faults import CLOCK_KINDS
 
 OUTER = (
-    "kill -9", "exit", "stop, start", "SIGSTOP beyond the lease", "SIGSTOP below the lease", "SIGSTOP of all",
+    "kill -9", "leaders killed in a row", "exit", "stop, start", "SIGSTOP beyond the lease", "SIGSTOP below the lease",
+    "SIGSTOP of all",
     "leader cut off", "held both ways", "requests delivered late", "replies delivered late", "replies lost",
     "connection refused", "first read hangs", "slow network",
 )  # fmt: skip

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 from django_leader import candidacy, lease, machine, scripts
 from django_leader.delivery import Listeners
 from django_leader.election import LeaderElection
+from django_leader.process import HolderWatch, Identity
 
 
 class Flag(LeaderElection):
@@ -49,6 +52,19 @@ def blind_release() -> None:
     lease.script = script  # type: ignore[assignment]
 
 
+def blind_claim() -> None:
+    """Whoever knows of a death is granted the lease, whatever became of the data."""
+    real = lease.script
+
+    def script(name: str, *args: str) -> scripts.Script:
+        found = real(name, *args)
+        checked = "kind == 'lease' and ARGV[14] == holder and ARGV[15] == int(token)"
+        source = found.source.replace(checked, "ARGV[15] ~= '0'")
+        return scripts.Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+    lease.script = script  # type: ignore[assignment]
+
+
 def no_fork_guard() -> None:
     """A child goes on where its parent was."""
     vars(candidacy)["new_cell"] = lambda deadline: [deadline]
@@ -60,10 +76,28 @@ def lost_loss() -> None:
     Listeners.lost = lambda self, token, reason: []  # type: ignore[method-assign]
 
 
+def stopped_is_dead() -> None:
+    """Whoever does not run counts as dead."""
+
+    def dead(self: HolderWatch) -> tuple[str, int] | None:
+        term, published = self._followed or (None, "")
+        if holder := Identity.from_text(published):
+            with contextlib.suppress(OSError):
+                stat = Path(f"/proc/{holder.pid}/stat").read_text()
+                if stat.rpartition(")")[2].split()[0] == "T":
+                    return term
+        return real(self)
+
+    real = HolderWatch.dead
+    HolderWatch.dead = dead  # type: ignore[method-assign]
+
+
 PLANTS: dict[str, tuple[type[LeaderElection], Callable[[], None]]] = {
     "": (LeaderElection, nothing),
     "no-deadline": (Flag, no_deadline),
     "blind-release": (LeaderElection, blind_release),
+    "blind-claim": (LeaderElection, blind_claim),
     "no-fork-guard": (LeaderElection, no_fork_guard),
     "lost-loss": (LeaderElection, lost_loss),
+    "stopped-is-dead": (LeaderElection, stopped_is_dead),
 }

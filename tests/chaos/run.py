@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from tests.support.servers import program
 
@@ -22,6 +23,9 @@ from .pairs import EVERY
 from .sentinel import SentinelFleet
 from .sentinel_faults import SENTINEL_FAULTS
 from .server_faults import CLOCK_KINDS
+
+WIDTH = 44
+"""Columns of the first one of the table."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def chaos(options: Options, trial: Trial, folder: Path, say: Callable[[str], obj
     kinds = [kind for kind in known if kind in trial.only] or [
         kind for kind in known if not trial.only or any(part in kind for part in trial.only)
     ]
-    with contextlib.closing((SentinelFleet if trial.sentinel else Fleet)(options, folder, path)) as fleet:
+    with contextlib.closing((SentinelFleet if trial.sentinel else Fleet)(options, folder, path, trial.seed)) as fleet:
         if fleet.clock.missing and not trial.sentinel:
             say(f"SKIPPED: {', '.join(CLOCK_KINDS)}: {fleet.clock.missing}")
             if os.environ.get("CI") == "true":
@@ -66,30 +70,32 @@ def chaos(options: Options, trial: Trial, folder: Path, say: Callable[[str], obj
 
 
 def table(report: Report) -> str:
-    """The kinds, how often, overlaps, and the longest recovery."""
+    """The kinds, how often, overlaps, and the recoveries."""
     rows: dict[str, list[Recovery]] = defaultdict(list)
     for recovery in report.recoveries:
         rows[recovery.fault.kind].append(recovery)
     overlapping = _by_fault(report, [v.at for v in report.violations if v.what == "overlap"])
     beginning = _by_fault(report, report.terms)
-    lines = [f"{'fault':<34}{'times':>7}{'new terms':>11}{'overlaps':>10}{'longest recovery':>18}"]
+    lines = [f"{'fault':<{WIDTH}}{'times':>7}{'new terms':>11}{'overlaps':>10}{'recovery: median':>18}{'longest':>10}"]
     for kind, recoveries in sorted(rows.items()):
         overlaps, terms = (sum(column[r.fault.number] for r in recoveries) for column in (overlapping, beginning))
-        longest = max((recovery.time or 0) / SECOND for recovery in recoveries)
+        times = [(recovery.time or 0) / SECOND for recovery in recoveries]
         never = " never" if any(recovery.time is None for recovery in recoveries) else ""
-        lines.append(f"{kind:<34}{len(recoveries):>7}{terms:>11}{overlaps:>10}{longest:>16.2f} s{never}")
+        took = f"{median(times):>16.3f} s{max(times):>8.3f} s{never}"
+        lines.append(f"{kind:<{WIDTH}}{len(recoveries):>7}{terms:>11}{overlaps:>10}{took}")
     whole = {
         "faults": len(report.recoveries),
         "overlaps": report.count("overlap"),
         "tokens out of order": report.count("disorder"),
         "terms that came back": report.count("revived"),
         "unpaired callbacks": report.count("unpaired"),
+        "elected in a quarantine": report.count("hasty"),
         "late recoveries": report.count("late"),
         "crashed candidates": report.count("crashed"),
         "unexpected exceptions": report.count("raised"),
         "what never happened": report.count("stuck"),
     }
-    return "\n".join([*lines, "", *(f"{name:<34}{number:>7}" for name, number in whole.items())])
+    return "\n".join([*lines, "", *(f"{name:<{WIDTH}}{number:>7}" for name, number in whole.items())])
 
 
 def _by_fault(report: Report, instants: list[int]) -> Counter[int]:

@@ -18,10 +18,11 @@ from testproject.embedded import die_with_parent
 from tests.support.servers import GENEROUS
 
 from .checker import SECOND
-from .fleet import Fleet, Slot
+from .fleet import Fleet
 from .journal import now
 from .proxy import quiet_port
 from .servers import ChaosServer
+from .slot import Slot
 
 SENTINELS = 3
 REPLICAS = 2
@@ -96,9 +97,7 @@ class SentinelFleet(Fleet):
 
     def _populate(self) -> None:
         for number in range(self.options.candidates):
-            options = self._candidate(number) | {"sentinels": [sentinel.port for sentinel in self.sentinels]}
-            self.slots.append(Slot(f"c{number}", options, self.folder))
-            self.slots[-1].start()
+            self._add(number, {"sentinels": [sentinel.port for sentinel in self.sentinels]}, None)
 
     def follow(self, server: ChaosServer, port: int | None = None) -> None:
         """Starts ``server``, as a replica of the one at ``port`` or of the primary that there is."""
@@ -181,6 +180,10 @@ class SentinelFleet(Fleet):
             return self.fit()
 
         self.wait(repaired, "the replicas are attached to the primary")
+
+    def claimable(self, dead: Slot) -> bool:
+        """Never for certain: the replica that joined last may have started a quarantine."""
+        return False
 
     def settle(self) -> None:
         self.repaired()

@@ -6,10 +6,10 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 
+from .death_faults import ALL
 from .faults import Fault, Since
 from .fleet import Fleet
 from .sentinel import SentinelFleet
-from .server_faults import ALL
 
 SENTINEL_FAULTS: dict[str, Fault] = {}
 

@@ -12,7 +12,7 @@ import redis
 
 from django_leader.config import Config, Keys
 
-from .faults import FAULTS, Since, below, beyond, fault, proxy_of, some_time
+from .faults import Since, below, beyond, fault, proxy_of, some_time
 from .fleet import Fleet
 
 GARBAGE = ["", "x", "-1", "nan", "inf", "1e400", "{}", "\x00\xff", "9" * 40]
@@ -30,16 +30,6 @@ def flush(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     for _ in range(rng.randint(1, 3)):
         fleet.primary.admin().flushall()
     yield 0, "healed"
-
-
-@fault("flush and kill -9")
-def flush_and_kill(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    leader = fleet.leader()
-    steps: list[Callable[[], object]] = [fleet.primary.admin().flushall, lambda: fleet.kill(leader)]
-    for step in rng.sample(steps, 2):
-        step()
-    yield rng.uniform(0, 0.3), "began"
-    leader.start()
 
 
 @fault("flush and freeze")
@@ -246,7 +236,3 @@ def clock_unseen(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Sinc
         fleet.do(away, "start")
     else:
         proxy_of(away).heal()
-
-
-ALL = FAULTS
-"""The kinds of both modules."""

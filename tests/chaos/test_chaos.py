@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,14 +60,15 @@ def test_every_kind_of_fault_behind_sentinel(tmp_path: Path) -> None:
         (Options(quarantine=0), "flush and freeze", "overlap"),
         (Options(plant="no-deadline"), "leader cut off", "overlap"),
         (Options(plant="blind-release"), "follower stops", "overlap"),
-        (Options(plant="no-fork-guard"), "fork", "overlap"),
+        (Options(plant="blind-claim", alone=0), "flush and kill -9", "hasty"),
         (Options(plant="no-fork-guard"), "fork", "disorder"),
         (Options(plant="lost-loss"), "exit", "unpaired"),
+        (Options(plant="stopped-is-dead", alone=0), "SIGSTOP below the lease", "overlap"),
     ],
     ids=lambda value: value.plant or "no quarantine" if isinstance(value, Options) else value,
 )
 def test_a_planted_fault_is_found(options: Options, kind: str, found: str, tmp_path: Path) -> None:
-    report = chaos(options, Trial(SEED, 5, (kind,), until=found), tmp_path, print)
+    report = chaos(replace(options, candidates=2), Trial(SEED, 5, (kind,), until=found), tmp_path, print)
     assert report.count(found), f"seed {SEED}\n{table(report)}"
 
 

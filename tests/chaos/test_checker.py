@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .checker import SECOND, check, disorder, overlaps, recoveries, revived, unpaired
+from .checker import SECOND, check, disorder, hasty, overlaps, recoveries, revived, unpaired
 from .journal import Callback, Events, Fault, History, Lease, Samples, Stretch, read
 
 
@@ -152,6 +152,24 @@ def test_a_recovery_that_takes_too_long_is_found_unless_the_machine_stood_still(
     assert check(recovering(start=15, asked=14, stalls=((11, 13),))).violations == []
 
 
+def test_a_lease_that_nobody_claimed_at_once_is_found_where_somebody_could() -> None:
+    history = recovering(start=12, asked=11)
+    history.faults = [history.faults[0]._replace(bound=SECOND)]
+    (found,) = check(history).violations
+    assert (found.what, found.text[-15:]) == ("late", "allowed are 1.00 s"[-15:])
+
+
+def test_a_term_that_began_when_nobody_might_be_elected_is_found() -> None:
+    history = recovering(start=12, asked=11)
+    history.faults = [history.faults[0]._replace(nobody_until=13 * SECOND)]
+    (found,) = hasty(history)
+    assert found.what == "hasty"
+    for start in (8, 13):
+        history = recovering(start=start, asked=11)
+        history.faults = [history.faults[0]._replace(nobody_until=13 * SECOND)]
+        assert hasty(history) == []
+
+
 def test_a_process_that_ended_by_itself_is_found() -> None:
     (found,) = check(History(crashed={"a": 1})).violations
     assert found.what == "crashed"
@@ -179,7 +197,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     events.add("loss", token=7, reason="expired")
     nemesis = Events(tmp_path / "nemesis.events")
     nemesis.add("run", bound=3, lease=2)
-    nemesis.add("fault", number=1, kind="fork", began=1, since=2, detail="")
+    nemesis.add("fault", number=1, kind="fork", began=1, since=2, detail="", bound=0, nobody_until=0)
     nemesis.add("killed", process="b")
     nemesis.add("crashed", process="c", status=1)
     events.add("raised", text="Traceback")
