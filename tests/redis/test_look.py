@@ -145,7 +145,7 @@ def test_a_server_that_has_forgotten_the_script_is_told_again(lease: Lease, clie
     look(lease)
     client.script_flush()
     client.rpush(KEYS.wake, "0")
-    answer, message = wait(lease)
+    answer, message = wait(lease, 0.5)
     assert answer.verdict == "held"
     # The wait that went with the unknown script may have taken the element: a lost wake-up costs a retry interval.
     assert message in ({"wake": True}, None)
