@@ -11,7 +11,6 @@ command's own, because web workers hold ``default`` for as long as they live.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 import signal
@@ -206,6 +205,8 @@ def _by_signal(due: Callable[[], bool]) -> tuple[Callable[[], object], Callable[
 
 def _by_exception(due: Callable[[], bool]) -> tuple[Callable[[], object], Callable[[], object]]:
     """To interrupt another thread, and to undo it: an exception that Python raises when it runs there again."""
+    import ctypes  # takes some milliseconds, and most processes never come here
+
     ident, sent = threading.get_ident(), False
 
     def interrupt() -> None:

@@ -229,8 +229,9 @@ class LeaderElection:
     def stop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
         """Takes part no longer: ends the term, runs the loss callbacks, releases the lease and wakes the next.
 
-        Returns when that is done: after two round trips, or at the latest after ``timeout`` seconds (default: the
-        lease and two operations). From a loss callback, or a signal handler in ``run()``, it returns at once.
+        Returns when that is done: after two round trips and some 15 ms in which the next one has the processor, or at
+        the latest after ``timeout`` seconds (default: the lease and two operations). From a loss callback, or a signal
+        handler in ``run()``, it returns at once.
         ``hold``: seconds for which the lease is kept although nobody leads. Idempotent, any thread; afterwards
         ``start()`` works again.
         """

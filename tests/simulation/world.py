@@ -127,7 +127,9 @@ class World:
         return next(self._numbers)
 
     def start(self, name: str, before: Candidate | None = None) -> Candidate:
-        """A new candidacy: in a new process, or in that of one ``before``, which has ended."""
+        """A new candidacy: in a new process, or in that of one ``before``, which has ended, if that still runs."""
+        if before and before.process.dead:
+            before = None
         rng = random.Random(f"{name} {self.setup.seed} {self.number()}")
         clock = before.clock if before else Clock(self.now, rng.uniform(0, 1000), self.rate(rng))
         state = protocol.heir(before.state) if before else machine.State()
