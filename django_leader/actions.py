@@ -195,10 +195,8 @@ class Actions:
         if "wake" in message:
             state, at = self._state(), clock.now()
             woken = machine.step(state, machine.Woken(), at, self._timing)
-            if machine.plan(woken, at).act == "campaign":
+            if machine.plan(woken, at).act == "campaign":  # who stops meanwhile passes the wake-up on when it leaves
                 self._campaign(woken, at, look=False)  # at once, and not in the next turn
-            else:
-                self._apply(machine.Woken())
         elif isinstance(twin := message.get("twin"), str):
             self._advice.twin(twin)
             if not message.get("answer"):

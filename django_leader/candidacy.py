@@ -88,7 +88,7 @@ class Candidacy:
 
     def _let_go(self, *, here: bool = True) -> None:
         """Carries out a release that is due, since whoever waits for it need not wait for another thread to wake up."""
-        if here and self._desk.acquire(blocking=False):
+        if here and not self.ended and self._desk.acquire(blocking=False):
             try:
                 self._at_desk = threading.get_ident()
                 todo = machine.plan(self._state, clock.now())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 from typing import Any, cast
 
-from django_leader import machine
+from django_leader import clock, machine
 from django_leader.actions import Actions
 from django_leader.advice import Advice
 from django_leader.channel import Waker
@@ -20,3 +21,16 @@ def test_s08_nothing_is_released_when_the_lease_has_run_out_in_between() -> None
         actions = Actions(nothing, "a:0", config, waker, Advice("a", config), 7, machine.State, applied.append)
         actions.do(machine.Plan("release"), 0.0)
     assert applied == [machine.Released()]
+
+
+def test_who_is_woken_while_it_stops_does_not_campaign() -> None:
+    config, applied = Config().validate(), list[machine.AnyEvent]()
+    asked: list[str] = []
+    lease = SimpleNamespace(
+        server=dict, prepare=lambda *said: None, wait=lambda me, **options: asked.append("wait") or {"wake": True}
+    )
+    with contextlib.closing(Waker()) as waker:
+        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Advice("a", config), 7)
+        actions = Actions(*given, lambda: machine.State(stopping=True), applied.append)
+        assert actions.do(machine.Plan("wait", clock.now() + 5, listen=True), 0.0) == 0.0
+    assert (asked, applied) == (["wait"], [])
