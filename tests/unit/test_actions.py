@@ -24,11 +24,13 @@ def test_s08_nothing_is_released_when_the_lease_has_run_out_in_between() -> None
 
 
 def test_who_is_woken_while_it_stops_does_not_campaign() -> None:
-    config, applied = Config().validate(), list[machine.AnyEvent]()
-    asked: list[str] = []
-    lease = SimpleNamespace(
-        server=dict, prepare=lambda *said: None, wait=lambda me, **options: asked.append("wait") or {"wake": True}
-    )
+    config, applied, asked = Config().validate(), list[machine.AnyEvent](), list[str]()
+
+    def wait(me: str, **options: Any) -> dict[str, Any]:
+        asked.append("wait")
+        return {"wake": True}
+
+    lease = SimpleNamespace(server=dict, prepare=lambda *said: None, wait=wait)
     with contextlib.closing(Waker()) as waker:
         given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Advice("a", config), 7)
         actions = Actions(*given, lambda: machine.State(stopping=True), applied.append)
