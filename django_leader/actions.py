@@ -21,7 +21,7 @@ from typing import Any
 
 from . import clock, machine
 from .advice import Advice
-from .channel import Waker
+from .channel import SERVER_TIMER, Waker
 from .config import Config
 from .exceptions import RedisUnavailable
 from .lease import Lease
@@ -86,6 +86,7 @@ class Actions:
 
     def leave(self) -> None:
         """Tells Redis that we are gone, which wakes a follower if nobody leads. Raises ``RedisUnavailable``."""
+        self._lease.channel.hang_up()
         if self._released:
             time.sleep(SECOND_CHANCE)
         claim = machine.claim(self._state(), clock.now(), self._timing)
@@ -113,7 +114,9 @@ class Actions:
     def _ask(self, state: machine.State, asked_at: float, *, look: bool) -> Answer:
         if look:
             until = asked_at + self._timing.retry
-            waits = not self._deaf and until < state.watch.over_at and asked_at >= state.not_before
+            # Such a wait may end late by the server's timer.
+            due = until + 2 * SERVER_TIMER >= state.watch.over_at
+            waits = not due and not self._deaf and asked_at >= state.not_before
             if answer := self._lease.look(self._me, state.floor, until if waits else None):
                 return answer
         return self._lease.campaign(self._me, machine.claim(state, asked_at, self._timing), self._info(state))
@@ -141,8 +144,9 @@ class Actions:
         answer = self._lease.renew(self._me, term.token, self._info(state), claim, confirm=confirm)
         self._answered(machine.Renewed(asked_at, answer))
         if answer.mail:
-            for message in self._lease.collect(self._me):
-                self._received(message)
+            with contextlib.suppress(RedisUnavailable):  # it may not be allowed; the heartbeat itself has succeeded
+                for message in self._lease.collect(self._me):
+                    self._received(message)
 
     def _answered(self, event: machine.Campaigned | machine.Renewed) -> None:
         self._apply(event)

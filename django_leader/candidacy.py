@@ -6,7 +6,7 @@ application has stopped its work when it is over. Who may lead is decided by ``m
 - Any thread may feed the machine, under one lock that is never held across I/O or a callback.
 - Whoever is at the desk, one thread at a time, carries out what the machine decides (``actions``), and does all I/O.
   That is the election thread (``run``), but for the release: it leaves from the thread that has nothing more to do
-  before it. A leader's election thread waits away from the desk.
+  before it. A leader's election thread waits away from the desk, and leaves from there, when nothing is left to do.
 - What ``is_leader()`` reads is a ``Grant``, one for each term. Whoever is told that the term is over ends it, so that
   it stays over even if a renewal, accepted in time, is published at that very moment; the machine then hears of it.
 - No exception ends the loop, only ``Stop`` does; what fails is tried again.
@@ -46,11 +46,11 @@ class Candidacy:
         self._timing = config.timing
         self._state = machine.State()
         self._events: deque[machine.AnyEvent] = deque()
-        self._applying = False
+        self._applying: int | None = None
         self._lines: list[tuple[Any, ...]] = []
         self._thread: threading.Thread | None = None
         self._heir: Candidacy | None = None
-        self._desk, self._at_desk = threading.Lock(), 0
+        self._desk, self._at_desk = threading.Lock(), set[int]()
         self._waker = Waker()
         self._lease = Lease(connect, config, self._waker)
         self._me = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
@@ -88,23 +88,27 @@ class Candidacy:
 
     def _let_go(self, *, here: bool = True) -> None:
         """Carries out a release that is due, since whoever waits for it need not wait for another thread to wake up."""
-        if here and not self.ended and self._desk.acquire(blocking=False):
+        # To connect may take longer than whoever waits has time; and what a fork in C inherits is not touched.
+        if here and not self.ended and self._lease.channel.connected and self.pid == os.getpid():
+            seated, thread = False, threading.get_ident()
+            self._at_desk.add(thread)
             try:
-                self._at_desk = threading.get_ident()
+                seated = self._desk.acquire(blocking=False)
                 todo = machine.plan(self._state, clock.now())
-                if todo.act == "release":
+                if seated and todo.act == "release":
                     self._actions.do(todo, self.hold)
             except Exception as error:
                 self._failed(error)
             finally:
-                self._at_desk = 0
-                self._desk.release()
+                if seated:
+                    self._desk.release()
+                self._at_desk.discard(thread)
         self._wake()
 
     def runs_here(self) -> bool:
         """Whether the caller, a loss callback or a signal handler, runs in a thread on which ``ended`` depends."""
         here = threading.current_thread()
-        depends = here is self._thread or here.ident == self._at_desk
+        depends = here is self._thread or here.ident in self._at_desk or here.ident == self._applying
         return depends or (self._delivery is not None and self._delivery.runs_here())
 
     @property
@@ -135,7 +139,12 @@ class Candidacy:
             self.changed.notify_all()
 
     def abandon(self) -> None:
-        """In a forked child: nothing of the parent's candidacy is used, and nothing is sent."""
+        """In a forked child: nothing of the parent's candidacy is used, and nothing is sent.
+
+        What runs it may have been inherited, too: a loss callback that forked, or the greenlets of gevent.
+        """
+        self._state, self._publish, self.ended = machine.State(stopping=True), lambda grant: None, True
+        self.changed = threading.Condition(threading.RLock())
         self._actions.end()
         self._lease.channel.abandon()
         self._waker.close()
@@ -154,8 +163,8 @@ class Candidacy:
     def run(self) -> None:
         """Takes part until ``Stop``. The calling thread is the election thread."""
         self._thread = threading.current_thread()
-        self._actions.begin()
         try:
+            self._actions.begin()
             self._loop()
         except BaseException:  # Ctrl-C, say: end as after a stop
             self.feed(machine.Stop())
@@ -179,7 +188,6 @@ class Candidacy:
 
     def _turn(self) -> float | None:
         """Decides and carries out one thing, at the desk. Gives how long to wait away from it; None: no more to do."""
-        self._at_desk = threading.get_ident()
         try:
             self._actions.mourn()
             if self._state.term or self._state.pending or self._state.ended:  # of which one may have run out
@@ -195,8 +203,6 @@ class Candidacy:
             self._failed(error)
             # If it is a bug, the show goes on, but not in a tight loop.
             return 0.0 if isinstance(error, RedisUnavailable) else min(0.2, self._timing.retry)
-        finally:
-            self._at_desk = 0
 
     def _failed(self, error: Exception) -> None:
         self._advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))
@@ -207,12 +213,12 @@ class Candidacy:
             self._events.append(event)
             if self._applying:  # by this very thread, in which a signal handler feeds us
                 return
-            self._applying = True
+            self._applying = threading.get_ident()
             try:
                 while self._events:
                     self._apply_one(self._events.popleft())
             finally:
-                self._applying = False
+                self._applying = None
             lines, self._lines = self._lines, []
             self.changed.notify_all()
         for line in lines:

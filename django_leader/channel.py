@@ -130,7 +130,8 @@ class Channel:
     def pack(self, *command: Any) -> bytes:
         """The command as it is sent. Connects if there is no connection. Raises ``RedisUnavailable``."""
         try:
-            return b"".join(self._open().pack_command(*command))  # type: ignore[no-untyped-call]
+            # Any connection packs alike, also one on which a wait goes on.
+            return b"".join((self._connection or self._open()).pack_command(*command))  # type: ignore[no-untyped-call]
         except BaseException as error:
             raise self._dropped(error) from error
 
@@ -168,7 +169,7 @@ class Channel:
 
     @property
     def connected(self) -> bool:
-        """Whether the next call goes to the same server as the last one. Local."""
+        """Whether there is a connection. Local."""
         return self._connection is not None
 
     def drop(self) -> None:
@@ -193,6 +194,13 @@ class Channel:
                 with contextlib.suppress(OSError):
                     os.close(sock.detach())
         self._connection = self._stale = self._owed = None
+        self._connect = _refuse
+
+    def hang_up(self) -> None:
+        """Closes what still waits at the server, so that no wake-up goes there."""
+        if self._owed is not None:
+            self._set_aside()
+        self._close_stale()
 
     def _set_aside(self) -> None:
         # A reply is still owed, so this connection cannot be used for anything else. To close it takes time that a
@@ -247,7 +255,11 @@ class Channel:
 def duration(seconds: float) -> bytes:
     """How long a command blocks, at the least, as it is sent: always of one length. At most an hour. Local."""
     # Redis cuts its clock to milliseconds.
-    return b"%012.3f" % ((math.ceil(min(seconds, 3600) * 1000) + 1) / 1000)
+    return b"%012.3f" % (max(1, math.ceil(min(seconds, 3600) * 1000) + 1) / 1000)
+
+
+def _refuse(timeout: float) -> Connection:
+    raise RedisUnavailable("this connection was another process's, of which this one is a fork")
 
 
 def _close(connection: Connection | None) -> None:

@@ -116,9 +116,11 @@ class TermDelivery:
         self._gain = [(callback, threading.Event()) for callback in self._listeners.gained(token)]
         self._token, self.looked_at = token, clock.now()
         self._gun.release()
-        time.sleep(HEAD_START)
-        with self._changed:
-            self._changed.notify_all()
+        try:
+            time.sleep(HEAD_START)
+        finally:
+            with self._changed:
+                self._changed.notify_all()
         for gain in self._gain[1:]:
             try:
                 threading.Thread(target=self._run_gain, args=gain, name=f"{self._name} gain", daemon=True).start()

@@ -231,7 +231,7 @@ class LeaderElection:
 
         Returns when that is done: after two round trips and some 15 ms in which the next one has the processor, or at
         the latest after ``timeout`` seconds (default: the lease and two operations). From a loss callback, or a signal
-        handler in ``run()``, it returns at once.
+        handler that interrupts ``run()`` or another ``stop()``, it returns at once.
         ``hold``: seconds for which the lease is kept although nobody leads. Idempotent, any thread; afterwards
         ``start()`` works again.
         """
@@ -241,12 +241,12 @@ class LeaderElection:
         candidacy.hold = max(candidacy.hold, hold)
         timing = self.config.timing
         bound = timing.ttl + 2 * timing.operation if timeout is None else timeout
-        here = candidacy.runs_here()
+        here, until = candidacy.runs_here(), clock.now() + bound
         candidacy.stop(here=not here and bound >= timing.operation)
         if here:
             return
         with candidacy.changed:
-            candidacy.changed.wait_for(lambda: candidacy.ended, bound)
+            candidacy.changed.wait_for(lambda: candidacy.ended, max(0.0, until - clock.now()))
 
     def resign(self) -> bool:
         """The leader gives up and lets another lead; it campaigns again after a while. Local. False if not leading."""

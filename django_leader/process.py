@@ -38,6 +38,8 @@ from . import clock
 
 _TEXT = re.compile(r"([0-9a-f-]{36}) ([0-9]{1,20}:[0-9]{1,20}) ([1-9][0-9]{0,6}) ([0-9]{1,20}) ([0-9]{1,20})")
 """A UUID, and numbers of 64 bits; but a pid is at most 2**22 (proc(5), pid_max)."""
+REFUSALS = (OSError, ValueError, LookupError, AttributeError)
+"""What a kernel, a sandbox or another Python answers when it does not know what it is asked for."""
 _START_TIME = 22 - 3
 """Field 22 of ``/proc/PID/stat`` (proc(5)); the first one behind the name is field 3."""
 
@@ -69,7 +71,7 @@ def own() -> Identity | None:
     """This process; None where deaths cannot be proved. Local, some 70 µs, in any thread. Never raises."""
     try:
         return _own()
-    except (OSError, ValueError):
+    except REFUSALS:
         return None
 
 
@@ -77,7 +79,7 @@ def unsupported() -> str:
     """Why ``own()`` is None; empty if it is not. Never raises."""
     try:
         _own()
-    except (OSError, ValueError) as error:
+    except REFUSALS as error:
         return str(error)
     return ""
 
@@ -108,7 +110,7 @@ class HolderWatch:
             self._followed = term, published
             try:
                 self._begin(Identity.from_text(published))
-            except (OSError, ValueError):
+            except REFUSALS:
                 self.forget()
         elif self.fd is not None and asked_at >= self._opened_at:
             self._version = self._version or version
@@ -123,7 +125,7 @@ class HolderWatch:
             try:
                 events = _poll(self.fd)
                 proved = self._known and bool(events & select.POLLIN) and self._is_ours(self.fd)
-            except (OSError, ValueError):
+            except REFUSALS:
                 events, proved = select.POLLNVAL, False
             if proved:
                 self._dead = True
@@ -148,13 +150,14 @@ class HolderWatch:
         except ProcessLookupError:
             self._dead = True
             return
-        self._node, self._inode = _node(self.fd), _pidfs_inode(self.fd)
+        self._node = _node(self.fd)  # by which it is closed, whatever follows
+        self._inode = _pidfs_inode(self.fd)
         try:
             self._pid_in_proc = _pid_in_proc(self.fd)
             started = _start_time(str(self._pid_in_proc))
             if not self._inode and _poll(self.fd):
                 raise ProcessLookupError("the start time may be that of another process")
-        except (OSError, ValueError):  # hidden from us (hidepid), or it has just ended
+        except REFUSALS:  # hidden from us (hidepid), or it has just ended
             if not self._inode:
                 raise
             started = holder.started

@@ -805,3 +805,86 @@ def test_a_release_that_fails_in_the_thread_of_stop_is_made_up_for_by_time(make:
     assert not election.running
     assert not election.is_leader()
     eventually(lambda: election.get_leader_id() == "")
+
+
+def test_s08_s19_a_loss_callback_that_forks_gives_nothing_back_in_the_child(
+    make: Make, some_server: RedisServer
+) -> None:
+    election, seen = make(), list[Any]()
+
+    def fork() -> None:
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)  # the child goes on behind this callback, as we do, and ends with its only thread
+            seen.append(some_server.client().hget(election.config.keys.state, "kind"))
+
+    election.on_lose_leadership(fork)
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.stop()
+    assert seen == [b"lease"]
+    assert election.get_leader_id() == ""
+
+
+def test_s19_what_is_inherited_of_a_candidacy_does_nothing_more(make: Make) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            inherited = candidacy._turn(), candidacy.ended, election.is_leader()
+            with pytest.raises(RedisUnavailable, match="fork"):
+                candidacy._lease.status()
+            status = 42 if inherited == (None, True, False) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+    assert election.is_leader()
+
+
+def test_who_stops_does_not_connect_for_it(make: Make) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    threads: list[str] = []
+    real = candidacy._lease.release
+
+    def release(*args: Any, **options: Any) -> bool:
+        threads.append(threading.current_thread().name)
+        return real(*args, **options)
+
+    candidacy._lease.release = release  # type: ignore[method-assign]
+    with candidacy._desk:
+        candidacy._lease.channel.drop()
+    election.stop()
+    assert set(threads) == {f"{election.label} election"}
+    assert election.get_leader_id() == ""
+
+
+def test_a_signal_handler_that_stops_while_the_machine_steps_returns_at_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    election, stopped = make(), list[bool]()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    real = machine.step
+
+    def interrupted(state: Any, event: Any, now: float, timing: Any) -> Any:
+        if isinstance(event, machine.Resign) and not stopped:
+            stopped.append(candidacy.runs_here())
+            election.stop()
+        return real(state, event, now, timing)
+
+    monkeypatch.setattr(machine, "step", interrupted)
+    assert election.resign() is True
+    assert stopped == [True]
+    eventually(lambda: candidacy.ended)
+    assert election.get_leader_id() == ""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from django_leader import clock
-from django_leader.channel import Connect, Waker
+from django_leader.channel import Connect, Waker, duration
 from django_leader.config import Config, inbox
 from django_leader.lease import Lease
 from django_leader.records import Answer, Claim, LeaderInfo
@@ -169,3 +169,19 @@ def test_the_first_look_eats_nothing_though_the_server_does_not_know_it(lease: L
     client.script_flush()
     client.rpush(inbox(KEYS, B), '{"twin": "x"}')
     assert wait(lease)[1] == {"twin": "x"}
+
+
+@pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
+def test_what_is_packed_while_a_wait_goes_on_leaves_it_alone(lease: Lease, client: Any) -> None:
+    look(lease)
+    look(lease, 0, clock.now() + GENEROUS)
+    connection = lease.channel._connection
+    lease.prepare(B, Claim(7), INFO)
+    assert lease.channel._connection is connection
+    client.rpush(KEYS.wake, "0")
+    assert lease.wait(B, wake=True, until=clock.now() + GENEROUS) == {"wake": True}
+
+
+@pytest.mark.parametrize("seconds", [-1.0, -0.0015, 0.0])
+def test_a_wait_for_no_time_is_not_one_for_ever(seconds: float) -> None:
+    assert duration(seconds) == b"00000000.001"

@@ -322,3 +322,20 @@ def test_an_identity_is_what_its_text_says(
 ) -> None:
     identity = Identity(str(boot), f"{device}:{inode}", pid, started, pidfs)
     assert Identity.from_text(identity.to_text()) == identity
+
+
+def test_a_descriptor_is_closed_though_none_is_left_to_tell_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, asked = Kernel(pidfs=True), list[int]()
+    kernel.install(monkeypatch)
+    leader, real = kernel.runs(Process(200)), kernel.eventfd
+
+    def eventfd(value: int) -> int:
+        asked.append(value)
+        if len(asked) > 1:  # the first is to tell what we are ourselves
+            raise OSError(errno.EMFILE, "too many open files")
+        return real(value)
+
+    monkeypatch.setattr(kernel, "eventfd", eventfd)
+    watch = HolderWatch()
+    watch.follow(("a", 1), leader.text, 0.0, "v")
+    assert (watch.fd, kernel.descriptors) == (None, {})
