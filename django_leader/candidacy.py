@@ -145,6 +145,8 @@ class Candidacy:
         """
         self._state, self._publish, self.ended = machine.State(stopping=True), lambda grant: None, True
         self.changed = threading.Condition(threading.RLock())
+        if self._delivery:
+            self._delivery.abandon()
         self._actions.end()
         self._lease.channel.abandon()
         self._waker.close()

@@ -146,6 +146,10 @@ class TermDelivery:
             self._cancelled = True
             self._changed.notify_all()
 
+    def abandon(self) -> None:
+        """In a forked child: nobody is told anything. Takes no lock, since a thread that is not there may hold it."""
+        self._cancelled = True
+
     def runs_here(self) -> bool:
         """Whether the caller is a loss callback of this term."""
         return threading.current_thread() is self._watcher
@@ -155,7 +159,7 @@ class TermDelivery:
             self._changed.wait_for(lambda: self._token is not None or self._cancelled)
         if self._token is None:
             return
-        while True:
+        while not self._cancelled:
             self.looked_at = clock.now()
             with self._changed:
                 left = self._deadline(self._token) - self.looked_at
@@ -165,6 +169,8 @@ class TermDelivery:
                     break
             if self._deadline(self._token) <= clock.now():
                 run(self._expired, f"{self._name}: the end of the term")
+        if self._reason is None:
+            return
         for _, begun in self._gain:
             begun.wait()
         for callback in self._listeners.lost(self._token, self._reason):

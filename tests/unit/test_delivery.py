@@ -199,3 +199,12 @@ def test_something_is_done_behind_every_callback() -> None:
     for call in [*listeners.gained(1), *listeners.lost(1, "resigned"), *listeners.changed("a", "b")]:
         call()
     assert log == ["gain 1", "after", "loss 1 resigned", "after", "a>b", "after"]
+
+
+def test_s19_in_a_fork_an_inherited_watcher_ends_and_tells_nobody(stage: Stage) -> None:
+    term = stage.start()
+    term.abandon()
+    term._watcher.join(LONG)
+    assert not term._watcher.is_alive()
+    assert stage.log == []
+    assert not stage.delivered.is_set()
