@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import partial
 from time import clock_gettime
 from typing import Any, TypeVar
 
@@ -57,6 +57,7 @@ class LeaderElection:
         self.name, self.label = name, f"LEADER_ELECTIONS[{name!r}]"
         self._given = config or Config()
         self._client = client
+        self._connector: Connect | None = None
         self._listeners = Listeners(after_callback)
         self._forget()
         lifecycle.add(self)
@@ -67,10 +68,13 @@ class LeaderElection:
         self._grant = NO_GRANT
         self.decreed: Grant | None = None
 
-    @cached_property
+    @property
     def _connect(self) -> Connect:
-        client = self._client if isinstance(self._client, redis.Redis) else self._client()
-        return connector(client.connection_pool)
+        # No cached_property: it would write to __dict__, and every look at another attribute be slower by that.
+        if self._connector is None:
+            client = self._client if isinstance(self._client, redis.Redis) else self._client()
+            self._connector = connector(client.connection_pool)
+        return self._connector
 
     def decree(self, grant: Grant | None) -> None:
         """For tests: the answer to the local questions, whatever Redis says, while nothing starts. None ends it."""
