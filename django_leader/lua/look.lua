@@ -9,8 +9,10 @@ local state = redis.call('HMGET', KEYS[3], 'kind', 'token', 'until', 'request', 
 local kind, token, until_, request, span, process, holder = unpack(state)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local led = (kind == 'lease' or kind == 'regained') and token and span and request and process and holder
-local left = led and (tonumber(until_) or 0) - now or 0
+local function plain(text) return text and #text <= 16 and string.match(text, '^%d+$') end
+local led = (kind == 'lease' or kind == 'regained') and holder and process
+led = led and plain(token) and plain(until_) and plain(span) and plain(request)
+local left = led and until_ - now or 0
 if left <= 0 or holder == ARGV[2] or redis.call('GET', KEYS[1]) ~= holder then return ARGV[1] .. '\nunsure' end
 
 local function int(number) return string.format('%.0f', number) end

@@ -76,6 +76,9 @@ def test_a_look_tells_that_the_follower_is_there(lease: Lease, client: Any) -> N
         (lambda client: client.hset(KEYS.state, "kind", "free"), "foreign"),
         (lambda client: client.hset(KEYS.state, "holder", B), "foreign"),
         (lambda client: client.hdel(KEYS.state, "span"), "foreign"),
+        (lambda client: client.hset(KEYS.state, "span", ""), "foreign"),
+        (lambda client: client.hset(KEYS.state, "token", "-1"), "foreign"),
+        (lambda client: client.hset(KEYS.state, "request", "1e3"), "foreign"),
         (lambda client: client.flushall(), "granted"),
     ],
 )
