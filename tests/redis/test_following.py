@@ -79,12 +79,23 @@ def token(lease: Lease, holder: subprocess.Popen[str]) -> int:
     return lease.campaign(A, Claim(), INFO).token
 
 
-def pidfds() -> int:
-    found = 0
+def pidfds() -> set[str]:
+    """The pidfds of this process, those of other tests' elections among them."""
+    found = set()
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            found += "pidfd" in os.readlink(link)
+            if "pidfd" in os.readlink(link):
+                found.add(link.name)
     return found
+
+
+def watches(pid: int) -> str:
+    """The descriptor by which this process watches that one; empty if it does not."""
+    for name in pidfds():
+        with contextlib.suppress(FileNotFoundError):
+            if f"Pid:\t{pid}\n" in Path(f"/proc/self/fdinfo/{name}").read_text():
+                return name
+    return ""
 
 
 def test_s24_a_follower_takes_over_when_the_leaders_process_dies(
@@ -93,13 +104,13 @@ def test_s24_a_follower_takes_over_when_the_leaders_process_dies(
     election = make()
     election.start()
     assert not election.wait_for_leadership(0)
-    eventually(lambda: pidfds() == 1, "the leader is watched")
+    descriptor = eventually(lambda: watches(holder.pid), "the leader is watched")
     holder.kill()
     assert election.wait_for_leadership(GENEROUS)
     assert election.fencing_token
     assert election.fencing_token > token
     assert (lease.history(1)[0].kind, lease.history(1)[0].reason) == ("taken-over", "died")
-    eventually(lambda: pidfds() == 0, "nobody is watched by a leader")
+    eventually(lambda: descriptor not in pidfds(), "nobody is watched by a leader")
 
 
 def test_s24_a_newcomer_leads_in_its_first_attempt_when_the_leader_is_dead(
