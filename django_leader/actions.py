@@ -1,4 +1,4 @@
-"""Carries out what the machine decides: the election thread's part of a candidacy.
+"""Carries out what the machine decides, for whichever thread of a candidacy is at the desk.
 
 NOT guaranteed here: that what was asked was done. A request that raises ``RedisUnavailable`` may have been executed;
 the machine is told ``Failed`` by the caller, and time does the rest.
@@ -35,7 +35,7 @@ what a hand-over takes."""
 
 
 class Actions:
-    """Of one candidacy, in its election thread. ``state`` gives what the machine knows, ``apply`` tells it an event."""
+    """Of one candidacy, one thread at a time. ``state`` gives what the machine knows, ``apply`` tells it an event."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Actions:
         self._holder = HolderWatch()
 
     def begin(self) -> None:
-        """Makes ready, in the thread in which everything will be done. Local."""
+        """Finds out which process this is, before the first campaign publishes it. Local."""
         if self._config.same_host_takeover and (me := own()):
             self._lease.process = me.to_text()
 

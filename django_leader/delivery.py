@@ -112,7 +112,7 @@ class TermDelivery:
             raise
 
     def begin(self, token: int) -> None:
-        """The term has begun: it is watched from now on, and the gain callbacks run. Local, waits for nothing."""
+        """The term has begun: it is watched from now on, and the gain callbacks run. Local, takes ``HEAD_START``."""
         self._gain = [(callback, threading.Event()) for callback in self._listeners.gained(token)]
         self._token, self.looked_at = token, clock.now()
         self._gun.release()

@@ -1,7 +1,7 @@
 """What happens to the elections of a process when it ends, and when it forks.
 
 NOT guaranteed here: a hand-over when the process is killed, or ends without running ``atexit`` (SIGTERM with Python's
-default action, ``os._exit``). The lease then runs out.
+default action, ``os._exit``). The lease then runs out, unless a candidate on the same host claims it.
 
 Nothing here installs a signal handler, and at the end of the interpreter no thread is started.
 """

@@ -21,7 +21,8 @@
 -- ARGV  1 echo: the number of the request, growing   2 me   3 floor: the highest token that the caller has seen
 --       4 quarantine, ms   5 how many replicas must have a grant (0: replicas are not looked at)
 --       6 latest: server's ms after which the request is too old to be executed, or 0. For a leader that is the end
---         of its lease, so whatever it changes it changes while nobody else can lead, on whatever server
+--         of its lease, so whatever it changes it changes while nobody else can lead, on whatever server; unless it is
+--         dead, and another one on its host has claimed its lease: see reclaim.lua
 -- Reply lines of text: echo, verdict ('late', or what the script says), token, ms left by the server's clock,
 --       candidates, now (server's ms), version, span, twin, the holder's process, holder. The version names the state
 --       as the script leaves it; every change makes another.

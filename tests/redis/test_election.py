@@ -23,6 +23,7 @@ import redis
 from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable, actions, clock, machine, wire
 from django_leader import election as election_module
 from django_leader.actions import Actions
+from django_leader.candidacy import Candidacy
 from django_leader.channel import Channel, Waker, connector
 from django_leader.lease import Lease
 from django_leader.lifecycle import lifecycle
@@ -749,14 +750,8 @@ def test_many_candidates_have_one_leader_at_a_time_through_hand_overs(make: Make
     assert tokens == sorted(set(tokens))
 
 
-@pytest.mark.parametrize("callbacks", [False, True])
-def test_a_release_leaves_from_the_thread_that_has_nothing_more_to_do_before_it(make: Make, callbacks: bool) -> None:
-    election = make()
-    threads: list[str] = []
-    if callbacks:
-        election.on_lose_leadership(lambda: threads.append(threading.current_thread().name))
-    election.start()
-    assert election.wait_for_leadership(GENEROUS)
+def note_who_releases(election: LeaderElection, threads: list[str]) -> Candidacy:
+    """Notes the threads from which releases leave. Gives the candidacy."""
     candidacy = election._candidacy
     assert candidacy
     real = candidacy._lease.release
@@ -766,6 +761,18 @@ def test_a_release_leaves_from_the_thread_that_has_nothing_more_to_do_before_it(
         return real(*args, **options)
 
     candidacy._lease.release = release  # type: ignore[method-assign]
+    return candidacy
+
+
+@pytest.mark.parametrize("callbacks", [False, True])
+def test_a_release_leaves_from_the_thread_that_has_nothing_more_to_do_before_it(make: Make, callbacks: bool) -> None:
+    election = make()
+    threads: list[str] = []
+    if callbacks:
+        election.on_lose_leadership(lambda: threads.append(threading.current_thread().name))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = note_who_releases(election, threads)
     eventually(lambda: candidacy._lease._requests.get("release") and not candidacy._desk.locked(), "it is idle")
     election.stop()
     last = threading.current_thread().name if not callbacks else threads[0]
@@ -850,16 +857,8 @@ def test_who_stops_does_not_connect_for_it(make: Make) -> None:
     election = make()
     election.start()
     assert election.wait_for_leadership(GENEROUS)
-    candidacy = election._candidacy
-    assert candidacy
     threads: list[str] = []
-    real = candidacy._lease.release
-
-    def release(*args: Any, **options: Any) -> bool:
-        threads.append(threading.current_thread().name)
-        return real(*args, **options)
-
-    candidacy._lease.release = release  # type: ignore[method-assign]
+    candidacy = note_who_releases(election, threads)
     with candidacy._desk:
         candidacy._lease.channel.drop()
     election.stop()
