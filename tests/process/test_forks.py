@@ -1,0 +1,170 @@
+"""Children that a leader forks: none of them leads, and none takes anything from its parent (S19)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from django_leader.clock import now
+from tests.support.candidates import ROOT, Candidate
+from tests.support.servers import RedisServer, eventually
+
+FORKS = int(os.environ.get("FORKS", "3000"))
+"""Of the storm, which takes a minute for five thousand of them."""
+LONG = {"lock_ttl": 20.0, "quarantine": 0}
+"""A lease that runs out in no test, so that whatever ends a term is somebody's doing."""
+HEARTBEAT = 0.1
+FINE = 42
+
+
+def history(server: RedisServer) -> list[tuple[str, str, int]]:
+    """Kind, holder and token of all that happened, the oldest first."""
+    entries: Any = server.client().xrange("{maplefile:leader:lock}:events")
+    return [(v[b"kind"].decode(), v[b"holder"].decode(), int(v[b"token"])) for _, v in entries]
+
+
+@pytest.mark.timeout(120 + FORKS // 10)
+@pytest.mark.parametrize("instance_id", ["", "fixed"])
+def test_s19_a_storm_of_forks_takes_nothing_from_a_busy_leader(own_server: RedisServer, instance_id: str) -> None:
+    election = {"heartbeat_interval": 0.01, "retry_interval": 0.05, "instance_id": instance_id, **LONG}
+    options = {"port": own_server.port, "forks": FORKS // 2, "seed": 19, **election}
+    storm = subprocess.run(
+        [sys.executable, "-m", "tests.support.forking_process", json.dumps(options)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (storm.stderr, storm.returncode) == ("", 0)
+    said = json.loads(storm.stdout)
+    assert said["wrong"] == []
+    before, after = said["descriptors"]
+    assert after <= before
+    mine = {int(token): holder for token, holder in said["gained"].items()}
+    assert [reason for _, reason in said["lost"]] == ["resigned"] * len(said["stopped"])
+    happened = history(own_server)
+    resigned = [(holder, token) for kind, holder, token in happened if kind == "resigned" and token in mine]
+    assert resigned == [(mine[token], token) for token in [*said["stopped"], said["token"]]], "once, by its own stop"
+    led = [(holder, token) for kind, holder, token in happened if kind in ("elected", "taken-over")]
+    assert [token for _, token in led] == sorted({token for _, token in led})
+    assert {holder for holder, token in led if token not in mine}.isdisjoint(mine.values())
+
+
+@pytest.fixture
+def leader(own_server: RedisServer) -> Iterator[Callable[..., Candidate]]:
+    """Makes a leader, and ends it."""
+    made: list[Candidate] = []
+
+    def make(instance_id: str = "", **options: Any) -> Candidate:
+        settings = {"instance_id": instance_id, "heartbeat_interval": HEARTBEAT, "retry_interval": 0.3, **LONG}
+        process = Candidate(own_server.port, program="tests.support.working_process", election=settings, **options)
+        made.append(process)
+        return process
+
+    yield make
+    for process in made:
+        process.close()
+
+
+Make = Callable[..., Candidate]
+
+
+def check_goes_on(parent: Candidate, token: int, server: RedisServer) -> None:
+    """The parent still leads, as after some heartbeats, and nobody has ended its term."""
+    start = now()
+    eventually(lambda: now() > start + 5 * HEARTBEAT)
+    parent.tell("verdict")
+    verdict = parent.hears("verdict")
+    assert (verdict["leads"], verdict["token"]) == (True, token)
+    assert [kind for kind, _, _ in history(server)] == ["elected"]
+    assert server.client().get("maplefile:leader:lock").decode().startswith(verdict["name"] + ":")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("instance_id", ["", "fixed"])
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_s19_no_child_of_multiprocessing_leads(
+    leader: Make, own_server: RedisServer, method: str, instance_id: str
+) -> None:
+    parent = leader(instance_id)
+    token = parent.hears("gain")["token"]
+    parent.tell(f"processes:{method}")
+    said = parent.hears("processes", timeout=60)
+    assert said["exit"] == FINE
+    assert not any(child["leads"] or child["token"] for child in said["seen"])
+    parent.tell("verdict")
+    verdict = parent.hears("verdict")
+    names = {child["name"] for child in said["seen"]}
+    assert names == {"fixed"} if instance_id else verdict["name"] not in names, "a generated identity is not shared"
+    assert verdict["pid"] not in {child["pid"] for child in said["seen"]}
+    assert {child["leader"] for child in said["seen"] if "leader" in child} == {verdict["name"]}
+    check_goes_on(parent, token, own_server)
+
+
+@pytest.mark.parametrize("ends", ["return", "raise", "exit", "campaign", "process"])
+@pytest.mark.parametrize("callback", ["on_become_leader", "became_leader", "on_lose_leadership", "lost_leadership"])
+def test_s19_a_callback_that_forks_leaves_the_term_to_its_parent(
+    leader: Make, own_server: RedisServer, callback: str, ends: str
+) -> None:
+    parent = leader(callback=callback, ends=ends)
+    token = parent.hears("gain")["token"]
+    if "los" in callback:
+        parent.tell("stop")
+    inherited = parent.hears("inherited")
+    assert (inherited["leads"], inherited["token"], inherited["running"]) == (False, None, False)
+    child = parent.hears("child")
+    assert child["code"] == (FINE if ends in ("campaign", "process") else 0)
+    if ends == "campaign":
+        campaigned = parent.hears("campaigned")
+        assert (campaigned["leads"], campaigned["running"]) == (False, True), "the lease is still held"
+        assert campaigned["name"] == inherited["name"] != child["name"]
+    if "los" in callback:
+        parent.hears("loss", reason="resigned")
+        eventually(lambda: [kind for kind, _, _ in history(own_server)] == ["elected", "resigned"])
+    else:
+        check_goes_on(parent, token, own_server)
+    parent.tell("exit")
+    assert parent.process.wait(20) == 0
+    assert [kind for kind, _, _ in history(own_server)] == ["elected", "resigned"]
+
+
+@pytest.mark.parametrize("does", ["exit", "use", "campaign", "exec"])
+def test_s19_the_child_of_a_fork_in_c_has_a_candidacy_of_its_own_or_none(
+    leader: Make, own_server: RedisServer, does: str
+) -> None:
+    """As uWSGI makes them: no hook of Python's runs."""
+    parent = leader()
+    token = parent.hears("gain")["token"]
+    parent.tell(f"fork in C:{does}")
+    inherited = parent.hears("inherited")
+    assert (inherited["leads"], inherited["token"], inherited["running"]) == (False, None, False)
+    child = parent.hears("child")
+    assert child["code"] == FINE
+    if does == "campaign":
+        did = parent.hears("did")
+        assert (did["leads"], did["running"]) == (False, True)
+        assert did["name"] != child["name"]
+    if does == "use":
+        assert parent.hears("did")["leader"] == child["name"]
+    check_goes_on(parent, token, own_server)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, FINE)])
+def test_s19_a_signal_to_a_child_ends_the_child_alone(
+    leader: Make, own_server: RedisServer, number: signal.Signals, code: int
+) -> None:
+    parent = leader()
+    token = parent.hears("gain")["token"]
+    parent.tell("leave children")
+    children = parent.hears("children")
+    for kind in ("multiprocessing", "os.fork", "C"):
+        os.kill(children[kind], number)
+        ended = parent.hears("ended", kind=kind)
+        assert (ended["code"], ended["leads"]) == (code, True)
+    check_goes_on(parent, token, own_server)

@@ -1,0 +1,201 @@
+"""A process of a Django project that leads, and has work done by children of every kind. A command a line on stdin.
+
+Options come as JSON in ``argv[1]``, which children that are spawned inherit, too. It says what it sees in JSON, an
+object a line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import django
+from django.conf import settings
+
+from testproject.embedded import die_with_parent
+from tests.support.candidate_process import say
+from tests.support.servers import GENEROUS, eventually
+
+FINE = 42
+OPTIONS = json.loads(sys.argv[1])
+settings.configure(
+    SECRET_KEY="tests",
+    INSTALLED_APPS=["django_leader"],
+    CACHES={
+        "default": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": f"redis://127.0.0.1:{OPTIONS['port']}/0",
+        }
+    },
+    LEADER_ELECTIONS={"default": {name.upper(): value for name, value in OPTIONS.get("election", {}).items()}},
+)
+django.setup()
+
+from django_leader import elections, is_leader  # noqa: E402
+from django_leader.clock import now  # noqa: E402
+from django_leader.signals import became_leader, lost_leadership  # noqa: E402
+
+election = elections["default"]
+
+
+def look(_: Any = None) -> dict[str, Any]:
+    """What a process sees of itself."""
+    return {
+        "pid": os.getpid(),
+        "leads": is_leader() or election.is_leader() or election.lease_left > 0,
+        "token": election.fencing_token,
+        "running": election.running,
+        "name": election.instance_id,
+    }
+
+
+def campaign(_: Any = None) -> dict[str, Any]:
+    """Takes part for as long as one attempt takes."""
+    election.start()
+    election.wait_for_leadership(0)
+    seen = look()
+    election.stop()
+    return seen
+
+
+def use(_: Any = None) -> dict[str, Any]:
+    """What an application may call without taking part."""
+    election.stop()
+    election.resign()
+    return {**look(), "leader": election.get_leader_id(), "waited": election.wait_for_leadership(1.0)}
+
+
+def processes(method: str) -> None:
+    context: Any = multiprocessing.get_context(method)
+    with context.Pool(2) as pool:
+        in_pool = [*pool.map(look, range(4)), *pool.map(use, range(2)), *pool.map(campaign, range(2))]
+    with ProcessPoolExecutor(2, mp_context=context) as executor:
+        in_executor = [*executor.map(look, range(4)), *executor.map(use, range(2)), *executor.map(campaign, range(2))]
+    process = context.Process(target=sys.exit, args=(FINE,))
+    process.start()
+    process.join(GENEROUS)
+    say("processes", seen=in_pool + in_executor, exit=process.exitcode)
+
+
+def fork_in_callback(ends: str) -> None:
+    """In whichever callback. The child's only thread is the callback's, which may be all that it ever has."""
+    pid = os.fork()
+    if pid:
+        say("child", ends=ends, code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), **look())
+        return
+    die_with_parent()
+    say("inherited", **look())
+    if ends == "campaign":
+        say("campaigned", **campaign())
+        os._exit(FINE)
+    if ends == "process":
+        process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(FINE))
+        process.start()
+        process.join(GENEROUS)
+        os._exit(process.exitcode or 1)
+    if ends == "raise":
+        raise RuntimeError("in the child alone")
+    if ends == "exit":
+        sys.exit(FINE)
+
+
+def fork_in_c(does: str) -> None:
+    """A fork of which the interpreter hears nothing, while no other thread has anything to do.
+
+    One that waits for the interpreter's lock would be waited for in the child, where it is not.
+    """
+    candidacy = election._candidacy
+    assert candidacy
+    assert candidacy._delivery
+    delivery = candidacy._delivery
+    eventually(lambda: 0.01 < now() - delivery.looked_at < 0.2 and 0.01 < now() - candidacy._ticked_at < 0.03)
+    pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        die_with_parent()
+        say("inherited", **look())
+        if does == "exec":
+            os.execv("/bin/sh", ["sh", "-c", f"exit {FINE}"])
+        if does != "exit":
+            say("did", **{"use": use, "campaign": campaign}[does]())
+        sys.exit(FINE)
+    say("child", code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), **look())
+
+
+def pause() -> None:
+    """Until a signal. ``PyDLL`` keeps the interpreter's lock, which the child of a fork in C must not give away."""
+    with suppress(KeyboardInterrupt):
+        ctypes.PyDLL(None).pause()
+        ctypes.PyDLL(None).pause()
+    sys.exit(FINE)
+
+
+def leave_children(_: str) -> None:
+    """One of each kind, each of which waits for a signal; and their ends, in the order in which they come."""
+    process = multiprocessing.get_context("fork").Process(target=pause)
+    process.start()
+    assert process.pid
+    children = {"multiprocessing": process.pid}
+    for kind, fork in (("os.fork", os.fork), ("C", ctypes.PyDLL(None).fork)):
+        children[kind] = fork()
+        if children[kind] == 0:
+            ctypes.PyDLL(None).prctl(1, signal.SIGKILL)
+            pause()
+    say("children", **children)
+    while children:
+        pid, status = os.wait()
+        [kind] = [kind for kind in children if children[kind] == pid]
+        del children[kind]
+        say("ended", kind=kind, code=os.waitstatus_to_exitcode(status), **look())
+
+
+def verdict(_: str) -> None:
+    say("verdict", **look())
+
+
+COMMANDS: dict[str, Callable[[str], object]] = {
+    "start": lambda _: election.start(),
+    "stop": lambda _: election.stop(),
+    "verdict": verdict,
+    "processes": processes,
+    "fork in C": fork_in_c,
+    "leave children": leave_children,
+}
+CALLBACKS: dict[str, Callable[[Callable[..., None]], object]] = {
+    "on_become_leader": election.on_become_leader,
+    "on_lose_leadership": election.on_lose_leadership,
+    "became_leader": lambda receiver: became_leader.connect(receiver, weak=False),
+    "lost_leadership": lambda receiver: lost_leadership.connect(receiver, weak=False),
+}
+
+
+def commands() -> Iterator[str]:
+    """Lines of stdin, but not of ``sys.stdin``, whose lock a child would inherit while this thread waits with it."""
+    unread = b""
+    while read := os.read(0, 4096):
+        *lines, unread = (unread + read).split(b"\n")
+        yield from (line.decode() for line in lines)
+
+
+def main() -> None:
+    if callback := OPTIONS.get("callback"):
+        CALLBACKS[callback](lambda *args, **kwargs: fork_in_callback(OPTIONS["ends"]))
+    became_leader.connect(lambda fencing_token, **kwargs: say("gain", token=fencing_token), weak=False)
+    lost_leadership.connect(lambda fencing_token, reason, **kwargs: say("loss", reason=reason), weak=False)
+    election.start()
+    for line in commands():
+        command, _, argument = line.partition(":")
+        if command == "exit":
+            return
+        COMMANDS[command](argument)
+
+
+if __name__ == "__main__":
+    main()
