@@ -1,17 +1,22 @@
 """Makes exactly one process of a Django fleet the leader, through Redis.
 
-Importing this package opens no connection, starts no thread and reads no setting.
+Importing this package opens no connection, starts no thread and reads no setting. What it offers is imported when it is
+first used: every process of a project imports the package, and in most of them nothing takes part in an election.
 """
 
 from __future__ import annotations
 
-from .config import Config
-from .decorators import leader_required
-from .election import LeaderElection
-from .exceptions import ConfigError, LeaderError, LeadershipLost, RedisUnavailable
-from .handler import elections, is_leader
-from .records import ElectionStatus, Event, LeaderInfo
-from .signals import became_leader, leader_changed, lost_leadership
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .decorators import leader_required
+    from .election import LeaderElection
+    from .exceptions import ConfigError, LeaderError, LeadershipLost, RedisUnavailable
+    from .handler import elections, is_leader
+    from .records import ElectionStatus, Event, LeaderInfo
+    from .signals import became_leader, leader_changed, lost_leadership
 
 __version__ = "0.1.0"
 
@@ -32,3 +37,25 @@ __all__ = [
     "leader_required",
     "lost_leadership",
 ]
+
+_MODULES = {
+    "config": ("Config",),
+    "decorators": ("leader_required",),
+    "election": ("LeaderElection",),
+    "exceptions": ("ConfigError", "LeaderError", "LeadershipLost", "RedisUnavailable"),
+    "handler": ("elections", "is_leader"),
+    "records": ("ElectionStatus", "Event", "LeaderInfo"),
+    "signals": ("became_leader", "leader_changed", "lost_leadership"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

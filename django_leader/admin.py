@@ -11,10 +11,10 @@ from django.template.response import TemplateResponse
 from django.urls import path
 from django.utils.timezone import localtime
 
-from .autostart import starter
 from .exceptions import RedisUnavailable
 from .handler import elections
 from .models import Election
+from .starter import starter
 
 
 @admin.register(Election)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
+from django.core.checks import CheckMessage, register
+
+from . import starter
 
 
 class DjangoLeaderConfig(AppConfig):
@@ -14,7 +19,23 @@ class DjangoLeaderConfig(AppConfig):
 
     def ready(self) -> None:
         """Runs at the end of ``django.setup()``. Local; opens no connection, never raises."""
-        from . import autostart, checks
+        register(check_elections)
+        register(check_deployment, deploy=True)
+        starter.begin()
 
-        checks.register_all()
-        autostart.begin()
+
+# The checks import what most processes never need, so only whoever runs them imports them.
+
+
+def check_elections(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Every setting of every election."""
+    from . import checks
+
+    return checks.check_elections()
+
+
+def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Advice for production."""
+    from . import checks
+
+    return checks.check_deployment()

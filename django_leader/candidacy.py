@@ -50,6 +50,7 @@ class Candidacy:
         self._lines: list[tuple[Any, ...]] = []
         self._thread: threading.Thread | None = None
         self._heir: Candidacy | None = None
+        self._stop_asked = False
         self._desk, self._at_desk = threading.Lock(), set[int]()
         self._waker = Waker()
         self._lease = Lease(connect, config, self._waker)
@@ -85,6 +86,11 @@ class Candidacy:
         """Takes part no longer. With ``here`` the release leaves from this very thread, if nobody is at the desk."""
         self._apply(machine.Stop())
         self._let_go(here=here)
+
+    def ask_to_stop(self) -> None:
+        """Has the election thread take part no longer. Takes no lock: for signal handlers."""
+        self._stop_asked = True
+        self._waker.set()
 
     def _let_go(self, *, here: bool = True) -> None:
         """Carries out a release that is due, since whoever waits for it need not wait for another thread to wake up."""
@@ -125,7 +131,7 @@ class Candidacy:
     @property
     def stopping(self) -> bool:
         """Whether it has ended, or is about to."""
-        return self.ended or self._state.stopping
+        return self.ended or self._stop_asked or self._state.stopping
 
     def bequeath(self, heir: Candidacy) -> None:
         """Tells this process's next candidacy the highest token, and of a loss that is still being delivered. Local."""
@@ -192,6 +198,8 @@ class Candidacy:
         """Decides and carries out one thing, at the desk. Gives how long to wait away from it; None: no more to do."""
         try:
             self._actions.mourn()
+            if self._stop_asked and not self._state.stopping:
+                self._apply(machine.Stop())
             if self._state.term or self._state.pending or self._state.ended:  # of which one may have run out
                 self._apply(machine.Tick())
             todo = machine.plan(self._state, clock.now())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from . import connection
-from .handler import KEYS, ElectionSettings, configured, read
+from .conf import configured
+from .handler import KEYS, ElectionSettings, read
 
 NUMBERS = {key: number + (number > 12) for number, key in enumerate(KEYS, 3)}
 """The number of the checks of each setting. E013 is about two elections."""
@@ -16,13 +15,7 @@ LONG_TTL = 3600.0
 """Seconds. A lease above it is more often one in milliseconds than one that is meant."""
 
 
-def register_all() -> None:
-    """Registers the checks with Django."""
-    register(check_elections)
-    register(check_deployment, deploy=True)
-
-
-def check_elections(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+def check_elections() -> list[CheckMessage]:
     """Every setting of every election. An error and a warning about the same setting have the same number."""
     try:
         aliases = list(configured())
@@ -84,7 +77,7 @@ def _check_together(readable: list[ElectionSettings]) -> list[CheckMessage]:
     return messages
 
 
-def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+def check_deployment() -> list[CheckMessage]:
     """Advice for production, with ``check --deploy``: W002."""
     try:
         shared = [alias for alias in configured() if read(alias).cache == "default"]

@@ -73,7 +73,8 @@ class Config:
     ``quarantine``: seconds for which nobody is elected after Redis has lost data; None is the lease, 0 turns it off.
     ``min_replicas``: how many replicas must have a grant or a renewal before it counts. ``same_host_takeover``: whether
     the lease of this process may be claimed when it dies, and whether it claims that of one that dies on its host; to
-    be turned off where child processes work on for a leader. Raises ``ConfigError`` at once for a value of a kind that
+    be turned off where child processes work on for a leader. ``handle_sigterm``: whether SIGTERM hands over before the
+    process ends as it would without us. Raises ``ConfigError`` at once for a value of a kind that
     can never be used.
     """
 
@@ -87,13 +88,15 @@ class Config:
     quarantine: Duration | None = None
     min_replicas: int = 0
     same_host_takeover: bool = True
+    handle_sigterm: bool = True
 
     def __post_init__(self) -> None:
         if self.quarantine is not None:
             object.__setattr__(self, "quarantine", _seconds("quarantine", self.quarantine))
         _check_replicas(self.min_replicas)
-        if not isinstance(self.same_host_takeover, bool):
-            raise ConfigError(f"same_host_takeover is {self.same_host_takeover!r}; use True or False")
+        for name in ("same_host_takeover", "handle_sigterm"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ConfigError(f"{name} is {value!r}; use True or False")
         for field in fields(self)[:SEED_FIELDS]:
             value = getattr(self, field.name)
             number = field.name in DEFAULTS and isinstance(DEFAULTS[field.name], float)

@@ -19,13 +19,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from django.core.management.base import BaseCommand, CommandError
 
-from .election import LeaderElection
+from .conf import COMMAND_PREFIX
 from .exceptions import LeadershipLost, RedisUnavailable
-from .handler import COMMAND_PREFIX, elections
+from .handler import elections
+
+if TYPE_CHECKING:
+    from .election import LeaderElection
 
 Target = TypeVar("Target", bound=Callable[..., Any])
 

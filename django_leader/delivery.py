@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from inspect import iscoroutinefunction
 from typing import Any
 
 from . import clock
@@ -67,6 +68,19 @@ class Listeners:
                 self._after_callback()
 
         return call
+
+
+def plain(callback: Callback) -> Callback:
+    """``callback``, or if it is a coroutine function, one that runs it in an event loop of its own."""
+    if not iscoroutinefunction(callback):
+        return callback
+
+    def run_to_the_end() -> Any:
+        import asyncio  # which most processes do without
+
+        return asyncio.run(callback())
+
+    return run_to_the_end
 
 
 class TermDelivery:

@@ -26,19 +26,17 @@ from .candidacy import Candidacy
 from .channel import Connect, connector
 from .clock import BOOT_CLOCK
 from .config import Config
-from .delivery import Listeners
-from .exceptions import LeaderError, RedisUnavailable
+from .delivery import Listeners, plain
+from .exceptions import LeaderError
 from .grant import NO_GRANT, Grant
-from .lease import Lease
 from .lifecycle import lifecycle
 from .machine import Resign
-from .records import ElectionStatus, Event, LeaderInfo
+from .queries import Queries, in_thread
 
-T = TypeVar("T")
 Callback = TypeVar("Callback", bound=Callable[[], Any])
 
 
-class LeaderElection:
+class LeaderElection(Queries):
     """This process in one election. Thread-safe; one object per process and election.
 
     ``client`` (or a function that gives it, called when Redis is first needed) tells where Redis is and how to log in;
@@ -132,48 +130,25 @@ class LeaderElection:
         """
         return self._candidacy.idle if self._candidacy and self.running else None
 
-    def status(self) -> ElectionStatus:
-        """The election as Redis has it. One round trip on a connection of its own; raises ``RedisUnavailable``."""
-        return self._ask(Lease.status)
-
-    def get_leader_info(self) -> LeaderInfo | None:
-        """Who leads, None when nobody does. One round trip; raises ``RedisUnavailable``."""
-        return self.status().leader
-
-    def get_leader_id(self) -> str:
-        """The leader's instance id, ``""`` when nobody leads. One round trip; raises ``RedisUnavailable``."""
-        info = self.get_leader_info()
-        return info.instance_id if info else ""
-
-    def history(self, limit: int = 20) -> list[Event]:
-        """The newest changes of leadership, newest first. One round trip; raises ``RedisUnavailable``."""
-        return self._ask(lambda lease: lease.history(limit))
-
-    def _ask(self, question: Callable[[Lease], T]) -> T:
-        lease = Lease(self._connect, self.config)
-        try:
-            return question(lease)
-        except RedisUnavailable as error:
-            raise RedisUnavailable(f"{self.label}: {error}") from error
-        finally:
-            lease.channel.drop()
-
     def on_become_leader(self, callback: Callback) -> Callback:
         """Calls ``callback`` at the beginning of each later term, in a thread of its own; it may run for long.
 
-        When it raises, the term ends: a leader that failed to start its work must not keep the lease.
-        Usable as a decorator.
+        When it raises, the term ends: a leader that failed to start its work must not keep the lease. A coroutine
+        function runs in an event loop of its own, in that thread. Usable as a decorator.
         """
-        self._listeners.on_gain.append(lambda token: callback())
+        call = plain(callback)
+        self._listeners.on_gain.append(lambda token: call())
         return callback
 
     def on_lose_leadership(self, callback: Callback) -> Callback:
         """Calls ``callback`` at the end of each term that was announced, after ``is_leader()`` turned false.
 
         The callbacks run one after the other. Until they have returned, a leader that ended by its own will keeps
-        the lease (while it lasts), and this process does not campaign again. Usable as a decorator.
+        the lease (while it lasts), and this process does not campaign again. Coroutine functions as above. Usable as a
+        decorator.
         """
-        self._listeners.on_loss.append(lambda token, reason: callback())
+        call = plain(callback)
+        self._listeners.on_loss.append(lambda token, reason: call())
         return callback
 
     def listen(
@@ -193,6 +168,7 @@ class LeaderElection:
     def start(self) -> None:
         """Takes part from now on, in a daemon thread. Does nothing when it already does, or at exit. Local.
 
+        Called in the main thread it has SIGTERM hand over first (``handle_sigterm``).
         Raises ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it.
         """
         candidacy = self._begin()
@@ -211,12 +187,26 @@ class LeaderElection:
         candidacy = self._begin()
         if candidacy is None:
             raise LeaderError(f"{self.label}: takes part already; call run() or start() once")
-        self._take_part(candidacy)
+        try:
+            self._take_part(candidacy)
+        finally:
+            lifecycle.sigterm.finish()
 
     def _take_part(self, candidacy: Candidacy) -> None:
         candidacy.run()
 
+    def prepare(self, *, here: bool = True) -> None:
+        """Does ahead of ``start()``, if that will be called in another thread, what is better done in the main one.
+
+        It imports the client of Redis and, if the election will start ``here`` and not in a fork, prepares the process
+        for its end. Local, connects to nothing. Raises ``ImproperlyConfigured`` like ``start()``.
+        """
+        _ = self._connect
+        if here:
+            lifecycle.begin(sigterm=self.config.handle_sigterm)
+
     def _begin(self) -> Candidacy | None:
+        lifecycle.begin(sigterm=self.config.handle_sigterm)
         with lifecycle.starting:
             last = self._candidacy
             if last and last.pid != os.getpid():
@@ -251,6 +241,21 @@ class LeaderElection:
             return
         with candidacy.changed:
             candidacy.changed.wait_for(lambda: candidacy.ended, max(0.0, until - clock.now()))
+        lifecycle.sigterm.finish()
+
+    async def astop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
+        """Like ``stop()``, for an event loop."""
+        await in_thread(partial(self.stop, hold=hold, timeout=timeout))
+
+    def ask_to_stop(self) -> None:
+        """Like ``stop()``, but waits for nothing and takes no lock, so it suits a signal handler. Local."""
+        if self._candidacy and self.running:
+            self._candidacy.ask_to_stop()
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the election goes on only when the calling thread does: ``run()``, or a callback. Local."""
+        return self._candidacy is not None and self._candidacy.runs_here()
 
     def resign(self) -> bool:
         """The leader gives up and lets another lead; it campaigns again after a while. Local. False if not leading."""

@@ -1,7 +1,8 @@
 """``elections``: the elections of this process by their alias, made from ``LEADER_ELECTIONS`` on first use.
 
-Settings are read when an election is first asked for, never at import. ``override_settings`` takes effect at once:
-elections that were made from the old settings are stopped and forgotten.
+Settings are read when an election is first asked for, never at import; Redis' client is imported only then, too, as it
+takes longer than all else. ``override_settings`` takes effect at once: elections that were made from the old settings
+are stopped and forgotten.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import redis
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import connections
 
-from . import connection
+from .conf import COMMAND_PREFIX, DEFAULT_ALIAS, Autostart, configured, starting
 from .config import SEED_FIELDS, Config
-from .election import LeaderElection
 from .exceptions import ConfigError, LeaderError
 from .log import log
 from .signals import became_leader, leader_changed, lost_leadership
 
-DEFAULT_ALIAS = "default"
-COMMAND_PREFIX = "command:"
+if TYPE_CHECKING:
+    import redis
+
+    from .election import LeaderElection
+
 FIELDS = {field.name.upper(): field.name for field in fields(Config)}
 """The settings that are fields of ``Config``."""
 PATIENCE = 5.0
@@ -43,22 +44,9 @@ class ElectionSettings:
 
     alias: str
     cache: str
-    autostart: bool | Literal["auto"]
+    autostart: Autostart
     serving_commands: tuple[str, ...]
     config: Config
-
-
-def configured() -> dict[str, Any]:
-    """``LEADER_ELECTIONS`` as it stands. Raises ``ImproperlyConfigured`` when it is no dict of dicts."""
-    value = getattr(settings, "LEADER_ELECTIONS", None)
-    if value is None:
-        return {DEFAULT_ALIAS: {}}
-    if value == {}:
-        raise ImproperlyConfigured("LEADER_ELECTIONS is empty; leave it out for one election, or add 'default'")
-    entries = value.items() if isinstance(value, dict) else [(None, None)]
-    if not all(isinstance(alias, str) and alias and isinstance(entry, dict) for alias, entry in entries):
-        raise ImproperlyConfigured("LEADER_ELECTIONS must be a dict of dicts, like {'default': {'CACHE': 'default'}}")
-    return dict(value)
 
 
 def read(alias: str) -> ElectionSettings:
@@ -69,8 +57,7 @@ def read(alias: str) -> ElectionSettings:
     end in its name, too.
     """
     entries = configured()
-    of_a_command = isinstance(alias, str) and alias.startswith(COMMAND_PREFIX)
-    command = of_a_command and alias not in entries
+    command = isinstance(alias, str) and alias.startswith(COMMAND_PREFIX) and alias not in entries
     source = DEFAULT_ALIAS if command else alias
     label = f"LEADER_ELECTIONS[{source!r}]"
     if source not in entries:
@@ -79,12 +66,8 @@ def read(alias: str) -> ElectionSettings:
     entry = entries[source]
     if unknown := [key for key in entry if key not in KEYS]:
         raise ImproperlyConfigured(f"{label}: unknown key {unknown[0]!r}; take it out, or use one of {', '.join(KEYS)}")
-    cache, autostart = entry.get("CACHE", "default"), entry.get("AUTOSTART", not of_a_command and "auto")
-    serving = entry.get("SERVING_COMMANDS", ())
-    if not isinstance(autostart, bool) and autostart != "auto":
-        raise ImproperlyConfigured(f"{label}: AUTOSTART is {autostart!r}; use True, False or 'auto'")
-    if not isinstance(serving, list | tuple) or not all(isinstance(name, str) for name in serving):
-        raise ImproperlyConfigured(f"{label}: SERVING_COMMANDS is {serving!r}; give a list of management commands")
+    autostart, serving = starting(source, entry)
+    cache = entry.get("CACHE", "default")
     if not isinstance(cache, str):
         raise ImproperlyConfigured(f"{label}: CACHE is {cache!r}; give the name of an entry of CACHES")
     try:
@@ -95,8 +78,7 @@ def read(alias: str) -> ElectionSettings:
     except ConfigError as error:
         message = re.sub(r"\b(" + "|".join(FIELDS.values()) + r")\b", lambda m: m[0].upper(), str(error))
         raise ImproperlyConfigured(f"{label}: {message}") from error
-    chosen: bool | Literal["auto"] = autostart if isinstance(autostart, bool) else "auto"
-    return ElectionSettings(alias, cache, False if command else chosen, tuple(serving), config)
+    return ElectionSettings(alias, cache, False if command else autostart, serving, config)
 
 
 def _fill(config: Config, own: Config, entry: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +114,9 @@ class ElectionHandler:
         return iter(configured())
 
     def _make(self, alias: str) -> LeaderElection:
+        from . import connection
+        from .election import LeaderElection
+
         found = read(alias)
 
         def client() -> redis.Redis:
@@ -162,7 +147,7 @@ def _send_signals(election: LeaderElection) -> None:
     The receivers of a gain run one after the other, so the loss waits until the last of them has returned: none is
     told of the loss before the gain.
     """
-    send = {"sender": LeaderElection, "using": election.name, "election": election}
+    send = {"sender": type(election), "using": election.name, "election": election}
     sent: dict[int, threading.Event] = {}  # by token, so that a fork inherits nothing that could be taken for its own
 
     def gained(token: int) -> None:

@@ -1,23 +1,31 @@
 """What happens to the elections of a process when it ends, and when it forks.
 
-NOT guaranteed here: a hand-over when the process is killed, or ends without running ``atexit`` (SIGTERM with Python's
-default action, ``os._exit``). The lease then runs out, unless a candidate on the same host claims it.
+NOT guaranteed here: a hand-over when the process is killed, or ends without running any of the hooks below
+(``os._exit``, an end that its server forces). The lease then runs out, unless a candidate on the same host claims it.
 
-Nothing here installs a signal handler, and at the end of the interpreter no thread is started.
+- One stop, which does nothing the second time, behind all the ways in which a process ends: ``atexit``; the finalizers
+  of ``multiprocessing``, which are all that a child of it runs; SIGTERM (``sigterm``), after which some servers run
+  neither; and an ASGI server's lifespan (``asgi``).
+- At the end of the interpreter no thread is started.
+- A child never runs the stop of its parent: it knows none of its elections.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import weakref
 from typing import Any, Protocol
 
 from . import clock
+from .sigterm import Sigterm
 
 EXIT_TIMEOUT = 2.0
 """Seconds that the end of the interpreter waits for a graceful hand-over: less than any server's kill timeout."""
+FIRST = 1000
+"""The priority of our finalizer: before those that end what the application's callbacks may need."""
 
 
 class Election(Protocol):
@@ -27,8 +35,15 @@ class Election(Protocol):
     def running(self) -> bool:
         """Whether this process takes part."""
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether it goes on only when the calling thread does."""
+
     def stop(self, *, timeout: float | None) -> None:
         """Takes part no longer."""
+
+    def ask_to_stop(self) -> None:
+        """Takes part no longer, some time soon. Takes no lock."""
 
     def after_fork(self) -> None:
         """In a child: nothing of the parent's candidacy is used."""
@@ -39,29 +54,56 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self._elections: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._finalized = 0
         self.starting = threading.Lock()
         """Held while a candidacy begins: also two threads that find themselves in a fork take turns."""
         self.exiting = False
         """Whether the end of the interpreter has begun."""
+        self.sigterm = Sigterm(
+            ask=lambda: [election.ask_to_stop() for election in self._running()],
+            busy=lambda: bool(self._running()),
+            here=lambda: any(election.runs_here for election in self._running()),
+        )
 
     def add(self, election: Election) -> None:
         """Has ``election`` told of forks and of the end, as long as it lives."""
         self._elections.add(election)
 
+    def begin(self, *, sigterm: bool) -> None:
+        """Prepares this process for its end, before an election starts in it, with ``sigterm`` also by SIGTERM. Local.
+
+        SIGTERM needs the main thread: from another one it stays as it is.
+        """
+        if sigterm:
+            self.sigterm.chain()
+        processes: Any = sys.modules.get("multiprocessing.process")
+        if self._finalized != os.getpid() and processes and processes.parent_process():
+            from multiprocessing.util import Finalize
+
+            self._finalized = os.getpid()
+            Finalize(None, self.exit, exitpriority=FIRST)
+
     def after_fork(self) -> None:
         """In the child of ``os.fork``, before anything else runs there."""
         self.starting = threading.Lock()
+        self.sigterm.after_fork()
         for election in list(self._elections):
             election.after_fork()
 
-    def exit(self) -> None:
-        """At the end of the interpreter: stops all, in parallel, within ``EXIT_TIMEOUT``."""
-        self.exiting = True
-        running = [election for election in list(self._elections) if election.running]
-        until = clock.now() + EXIT_TIMEOUT
+    def stop(self) -> None:
+        """Stops all, in parallel, within ``EXIT_TIMEOUT``."""
+        running, until = self._running(), clock.now() + EXIT_TIMEOUT
         for timeout in (0.0, EXIT_TIMEOUT):  # tell all first, then wait for each
             for election in running:
                 election.stop(timeout=min(timeout, max(0.0, until - clock.now())))
+
+    def exit(self) -> None:
+        """At the end of the interpreter: stops all, and none starts any more."""
+        self.exiting = True
+        self.stop()
+
+    def _running(self) -> list[Any]:
+        return [election for election in list(self._elections) if election.running]
 
 
 lifecycle = Lifecycle()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .conf import DEFAULT_ALIAS
 from .grant import NO_GRANT, Grant
-from .handler import DEFAULT_ALIAS, elections
+from .handler import elections
 
 TEST_TOKEN = 1
 

@@ -11,13 +11,15 @@ import pytest
 from django.core.signals import request_started
 from pytest_django import Settings
 
-from django_leader import autostart, elections
-from django_leader.autostart import Decision, Seen, decide, look, starter
+from django_leader import elections
+from django_leader import starter as starting
+from django_leader.autostart import Decision, Seen, decide, look
+from django_leader.starter import starter
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
 
 pytestmark = pytest.mark.django_db  # Django's own receivers of request_started look at the database
-NOW, FIRST, NEVER = "now", "at the first request", "never"
+NOW, WORKERS, FIRST, NEVER = "now", "in each worker", "at the first request", "never"
 
 TABLE: list[tuple[dict[str, Any], Any, str]] = [
     # rule 1: the environment wins, then the setting
@@ -28,8 +30,15 @@ TABLE: list[tuple[dict[str, Any], Any, str]] = [
     ({"variable": "what?", "entry_point": True}, "auto", NOW),
     ({"command": "migrate", "testing": True}, True, NOW),
     ({"command": "runserver"}, True, NEVER),
-    ({"prefork_master": True, "entry_point": True}, True, FIRST),
-    ({"prefork_master": True, "variable": "1"}, True, NOW),
+    ({"entry_point": True, "variable": "1"}, False, NOW),
+    ({"celery": True, "variable": "1"}, "auto", NOW),
+    ({"celery": True}, True, NOW),
+    # which never changes that only those take part that serve
+    ({"command": "runserver", "variable": "1"}, "auto", NEVER),
+    ({"prefork_master": True, "entry_point": True}, True, WORKERS),
+    ({"prefork_master": True, "variable": "1"}, True, WORKERS),
+    ({"prefork_master": True, "variable": "0"}, True, NEVER),
+    ({"prefork_master": True}, False, NEVER),
     ({"entry_point": True}, False, NEVER),
     # rule 2: tests
     ({"testing": True, "entry_point": True}, "auto", NEVER),
@@ -40,8 +49,13 @@ TABLE: list[tuple[dict[str, Any], Any, str]] = [
     ({"command": "runserver"}, "auto", NEVER),
     *(({"command": name}, "auto", NEVER) for name in ("migrate", "shell", "test", "check", "collectstatic", "help")),
     ({"command": "migrate", "serving": True}, "auto", NEVER),
-    # rules 5 and 6: who only forks
-    ({"prefork_master": True, "entry_point": True}, "auto", FIRST),
+    # rule 4: Celery, whose processes serve no request
+    ({"celery": True}, "auto", NEVER),
+    ({"celery": True, "entry_point": True}, "auto", NEVER),
+    # rules 5 and 6: who only forks, and who has no threads
+    ({"prefork_master": True, "entry_point": True}, "auto", WORKERS),
+    ({"threadless": True, "entry_point": True}, "auto", NEVER),
+    ({"threadless": True, "prefork_master": True, "variable": "1"}, True, NEVER),
     # rule 7: a server
     ({"entry_point": True}, "auto", NOW),
     # rule 8: anything else
@@ -69,9 +83,8 @@ def test_under_pytest_no_election_starts_by_itself() -> None:
 
 SAY = """
 import os, sys, atexit
-from django_leader.autostart import starter
 def said():
-    from django_leader.autostart import starter
+    from django_leader.starter import starter
     print("DECISION", {k: tuple(v)[0] for k, v in starter.decisions.items()}, file=sys.stderr)
 atexit.register(said)
 """
@@ -116,13 +129,13 @@ def decided(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Has the starter decide as if it saw something else."""
 
     def decide_for(start: Any) -> None:
-        monkeypatch.setattr(starter, "pid", 0)
-        monkeypatch.setattr(autostart, "decide", lambda *args: Decision(start, "the test wants it"))
-        monkeypatch.setattr(autostart, "_in_tests", lambda: False)
-        autostart.begin()
+        monkeypatch.setattr(starter, "_pid", 0)
+        monkeypatch.setattr(starting, "decide", lambda *args: Decision(start, "the test wants it"))
+        monkeypatch.setattr(starting, "in_tests", lambda: False)
+        starting.begin()
 
     yield decide_for
-    request_started.disconnect(dispatch_uid="django_leader.autostart")
+    request_started.disconnect(dispatch_uid="django_leader.starter")
     starter.decisions = {"default": Decision("never", "this is a test run")}
 
 
@@ -164,7 +177,7 @@ def test_never_listens_to_no_request(decided: Any) -> None:
 
 def test_bad_settings_stop_no_process_from_starting(project: Settings, caplog: pytest.LogCaptureFixture) -> None:
     project.LEADER_ELECTIONS = []
-    autostart.begin()
+    starting.begin()
     assert "no election starts in this process" in caplog.text
 
 

@@ -62,6 +62,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("E015", {"a": {"MIN_REPLICAS": True}}, "give a whole number of replicas"),
     ("E016", {"default": {"SAME_HOST_TAKEOVER": 1}}, "use True or False"),
     ("E016", {"a": {"SAME_HOST_TAKEOVER": None}}, "use True or False"),
+    ("E017", {"default": {"HANDLE_SIGTERM": "yes"}}, "use True or False"),
     ("W014", {"default": {"QUARANTINE": -1}}, "10.0 is used instead"),
     ("W014", {"default": {"QUARANTINE": 5}}, "shorter than LOCK_TTL"),
     ("W004", {"default": {"REDIS_KEY_NAME": ""}}, "'maplefile:leader:lock' is used instead"),
@@ -70,7 +71,7 @@ CASES: list[tuple[str, Any, str]] = [
 
 
 def run() -> list[CheckMessage]:
-    return checks.check_elections(None)
+    return checks.check_elections()
 
 
 @pytest.mark.parametrize(("number", "setting", "says"), CASES)
@@ -84,12 +85,12 @@ def test_each_check(number: str, setting: Any, says: str) -> None:
 
 def test_w002_advises_a_database_of_its_own_before_a_deployment() -> None:
     with override_settings(CACHES=OTHER_REDIS):
-        [message] = checks.check_deployment(None)
+        [message] = checks.check_deployment()
         assert message.id == "django_leader.W002"
         with override_settings(LEADER_ELECTIONS={"default": {"CACHE": "leader"}}):
-            assert checks.check_deployment(None) == []
+            assert checks.check_deployment() == []
         with override_settings(LEADER_ELECTIONS=[]):
-            assert checks.check_deployment(None) == []
+            assert checks.check_deployment() == []
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.timezone import localtime
 
-from django_leader.autostart import VARIABLE, Seen, decide, starter
+from django_leader.autostart import VARIABLE, Seen, decide
 from django_leader.exceptions import RedisUnavailable
 from django_leader.handler import elections, read
 from django_leader.process import unsupported
+from django_leader.starter import starter
 
 LED, LEADERLESS, UNKNOWN = 0, 1, 2
 
@@ -101,6 +102,8 @@ def _explain(alias: str) -> list[dict[str, str]]:
         "manage.py runserver": Seen(variable, command="runserver", serving=True),
         "another manage.py command": Seen(variable, command="migrate"),
         "WSGI or ASGI server": Seen(variable, entry_point=True),
+        "gunicorn --preload, uWSGI master": Seen(variable, prefork_master=True),
+        "Celery worker, Celery beat": Seen(variable, celery=True),
         "script, worker, shell": Seen(variable),
         "test run": Seen(variable, testing=True),
     }

@@ -1,0 +1,52 @@
+"""For ASGI servers: the elections of a process hand over when its server says that it shuts down.
+
+``SIGTERM`` does so by itself where its handler may (``HANDLE_SIGTERM``). This is for who prefers the server's word, or
+ends it otherwise::
+
+    application = handing_over(get_asgi_application())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from .lifecycle import lifecycle
+from .queries import in_thread
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[Any]]
+
+
+def handing_over(application: Application) -> Application:
+    """``application``, before whose ``lifespan.shutdown`` the elections of the process hand over, within two seconds.
+
+    Django's own application knows no lifespan, so it is answered for it; one that does is told as before.
+    """
+
+    async def wrapped(scope: Message, receive: Receive, send: Send) -> Any:
+        if scope["type"] != "lifespan":
+            return await application(scope, receive, send)
+        asked = False
+
+        async def receive_and_stop() -> Message:
+            nonlocal asked
+            asked = True
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await in_thread(lifecycle.stop)
+            return message
+
+        try:
+            return await application(scope, receive_and_stop, send)
+        except Exception:
+            if asked:
+                raise
+        while (message := await receive_and_stop())["type"] != "lifespan.shutdown":
+            await send({"type": f"{message['type']}.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+        return None
+
+    return wrapped

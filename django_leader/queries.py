@@ -1,0 +1,77 @@
+"""What anybody may ask Redis about an election, also a process that takes no part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from .channel import Connect
+from .config import Config
+from .exceptions import RedisUnavailable
+from .lease import Lease
+from .records import ElectionStatus, Event, LeaderInfo
+
+T = TypeVar("T")
+
+
+class Queries:
+    """One round trip each, on a connection of its own; raises ``RedisUnavailable``. Any thread.
+
+    The methods that begin with ``a`` are to be awaited: they ask in a thread of the event loop's pool.
+    """
+
+    label: str
+    config: Config
+
+    @property
+    def _connect(self) -> Connect:
+        raise NotImplementedError
+
+    def status(self) -> ElectionStatus:
+        """The election as Redis has it. One round trip; raises ``RedisUnavailable``."""
+        return self._ask(Lease.status)
+
+    def get_leader_info(self) -> LeaderInfo | None:
+        """Who leads, None when nobody does. One round trip; raises ``RedisUnavailable``."""
+        return self.status().leader
+
+    def get_leader_id(self) -> str:
+        """The leader's instance id, ``""`` when nobody leads. One round trip; raises ``RedisUnavailable``."""
+        info = self.get_leader_info()
+        return info.instance_id if info else ""
+
+    def history(self, limit: int = 20) -> list[Event]:
+        """The newest changes of leadership, newest first. One round trip; raises ``RedisUnavailable``."""
+        return self._ask(lambda lease: lease.history(limit))
+
+    async def astatus(self) -> ElectionStatus:
+        """Like ``status()``, for an event loop."""
+        return await in_thread(self.status)
+
+    async def aget_leader_info(self) -> LeaderInfo | None:
+        """Like ``get_leader_info()``, for an event loop."""
+        return await in_thread(self.get_leader_info)
+
+    async def aget_leader_id(self) -> str:
+        """Like ``get_leader_id()``, for an event loop."""
+        return await in_thread(self.get_leader_id)
+
+    async def ahistory(self, limit: int = 20) -> list[Event]:
+        """Like ``history()``, for an event loop."""
+        return await in_thread(lambda: self.history(limit))
+
+    def _ask(self, question: Callable[[Lease], T]) -> T:
+        lease = Lease(self._connect, self.config)
+        try:
+            return question(lease)
+        except RedisUnavailable as error:
+            raise RedisUnavailable(f"{self.label}: {error}") from error
+        finally:
+            lease.channel.drop()
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """Calls ``function`` in a thread of the running event loop's pool, and gives what it gives."""
+    import asyncio  # which most processes do without
+
+    return await asyncio.get_running_loop().run_in_executor(None, function)

@@ -1,0 +1,95 @@
+"""SIGTERM: the elections hand over first, and then happens what would have happened without us.
+
+NOT guaranteed here: anything while the main thread does not run Python code. A handler in Python runs only there, so a
+process that hangs in C ends by SIGKILL, where SIGTERM alone would have ended it before. The setting turns this off.
+
+- Nothing is put over a handler in C, or over a signal that is ignored.
+- The handler takes no lock, and calls the handler before it at once: whatever that waits for, such as the lock of a
+  log, may be held by the very code that the signal has interrupted.
+- Where there was none, the process ends by the signal, as before, when the elections have handed over or ``PATIENCE``
+  is over. Until then the main thread stands still, unless it is the one that hands over.
+- A forked child has the handler of before again.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from . import clock
+
+PATIENCE = 1.0
+"""Seconds for which a hand-over may delay the end. Supervisors wait for several times as long before they kill."""
+LOOK = 0.002
+"""Seconds between two looks at whether that is done."""
+
+
+class Sigterm:
+    """Of this process. ``ask`` has the elections hand over, without a lock; ``busy`` tells whether one still does.
+
+    ``here``: whether one does so in the calling thread.
+    """
+
+    def __init__(self, ask: Callable[[], Any], busy: Callable[[], bool], here: Callable[[], bool]) -> None:
+        self._ask, self._busy, self._here = ask, busy, here
+        self._previous: Any = None
+        self._pid = 0
+        self._ending = False
+
+    def chain(self) -> None:
+        """Takes the place of the handler, once in a process. Local; does nothing but in the main thread."""
+        if self._pid == os.getpid() or threading.current_thread() is not threading.main_thread():
+            return
+        previous = signal.getsignal(signal.SIGTERM)
+        if previous != signal.SIG_DFL and not callable(previous):
+            return
+        self._previous, self._pid = previous, os.getpid()
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def after_fork(self) -> None:
+        """In a forked child: as if we had never been here."""
+        if self._pid and signal.getsignal(signal.SIGTERM) == self._handle:
+            signal.signal(signal.SIGTERM, self._previous)
+        self._pid, self._ending = 0, False
+
+    def finish(self) -> None:
+        """Called where an election has handed over: if the end of this very thread waits for that, it comes now."""
+        if self._ending and self._pid == os.getpid() and threading.current_thread() is threading.main_thread():
+            self._wait()
+
+    def _handle(self, number: int, frame: FrameType | None) -> Any:
+        ours = self._pid == os.getpid()  # if not, a fork in C has told nobody
+        if ours:
+            self._ask()
+        if callable(self._previous):
+            return self._previous(number, frame)
+        if not ours or self._ending:
+            _end()
+        self._ending = True
+        if self._here():  # so it goes on only when this handler has returned
+            _thread.start_new_thread(self._wait, ())
+        else:
+            self._wait()
+        return None
+
+    def _wait(self) -> None:
+        try:
+            until = clock.now() + PATIENCE
+            while self._busy() and clock.now() < until:
+                time.sleep(LOOK)
+        finally:
+            _end()
+
+
+def _end() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)  # which the main thread handles

@@ -1,0 +1,167 @@
+"""Starts, in each process, the elections that ``autostart`` says.
+
+NOT guaranteed here: a start at once in the workers of a server that loads the application first, forks then, and is
+none of those that are known. They take part from their first request on, which is the net under all else.
+
+- The modules that a start needs are imported in the thread that runs ``django.setup()``: a process that is forked while
+  another thread imports could never import them. The election itself, and its connection, have threads of their own.
+- A child that is forked for anything but serving starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_started
+
+from .autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, Start, decide, in_tests, look
+from .conf import configured, starting
+from .log import logger
+
+
+class Starter:
+    """Of this process. ``decisions``: for each election when it starts, and why."""
+
+    def __init__(self) -> None:
+        self.decisions: dict[str, Decision] = {}
+        self._pid = 0
+        self._watches_forks = False
+
+    def ready(self) -> None:
+        """Decides for every election, and has those start that are to."""
+        self._decide()
+        starts = {decision.start for decision in self.decisions.values()}
+        if starts - {"never"}:
+            request_started.connect(self._request_started, dispatch_uid="django_leader.starter")
+        if IN_WORKERS in starts:
+            self._prepare(IN_WORKERS)
+            self._watch_forks()
+        if "now" in starts:
+            self._prepare("now")
+            threading.Thread(target=self._start_when_ready, name="django_leader start", daemon=True).start()
+
+    def _decide(self) -> None:
+        seen, self.decisions = look(), {}
+        for alias, entry in configured().items():
+            try:
+                decision = self.decisions[alias] = decide(seen, *starting(alias, entry))
+            except ImproperlyConfigured as error:
+                logger.error("%s; this election does not start", error)
+                continue
+            if decision.why == THREADLESS:
+                logger.error("LEADER_ELECTIONS[%r]: does not start: %s", alias, THREADLESS)
+
+    def _prepare(self, start: Start) -> None:
+        self._for_each(lambda election, decision: election.prepare(here=start == "now"), start)
+
+    def _start_when_ready(self) -> None:
+        # A receiver that another app connects in its own ready() must not miss the first gain.
+        apps.ready_event.wait()
+        self._start("", "now")
+
+    def _request_started(self, sender: Any = None, **kwargs: Any) -> None:
+        # The test client sends the signal, too, and serves nobody.
+        serves = not getattr(sender, "__module__", "").startswith("django.test")
+        if self._pid != os.getpid() and serves and not in_tests():
+            self._start("this process has got a request", "now", IN_WORKERS, AT_REQUEST)
+
+    def _start(self, why: str, *when: Start) -> None:
+        self._pid = os.getpid()
+
+        def start(election: Any, decision: Decision) -> None:
+            election.start()
+            logger.info("%s: takes part: %s", election.label, why or decision.why)
+
+        self._for_each(start, *when)
+
+    def _for_each(self, do: Callable[[Any, Decision], Any], *when: Start) -> None:
+        from .handler import elections
+
+        for alias, decision in self.decisions.items():
+            if decision.start in when:
+                try:
+                    do(elections[alias], decision)
+                except Exception:
+                    logger.exception("LEADER_ELECTIONS[%r]: not started", alias)
+
+    def _watch_forks(self) -> None:
+        uwsgi: Any = sys.modules.get("uwsgi")
+        if uwsgi is not None:
+            _chain_post_fork(uwsgi, self._start_in_worker)
+        elif not self._watches_forks:
+            self._watches_forks = True
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        worker = _gunicorn_worker()
+        if worker is None:
+            return
+        # Not here: the worker has not patched, forgotten or replaced yet what it does (gevent's hub, signals).
+        try:
+            then = worker.cfg.post_worker_init
+
+            def post_worker_init(worker: Any) -> None:
+                then(worker)
+                self._start_in_worker()
+
+            worker.cfg.set("post_worker_init", post_worker_init)
+        except Exception:
+            logger.exception("LEADER_ELECTIONS: this worker of gunicorn takes part from its first request on")
+
+    def _start_in_worker(self) -> None:
+        try:
+            self._start("a worker has been forked", IN_WORKERS)
+        except Exception:
+            logger.exception("LEADER_ELECTIONS: not started in this worker")
+
+
+def _gunicorn_worker() -> Any:
+    """The worker that gunicorn's arbiter has just forked, in its process; None in any other child."""
+    frame: FrameType | None = sys._getframe()
+    while frame:
+        module = frame.f_globals.get("__name__", "")
+        if module == "gunicorn.workers.base":  # a worker's own child
+            return None
+        if module == "gunicorn.arbiter" and frame.f_code.co_name == "spawn_worker":
+            return frame.f_locals.get("worker")
+        frame = frame.f_back
+    return None
+
+
+def _chain_post_fork(uwsgi: Any, start: Callable[[], None]) -> None:
+    """Has uWSGI call ``start`` in each worker, behind what it calls there already."""
+
+    def in_worker() -> None:
+        if uwsgi.worker_id() > 0:  # and not in a mule or a spooler
+            start()
+
+    decorators: Any = sys.modules.get("uwsgidecorators")
+    if decorators is not None:
+        decorators.postfork_chain.append(in_worker)
+        return
+    before = getattr(uwsgi, "post_fork_hook", None)
+
+    def post_fork_hook() -> None:
+        if callable(before):
+            before()
+        in_worker()
+
+    uwsgi.post_fork_hook = post_fork_hook
+
+
+starter = Starter()
+
+
+def begin() -> None:
+    """Called by ``AppConfig.ready()``. Never raises."""
+    try:
+        starter.ready()
+    except Exception:
+        logger.exception("LEADER_ELECTIONS: no election starts in this process")
