@@ -162,9 +162,8 @@ def test_s19_a_signal_to_a_child_ends_the_child_alone(
     parent = leader()
     token = parent.hears("gain")["token"]
     parent.tell("leave children")
-    children = parent.hears("children")
     for kind in ("multiprocessing", "os.fork", "C"):
-        os.kill(children[kind], number)
+        os.kill(parent.hears("child", kind=kind)["pid"], number)
         ended = parent.hears("ended", kind=kind)
         assert (ended["code"], ended["leads"]) == (code, True)
     check_goes_on(parent, token, own_server)

@@ -10,8 +10,8 @@ import ctypes
 import json
 import multiprocessing
 import os
-import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -107,7 +107,7 @@ def fork_in_callback(ends: str) -> None:
         sys.exit(FINE)
 
 
-def fork_in_c(does: str) -> None:
+def quiet_fork_in_c() -> int:
     """A fork of which the interpreter hears nothing, while no other thread has anything to do.
 
     One that waits for the interpreter's lock would be waited for in the child, where it is not.
@@ -117,7 +117,12 @@ def fork_in_c(does: str) -> None:
     assert candidacy._delivery
     delivery = candidacy._delivery
     eventually(lambda: 0.01 < now() - delivery.looked_at < 0.2 and 0.01 < now() - candidacy._ticked_at < 0.03)
-    pid = ctypes.PyDLL(None).fork()
+    pid: int = ctypes.PyDLL(None).fork()
+    return pid
+
+
+def fork_in_c(does: str) -> None:
+    pid = quiet_fork_in_c()
     if pid == 0:
         die_with_parent()
         say("inherited", **look())
@@ -129,31 +134,28 @@ def fork_in_c(does: str) -> None:
     say("child", code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), **look())
 
 
-def pause() -> None:
-    """Until a signal. ``PyDLL`` keeps the interpreter's lock, which the child of a fork in C must not give away."""
+def wait_for_signal(kind: str) -> None:
     with suppress(KeyboardInterrupt):
-        ctypes.PyDLL(None).pause()
-        ctypes.PyDLL(None).pause()
+        say("child", kind=kind, pid=os.getpid())
+        while True:
+            time.sleep(0.01)
     sys.exit(FINE)
 
 
 def leave_children(_: str) -> None:
     """One of each kind, each of which waits for a signal; and their ends, in the order in which they come."""
-    process = multiprocessing.get_context("fork").Process(target=pause)
+    process = multiprocessing.get_context("fork").Process(target=wait_for_signal, args=("multiprocessing",))
     process.start()
     assert process.pid
-    children = {"multiprocessing": process.pid}
-    for kind, fork in (("os.fork", os.fork), ("C", ctypes.PyDLL(None).fork)):
-        children[kind] = fork()
-        if children[kind] == 0:
-            ctypes.PyDLL(None).prctl(1, signal.SIGKILL)
-            pause()
-    say("children", **children)
+    children = {process.pid: "multiprocessing"}
+    for kind, fork in (("os.fork", os.fork), ("C", quiet_fork_in_c)):
+        if (pid := fork()) == 0:
+            die_with_parent()
+            wait_for_signal(kind)
+        children[pid] = kind
     while children:
         pid, status = os.wait()
-        [kind] = [kind for kind in children if children[kind] == pid]
-        del children[kind]
-        say("ended", kind=kind, code=os.waitstatus_to_exitcode(status), **look())
+        say("ended", kind=children.pop(pid), code=os.waitstatus_to_exitcode(status), **look())
 
 
 def verdict(_: str) -> None:
