@@ -12,6 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,7 @@ class ElectionHandler:
             except ImproperlyConfigured as error:
                 raise ImproperlyConfigured(f"LEADER_ELECTIONS[{alias!r}]: {error}") from error
 
-        election = LeaderElection(client, found.config, name=alias, after_callback=connections.close_all)
+        election = LeaderElection(client, found.config, name=alias, after_callback=_close_connections)
         _send_signals(election)
         return election
 
@@ -139,6 +140,12 @@ class ElectionHandler:
     def unlock(self) -> None:
         """In a forked child, where nobody is left to let go of a lock that was held."""
         self._lock = threading.RLock()
+
+
+def _close_connections() -> None:
+    """Gives back the database connections that a callback has opened in its thread."""
+    with suppress(Exception):  # gevent that has patched late makes threads share them; no term is to end by that
+        connections.close_all()
 
 
 def _send_signals(election: LeaderElection) -> None:

@@ -1,0 +1,338 @@
+"""S20: whatever ends a process, it hands over first, and ends as it would have ended without us.
+
+The lease is far longer than a test waits, and nobody watches the process: what frees the election is a release.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.candidates import ROOT
+from tests.support.servers import GENEROUS, RedisServer, eventually
+
+PRELUDE = """
+import multiprocessing, os, signal, sys, threading, time
+import redis
+from django_leader.config import Config
+from django_leader.election import LeaderElection
+
+config = Config(lock_ttl=60, heartbeat_interval=1, retry_interval=0.3, quarantine=0, same_host_takeover=False)
+def made(config=config):
+    return LeaderElection(redis.Redis(port=int(sys.argv[1])), config)
+def say(text):
+    os.write(1, text.encode() + b"\\n")
+def leads(election):
+    election.start()
+    assert election.wait_for_leadership(20)
+def wait():
+    say("ready")
+    while True:
+        time.sleep(60)
+"""
+
+
+class Script:
+    """A process that runs what a test wrote."""
+
+    def __init__(self, server: RedisServer, code: str) -> None:
+        program = PRELUDE + textwrap.dedent(code)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, str(server.port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+
+    def says(self, text: str) -> None:
+        assert self.process.stdout
+        assert self.process.stdout.readline().strip() == text
+
+    def ends(self, with_signal: int = signal.SIGTERM) -> int:
+        """Its exit status, negative if a signal has ended it."""
+        self.process.send_signal(with_signal)
+        return self.process.wait(GENEROUS)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+Run = Callable[[str], Script]
+
+
+@pytest.fixture
+def run(some_server: RedisServer) -> Iterator[Run]:
+    started: list[Script] = []
+
+    def start(code: str) -> Script:
+        started.append(Script(some_server, code))
+        return started[-1]
+
+    yield start
+    for script in started:
+        script.close()
+
+
+def history(server: RedisServer) -> list[str]:
+    """The kinds of what happened, the oldest first."""
+    entries: Any = server.client().xrange("{maplefile:leader:lock}:events")
+    return [values[b"kind"].decode() for _, values in entries]
+
+
+def handed_over(server: RedisServer) -> bool:
+    return history(server) == ["elected", "resigned"] and not server.client().exists("maplefile:leader:lock")
+
+
+def kept(server: RedisServer) -> bool:
+    return history(server) == ["elected"] and bool(server.client().exists("maplefile:leader:lock"))
+
+
+def test_s20_a_process_that_handles_no_sigterm_hands_over_and_dies_of_it(run: Run, some_server: RedisServer) -> None:
+    script = run("election = made(); leads(election); wait()")
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    assert handed_over(some_server)
+
+
+def test_s20_loss_callbacks_run_before_it_dies(run: Run, some_server: RedisServer) -> None:
+    script = run("""
+        election = made()
+        election.on_lose_leadership(lambda: say(f"lost {election.is_leader()}"))
+        leads(election)
+        wait()
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    script.says("lost False")
+    assert handed_over(some_server)
+
+
+def test_s20_a_loss_callback_that_hangs_delays_the_end_by_no_more_than_our_patience(
+    run: Run, some_server: RedisServer
+) -> None:
+    script = run("""
+        election = made()
+        election.on_lose_leadership(lambda: time.sleep(3600))
+        leads(election)
+        wait()
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    assert kept(some_server)
+
+
+def test_a_second_sigterm_ends_it_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = run("""
+        import django_leader.sigterm
+        django_leader.sigterm.PATIENCE = 3600
+        election = made()
+        election.on_lose_leadership(lambda: (say("lost"), time.sleep(3600)))
+        leads(election)
+        wait()
+    """)
+    script.says("ready")
+    script.process.send_signal(signal.SIGTERM)
+    script.says("lost")
+    assert script.ends() == -signal.SIGTERM
+
+
+def test_the_handler_of_the_application_is_called_and_decides(run: Run, some_server: RedisServer) -> None:
+    script = run("""
+        def handler(number, frame):
+            say(f"handler {number}")
+        signal.signal(signal.SIGTERM, handler)
+        election = made(); leads(election)
+        say("ready")
+        while election.running:
+            time.sleep(0.01)
+        say("no longer")
+        sys.exit(7)
+    """)
+    script.says("ready")
+    script.process.send_signal(signal.SIGTERM)
+    script.says(f"handler {signal.SIGTERM:d}")
+    script.says("no longer")
+    assert script.process.wait(GENEROUS) == 7
+    assert handed_over(some_server)
+
+
+def test_a_handler_that_exits_leaves_the_exit_status_as_it_was(run: Run, some_server: RedisServer) -> None:
+    script = run("signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); election = made(); leads(election); wait()")
+    script.says("ready")
+    assert script.ends() == 9
+    assert handed_over(some_server)
+
+
+def test_a_handler_that_waits_for_the_lock_of_a_log_hangs_nothing(run: Run, some_server: RedisServer) -> None:
+    """The interrupted thread holds it, and so the election thread cannot log until the handler has returned."""
+    script = run("""
+        import logging
+        logging.basicConfig(level="INFO", stream=sys.stderr)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+        election = made(); leads(election)
+        [lock] = [handler.lock for handler in logging.getLogger().handlers]
+        with lock:
+            wait()
+    """)
+    script.says("ready")
+    assert script.ends() == 9
+    assert handed_over(some_server)
+
+
+def test_where_sigterm_is_ignored_it_stays_ignored(run: Run, some_server: RedisServer) -> None:
+    script = run("""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        election = made(); leads(election)
+        say(str(signal.getsignal(signal.SIGTERM) == signal.SIG_IGN))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        say(str(election.is_leader()))
+        wait()
+    """)
+    for answer in ("True", "True", "ready"):
+        script.says(answer)
+
+
+def test_a_setting_leaves_sigterm_alone(run: Run, some_server: RedisServer) -> None:
+    script = run("""
+        from dataclasses import replace
+        election = made(replace(config, handle_sigterm=False)); leads(election); wait()
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    assert kept(some_server)
+
+
+def test_a_start_in_another_thread_leaves_sigterm_alone(run: Run, some_server: RedisServer) -> None:
+    script = run("""
+        election = made()
+        thread = threading.Thread(target=leads, args=(election,)); thread.start(); thread.join()
+        wait()
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    assert kept(some_server)
+
+
+def test_an_election_that_is_over_delays_no_end(run: Run, some_server: RedisServer) -> None:
+    script = run("election = made(); leads(election); election.stop(); wait()")
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    assert handed_over(some_server)
+
+
+def test_s20_an_election_that_runs_in_the_main_thread_hands_over_and_dies_of_sigterm(
+    run: Run, some_server: RedisServer
+) -> None:
+    script = run("""
+        election = made()
+        election.on_become_leader(lambda: say("ready"))
+        election.run()
+        say("not reached")
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    script.says("")
+    assert handed_over(some_server)
+
+
+def test_s20_a_main_thread_that_is_stopping_the_election_dies_when_that_is_done(
+    run: Run, some_server: RedisServer
+) -> None:
+    script = run("""
+        election = made()
+        def lost():
+            say("lost")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+        election.on_lose_leadership(lost)
+        leads(election)
+        election.stop()
+        wait()
+    """)
+    script.says("lost")
+    assert script.process.wait(GENEROUS) == -signal.SIGTERM
+    assert handed_over(some_server)
+
+
+def test_s19_a_forked_child_has_the_handler_of_before(run: Run, some_server: RedisServer) -> None:
+    script = run("""
+        election = made(); leads(election)
+        pid = os.fork()
+        if not pid:
+            say(str(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL))
+            wait()
+        time.sleep(0.2)
+        os.kill(pid, signal.SIGTERM)
+        say(f"child {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])} {election.is_leader()}")
+        wait()
+    """)
+    for answer in ("True", "ready", f"child {-signal.SIGTERM} True", "ready"):
+        script.says(answer)
+    assert kept(some_server)
+
+
+def test_s19_a_child_that_was_forked_in_c_dies_of_sigterm_and_releases_nothing(
+    run: Run, some_server: RedisServer
+) -> None:
+    script = run("""
+        import ctypes
+        election = made(); leads(election)
+        pid = ctypes.PyDLL(None).fork()
+        if not pid:
+            wait()
+        os.kill(pid, signal.SIGTERM)
+        say(f"child {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])} {election.is_leader()}")
+        wait()
+    """)
+    said: list[str] = []
+    assert script.process.stdout
+    while not said or said[-1] != f"child {-signal.SIGTERM} True":
+        said.append(script.process.stdout.readline().strip())
+        assert said[-1] in ("ready", f"child {-signal.SIGTERM} True"), said
+    assert kept(some_server)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_s20_a_child_of_multiprocessing_hands_over_when_it_ends(
+    run: Run, some_server: RedisServer, method: str, tmp_path: Any
+) -> None:
+    """It runs no ``atexit``."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        PRELUDE
+        + textwrap.dedent(f"""
+        def work(port):
+            global election  # nothing ends it by being collected
+            election = made(); leads(election)
+        if __name__ == "__main__":
+            child = multiprocessing.get_context({method!r}).Process(target=work, args=(sys.argv[1],))
+            child.start(); child.join()
+            sys.exit(child.exitcode)
+    """)
+    )
+    done = subprocess.run(
+        [sys.executable, str(program), str(some_server.port)],
+        env={"PYTHONPATH": str(ROOT)},
+        timeout=GENEROUS,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert handed_over(some_server)
+
+
+def test_s20_the_end_of_the_interpreter_hands_over_and_keeps_the_status(run: Run, some_server: RedisServer) -> None:
+    script = run("election = made(); leads(election); sys.exit(5)")
+    assert script.process.wait(GENEROUS) == 5
+    assert handed_over(some_server)
+
+
+def test_s20_ctrl_c_hands_over(run: Run, some_server: RedisServer) -> None:
+    script = run("election = made(); leads(election); sys.stderr = open(os.devnull, 'w'); wait()")
+    script.says("ready")
+    assert script.ends(signal.SIGINT) == -signal.SIGINT
+    eventually(lambda: handed_over(some_server))
