@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -62,8 +63,9 @@ def leader(own_server: RedisServer) -> Iterator[Callable[..., Candidate]]:
     """Makes a leader, and ends it."""
     made: list[Candidate] = []
 
-    def make(instance_id: str = "", **options: Any) -> Candidate:
+    def make(instance_id: str = "", *, autostart: bool = False, **options: Any) -> Candidate:
         settings = {"instance_id": instance_id, "heartbeat_interval": HEARTBEAT, "retry_interval": 0.3, **LONG}
+        settings["autostart"] = autostart
         process = Candidate(own_server.port, program="tests.support.working_process", election=settings, **options)
         made.append(process)
         return process
@@ -80,15 +82,15 @@ def check_goes_on(parent: Candidate, token: int, server: RedisServer) -> None:
     """The parent still leads, as after some heartbeats, and nobody has ended its term."""
     start = now()
     eventually(lambda: now() > start + 5 * HEARTBEAT)
-    parent.tell("verdict")
-    verdict = parent.hears("verdict")
+    verdict = parent.verdict()
     assert (verdict["leads"], verdict["token"]) == (True, token)
     assert [kind for kind, _, _ in history(server)] == ["elected"]
     assert server.client().get("maplefile:leader:lock").decode().startswith(verdict["name"] + ":")  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("instance_id", ["", "fixed"])
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    ("method", "instance_id"), [("fork", ""), ("fork", "fixed"), ("forkserver", ""), ("spawn", "")]
+)
 def test_s19_no_child_of_multiprocessing_leads(
     leader: Make, own_server: RedisServer, method: str, instance_id: str
 ) -> None:
@@ -98,8 +100,7 @@ def test_s19_no_child_of_multiprocessing_leads(
     said = parent.hears("processes", timeout=60)
     assert said["exit"] == FINE
     assert not any(child["leads"] or child["token"] for child in said["seen"])
-    parent.tell("verdict")
-    verdict = parent.hears("verdict")
+    verdict = parent.verdict()
     names = {child["name"] for child in said["seen"]}
     assert names == {"fixed"} if instance_id else verdict["name"] not in names, "a generated identity is not shared"
     assert verdict["pid"] not in {child["pid"] for child in said["seen"]}
@@ -107,8 +108,22 @@ def test_s19_no_child_of_multiprocessing_leads(
     check_goes_on(parent, token, own_server)
 
 
-@pytest.mark.parametrize("ends", ["return", "raise", "exit", "campaign", "process"])
-@pytest.mark.parametrize("callback", ["on_become_leader", "became_leader", "on_lose_leadership", "lost_leadership"])
+def test_a_child_that_browses_the_project_itself_starts_nothing(leader: Make, own_server: RedisServer) -> None:
+    parent = leader(autostart=True)
+    token = eventually(lambda: parent.verdict()["token"])
+    parent.tell("browse")
+    browsed = parent.hears("browsed")
+    assert (browsed["status"], browsed["running"]) == (404, False)
+    check_goes_on(parent, token, own_server)
+
+
+@pytest.mark.parametrize(
+    ("callback", "ends"),
+    [
+        *itertools.product(("became_leader", "lost_leadership"), ("return", "raise", "exit", "campaign", "process")),
+        *itertools.product(("on_become_leader", "on_lose_leadership"), ("return", "campaign")),
+    ],
+)
 def test_s19_a_callback_that_forks_leaves_the_term_to_its_parent(
     leader: Make, own_server: RedisServer, callback: str, ends: str
 ) -> None:

@@ -26,8 +26,12 @@ from tests.support.servers import GENEROUS, eventually
 
 FINE = 42
 OPTIONS = json.loads(sys.argv[1])
+os.environ.pop("PYTEST_VERSION", None)  # this is no test run, but a process as in production
+urlpatterns: list[Any] = []
 settings.configure(
     SECRET_KEY="tests",
+    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["*"],
     INSTALLED_APPS=["django_leader"],
     CACHES={
         "default": {
@@ -38,6 +42,8 @@ settings.configure(
     LEADER_ELECTIONS={"default": {name.upper(): value for name, value in OPTIONS.get("election", {}).items()}},
 )
 django.setup()
+
+from django.test import Client  # noqa: E402
 
 from django_leader import elections, is_leader  # noqa: E402
 from django_leader.clock import now  # noqa: E402
@@ -83,6 +89,18 @@ def processes(method: str) -> None:
     process.start()
     process.join(GENEROUS)
     say("processes", seen=in_pool + in_executor, exit=process.exitcode)
+
+
+def browse(_: Any = None) -> dict[str, Any]:
+    """As code under test does, but outside of a test run."""
+    status = Client().get("/nowhere/").status_code
+    return {**look(), "status": status}
+
+
+def browse_in_child(_: str) -> None:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        [seen] = pool.map(browse, [0])
+    say("browsed", **seen)
 
 
 def fork_in_callback(ends: str) -> None:
@@ -167,6 +185,7 @@ COMMANDS: dict[str, Callable[[str], object]] = {
     "stop": lambda _: election.stop(),
     "verdict": verdict,
     "processes": processes,
+    "browse": browse_in_child,
     "fork in C": fork_in_c,
     "leave children": leave_children,
 }
