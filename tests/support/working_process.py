@@ -153,6 +153,7 @@ def fork_in_c(does: str) -> None:
 
 
 def wait_for_signal(kind: str) -> None:
+    die_with_parent()
     with suppress(KeyboardInterrupt):
         say("child", kind=kind, pid=os.getpid())
         while True:
@@ -168,7 +169,6 @@ def leave_children(_: str) -> None:
     children = {process.pid: "multiprocessing"}
     for kind, fork in (("os.fork", os.fork), ("C", quiet_fork_in_c)):
         if (pid := fork()) == 0:
-            die_with_parent()
             wait_for_signal(kind)
         children[pid] = kind
     while children:
