@@ -102,7 +102,11 @@ def aims(values: Mapping[str, float]) -> list[Aim]:
         Aim("hand-over, 3 candidates: median / the fastest peer's", ratio("handover", "handover peer"), 0.5),
         Aim("hand-over, 3 candidates: median / a bare BLPOP wake-up", ratio("handover", "wake-up"), 2),
         Aim("hand-over, 3 candidates: p99 / median", ratio("handover p99", "handover"), 5),
-        Aim("hand-over: median with 1,000 candidates / with 3", ratio("handover 1000", "handover"), 2),
+        Aim(
+            "hand-over, light candidates: median with 999 / with 3",
+            ratio("handover light 999", "handover light 3"),
+            2,
+        ),
         Aim("crash on the same host: median", values.get("crash here"), 10, " ms"),
         Aim("crash on the same host: fraction of the TTL", values.get("crash here of TTL"), 0.01),
         Aim("crash elsewhere: median above what was left of the lease", values.get("crash elsewhere late"), 20, " ms"),
