@@ -44,7 +44,7 @@ def measurements(effort: float) -> dict[str, list[Measurement]]:
         "crash": [lambda: crash.measure_here(crashes), lambda: crash.measure_elsewhere(crashes)],
         "idle": [lambda: idle.measure(20 * max(short, 0.25) * max(1, effort))],
         "cost": [lambda: cost.measure(20 * max(short, 0.25) * max(1, effort))],
-        "startup": [lambda: startup.measure(times(20))],
+        "startup": [lambda: startup.measure_setup(times(20)), lambda: startup.measure(times(20))],
     }
 
 

@@ -36,10 +36,11 @@ class Usage(NamedTuple):
 class Process:
     """A child; its module reads lines."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self._child = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             preexec_fn=die_with_parent,
