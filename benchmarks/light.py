@@ -8,6 +8,7 @@ that it reads and says are those of ``benchmarks.candidate``; ``gained`` is said
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import os
@@ -32,7 +33,7 @@ from django_leader import clock, machine, wire
 from django_leader.actions import SECOND_CHANCE
 from django_leader.channel import SERVER_TIMER, duration
 from django_leader.config import inbox
-from django_leader.events import Campaigned, Delivered, Released, Renewed, Stop, Woken
+from django_leader.events import Campaigned, Delivered, Failed, Released, Renewed, Stop, Woken
 from django_leader.lease import YIELD
 from django_leader.records import Claim, LeaderInfo, utc_now
 from django_leader.scripts import FLAGS, script
@@ -40,6 +41,11 @@ from django_leader.scripts import FLAGS, script
 NOTHING: list[bytes] = []
 """The reply to a wait that has ended without an element."""
 SCRIPTS = ("campaign", "look", "renew", "release")
+
+
+class NoReplyError(Exception):
+    """The server has not answered in time. What any candidate does then is told by the machine."""
+
 
 Life = Generator[float, Any, None]
 """Yields the instant up to which it waits, and is sent a reply, or None when the time is over or there is news."""
@@ -154,21 +160,30 @@ class Light:
 
     def _live(self) -> Life:
         while (todo := machine.plan(self._state, clock.now())).act != "leave":
-            if todo.act in ("campaign", "look"):
-                yield from self._campaign(look=todo.act == "look")
-            elif todo.act == "renew" and self._state.term:
-                yield from self._renew(self._state.term.token)
-            elif todo.act == "release" and self._state.ended:
-                yield from self._release(self._state.ended.term.token, self._state.ended.reason, leave=False)
-                self._apply(Released())
-            elif todo.listen:
-                yield from self._listen(todo.until)
-            else:
-                if self._state.term:
-                    self._packed_release(self._state.term.token, "resigned", leave=False)
-                yield todo.until
+            try:
+                yield from self._do(todo)
+            except NoReplyError:
+                self._apply(Failed(random.random()))
         yield clock.now() + SECOND_CHANCE
-        yield from self._release(0, "", leave=True)
+        with contextlib.suppress(NoReplyError):
+            yield from self._release(0, "", leave=True)
+
+    def _do(self, todo: machine.Plan) -> Life:
+        if todo.act in ("campaign", "look"):
+            yield from self._campaign(look=todo.act == "look")
+        elif todo.act == "renew" and self._state.term:
+            yield from self._renew(self._state.term.token)
+        elif todo.act == "release" and self._state.ended:
+            try:
+                yield from self._release(self._state.ended.term.token, self._state.ended.reason, leave=False)
+            finally:
+                self._apply(Released())
+        elif todo.listen:
+            yield from self._listen(todo.until)
+        else:
+            if self._state.term:
+                self._packed_release(self._state.term.token, "resigned", leave=False)
+            yield todo.until
 
     def _campaign(self, *, look: bool) -> Life:
         asked_at, answer = clock.now(), None
@@ -235,8 +250,11 @@ class Light:
             self._loop.watch(self._sock, self._readable)
         reply = yield clock.now() + self._timing.operation
         self._asks = False
-        if reply is None or not reply.startswith(echo):
-            raise Trouble("no reply to a light candidate")
+        if reply is None:
+            self._close()
+            raise NoReplyError
+        if not reply.startswith(echo):
+            raise Trouble("a reply to another request")
         answer: bytes = reply
         return answer
 
