@@ -30,7 +30,7 @@ from benchmarks.peers import RETRY, ours
 from benchmarks.processes import say
 from benchmarks.servers import Trouble
 from django_leader import clock, machine, wire
-from django_leader.actions import SECOND_CHANCE
+from django_leader.actions import QUEUE, SECOND_CHANCE
 from django_leader.channel import SERVER_TIMER, duration
 from django_leader.config import inbox
 from django_leader.events import Campaigned, Delivered, Failed, Released, Renewed, Stop, Woken
@@ -131,7 +131,9 @@ class Light:
         self._me = f"{self._config.instance_id}:{secrets.token_hex(8)}"
         self._state = machine.State(floor=self._state.floor, watch=self._state.watch)
         self._info = LeaderInfo(self._config.instance_id, self._config.hostname, utc_now(), pid=os.getpid())
-        self._wait = wire.packed_wait(_pack, [inbox(self._keys, self._me), self._keys.wake])
+        self._candidates = 0
+        keys = [inbox(self._keys, self._me), self._keys.wake]
+        self._waits = [wire.packed_wait(_pack, keys[:1]), wire.packed_wait(_pack, keys)]
         self._life = self._live()
         self._go_on(None)
 
@@ -196,6 +198,7 @@ class Light:
         if not answer or answer.token < self._state.floor:
             latest, at = machine.claim(self._state, asked_at, self._timing).latest, _iso(utc_now())
             answer = wire.parse((yield from self._ask(self._packed_campaign(asked_at), _milliseconds(latest), at, at)))
+        self._candidates = answer.candidates
         self._apply(Campaigned(asked_at, answer, random.random()))
 
     def _renew(self, token: int) -> Life:
@@ -220,7 +223,7 @@ class Light:
             if seconds < SERVER_TIMER / 2:
                 yield until
                 return
-            self._send(self._wait.filled(duration(seconds)))
+            self._send(self._wait(seconds))
             self._owed = until
         elif until >= self._owed:
             patience = until + 2 * SERVER_TIMER
@@ -234,6 +237,9 @@ class Light:
         elif clock.now() < until:
             yield until
 
+    def _wait(self, seconds: float) -> bytes:
+        return self._waits[random.random() * self._candidates < QUEUE].filled(duration(seconds))
+
     def _ask(
         self, request: wire.Packed, *values: bytes, wait_until: float | None = None, pause: float = 0.0
     ) -> Generator[float, Any, bytes]:
@@ -241,7 +247,7 @@ class Light:
         if self._owed is not None:
             self._close()
         echo = b"%d" % next(_requests)
-        wait = b"" if wait_until is None else self._wait.filled(duration(wait_until - clock.now()))
+        wait = b"" if wait_until is None else self._wait(wait_until - clock.now())
         self._send(request.filled(echo, *values) + wait)
         self._owed, self._asks = wait_until, True
         if pause:
