@@ -32,8 +32,6 @@ from .records import Answer, Claim, LeaderInfo, utc_now
 SECOND_CHANCE = 0.01
 """Seconds that a leader which goes away leaves to the follower that it has woken before it wakes another: several times
 what a hand-over takes."""
-
-
 QUEUE = 32
 """About so many followers wait for a wake-up at a time, others than before after each look. Some servers take a time
 that grows with the square of their number to wake one of them: 5 ms of 1,000, 0.1 s of 3,000."""
