@@ -37,11 +37,14 @@ def measurements(effort: float) -> dict[str, list[Measurement]]:
         "local": [lambda: local_check.measure(times(20))],
         "heartbeat": [lambda: heartbeat.measure(times(3000))],
         "handover": [lambda: handover.measure(handover.Effort(times(100), times(10), times(30)))],
-        "scale": [lambda: scale.measure(scale.Effort(times(40), times(15), times(8)))],
+        "scale": [
+            lambda: scale.measure_light(times(60)),
+            lambda: scale.measure(scale.Effort(times(40), times(15), times(8))),
+        ],
         "crash": [lambda: crash.measure_here(crashes), lambda: crash.measure_elsewhere(crashes)],
         "idle": [lambda: idle.measure(20 * max(short, 0.25) * max(1, effort))],
         "cost": [lambda: cost.measure(20 * max(short, 0.25) * max(1, effort))],
-        "startup": [lambda: startup.measure(times(20))],
+        "startup": [lambda: startup.measure_setup(times(20)), lambda: startup.measure(times(20))],
     }
 
 

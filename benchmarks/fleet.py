@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from benchmarks.peers import ROOT, SYSTEMS
+from benchmarks.peers import OURS, ROOT, SYSTEMS
 from benchmarks.servers import KINDS, Trouble
 from testproject.embedded import die_with_parent
 
@@ -36,10 +36,11 @@ class Usage(NamedTuple):
 class Process:
     """A child; its module reads lines."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self._child = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             preexec_fn=die_with_parent,
@@ -233,3 +234,13 @@ class Fleet:
         for process in self.processes:
             process.close()
         self.server.close()
+
+
+class LightFleet(Fleet):
+    """Candidates of ours that are no threads: see ``light``."""
+
+    def __init__(self, processes: int, each: int) -> None:
+        super().__init__(OURS, processes, each)
+
+    def _spawn(self) -> Process:
+        return Process("benchmarks.light", self.server.address, str(self.each))

@@ -129,12 +129,58 @@ def fresh(address: str, key: str) -> None:
     )
 
 
+def project(how: str, address: str, key: str, *apps: str) -> None:
+    """Tells what ``django.setup()`` takes with these ``apps``, in a ``command`` or a ``server``, and who connects."""
+    import django
+    from django.conf import settings
+    from django.core.management import execute_from_command_line
+    from django.core.wsgi import get_wsgi_application
+
+    settings.configure(
+        SECRET_KEY="benchmark",
+        USE_TZ=True,
+        STATIC_URL="static/",
+        INSTALLED_APPS=[
+            "django.contrib.contenttypes",
+            "django.contrib.auth",
+            "django.contrib.staticfiles",
+            *apps,
+        ],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        CACHES={"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": address}},
+        LEADER_ELECTIONS={"default": {"REDIS_KEY_NAME": key, "REDIS_INFO_KEY_NAME": f"{key}:info", "QUARANTINE": 0}},
+    )
+    setup, taken = django.setup, list[float]()
+    connected, threads = threading.Event(), list[int]()
+
+    def timed(**options: bool) -> None:
+        began = time.perf_counter()
+        setup(**options)
+        taken.append((time.perf_counter() - began) * 1000)
+
+    def heard(event: str, _: object) -> None:
+        if event == "socket.connect":
+            threads.append(threading.get_ident())
+            connected.set()
+
+    django.setup = timed  # type: ignore[assignment]
+    if how == "command":
+        execute_from_command_line(["manage.py", "migrate", "--verbosity", "0"])
+    else:
+        sys.addaudithook(heard)
+        get_wsgi_application()
+        if apps:
+            connected.wait()
+    say(setup=taken[0], connects=len(threads), here=threads[:1] == [threading.get_ident()])
+
+
 ROLES: dict[str, Callable[..., None]] = {
     "waiter": waiter,
     "watcher": watcher,
     "victim": victim,
     "member": member,
     "fresh": fresh,
+    "project": project,
 }
 
 if __name__ == "__main__":

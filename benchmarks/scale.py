@@ -1,11 +1,11 @@
-"""A graceful hand-over among a hundred and a thousand candidates: threads, in ten processes."""
+"""A graceful hand-over among many candidates: light ones of ours in event loops, and threads of all systems."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
 
-from benchmarks.fleet import Fleet
+from benchmarks.fleet import Fleet, LightFleet
 from benchmarks.peers import OURS, PORT, SYSTEMS, present
 from benchmarks.report import SPREAD, Section, spread
 from benchmarks.servers import Trouble
@@ -14,6 +14,9 @@ from benchmarks.stats import summarize
 PROCESSES = 10
 WARM_UP = 2
 WHO = {100: (OURS, "python-redis-lock", "etcd", "kazoo", PORT), 1000: (OURS, "python-redis-lock", "etcd", "kazoo")}
+
+LIGHT_PROCESSES = 3
+LIGHT = (3, 99, 999)
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,38 @@ class Effort:
     slow: int = 8
 
 
+def measure_light(rounds: int) -> Section:
+    """The protocol and the server, as far as the number of candidates matters to them."""
+    section = Section(
+        "Graceful hand-over, light candidates (ms)",
+        "python -m benchmarks scale",
+        f"Candidates of ours without threads: each has a connection and sends what any candidate sends, when it would,"
+        f" and whoever is woken leads until it is stopped. Here {LIGHT_PROCESSES} processes have them all, in one event"
+        " loop each, on the same cores as the server. From before the leader's release to the instant at which the"
+        " next one knows its grant: the application's callbacks and their threads are not in it, so compare it only"
+        " with itself. The fleets run side by side, each on a server of its own, and their rounds are interleaved.",
+        ("light candidates", *SPREAD),
+    )
+    with contextlib.ExitStack() as stack:
+        fleets = [LightFleet(LIGHT_PROCESSES, count // LIGHT_PROCESSES) for count in LIGHT]
+        for fleet in fleets:
+            stack.callback(fleet.close)
+        turns = [[fleet.handover() for fleet in fleets] for _ in range(WARM_UP + rounds)][WARM_UP:]
+    for count, times in zip(LIGHT, zip(*turns, strict=True), strict=True):
+        summary = summarize(times)
+        section.rows.append((f"{count:,}", *spread(summary)))
+        section.values[f"handover light {count}"] = summary.median
+    return section
+
+
 def measure(effort: Effort) -> Section:
     """One system after the other: the idle ones of a thousand would disturb."""
     section = Section(
-        "Graceful hand-over, many candidates (ms)",
+        "Graceful hand-over, many candidates in threads (ms)",
         "python -m benchmarks scale",
-        f"Light candidates: threads in {PROCESSES} processes (fewer would wait for each other's GIL), on the same cores"
-        " as the server. One system after the other. The direct port is measured with 100 only.",
+        f"From the leader's call of `stop()` until the next leader's gain callback. Threads in {PROCESSES} processes"
+        " (fewer would wait for each other's GIL), on the same cores as the server. One system after the other. The"
+        " direct port is measured with 100 only.",
         ("system, candidates", *SPREAD),
     )
     there = present()

@@ -1,4 +1,7 @@
-"""A fresh process on a free election: what it takes until it leads, in milliseconds and in round trips."""
+"""A fresh process: what our app adds to ``django.setup()``, and what it takes until it leads on a free election.
+
+All of them find compiled modules, as after an installation, whatever this checkout and the environment have.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import contextlib
 import os
 import select
 import socket
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.fleet import Process
 from benchmarks.report import SPREAD, Section, spread
 from benchmarks.servers import Redis
-from benchmarks.stats import summarize
+from benchmarks.stats import number, summarize
 
 TRIPS_ROUNDS = 5
+HOW = {"command": "a management command", "server": "a server"}
 
 WHAT = {
     "redis": "django.setup(), and the import of redis and django-redis",
@@ -35,23 +41,64 @@ def measure(rounds: int) -> Section:
         ("", *SPREAD),
     )
     taken: dict[str, list[float]] = {name: [] for name in WHAT}
-    with contextlib.closing(Redis()) as server:
-        _run(server.address, "warm-up")  # the server learns the scripts
+    with contextlib.closing(Redis()) as server, _compiled() as environment:
+        _run(environment, "fresh", server.address, "benchmark:warm-up")  # the server learns the scripts
         for index in range(rounds):
-            for name, value in _run(server.address, f"timed-{index}").items():
+            for name, value in _run(environment, "fresh", server.address, f"benchmark:timed-{index}").items():
                 if name in taken:
                     taken[name].append(value)
         for index in range(TRIPS_ROUNDS):
             with contextlib.closing(Relay(server.port)) as relay:
-                told = _run(f"redis://127.0.0.1:{relay.port}/0", f"counted-{index}")
+                address = f"redis://127.0.0.1:{relay.port}/0"
+                told = _run(environment, "fresh", address, f"benchmark:counted-{index}")
                 taken["trips"].append(sum(told["started"] <= at <= told["at"] for at in relay.requests))
     section.rows = [(label, *spread(summarize(taken[name]))) for name, label in WHAT.items()]
     section.values = {f"startup {name}": summarize(times).median for name, times in taken.items()}
     return section
 
 
-def _run(address: str, key: str) -> dict[str, Any]:
-    with contextlib.closing(Process("benchmarks.processes", "fresh", address, f"benchmark:{key}")) as process:
+def measure_setup(rounds: int) -> Section:
+    """Fresh processes in turns: with the app and without it, in a management command and in a server."""
+    section = Section(
+        "django.setup() of a small project (ms)",
+        "python -m benchmarks startup",
+        "Fresh processes, in turns, with contenttypes, auth and staticfiles, and a cache of django-redis that nobody"
+        " but us looks at, so that whatever we import is ours. The command is `migrate`, where no election starts; the"
+        " server calls `get_wsgi_application()`, where one does. An audit hook tells which thread connects first.",
+        ("", *SPREAD),
+    )
+    kinds = [(how, apps) for how in HOW for apps in ((), ("django_leader",))]
+    taken: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    with contextlib.closing(Redis()) as server, _compiled() as environment:
+        for index in range(1 + rounds):  # the first compiles
+            for how, apps in kinds:
+                key = f"benchmark:setup-{how}-{index}"
+                taken[how, apps].append(_run(environment, "project", how, server.address, key, *apps))
+    for how, label in HOW.items():
+        without, with_us = (
+            summarize([told["setup"] for told in taken[how, apps][1:]]) for apps in ((), ("django_leader",))
+        )
+        section.rows += [(label, *spread(without)), (f"{label}, with django_leader", *spread(with_us))]
+        more = with_us.median - without.median
+        section.rows.append((f"{label}: difference of the medians", number(more), "", "", "", ""))
+        section.values[f"setup {how}"] = more
+    servers = taken["server", ("django_leader",)][1:]
+    here = sum(told["here"] for told in servers)
+    section.rows.append((f"first connects in the thread of the setup, of {len(servers)}", str(here), "", "", "", ""))
+    section.values["setup connects"] = here
+    return section
+
+
+@contextlib.contextmanager
+def _compiled() -> Iterator[dict[str, str]]:
+    """The environment of processes that keep compiled modules in a folder of their own."""
+    with tempfile.TemporaryDirectory(prefix="django-leader-bench-") as folder:
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        yield kept | {"PYTHONPYCACHEPREFIX": folder}
+
+
+def _run(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
+    with contextlib.closing(Process("benchmarks.processes", *arguments, environment=environment)) as process:
         return process.hear()
 
 

@@ -11,8 +11,8 @@ from django.template.response import TemplateResponse
 from django.urls import path
 from django.utils.timezone import localtime
 
+from .conf import DEFAULT_ALIAS, configured
 from .exceptions import RedisUnavailable
-from .handler import elections
 from .models import Election
 from .starter import starter
 
@@ -56,12 +56,14 @@ class ElectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 def _aliases() -> list[str]:
     try:
-        return list(elections)
+        return list(configured())
     except ImproperlyConfigured:
-        return ["default"]  # whose description then says what is wrong
+        return [DEFAULT_ALIAS]  # whose description then says what is wrong
 
 
 def _describe(alias: str) -> dict[str, Any]:
+    from .handler import elections  # every process imports this module, and few show the page
+
     described: dict[str, Any] = {"alias": alias, "decision": starter.decisions.get(alias)}
     try:
         election = described["election"] = elections[alias]

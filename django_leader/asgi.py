@@ -8,16 +8,14 @@ ends it otherwise::
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .lifecycle import lifecycle
 from .queries import in_thread
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[Any]]
+Application = Callable[[Any, Any, Any], Awaitable[Any]]
+"""Of scope, receive and send; every project types these in its own way."""
 
 
 def handing_over(application: Application) -> Application:
@@ -26,12 +24,12 @@ def handing_over(application: Application) -> Application:
     Django's own application knows no lifespan, so it is answered for it; one that does is told as before.
     """
 
-    async def wrapped(scope: Message, receive: Receive, send: Send) -> Any:
+    async def wrapped(scope: Any, receive: Any, send: Any) -> Any:
         if scope["type"] != "lifespan":
             return await application(scope, receive, send)
         asked = False
 
-        async def receive_and_stop() -> Message:
+        async def receive_and_stop() -> Any:
             nonlocal asked
             asked = True
             message = await receive()

@@ -66,14 +66,14 @@ class Lease:
         """
         self._prepared_campaign(me, claim, info)
 
-    def look(self, me: str, floor: int, until: float | None = None) -> Answer | None:
+    def look(self, me: str, floor: int, until: float | None = None, *, wake: bool = True) -> Answer | None:
         """One look of a follower at a lease that another one holds. Errors as above.
 
         One round trip, in which a wait until the instant ``until`` can begin: see ``wait``. None when a campaign must
         tell: the state is not plainly such a lease, or older than the token ``floor``, or nobody has campaigned on this
         connection.
         """
-        answer = self._glance(me, until) if self.channel.connected else None
+        answer = self._glance(me, until, wake=wake) if self.channel.connected else None
         return answer if answer and answer.token >= floor else None
 
     def renew(self, me: str, token: int, info: LeaderInfo, claim: Claim = NO_CLAIM, *, confirm: bool = False) -> Answer:
@@ -176,7 +176,7 @@ class Lease:
         except ValueError as error:
             raise self._not_ours("renew") from error
 
-    def _glance(self, me: str, until: float | None) -> Answer | None:
+    def _glance(self, me: str, until: float | None, *, wake: bool) -> Answer | None:
         """The lean look; None when it was unsure."""
 
         def packed() -> Packed:
@@ -184,7 +184,9 @@ class Lease:
             return wire.packed_look(self.channel.pack, sha, self._keys, self._timing, me)
 
         # The first time the server may not know the script, and the wait behind it would eat what is meant for us.
-        reply = self._send("look", self._prepared("look", me, packed), me=me, until=until if self._looked else None)
+        request, until = self._prepared("look", me, packed), until if self._looked else None
+        wait = b"" if until is None else self._waiting(me, wake=wake).filled(duration(until - clock.now()))
+        reply = self._send("look", request, wait=wait, until=until)
         self._looked = True
         return None if reply.endswith(b"\nunsure") else wire.parse(reply)
 
@@ -206,7 +208,7 @@ class Lease:
 
     def _waiting(self, me: str, *, wake: bool) -> Packed:
         keys = [inbox(self._keys, me), self._keys.wake][: 1 + wake]
-        return self._prepared("wait", (me, wake), lambda: wire.packed_wait(self.channel.pack, keys))
+        return self._prepared(f"wait {wake}", me, lambda: wire.packed_wait(self.channel.pack, keys))
 
     def _prepared(self, name: str, same: Any, packed: Callable[[], Packed]) -> Packed:
         """The last request of this name, if it was made of the ``same``, or a new one."""
@@ -220,13 +222,12 @@ class Lease:
         name: str,
         request: Packed,
         *values: bytes,
-        me: str = "",
+        wait: bytes = b"",
         until: float | None = None,
         pause: float = 0.0,
     ) -> bytes:
-        """Sends a prepared request, and with ``until`` a wait behind it. Gives its reply, which is known to be its."""
+        """Sends a prepared request, and ``wait`` behind it. Gives its reply, which is known to be its."""
         echo = _echo()
-        wait = b"" if until is None else self._waiting(me, wake=True).filled(duration(until - clock.now()))
         command = request.filled(echo, *values) + wait
         reply = self._evaluate(
             name,

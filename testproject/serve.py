@@ -1,12 +1,7 @@
-"""One web process on waitress: ``python -m testproject.serve 8001``.
-
-waitress leaves SIGTERM to Python, which would end the process without running ``atexit``. So the signal becomes
-``SystemExit`` here: the server closes, and the leader hands over.
-"""
+"""One web process on waitress: ``python -m testproject.serve 8001``."""
 
 from __future__ import annotations
 
-import signal
 import sys
 
 import waitress
@@ -14,7 +9,6 @@ import waitress
 
 def main(port: int) -> None:
     """Serves the test project, static files of the admin included, on 127.0.0.1 until SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from django.contrib.staticfiles.handlers import StaticFilesHandler
 
     from testproject.wsgi import application

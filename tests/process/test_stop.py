@@ -5,11 +5,13 @@ The lease is far longer than a test waits, and nobody watches the process: what 
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,11 +43,9 @@ def wait():
 class Script:
     """A process that runs what a test wrote."""
 
-    def __init__(self, server: RedisServer, code: str) -> None:
-        program = PRELUDE + textwrap.dedent(code)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, str(server.port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, server: RedisServer, code: str, *around: str) -> None:
+        command = [*around, sys.executable, "-c", PRELUDE + textwrap.dedent(code), str(server.port)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
     def says(self, text: str) -> None:
         assert self.process.stdout
@@ -61,15 +61,16 @@ class Script:
         self.process.communicate()
 
 
-Run = Callable[[str], Script]
+Run = Callable[..., Script]
+UNSHARE = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--pid", "--fork", "--kill-child"]
 
 
 @pytest.fixture
 def run(some_server: RedisServer) -> Iterator[Run]:
     started: list[Script] = []
 
-    def start(code: str) -> Script:
-        started.append(Script(some_server, code))
+    def start(code: str, *around: str) -> Script:
+        started.append(Script(some_server, code, *around))
         return started[-1]
 
     yield start
@@ -225,6 +226,31 @@ def test_an_election_that_is_over_delays_no_end(run: Run, some_server: RedisServ
     assert handed_over(some_server)
 
 
+def test_s20_process_1_of_a_container_hands_over_and_lives_on_as_without_us(run: Run, some_server: RedisServer) -> None:
+    """The kernel lets it die only of a signal that it handles, so its supervisor has to kill it."""
+    trial = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
+    if trial.returncode:
+        pytest.skip(f"no pid namespace may be made here: {trial.stderr.strip()}")
+    script = run(
+        """
+        election = made(); leads(election)
+        say("ready")
+        while election.running:
+            time.sleep(0.01)
+        say(f"process {os.getpid()} lives on")
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait()
+        """,
+        *UNSHARE,
+    )
+    script.says("ready")
+    [inside] = Path(f"/proc/{script.process.pid}/task/{script.process.pid}/children").read_text().split()
+    os.kill(int(inside), signal.SIGTERM)
+    script.says("process 1 lives on")
+    script.says("ready")
+    assert handed_over(some_server)
+
+
 def test_s20_an_election_that_runs_in_the_main_thread_hands_over_and_dies_of_sigterm(
     run: Run, some_server: RedisServer
 ) -> None:
@@ -295,6 +321,34 @@ def test_s19_a_child_that_was_forked_in_c_dies_of_sigterm_and_releases_nothing(
         said.append(script.process.stdout.readline().strip())
         assert said[-1] in ("ready", f"child {-signal.SIGTERM} True"), said
     assert kept(some_server)
+
+
+def test_s20_a_leader_required_command_hands_over_and_dies_of_sigterm(run: Run, some_server: RedisServer) -> None:
+    script = run("""
+        import django
+        from django.conf import settings
+        cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": f"redis://127.0.0.1:{sys.argv[1]}/0"}
+        settings.configure(
+            INSTALLED_APPS=["django_leader"],
+            CACHES={"default": cache},
+            LEADER_ELECTIONS={"default": {"LOCK_TTL": 60, "QUARANTINE": 0, "SAME_HOST_TAKEOVER": False}},
+        )
+        django.setup()
+        from django.core.management import BaseCommand, call_command
+        from django_leader import leader_required
+        class Command(BaseCommand):
+            @leader_required(election="default", hold=3600)
+            def handle(self, *args, **options):
+                try:
+                    wait()
+                finally:
+                    say("finally")
+        call_command(Command())
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    script.says("")
+    assert handed_over(some_server), "nothing is held: the job has not been done"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

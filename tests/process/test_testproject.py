@@ -42,7 +42,7 @@ def web(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
         )
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(20) == -signal.SIGTERM, "as without us"
     said = (tmp_path / "log").read_text()
     assert "scheduler started" in said
     assert "scheduler stopped" in said, "at the end of the process the receiver was told"

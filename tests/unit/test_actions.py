@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from django_leader import clock, machine
-from django_leader.actions import Actions
+from django_leader.actions import QUEUE, Actions
 from django_leader.advice import Advice
 from django_leader.channel import Waker
 from django_leader.config import Config
 from django_leader.lease import Lease
+from django_leader.records import Answer
 
 
 def test_s08_nothing_is_released_when_the_lease_has_run_out_in_between() -> None:
@@ -36,3 +40,31 @@ def test_who_is_woken_while_it_stops_does_not_campaign() -> None:
         actions = Actions(*given, lambda: machine.State(stopping=True), applied.append)
         assert actions.do(machine.Plan("wait", clock.now() + 5, listen=True), 0.0) == 0.0
     assert (asked, applied) == (["wait"], [])
+
+
+@pytest.mark.parametrize(
+    ("candidates", "drawn", "waits"), [(2, 0.999, True), (QUEUE, 0.999, True), (1000, 0.0, True), (1000, 0.5, False)]
+)
+def test_of_many_followers_only_some_wait_for_a_wake_up(
+    candidates: int, drawn: float, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, seen = Config().validate(), list[bool]()
+    held = Answer("held", 1, "b:0", 10.0, candidates, "", 0.0, "lease:1:2:3", 10.0)
+
+    def look(*said: Any, wake: bool) -> Answer:
+        seen.append(wake)
+        return held
+
+    def wait(me: str, *, wake: bool, until: float) -> None:
+        seen.append(wake)
+
+    monkeypatch.setattr(random, "random", lambda: drawn)
+    lease = SimpleNamespace(
+        server=dict, prepare=lambda *said: None, process="", campaign=lambda *said: held, look=look, wait=wait
+    )
+    with contextlib.closing(Waker()) as waker:
+        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Advice("a", config), 7)
+        actions = Actions(*given, machine.State, lambda event: None)
+        for plan in ("campaign", "wait", "look"):
+            actions.do(machine.Plan(cast(Any, plan), clock.now() + 5, listen=True), 0.0)
+    assert seen == [waits, waits]

@@ -6,8 +6,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks.light import NOTHING, Loop, parse
 from benchmarks.picture import draw
 from benchmarks.report import SPREAD, Aim, Section, aims, aims_text, document, spread
+from benchmarks.servers import Trouble
 from benchmarks.stats import number, summarize
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -41,7 +43,7 @@ def test_aims_are_ratios_of_what_was_measured() -> None:
     measured = {aim.what: aim.measured for aim in aims({"handover": 1.5, "handover peer": 3.0, "handover p99": 6.0})}
     assert measured["hand-over, 3 candidates: median / the fastest peer's"] == 0.5
     assert measured["hand-over, 3 candidates: p99 / median"] == 4
-    assert measured["hand-over: median with 1,000 candidates / with 3"] is None
+    assert measured["hand-over, light candidates: median with 999 / with 3"] is None
     assert "not measured" not in aims_text({"handover": 1.5, "handover p99": 6.0})
     assert aims_text({}) == ""
 
@@ -56,6 +58,39 @@ def test_a_section_for_a_terminal_and_for_a_file() -> None:
     assert "| ours \\| us | 2.00 |" in text
     assert "- machine: two cores" in text
     assert "Left out: etcd (no etcd on this machine)." in text
+
+
+REPLIES = [
+    (b"$5\r\n1\nyes\r\n", b"1\nyes"),
+    (b"+100 renewed\r\n", b"100 renewed"),
+    (b"*2\r\n$4\r\nwake\r\n$1\r\n1\r\n", [b"wake", b"1"]),
+    (b"*-1\r\n", NOTHING),
+]
+
+
+@pytest.mark.parametrize(("data", "value"), REPLIES)
+def test_a_light_candidate_reads_a_reply_when_it_is_complete(data: bytes, value: object) -> None:
+    assert parse(data) == (value, len(data))
+    assert parse(data + b"$3\r\n") == (value, len(data))
+    assert all(parse(data[:length]) is None for length in range(len(data)))
+
+
+def test_an_error_ends_the_measurement() -> None:
+    with pytest.raises(Trouble, match="NOSCRIPT"):
+        parse(b"-NOSCRIPT No matching script.\r\n")
+
+
+def test_a_loop_calls_in_the_order_of_the_instants() -> None:
+    loop, called = Loop(), list[str]()
+
+    def end() -> None:
+        raise Trouble("the end")
+
+    for instant, call in ((0.0, end), (-1.0, lambda: called.append("second")), (-2.0, lambda: called.append("first"))):
+        loop.at(instant, call)
+    with pytest.raises(Trouble, match="the end"):
+        loop.run()
+    assert called == ["first", "second"]
 
 
 def test_the_picture_is_xml_with_a_row_for_each_system() -> None:

@@ -1,0 +1,197 @@
+"""Event loops: nothing here blocks one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis
+from django.core.handlers.asgi import ASGIHandler
+from django.test import AsyncClient
+from pytest_django import Settings
+
+from django_leader import RedisUnavailable, became_leader, elections, is_leader, lost_leadership
+from django_leader.asgi import Application, handing_over
+from django_leader.config import Config
+from django_leader.election import LeaderElection
+from tests.support.servers import RedisServer, eventually
+
+
+def test_the_queries_can_be_awaited(project: Settings) -> None:
+    election = elections["default"]
+    election.start()
+    assert election.wait_for_leadership(20)
+
+    async def ask() -> tuple[Any, ...]:
+        answers = election.aget_leader_info(), election.aget_leader_id(), election.astatus(), election.ahistory(1)
+        return tuple(await asyncio.gather(*answers))
+
+    info, leader, status, [event] = asyncio.run(ask())
+    assert info
+    assert info.instance_id == leader == election.instance_id
+    assert status.fencing_token == election.fencing_token
+    assert event.kind == "elected"
+    asyncio.run(election.astop())
+    assert not election.running
+
+
+def test_an_awaited_query_says_that_redis_is_away() -> None:
+    election = LeaderElection(redis.Redis(port=1), Config())
+    with pytest.raises(RedisUnavailable, match=r"LEADER_ELECTIONS\['default'\]"):
+        asyncio.run(election.aget_leader_info())
+
+
+def test_a_query_does_not_hold_up_the_loop(own_server: RedisServer) -> None:
+    """While Redis is frozen the loop goes round; the query ends with its own timeout."""
+    election = LeaderElection(own_server.client(), Config(lock_ttl=3, heartbeat_interval=1))
+    own_server.freeze()
+    rounds = 0
+
+    async def ask() -> None:
+        nonlocal rounds
+        query = asyncio.create_task(election.astatus())
+        while not query.done():
+            rounds += 1
+            await asyncio.sleep(0.01)
+        with pytest.raises(RedisUnavailable):
+            await query
+
+    asyncio.run(ask())
+    own_server.thaw()
+    assert rounds > 10
+
+
+def test_async_receivers_are_called_in_pairs(project: Settings) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def gained(using: str, **kwargs: Any) -> None:
+        await asyncio.sleep(0)
+        told.append(("gained", using))
+
+    async def lost(using: str, **kwargs: Any) -> None:
+        await asyncio.sleep(0)
+        told.append(("lost", using))
+
+    became_leader.connect(gained)
+    lost_leadership.connect(lost)
+    try:
+        elections["default"].start()
+        eventually(lambda: told)
+        elections["default"].stop()
+        assert told == [("gained", "default"), ("lost", "default")]
+    finally:
+        became_leader.disconnect(gained)
+        lost_leadership.disconnect(lost)
+
+
+def test_coroutine_functions_as_callbacks_run_in_a_loop_of_their_own(project: Settings) -> None:
+    election, told = elections["default"], list[str]()
+
+    @election.on_become_leader
+    async def work() -> None:
+        told.append("began")
+        while is_leader():
+            await asyncio.sleep(0.01)
+        told.append("ended")
+
+    @election.on_lose_leadership
+    async def lost() -> None:
+        await asyncio.sleep(0)
+        told.append("lost")
+
+    election.start()
+    eventually(lambda: told)
+    election.stop()
+    eventually(lambda: sorted(told) == ["began", "ended", "lost"])
+
+
+def test_a_coroutine_function_that_raises_ends_the_term(project: Settings) -> None:
+    election = elections["default"]
+
+    @election.on_become_leader
+    async def work() -> None:
+        raise RuntimeError("this callback fails")
+
+    election.start()
+    eventually(lambda: any(event.kind == "callback-failed" for event in election.history()))
+
+
+@pytest.mark.django_db
+def test_an_async_view_asks_directly(project: Settings, settings: Settings) -> None:
+    settings.ROOT_URLCONF = "tests.django.async_urls"
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(20)
+
+    async def get() -> Any:
+        return (await AsyncClient().get("/")).json()
+
+    leader = elections["default"].instance_id
+    assert asyncio.run(get()) == {"is_leader": True, "leader": leader, "blocked": False}
+
+
+def lifespan(application: Application, *received: str) -> list[str]:
+    """What an ASGI server hears when it says this."""
+    messages, sent = [{"type": f"lifespan.{name}"} for name in received], list[str]()
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async def serve() -> None:
+        await handing_over(application)({"type": "lifespan"}, receive, send)
+
+    asyncio.run(serve())
+    assert not messages
+    return sent
+
+
+COMPLETE = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_lifespan_hands_over_for_an_application_that_knows_none(project: Settings) -> None:
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(20)
+    assert lifespan(ASGIHandler(), "startup", "shutdown") == COMPLETE
+    assert not elections["default"].running
+    assert elections["default"].get_leader_info() is None
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(20), "the process goes on, and may take part again"
+
+
+def test_lifespan_hands_over_before_an_application_that_knows_it_ends(project: Settings) -> None:
+    elections["default"].start()
+    running: list[bool] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            message = await receive()
+            running.append(elections["default"].running)
+            await send({"type": f"{message['type']}.complete"})
+
+    assert lifespan(application, "startup", "shutdown") == COMPLETE
+    assert running == [True, False]
+
+
+def test_an_application_whose_startup_fails_says_so_itself() -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise RuntimeError("no database")
+
+    with pytest.raises(RuntimeError, match="no database"):
+        lifespan(application, "startup")
+
+
+def test_requests_are_the_applications() -> None:
+    scopes: list[str] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope["type"])
+
+    async def serve() -> None:
+        await handing_over(application)({"type": "http"}, None, None)
+
+    asyncio.run(serve())
+    assert scopes == ["http"]

@@ -1,0 +1,163 @@
+"""How the starter carries out what was decided, where a server forks. Real servers are in tests/process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.signals import request_started
+from django.test.client import ClientHandler
+from pytest_django import Settings
+
+from django_leader import elections
+from django_leader import starter as starting
+from django_leader.autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, look
+from django_leader.starter import Starter
+from tests.support.candidates import ROOT
+from tests.support.servers import eventually
+
+pytestmark = pytest.mark.django_db  # Django's own receivers of request_started look at the database
+
+
+@pytest.fixture
+def starter(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """One that believes to be in a process that only forks those that serve."""
+    monkeypatch.setattr(starting, "in_tests", lambda: False)
+    monkeypatch.setattr(starting, "decide", lambda *args: Decision(IN_WORKERS, "the test wants it"))
+    yield Starter()
+    request_started.disconnect(dispatch_uid="django_leader.starter")
+
+
+@pytest.fixture
+def uwsgi(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that uWSGI gives to its processes, in the master."""
+    module: Any = ModuleType("uwsgi")
+    module.worker_id, module.opt, module.has_threads = lambda: 0, {}, 1
+    monkeypatch.setitem(sys.modules, "uwsgi", module)
+    monkeypatch.delitem(sys.modules, "uwsgidecorators", raising=False)
+    return module
+
+
+def test_the_master_of_uwsgi_prepares_and_its_workers_start(starter: Starter, uwsgi: Any) -> None:
+    called: list[str] = []
+    uwsgi.post_fork_hook = lambda: called.append("the application's")
+    starter.ready()
+    assert not elections["default"].running
+    uwsgi.worker_id = lambda: 2
+    uwsgi.post_fork_hook()
+    assert called == ["the application's"]
+    assert elections["default"].running
+
+
+def test_a_mule_of_uwsgi_serves_nobody(starter: Starter, uwsgi: Any) -> None:
+    starter.ready()
+    uwsgi.post_fork_hook()
+    assert not elections["default"].running
+
+
+def test_the_chain_of_uwsgidecorators_is_used_where_there_is_one(
+    starter: Starter, uwsgi: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decorators = SimpleNamespace(postfork_chain=[])
+    monkeypatch.setitem(sys.modules, "uwsgidecorators", decorators)
+    starter.ready()
+    assert not hasattr(uwsgi, "post_fork_hook")
+    uwsgi.worker_id = lambda: 1
+    [hook] = decorators.postfork_chain
+    hook()
+    assert elections["default"].running
+
+
+@pytest.mark.parametrize(
+    ("attributes", "threadless"),
+    [
+        ({"has_threads": 1}, False),
+        ({"has_threads": 0}, True),
+        ({"opt": {"processes": b"2"}}, True),
+        ({"opt": {"enable-threads": True}}, False),
+        ({"opt": {b"threads": b"4"}}, False),
+    ],
+)
+def test_uwsgi_without_threads_is_seen(uwsgi: Any, attributes: dict[str, Any], threadless: bool) -> None:
+    del uwsgi.has_threads
+    vars(uwsgi).update(attributes)
+    assert look().threadless is threadless
+
+
+def test_uwsgi_without_threads_gets_a_loud_error_with_the_option_to_add(
+    project: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(starting, "decide", lambda *args: Decision("never", THREADLESS))
+    Starter().ready()
+    assert "LEADER_ELECTIONS['default']: does not start: uWSGI runs without threads" in caplog.text
+    assert "enable-threads = true" in caplog.text
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+class Settable:
+    """What gunicorn calls ``cfg``."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+        self.post_worker_init: Any = lambda worker: self.called.append("the application's")
+
+    def set(self, name: str, value: Any) -> None:
+        setattr(self, name, value)
+
+
+def forked_by(module: str, function: str, inside: Any) -> Any:
+    """Has a frame of ``module.function``, which has a local ``worker``, call ``inside``."""
+    namespace: dict[str, Any] = {"__name__": module}
+    exec(f"def {function}(inside, worker): return inside()", namespace)
+    return lambda worker: namespace[function](inside, worker)
+
+
+def test_a_worker_that_gunicorn_forks_starts_when_it_is_ready(starter: Starter) -> None:
+    starter.ready()
+    worker = SimpleNamespace(cfg=Settable())
+    forked_by("gunicorn.arbiter", "spawn_worker", starter._forked)(worker)
+    assert not elections["default"].running
+    worker.cfg.post_worker_init(worker)
+    assert worker.cfg.called == ["the application's"]
+    assert elections["default"].running
+
+
+def test_what_a_worker_of_gunicorn_forks_starts_nothing(starter: Starter) -> None:
+    starter.ready()
+    worker = SimpleNamespace(cfg=Settable())
+    before = worker.cfg.post_worker_init
+    own = forked_by("gunicorn.workers.base", "init_process", starter._forked)
+    forked_by("gunicorn.arbiter", "spawn_worker", lambda: own(worker))(worker)
+    starter._forked()
+    assert worker.cfg.post_worker_init is before
+
+
+def test_a_gunicorn_that_is_not_as_expected_hinders_nobody(starter: Starter, caplog: pytest.LogCaptureFixture) -> None:
+    starter.ready()
+    forked_by("gunicorn.arbiter", "spawn_worker", starter._forked)(SimpleNamespace())
+    assert "takes part from its first request on" in caplog.text
+
+
+@pytest.mark.parametrize("start", [IN_WORKERS, AT_REQUEST])
+def test_the_test_client_is_no_request(starter: Starter, monkeypatch: pytest.MonkeyPatch, start: Any) -> None:
+    monkeypatch.setattr(starting, "decide", lambda *args: Decision(start, "the test wants it"))
+    starter.ready()
+    request_started.send(sender=ClientHandler)
+    assert not elections["default"].running
+    request_started.send(sender=None)
+    eventually(lambda: elections["default"].running)
+
+
+def test_a_process_that_takes_no_part_imports_no_client_of_redis() -> None:
+    code = (
+        "import sys, django; django.setup()\n"
+        "import django_leader; django_leader.became_leader.connect(print)\n"
+        "print({'redis', 'django_redis', 'django_leader.config', 'django_leader.election'} & set(sys.modules))"
+    )
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
