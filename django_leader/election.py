@@ -61,6 +61,7 @@ class LeaderElection(Queries):
         lifecycle.add(self)
 
     def _forget(self) -> None:
+        self._pid = os.getpid()
         self.config = self._given.validate()
         self._candidacy: Candidacy | None = None
         self._grant = NO_GRANT
@@ -208,10 +209,9 @@ class LeaderElection(Queries):
     def _begin(self) -> Candidacy | None:
         lifecycle.begin(sigterm=self.config.handle_sigterm)
         with lifecycle.starting:
-            last = self._candidacy
-            if last and last.pid != os.getpid():
+            if self._pid != os.getpid():
                 self.after_fork()  # a fork in C, of which nobody has told us
-                last = None
+            last = self._candidacy
             if (last and not last.stopping) or self.decreed or lifecycle.exiting:
                 return None
             new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish)

@@ -170,6 +170,15 @@ def test_s19_the_child_of_a_fork_in_c_has_a_candidacy_of_its_own_or_none(
     check_goes_on(parent, token, own_server)
 
 
+def test_s07_children_of_forks_in_c_share_no_name_if_their_parent_takes_no_part(leader: Make) -> None:
+    parent = leader(starts=False)
+    names = set()
+    for _ in range(2):
+        parent.tell("fork in C:campaign")
+        names |= {parent.hears("did")["name"], parent.hears("child")["name"]}
+    assert len(names) == 3
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, FINE)])
 def test_s19_a_signal_to_a_child_ends_the_child_alone(
     leader: Make, own_server: RedisServer, number: signal.Signals, code: int
