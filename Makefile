@@ -5,6 +5,7 @@
 # make lint    format, lint, types, import contracts
 # make coverage   every branch of the modules that decide is tested
 # make bench   this package beside its peers, in eight minutes; writes benchmarks/RESULTS.md   (ARGS="handover --effort 3")
+# make servers  Django in every way in which it is run: who takes part, who leads next   (ROUNDS=3 ARGS=gunicorn)
 # make wheel   builds the wheel and tries it in an empty environment
 #
 # PYTHON names the interpreter (3.10 or newer); everything is installed into .venv.
@@ -17,7 +18,7 @@ FAULTS ?= 100
 SEED ?=
 ARGS ?=
 
-.PHONY: demo test simulate chaos lint coverage bench wheel clean
+.PHONY: demo test simulate chaos lint coverage bench servers wheel clean
 
 # A stamp for each extra, so that the second run starts at once.
 $(VENV)/.%: pyproject.toml
@@ -62,6 +63,16 @@ $(VENV)/.bench: pyproject.toml
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# uWSGI is compiled: a server that does not install here is left out.
+SERVERS := celery daphne django-extensions gevent granian gunicorn Hypercorn uvicorn uWSGI watchfiles Werkzeug
+$(VENV)/.servers: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e '.[servers]' || { $(PIP) -e '.[test]' && for server in $(SERVERS); do $(PIP) "$$server" || true; done; }
+	@touch $@
+
+servers: $(VENV)/.servers
+	@$(BIN)/python -m tests.process.servers $(if $(filter-out 0,$(ROUNDS)),--rounds $(ROUNDS)) $(ARGS)
 
 wheel: $(VENV)/.test
 	$(BIN)/python -m pytest tests/wheel $(ARGS)

@@ -21,13 +21,13 @@ GENEROUS = 20.0
 """Seconds after which a condition that has not come true is taken for one that never will."""
 
 
-def eventually(condition: Callable[[], Any], what: str = "", timeout: float = GENEROUS) -> Any:
-    """Waits until ``condition()`` is true, and gives its value."""
+def eventually(condition: Callable[[], Any], what: str = "", timeout: float = GENEROUS, *, every: float = 0.005) -> Any:
+    """Waits until ``condition()`` is true, and gives its value. Asks it ``every`` so many seconds."""
     until = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > until:
             raise AssertionError(f"not within {timeout:g} s: {what or condition}")
-        time.sleep(0.005)
+        time.sleep(every)
     return value
 
 

@@ -1,0 +1,220 @@
+"""The ways in which Django is run, and what is wanted of each. A line of the table each."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.process.servers.harness import Run
+
+PROJECT = "tests.process.servers.project"
+WSGI, ASGI = f"{PROJECT}.wsgi:application", f"{PROJECT}.asgi:application"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that comes to its end by itself. Nothing of it takes part.
+
+    In ``command``, ``{port}``, ``{folder}`` and ``{manage}`` stand for what each run has of its own.
+    """
+
+    name: str
+    command: str
+    package: str = "Django"
+    """The distribution that is run, whose version is shown."""
+    note: str = ""
+    """The one thing that matters to whoever runs it so."""
+    needs: tuple[str, ...] = ()
+    """More distributions."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Way(Command):
+    """A way of running that goes on until it is stopped."""
+
+    main: bool = False
+    """Whether the process takes part that its supervisor knows: masters and reloaders must not."""
+    children: int = 0
+    """How many of those that it has started take part."""
+    tasks: bool = False
+    """Whether it runs tasks, or sends them, instead of answering requests."""
+    at_request: bool = False
+    """Whether it takes part from its first request on, and not before."""
+    stop: signal.Signals = signal.SIGTERM
+    to_all: bool = False
+    """Whether the signal reaches every process, like Ctrl-C in a terminal."""
+    releases: bool = True
+    """Whether the leader hands over when the server is stopped. Where it is killed instead, its death is seen."""
+    replaces: bool = True
+    """Whether the server starts another worker for one that is killed."""
+    orphans: bool = False
+    """Whether its workers go on when its main process is killed."""
+    said: str = ""
+    """What must stand in its log."""
+    first: Callable[[Run], object] | None = None
+    """What happens to it before it is stopped. Such a way is not killed: that is another one's line."""
+
+
+def hang_up(run: Run) -> None:
+    run.leader_changes(lambda: run.process.send_signal(signal.SIGHUP))
+    run.look()
+
+
+def touch(run: Run) -> None:
+    run.leader_changes((run.folder / "touched.py").touch)
+    run.look()
+
+
+def serve_many(run: Run) -> None:
+    for _ in range(2):
+        run.leader_changes(lambda: None)
+    run.over.set()
+    run.settles()
+
+
+def hang(run: Run) -> None:
+    """Both workers do not come back from a request."""
+
+    def ask_twice() -> None:
+        for _ in range(2):
+            threading.Thread(target=run.ask, args=("?seconds=30",), daemon=True).start()
+
+    run.leader_changes(ask_twice)
+    run.look()
+
+
+def manage(name: str, arguments: str, note: str, package: str = "Django", **more: Any) -> Way:
+    return Way(f"{name}", f"{{manage}} {arguments}", package, note, **{"replaces": False, **more})
+
+
+def gunicorn(name: str, arguments: str, note: str, app: str = WSGI, **more: Any) -> Way:
+    command = f"gunicorn --workers 2 --bind 127.0.0.1:{{port}} {arguments} {app}"
+    return Way(f"gunicorn {name}", command, "gunicorn", note, children=2, **more)
+
+
+def uwsgi(name: str, arguments: str, note: str, children: int = 2, **more: Any) -> Way:
+    command = f"uwsgi --http-socket 127.0.0.1:{{port}} --master --processes 2 --die-on-term {arguments} --module {WSGI}"
+    return Way(f"uWSGI {name}", command, "uWSGI", note, children=children, **more)
+
+
+def uvicorn(name: str, arguments: str, note: str, **more: Any) -> Way:
+    return Way(f"uvicorn{name}", f"uvicorn --port {{port}} {arguments} {ASGI}", "uvicorn", note, **more)
+
+
+def granian(interface: str, app: str) -> Way:
+    command = f"granian --interface {interface} --workers 2 --port {{port}} {app}"
+    note = "without `--respawn-failed-workers` it ends when a worker dies"
+    return Way(f"granian {interface.upper()}", command, "granian", note, children=2, replaces=False)
+
+
+def celery(name: str, arguments: str, opted_in: bool = True) -> Way:
+    """One that is not opted in has nothing to hand over, and nothing to kill."""
+    return Way(
+        f"celery {name}" + ("" if opted_in else ", by default"),
+        f"celery --app {PROJECT}.tasks {arguments}",
+        "celery",
+        "`DJANGO_LEADER_AUTOSTART=1`, the main process alone" if opted_in else "takes no part unless told to",
+        environment={"DJANGO_LEADER_AUTOSTART": "1"} if opted_in else {},
+        tasks=True,
+        main=opted_in,
+    )
+
+
+def script(name: str, arguments: str, note: str) -> Way:
+    command = f"python -m {PROJECT}.script {{port}} {arguments}"
+    return Way(name, command, "Django", note, main=True, at_request=True)
+
+
+CTRL_C: dict[str, Any] = {"stop": signal.SIGINT, "to_all": True, "children": 1}
+RELOADER = "the process that serves, not the reloader"
+UNTHREADED = "no thread, no election: an error in the log says `enable-threads = true`"
+PREFORK = "worker --pool prefork --concurrency 2"
+PLUS: dict[str, Any] = {"needs": ("Werkzeug",), "environment": {"SERVERS_APPS": "django_extensions"}}
+SAMPLE = "tests/process/servers/project/sample.py"
+
+WAYS: list[Command] = [
+    manage("runserver, Ctrl-C", "runserver {port}", RELOADER, **CTRL_C),
+    manage("runserver, a file changes", "runserver {port}", RELOADER, first=touch, **CTRL_C),
+    manage(
+        "runserver, SIGTERM",
+        "runserver {port}",
+        "the reloader kills the process that serves: its death is seen on the same host",
+        children=1,
+        releases=False,
+    ),
+    manage("runserver --noreload", "runserver {port} --noreload", "", main=True),
+    manage(
+        "runserver_plus",
+        "runserver_plus 127.0.0.1:{port} --reloader-type stat",
+        RELOADER,
+        "django-extensions",
+        **CTRL_C,
+        **PLUS,
+    ),
+    gunicorn("sync", "", "`graceful_timeout` longer than a request"),
+    gunicorn("gthread", "--threads 4", ""),
+    gunicorn("gevent", "--worker-class gevent", "", needs=("gevent",)),
+    gunicorn("--preload", "--preload", "workers start it after the fork, the master never"),
+    gunicorn(
+        "gevent --preload",
+        f"--worker-class gevent --preload --config python:{PROJECT}.patched",
+        "`gevent.monkey.patch_all()` at the top of `gunicorn.conf.py`, as for any Django",
+        needs=("gevent",),
+    ),
+    gunicorn("ASGI worker", "--worker-class asgi", "", ASGI),
+    gunicorn(
+        "uvicorn's worker",
+        "--worker-class uvicorn.workers.UvicornWorker",
+        "workers outlive a killed master, and lead on",
+        ASGI,
+        needs=("uvicorn",),
+        orphans=True,
+    ),
+    gunicorn("--max-requests", "--max-requests 60", "a worker that is replaced hands over", first=serve_many),
+    gunicorn("SIGHUP", "", "workers that are replaced hand over", first=hang_up),
+    gunicorn("worker timeout", "--timeout 2", "a worker that hangs is told to abort, and hands over", first=hang),
+    uwsgi("prefork", "--enable-threads", "`enable-threads = true`"),
+    uwsgi("--lazy-apps", "--enable-threads --lazy-apps", "`enable-threads = true`"),
+    uwsgi("without threads", "", UNTHREADED, children=0, said="enable-threads"),
+    uvicorn("", "", "the SIGTERM chain: uvicorn ends by its signal, past `atexit`", main=True),
+    uvicorn(" --workers 2", "--workers 2", "", children=2),
+    uvicorn(" --reload", "--reload --reload-dir {folder}", RELOADER, children=1, replaces=False),
+    uvicorn(" --reload, a file changes", "--reload --reload-dir {folder}", RELOADER, children=1, first=touch),
+    Way("daphne", f"daphne -p {{port}} {ASGI}", "daphne", main=True),
+    granian("wsgi", WSGI),
+    granian("asgi", ASGI),
+    Way(
+        "hypercorn",
+        f"hypercorn --workers 2 --bind 127.0.0.1:{{port}} {ASGI}",
+        "Hypercorn",
+        "it ends when a worker dies",
+        children=2,
+        replaces=False,
+    ),
+    Way(
+        "waitress",
+        f"waitress-serve --listen=127.0.0.1:{{port}} {WSGI}",
+        "waitress",
+        "the SIGTERM chain: waitress leaves the signal to Python",
+        main=True,
+    ),
+    celery("worker, solo", "worker --pool solo"),
+    celery("worker, threads", "worker --pool threads --concurrency 2"),
+    celery("worker, prefork", PREFORK),
+    celery("beat", "beat"),
+    celery("worker, prefork", PREFORK, opted_in=False),
+    celery("beat", "beat", opted_in=False),
+    script("script with django.setup()", "", "from its first request on"),
+    script("script that forks", "fork", "the child takes no part, and its end releases nothing"),
+    Command("migrate", "{manage} migrate -v0"),
+    Command("check", "{manage} check"),
+    Command("collectstatic", "{manage} collectstatic --noinput -v0"),
+    Command("shell", "{manage} shell -c 'import time; time.sleep(0.5)'"),
+    Command("test", f"{{manage}} test {PROJECT}.sample"),
+    Command("pytest-django", f"pytest --ds {PROJECT}.settings -p no:cacheprovider {SAMPLE}", "pytest-django"),
+]
