@@ -206,6 +206,8 @@ class Run:
         assert isinstance(self.way, Way)
         self.settles()
         leader, found = self.leader(), self.campaigners()
+        known: Any = self.client.zrange(f"{{{LOCK}}}:candidates", 0, -1)
+        assert len({me.rpartition(b":")[0] for me in known}) == len(known), f"some have the same name: {known}"
         for said in self.answers(self.way):
             assert said["takes_part"] == (said["pid"] in found), f"it says {said}, but {found} take part"
             assert not said["is_leader"] or said["pid"] == leader, f"it says {said}, but {leader} leads"
@@ -237,7 +239,10 @@ class Run:
         return self.witness.pid
 
     def stop(self, way: Way) -> None:
-        """As its supervisor, or the terminal, does."""
+        """As its supervisor, or the terminal, does. No task is under way: Celery may wait 30 s for its result."""
+        if way.tasks:
+            (self.folder / "over").touch()
+            eventually(lambda: not self.client.exists("celery", "unacked"), "all tasks are done", every=0.1)
         (os.killpg if way.to_all else os.kill)(self.process.pid, way.stop)
 
     def ended(self) -> int:
@@ -322,7 +327,7 @@ def _stop(row: Row, way: Way) -> int:
         else:
             run.stop(way)
         row.status = run.ended()
-        assert way.said in run.log.read_text(), f"nothing in its log says {way.said!r}"
+        assert " ERROR django_leader" not in run.log.read_text(), "its log tells of an error"
     return processes
 
 
@@ -343,7 +348,7 @@ def _kill(row: Row, way: Way) -> None:
             row.main_killed = run.leader_changes(run.process.kill, run.begin_witness())
         run.process.kill()
         if way.orphans:
-            assert run.campaigners(), "they go on"
+            assert run.ask(), "its workers go on"
         else:
             run.ended()
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tests.support.servers import eventually
+
 if TYPE_CHECKING:
     from tests.process.servers.harness import Run
 
@@ -54,8 +56,6 @@ class Way(Command):
     """Whether the server starts another worker for one that is killed."""
     orphans: bool = False
     """Whether its workers go on when its main process is killed."""
-    said: str = ""
-    """What must stand in its log."""
     first: Callable[[Run], object] | None = None
     """What happens to it before it is stopped. Such a way is not killed: that is another one's line."""
 
@@ -77,14 +77,15 @@ def serve_many(run: Run) -> None:
     run.settles()
 
 
-def hang(run: Run) -> None:
+def occupy(run: Run) -> None:
     """Both workers do not come back from a request."""
+    for _ in range(2):
+        threading.Thread(target=run.ask, args=("?seconds=30",), daemon=True).start()
+    eventually(lambda: run.ask(timeout=1) is None, "nobody is left who answers")
 
-    def ask_twice() -> None:
-        for _ in range(2):
-            threading.Thread(target=run.ask, args=("?seconds=30",), daemon=True).start()
 
-    run.leader_changes(ask_twice)
+def hang(run: Run) -> None:
+    run.leader_changes(lambda: occupy(run))
     run.look()
 
 
@@ -97,9 +98,9 @@ def gunicorn(name: str, arguments: str, note: str, app: str = WSGI, **more: Any)
     return Way(f"gunicorn {name}", command, "gunicorn", note, children=2, **more)
 
 
-def uwsgi(name: str, arguments: str, note: str, children: int = 2, **more: Any) -> Way:
-    command = f"uwsgi --http-socket 127.0.0.1:{{port}} --master --processes 2 --die-on-term {arguments} --module {WSGI}"
-    return Way(f"uWSGI {name}", command, "uWSGI", note, children=children, **more)
+def uwsgi(name: str, arguments: str, note: str, **more: Any) -> Way:
+    command = f"uwsgi --http-socket 127.0.0.1:{{port}} --master --processes 2 {arguments} --module {WSGI}"
+    return Way(f"uWSGI {name}", command, "uWSGI", note, children=2, **more)
 
 
 def uvicorn(name: str, arguments: str, note: str, **more: Any) -> Way:
@@ -132,7 +133,10 @@ def script(name: str, arguments: str, note: str) -> Way:
 
 CTRL_C: dict[str, Any] = {"stop": signal.SIGINT, "to_all": True, "children": 1}
 RELOADER = "the process that serves, not the reloader"
-UNTHREADED = "no thread, no election: an error in the log says `enable-threads = true`"
+GRACEFULLY = "--enable-threads --hook-master-start 'unix_signal:15 gracefully_kill_them_all'"
+UWSGI = "`enable-threads = true`, `hook-master-start = unix_signal:15 gracefully_kill_them_all`"
+DIES = "a worker that is stopped within a request runs no `atexit`: its death is seen on the same host"
+ORPHANS = "workers outlive a main process that is killed, and lead on"
 PREFORK = "worker --pool prefork --concurrency 2"
 PLUS: dict[str, Any] = {"needs": ("Werkzeug",), "environment": {"SERVERS_APPS": "django_extensions"}}
 SAMPLE = "tests/process/servers/project/sample.py"
@@ -170,7 +174,7 @@ WAYS: list[Command] = [
     gunicorn(
         "uvicorn's worker",
         "--worker-class uvicorn.workers.UvicornWorker",
-        "workers outlive a killed master, and lead on",
+        ORPHANS,
         ASGI,
         needs=("uvicorn",),
         orphans=True,
@@ -178,11 +182,11 @@ WAYS: list[Command] = [
     gunicorn("--max-requests", "--max-requests 60", "a worker that is replaced hands over", first=serve_many),
     gunicorn("SIGHUP", "", "workers that are replaced hand over", first=hang_up),
     gunicorn("worker timeout", "--timeout 2", "a worker that hangs is told to abort, and hands over", first=hang),
-    uwsgi("prefork", "--enable-threads", "`enable-threads = true`"),
-    uwsgi("--lazy-apps", "--enable-threads --lazy-apps", "`enable-threads = true`"),
-    uwsgi("without threads", "", UNTHREADED, children=0, said="enable-threads"),
+    uwsgi("prefork", GRACEFULLY, UWSGI),
+    uwsgi("--lazy-apps", f"{GRACEFULLY} --lazy-apps", UWSGI),
+    uwsgi("--die-on-term, busy", "--die-on-term", DIES, first=occupy, releases=False),
     uvicorn("", "", "the SIGTERM chain: uvicorn ends by its signal, past `atexit`", main=True),
-    uvicorn(" --workers 2", "--workers 2", "", children=2),
+    uvicorn(" --workers 2", "--workers 2", ORPHANS, children=2, orphans=True),
     uvicorn(" --reload", "--reload --reload-dir {folder}", RELOADER, children=1, replaces=False),
     uvicorn(" --reload, a file changes", "--reload --reload-dir {folder}", RELOADER, children=1, first=touch),
     Way("daphne", f"daphne -p {{port}} {ASGI}", "daphne", main=True),
