@@ -103,8 +103,8 @@ def uwsgi(name: str, arguments: str, note: str, **more: Any) -> Way:
     return Way(f"uWSGI {name}", command, "uWSGI", note, children=2, **more)
 
 
-def uvicorn(name: str, arguments: str, note: str, **more: Any) -> Way:
-    return Way(f"uvicorn{name}", f"uvicorn --port {{port}} {arguments} {ASGI}", "uvicorn", note, **more)
+def uvicorn(name: str, arguments: str, note: str, app: str = ASGI, **more: Any) -> Way:
+    return Way(f"uvicorn{name}", f"uvicorn --port {{port}} {arguments} {app}", "uvicorn", note, **more)
 
 
 def granian(interface: str, app: str) -> Way:
@@ -135,8 +135,11 @@ CTRL_C: dict[str, Any] = {"stop": signal.SIGINT, "to_all": True, "children": 1}
 RELOADER = "the process that serves, not the reloader"
 GRACEFULLY = "--enable-threads --hook-master-start 'unix_signal:15 gracefully_kill_them_all'"
 UWSGI = "`enable-threads = true`, `hook-master-start = unix_signal:15 gracefully_kill_them_all`"
+SIGTERM = "`HANDLE_SIGTERM`, which is on: the process ends by the signal, past `atexit`"
 DIES = "a worker that is stopped within a request runs no `atexit`: its death is seen on the same host"
 ORPHANS = "workers outlive a main process that is killed, and lead on"
+COMMANDS = "`SERVING_COMMANDS` for one that serves"
+TESTS = "`override_leadership` decides who leads in a test"
 PREFORK = "worker --pool prefork --concurrency 2"
 PLUS: dict[str, Any] = {"needs": ("Werkzeug",), "environment": {"SERVERS_APPS": "django_extensions"}}
 SAMPLE = "tests/process/servers/project/sample.py"
@@ -151,7 +154,7 @@ WAYS: list[Command] = [
         children=1,
         releases=False,
     ),
-    manage("runserver --noreload", "runserver {port} --noreload", "", main=True),
+    manage("runserver --noreload", "runserver {port} --noreload", SIGTERM, main=True),
     manage(
         "runserver_plus",
         "runserver_plus 127.0.0.1:{port} --reloader-type stat",
@@ -160,17 +163,22 @@ WAYS: list[Command] = [
         **CTRL_C,
         **PLUS,
     ),
-    gunicorn("sync", "", "`graceful_timeout` longer than a request"),
-    gunicorn("gthread", "--threads 4", ""),
-    gunicorn("gevent", "--worker-class gevent", "", needs=("gevent",)),
+    gunicorn("sync", "", "`graceful_timeout` longer than a request: after it workers are killed"),
+    gunicorn("gthread", "--threads 4", "as sync"),
+    gunicorn(
+        "gevent",
+        "--worker-class gevent",
+        "threads are greenlets: a request that only computes delays the heartbeat",
+        needs=("gevent",),
+    ),
     gunicorn("--preload", "--preload", "workers start it after the fork, the master never"),
     gunicorn(
         "gevent --preload",
-        f"--worker-class gevent --preload --config python:{PROJECT}.patched",
-        "`gevent.monkey.patch_all()` at the top of `gunicorn.conf.py`, as for any Django",
+        "--worker-class gevent --preload",
+        "`gevent.monkey.patch_all()` at the top of `gunicorn.conf.py`, as Django needs it",
         needs=("gevent",),
     ),
-    gunicorn("ASGI worker", "--worker-class asgi", "", ASGI),
+    gunicorn("ASGI worker", "--worker-class asgi", "as sync", ASGI),
     gunicorn(
         "uvicorn's worker",
         "--worker-class uvicorn.workers.UvicornWorker",
@@ -181,15 +189,23 @@ WAYS: list[Command] = [
     ),
     gunicorn("--max-requests", "--max-requests 60", "a worker that is replaced hands over", first=serve_many),
     gunicorn("SIGHUP", "", "workers that are replaced hand over", first=hang_up),
-    gunicorn("worker timeout", "--timeout 2", "a worker that hangs is told to abort, and hands over", first=hang),
+    gunicorn("worker timeout", "--timeout 6", "a worker that hangs is told to abort, and hands over", first=hang),
     uwsgi("prefork", GRACEFULLY, UWSGI),
     uwsgi("--lazy-apps", f"{GRACEFULLY} --lazy-apps", UWSGI),
     uwsgi("--die-on-term, busy", "--die-on-term", DIES, first=occupy, releases=False),
-    uvicorn("", "", "the SIGTERM chain: uvicorn ends by its signal, past `atexit`", main=True),
+    uvicorn("", "", SIGTERM, main=True),
+    uvicorn(
+        ", lifespan alone",
+        "",
+        "`handing_over(get_asgi_application())`, here with `HANDLE_SIGTERM` off",
+        app=f"{PROJECT}.asgi:handed_over",
+        main=True,
+        environment={"SERVERS_SIGTERM": "0"},
+    ),
     uvicorn(" --workers 2", "--workers 2", ORPHANS, children=2, orphans=True),
     uvicorn(" --reload", "--reload --reload-dir {folder}", RELOADER, children=1, replaces=False),
     uvicorn(" --reload, a file changes", "--reload --reload-dir {folder}", RELOADER, children=1, first=touch),
-    Way("daphne", f"daphne -p {{port}} {ASGI}", "daphne", main=True),
+    Way("daphne", f"daphne -p {{port}} {ASGI}", "daphne", "nothing to set", main=True),
     granian("wsgi", WSGI),
     granian("asgi", ASGI),
     Way(
@@ -204,7 +220,7 @@ WAYS: list[Command] = [
         "waitress",
         f"waitress-serve --listen=127.0.0.1:{{port}} {WSGI}",
         "waitress",
-        "the SIGTERM chain: waitress leaves the signal to Python",
+        SIGTERM,
         main=True,
     ),
     celery("worker, solo", "worker --pool solo"),
@@ -215,10 +231,10 @@ WAYS: list[Command] = [
     celery("beat", "beat", opted_in=False),
     script("script with django.setup()", "", "from its first request on"),
     script("script that forks", "fork", "the child takes no part, and its end releases nothing"),
-    Command("migrate", "{manage} migrate -v0"),
-    Command("check", "{manage} check"),
-    Command("collectstatic", "{manage} collectstatic --noinput -v0"),
-    Command("shell", "{manage} shell -c 'import time; time.sleep(0.5)'"),
-    Command("test", f"{{manage}} test {PROJECT}.sample"),
-    Command("pytest-django", f"pytest --ds {PROJECT}.settings -p no:cacheprovider {SAMPLE}", "pytest-django"),
+    Command("migrate", "{manage} migrate -v0", note=COMMANDS),
+    Command("check", "{manage} check", note=COMMANDS),
+    Command("collectstatic", "{manage} collectstatic --noinput -v0", note=COMMANDS),
+    Command("shell", "{manage} shell -c 'import time; time.sleep(0.5)'", note=COMMANDS),
+    Command("test", f"{{manage}} test {PROJECT}.sample", note=TESTS),
+    Command("pytest-django", f"pytest --ds {PROJECT}.settings -p no:cacheprovider {SAMPLE}", "pytest-django", TESTS),
 ]

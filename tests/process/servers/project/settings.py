@@ -19,4 +19,5 @@ INSTALLED_APPS = [
     *filter(None, os.environ.get("SERVERS_APPS", "").split()),
 ]
 importlib.import_module("touched")  # the file that changes, for reloaders
+LEADER_ELECTIONS["default"]["HANDLE_SIGTERM"] = os.environ.get("SERVERS_SIGTERM") != "0"
 LEADER_ELECTIONS["default"]["SAME_HOST_TAKEOVER"] = os.environ["SERVERS_TAKEOVER"] == "1"
