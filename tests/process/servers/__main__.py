@@ -36,7 +36,7 @@ def milliseconds(values: list[float | None]) -> str:
 
 def cells(rows: list[Row]) -> tuple[str, ...]:
     """The line of one way, which was tried as often as there are rows."""
-    statuses = {f"{row.status} ({row.status_without_us})" for row in rows}
+    statuses = {f"{row.status} ({row.status_without_us})".replace("None", "-") for row in rows}
     failed = sum(bool(row.problems) for row in rows)
     way = rows[0].way
     return (

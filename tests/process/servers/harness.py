@@ -296,7 +296,9 @@ def try_way(way: Command) -> Row:
     row = Row(way)
     if isinstance(way, Way):
         processes = _stop(row, way)
-        if (way.main or way.children) and not way.first:
+        if way.first:
+            return row
+        if way.main or way.children:
             _kill(row, way)
         _without_us(row, way, processes)
     else:

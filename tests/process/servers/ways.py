@@ -57,7 +57,7 @@ class Way(Command):
     orphans: bool = False
     """Whether its workers go on when its main process is killed."""
     first: Callable[[Run], object] | None = None
-    """What happens to it before it is stopped. Such a way is not killed: that is another one's line."""
+    """What happens to it before it is stopped. How it is killed, and what it does without us, is another one's line."""
 
 
 def hang_up(run: Run) -> None:
