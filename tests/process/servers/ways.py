@@ -139,7 +139,7 @@ SIGTERM = "`HANDLE_SIGTERM`, which is on: the process ends by the signal, past `
 DIES = "a worker that is stopped within a request runs no `atexit`: its death is seen on the same host"
 ORPHANS = "workers outlive a main process that is killed, and lead on"
 COMMANDS = "`SERVING_COMMANDS` for one that serves"
-TESTS = "`override_leadership` decides who leads in a test"
+TESTS = "`django_leader.testing.leading()` for a test of what leaders do"
 PREFORK = "worker --pool prefork --concurrency 2"
 PLUS: dict[str, Any] = {"needs": ("Werkzeug",), "environment": {"SERVERS_APPS": "django_extensions"}}
 SAMPLE = "tests/process/servers/project/sample.py"
@@ -192,7 +192,7 @@ WAYS: list[Command] = [
     gunicorn("worker timeout", "--timeout 6", "a worker that hangs is told to abort, and hands over", first=hang),
     uwsgi("prefork", GRACEFULLY, UWSGI),
     uwsgi("--lazy-apps", f"{GRACEFULLY} --lazy-apps", UWSGI),
-    uwsgi("--die-on-term, busy", "--die-on-term", DIES, first=occupy, releases=False),
+    uwsgi("--die-on-term, busy", "--enable-threads --die-on-term", DIES, first=occupy, releases=False),
     uvicorn("", "", SIGTERM, main=True),
     uvicorn(
         ", lifespan alone",
