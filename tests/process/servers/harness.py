@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from testproject.embedded import die_with_parent
 from tests.process.servers.ways import PROJECT, Command, Way
 from tests.support.candidates import ROOT, Candidate
 from tests.support.servers import RedisServer, eventually, free_port, program
@@ -86,6 +87,7 @@ class Run:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )
 
     def _environment(self, without_us: bool) -> dict[str, str]:
@@ -338,21 +340,22 @@ def _kill(row: Row, way: Way) -> None:
     with running(row, "kill -9", takeover=True) as run:
         run.serves(way)
         run.look()
-        replaced = way.children and way.replaces
-        if not replaced:
+        if not (way.children and way.replaces):
             run.begin_witness()
         leader = run.leader()
         row.killed = run.leader_changes(lambda: os.kill(leader, signal.SIGKILL))
         run.deaths += 1
-        if replaced:
+        if not way.replaces:  # but most servers end by themselves then
+            with contextlib.suppress(ProcessLookupError):
+                run.stop(way)
+        elif way.children:
             run.look()
-        if replaced and not way.orphans:
+            if way.orphans:
+                run.process.kill()
+                assert run.ask(), "its workers go on"
+                return
             row.main_killed = run.leader_changes(run.process.kill, run.begin_witness())
-        run.process.kill()
-        if way.orphans:
-            assert run.ask(), "its workers go on"
-        else:
-            run.ended()
+        run.ended()
 
 
 def _without_us(row: Row, way: Way, processes: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import need
 from tests.process.servers.harness import AT_A_TIME, Row, missing, try_way
 from tests.process.servers.ways import WAYS, Command
+from tests.support.servers import program
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -30,6 +31,7 @@ def rows(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Row]]]:
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="it looks at /proc")
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def test_a_way_of_running(way: Command, rows: dict[str, Future[Row]]) -> None:
+    need(program("valkey") or program("redis-server"), "a Redis server")
     need(not missing(way), ", ".join(missing(way)))
     problems = rows[way.name].result().problems
     assert not problems, "\n".join(problems)
