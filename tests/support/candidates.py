@@ -21,11 +21,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Candidate:
-    """One process that takes part, running ``tests.support.candidate_process``; ``around`` is what starts it."""
+    """One process that takes part, running ``program``; ``around`` is what starts it."""
 
-    def __init__(self, port: int, *, around: Sequence[str] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        program: str = "tests.support.candidate_process",
+        around: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         self.process = subprocess.Popen(
-            [*around, sys.executable, "-m", "tests.support.candidate_process", json.dumps({"port": port, **options})],
+            [*around, sys.executable, "-m", program, json.dumps({"port": port, **options})],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
