@@ -187,12 +187,16 @@ class Run:
 
     # What is wanted
 
-    def settles(self) -> None:
-        """Waits until those and only those take part that should, and one of them, or the witness, leads."""
-        way = self.way
+    def settles(self) -> set[int]:
+        """Waits until those and only those take part that should, and one of them, or the witness, leads. Gives them.
+
+        What /proc tells of connections is not of one instant, and a candidate may connect anew.
+        """
+        way, found = self.way, set[int]()
         assert isinstance(way, Way)
 
         def settled() -> bool:
+            nonlocal found
             found = self.campaigners()
             known = int(self.client.zcard(f"{{{LOCK}}}:candidates")) - bool(self.witness)
             return (
@@ -202,12 +206,12 @@ class Run:
             )
 
         self._waits(settled, "those take part that should, and one leads")
+        return found
 
     def look(self) -> str:
         """Asks the processes themselves, too, as soon as all is as it should be. Tells who takes part."""
         assert isinstance(self.way, Way)
-        self.settles()
-        leader, found = self.leader(), self.campaigners()
+        found, leader = self.settles(), self.leader()
         known: Any = self.client.zrange(f"{{{LOCK}}}:candidates", 0, -1)
         assert len({me.rpartition(b":")[0] for me in known}) == len(known), f"some have the same name: {known}"
         for said in self.answers(self.way):
