@@ -132,7 +132,7 @@ def quiet_fork_in_c() -> int:
     """
     candidacy = election._candidacy
     if candidacy and (delivery := candidacy._delivery):
-        eventually(lambda: 0.01 < now() - delivery.looked_at < 0.2 and 0.01 < now() - candidacy._ticked_at < 0.03)
+        eventually(lambda: 0.01 < now() - delivery.looked_at < 0.3 and 0.01 < now() - candidacy._ticked_at < 0.2)
     pid: int = ctypes.PyDLL(None).fork()
     return pid
 
