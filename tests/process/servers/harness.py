@@ -245,11 +245,15 @@ class Run:
         self.witness.hears("change")
         return self.witness.pid
 
-    def stop(self, way: Way) -> None:
-        """As its supervisor, or the terminal, does. No task is under way: Celery may wait 30 s for its result."""
+    def rest(self, way: Way) -> None:
+        """Sees that no task is under way: Celery may wait 30 s for its result."""
         if way.tasks:
             (self.folder / "over").touch()
             eventually(lambda: not self.client.exists("celery", "unacked"), "all tasks are done", every=0.1)
+
+    def stop(self, way: Way) -> None:
+        """As its supervisor, or the terminal, does."""
+        self.rest(way)
         (os.killpg if way.to_all else os.kill)(self.process.pid, way.stop)
 
     def ended(self) -> int:
@@ -339,7 +343,9 @@ def _stop(row: Row, way: Way) -> int:
             way.first(run)
         processes = len(run.pids())
         if run.leader():
-            row.stopped = run.leader_changes(lambda: run.stop(way), run.begin_witness())
+            witness = run.begin_witness()
+            run.rest(way)
+            row.stopped = run.leader_changes(lambda: run.stop(way), witness)
             died = [change for change in run.history() if change[1] == "taken-over"]
             assert bool(died) != way.releases, "how the term ended"
         else:
