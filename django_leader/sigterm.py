@@ -19,6 +19,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -38,6 +39,7 @@ class Sigterm:
 
     def __init__(self, ask: Callable[[], Any], busy: Callable[[], bool], here: Callable[[], bool]) -> None:
         self._ask, self._busy, self._here = ask, busy, here
+        self._handler: Any = None
         self._previous: Any = None
         self._pid = 0
         self._ending = False
@@ -49,12 +51,13 @@ class Sigterm:
         previous = signal.getsignal(signal.SIGTERM)
         if previous != signal.SIG_DFL and not callable(previous):
             return
-        self._previous, self._pid = previous, os.getpid()
-        signal.signal(signal.SIGTERM, self._handle)
+        # Each handler knows its own: whoever has chained behind the one of a parent calls that one from a child's.
+        self._handler, self._previous, self._pid = partial(self._handle, previous), previous, os.getpid()
+        signal.signal(signal.SIGTERM, self._handler)
 
     def after_fork(self) -> None:
         """In a forked child: as if we had never been here."""
-        if self._pid and signal.getsignal(signal.SIGTERM) == self._handle:
+        if self._pid and signal.getsignal(signal.SIGTERM) is self._handler:
             signal.signal(signal.SIGTERM, self._previous)
         self._pid, self._ending = 0, False
 
@@ -63,12 +66,12 @@ class Sigterm:
         if self._ending and self._pid == os.getpid() and threading.current_thread() is threading.main_thread():
             self._wait()
 
-    def _handle(self, number: int, frame: FrameType | None) -> Any:
+    def _handle(self, previous: Any, number: int, frame: FrameType | None) -> Any:
         ours = self._pid == os.getpid()  # if not, a fork in C has told nobody
         if ours:
             self._ask()
-        if callable(self._previous):
-            return self._previous(number, frame)
+        if callable(previous):
+            return previous(number, frame)
         if not ours or self._ending:
             return _end()
         self._ending = True

@@ -302,6 +302,31 @@ def test_s19_a_forked_child_has_the_handler_of_before(run: Run, some_server: Red
     assert kept(some_server)
 
 
+def test_s20_a_child_that_takes_part_ends_where_a_handler_was_chained_behind_ours(
+    run: Run, some_server: RedisServer
+) -> None:
+    """That handler stays in the child, so ours is put before it, and it calls the one that the parent had."""
+    script = run("""
+        election = made(); leads(election); election.stop()
+        ours = signal.getsignal(signal.SIGTERM)
+        def chained(number, frame):
+            say("chained")
+            ours(number, frame)
+        signal.signal(signal.SIGTERM, chained)
+        if not (pid := os.fork()):
+            leads(election)
+            wait()
+        say(f"child {pid}")
+        say(f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+    """)
+    assert script.process.stdout
+    said = sorted(script.process.stdout.readline().strip() for _ in range(2))
+    os.kill(int(said[0].removeprefix("child ")), signal.SIGTERM)
+    script.says("chained")
+    script.says(f"ended {-signal.SIGTERM}")
+    assert history(some_server) == ["elected", "resigned"] * 2
+
+
 def test_s19_a_child_that_was_forked_in_c_dies_of_sigterm_and_releases_nothing(
     run: Run, some_server: RedisServer
 ) -> None:
