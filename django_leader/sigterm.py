@@ -7,7 +7,8 @@ process that hangs in C ends by SIGKILL, where SIGTERM alone would have ended it
 - The handler takes no lock, and calls the handler before it at once: whatever that waits for, such as the lock of a
   log, may be held by the very code that the signal has interrupted.
 - Where there was none, the process ends by the signal, as before, when the elections have handed over or ``PATIENCE``
-  is over. Until then the main thread stands still, unless it is the one that hands over.
+  is over. Until then the main thread stands still, unless it is the one that hands over, or cannot wait: gevent runs
+  the handler in its hub.
 - A forked child has the handler of before again.
 """
 
@@ -19,6 +20,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -75,7 +77,8 @@ class Sigterm:
         if not ours or self._ending:
             return _end()
         self._ending = True
-        if self._here():  # so it goes on only when this handler has returned
+        if self._here() or threading.current_thread() is not threading.main_thread():
+            # It goes on only when this handler has returned.
             _thread.start_new_thread(self._wait, ())
         else:
             self._wait()
@@ -92,8 +95,6 @@ class Sigterm:
 
 def _end() -> None:
     # Returns only where the kernel lets nobody die of a signal without a handler: process 1 of a container.
-    if threading.current_thread() is threading.main_thread():
+    with suppress(ValueError):  # in another thread than the main one, which then handles it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTERM)
-    else:
-        os.kill(os.getpid(), signal.SIGTERM)  # which the main thread handles
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -5,6 +5,7 @@ The lease is far longer than a test waits, and nobody watches the process: what 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import need
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -415,3 +417,20 @@ def test_s20_ctrl_c_hands_over(run: Run, some_server: RedisServer) -> None:
     script.says("ready")
     assert script.ends(signal.SIGINT) == -signal.SIGINT
     eventually(lambda: handed_over(some_server))
+
+
+def test_s20_under_gevent_it_hands_over_and_dies_of_sigterm(run: Run, some_server: RedisServer) -> None:
+    """Where every greenlet waits, the handler runs in the hub, which cannot wait."""
+    need(importlib.util.find_spec("gevent") is not None, "gevent")
+    script = run("""
+        import gevent.monkey
+        gevent.monkey.patch_all()
+        os.dup2(1, 2)
+        election = made(); leads(election)
+        gevent.spawn(say, "ready")
+        time.sleep(60)
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    script.says("")
+    assert handed_over(some_server)
