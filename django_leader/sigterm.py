@@ -55,7 +55,8 @@ class Sigterm:
             return
         # Each handler knows its own: whoever has chained behind the one of a parent calls that one from a child's.
         self._handler, self._previous, self._pid = partial(self._handle, previous), previous, os.getpid()
-        signal.signal(signal.SIGTERM, self._handler)
+        with suppress(ValueError):  # a sub-interpreter, as mod_wsgi makes them, handles no signal
+            signal.signal(signal.SIGTERM, self._handler)
 
     def after_fork(self) -> None:
         """In a forked child: as if we had never been here."""
