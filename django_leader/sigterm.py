@@ -7,7 +7,8 @@ process that hangs in C ends by SIGKILL, where SIGTERM alone would have ended it
 - The handler takes no lock, and calls the handler before it at once: whatever that waits for, such as the lock of a
   log, may be held by the very code that the signal has interrupted.
 - Where there was none, the process ends by the signal, as before, when the elections have handed over or ``PATIENCE``
-  is over. Until then the main thread stands still, unless it is the one that hands over.
+  is over. Until then the main thread stands still, unless it is the one that hands over, or cannot wait: gevent runs
+  the handler in its hub.
 - A forked child has the handler of before again.
 """
 
@@ -19,6 +20,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -38,6 +41,7 @@ class Sigterm:
 
     def __init__(self, ask: Callable[[], Any], busy: Callable[[], bool], here: Callable[[], bool]) -> None:
         self._ask, self._busy, self._here = ask, busy, here
+        self._handler: Any = None
         self._previous: Any = None
         self._pid = 0
         self._ending = False
@@ -49,12 +53,14 @@ class Sigterm:
         previous = signal.getsignal(signal.SIGTERM)
         if previous != signal.SIG_DFL and not callable(previous):
             return
-        self._previous, self._pid = previous, os.getpid()
-        signal.signal(signal.SIGTERM, self._handle)
+        # Each handler knows its own: whoever has chained behind the one of a parent calls that one from a child's.
+        self._handler, self._previous, self._pid = partial(self._handle, previous), previous, os.getpid()
+        with suppress(ValueError):  # a sub-interpreter, as mod_wsgi makes them, handles no signal
+            signal.signal(signal.SIGTERM, self._handler)
 
     def after_fork(self) -> None:
         """In a forked child: as if we had never been here."""
-        if self._pid and signal.getsignal(signal.SIGTERM) == self._handle:
+        if self._pid and signal.getsignal(signal.SIGTERM) is self._handler:
             signal.signal(signal.SIGTERM, self._previous)
         self._pid, self._ending = 0, False
 
@@ -63,16 +69,17 @@ class Sigterm:
         if self._ending and self._pid == os.getpid() and threading.current_thread() is threading.main_thread():
             self._wait()
 
-    def _handle(self, number: int, frame: FrameType | None) -> Any:
+    def _handle(self, previous: Any, number: int, frame: FrameType | None) -> Any:
         ours = self._pid == os.getpid()  # if not, a fork in C has told nobody
         if ours:
             self._ask()
-        if callable(self._previous):
-            return self._previous(number, frame)
+        if callable(previous):
+            return previous(number, frame)
         if not ours or self._ending:
             return _end()
         self._ending = True
-        if self._here():  # so it goes on only when this handler has returned
+        if self._here() or threading.current_thread() is not threading.main_thread():
+            # It goes on only when this handler has returned.
             _thread.start_new_thread(self._wait, ())
         else:
             self._wait()
@@ -89,8 +96,6 @@ class Sigterm:
 
 def _end() -> None:
     # Returns only where the kernel lets nobody die of a signal without a handler: process 1 of a container.
-    if threading.current_thread() is threading.main_thread():
+    with suppress(ValueError):  # in another thread than the main one, which then handles it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTERM)
-    else:
-        os.kill(os.getpid(), signal.SIGTERM)  # which the main thread handles
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -5,6 +5,7 @@ The lease is far longer than a test waits, and nobody watches the process: what 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import need
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -302,6 +304,31 @@ def test_s19_a_forked_child_has_the_handler_of_before(run: Run, some_server: Red
     assert kept(some_server)
 
 
+def test_s20_a_child_that_takes_part_ends_where_a_handler_was_chained_behind_ours(
+    run: Run, some_server: RedisServer
+) -> None:
+    """That handler stays in the child, so ours is put before it, and it calls the one that the parent had."""
+    script = run("""
+        election = made(); leads(election); election.stop()
+        ours = signal.getsignal(signal.SIGTERM)
+        def chained(number, frame):
+            say("chained")
+            ours(number, frame)
+        signal.signal(signal.SIGTERM, chained)
+        if not (pid := os.fork()):
+            leads(election)
+            wait()
+        say(f"child {pid}")
+        say(f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+    """)
+    assert script.process.stdout
+    said = sorted(script.process.stdout.readline().strip() for _ in range(2))
+    os.kill(int(said[0].removeprefix("child ")), signal.SIGTERM)
+    script.says("chained")
+    script.says(f"ended {-signal.SIGTERM}")
+    assert history(some_server) == ["elected", "resigned"] * 2
+
+
 def test_s19_a_child_that_was_forked_in_c_dies_of_sigterm_and_releases_nothing(
     run: Run, some_server: RedisServer
 ) -> None:
@@ -390,3 +417,20 @@ def test_s20_ctrl_c_hands_over(run: Run, some_server: RedisServer) -> None:
     script.says("ready")
     assert script.ends(signal.SIGINT) == -signal.SIGINT
     eventually(lambda: handed_over(some_server))
+
+
+def test_s20_under_gevent_it_hands_over_and_dies_of_sigterm(run: Run, some_server: RedisServer) -> None:
+    """Where every greenlet waits, the handler runs in the hub, which cannot wait."""
+    need(importlib.util.find_spec("gevent") is not None, "gevent")
+    script = run("""
+        import gevent.monkey
+        gevent.monkey.patch_all()
+        os.dup2(1, 2)
+        election = made(); leads(election)
+        gevent.spawn(say, "ready")
+        time.sleep(60)
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    script.says("")
+    assert handed_over(some_server)
