@@ -25,13 +25,18 @@ from .autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, Start, deci
 from .conf import configured, starting
 from .log import logger
 
+STARTS: tuple[Start, ...] = ("now", IN_WORKERS, AT_REQUEST)
+
 
 class Starter:
-    """Of this process. ``decisions``: for each election when it starts, and why."""
+    """Of this process. ``decisions``: for each election when it starts, and why.
+
+    What is to start at one time is started once in each process, which ``_started`` remembers.
+    """
 
     def __init__(self) -> None:
         self.decisions: dict[str, Decision] = {}
-        self._pid = 0
+        self._started: dict[Start, int] = {}
         self._watches_forks = False
 
     def ready(self) -> None:
@@ -67,13 +72,14 @@ class Starter:
         self._start("", "now")
 
     def _request_started(self, sender: Any = None, **kwargs: Any) -> None:
+        due = [start for start in STARTS if self._started.get(start) != os.getpid()]
         # The test client sends the signal, too, and serves nobody.
         serves = not getattr(sender, "__module__", "").startswith("django.test")
-        if self._pid != os.getpid() and serves and not in_tests():
-            self._start("this process has got a request", "now", IN_WORKERS, AT_REQUEST)
+        if due and serves and not in_tests():
+            self._start("this process has got a request", *due)
 
     def _start(self, why: str, *when: Start) -> None:
-        self._pid = os.getpid()
+        self._started.update(dict.fromkeys(when, os.getpid()))
 
         def start(election: Any, decision: Decision) -> None:
             election.start()
