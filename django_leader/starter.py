@@ -73,9 +73,7 @@ class Starter:
 
     def _request_started(self, sender: Any = None, **kwargs: Any) -> None:
         due = [start for start in STARTS if self._started.get(start) != os.getpid()]
-        # The test client sends the signal, too, and serves nobody.
-        serves = not getattr(sender, "__module__", "").startswith("django.test")
-        if due and serves and not in_tests():
+        if due and not _is_test_client(sender) and not in_tests():
             self._start("this process has got a request", *due)
 
     def _start(self, why: str, *when: Start) -> None:
@@ -126,6 +124,11 @@ class Starter:
             self._start("a worker has been forked", IN_WORKERS)
         except Exception:
             logger.exception("LEADER_ELECTIONS: not started in this worker")
+
+
+def _is_test_client(sender: Any) -> bool:
+    """Whether a request comes from Django's test client, or from one that is made of it, which serve nobody."""
+    return any(kind.__module__.startswith("django.test") for kind in getattr(sender, "__mro__", ()))
 
 
 def _gunicorn_worker() -> Any:
