@@ -25,13 +25,18 @@ from .autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, Start, deci
 from .conf import configured, starting
 from .log import logger
 
+STARTS: tuple[Start, ...] = ("now", IN_WORKERS, AT_REQUEST)
+
 
 class Starter:
-    """Of this process. ``decisions``: for each election when it starts, and why."""
+    """Of this process. ``decisions``: for each election when it starts, and why.
+
+    What is to start at one time is started once in each process, which ``_started`` remembers.
+    """
 
     def __init__(self) -> None:
         self.decisions: dict[str, Decision] = {}
-        self._pid = 0
+        self._started: dict[Start, int] = {}
         self._watches_forks = False
 
     def ready(self) -> None:
@@ -68,13 +73,12 @@ class Starter:
         self._start("", "now")
 
     def _request_started(self, sender: Any = None, **kwargs: Any) -> None:
-        # The test client sends the signal, too, and serves nobody.
-        serves = not getattr(sender, "__module__", "").startswith("django.test")
-        if self._pid != os.getpid() and serves and not in_tests():
-            self._start("this process has got a request", "now", IN_WORKERS, AT_REQUEST)
+        due = [start for start in STARTS if self._started.get(start) != os.getpid()]
+        if due and not _is_test_client(sender) and not in_tests():
+            self._start("this process has got a request", *due)
 
     def _start(self, why: str, *when: Start) -> None:
-        self._pid = os.getpid()
+        self._started.update(dict.fromkeys(when, os.getpid()))
 
         def start(election: Any, decision: Decision) -> None:
             election.start()
@@ -135,6 +139,11 @@ class Starter:
             self._start("a worker has been forked", IN_WORKERS)
         except Exception:
             logger.exception("LEADER_ELECTIONS: not started in this worker")
+
+
+def _is_test_client(sender: Any) -> bool:
+    """Whether a request comes from Django's test client, or from one that is made of it, which serve nobody."""
+    return any(kind.__module__.startswith("django.test") for kind in getattr(sender, "__mro__", ()))
 
 
 def _gunicorn_worker() -> Any:

@@ -129,8 +129,9 @@ def decided(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Has the starter decide as if it saw something else."""
 
     def decide_for(start: Any) -> None:
-        monkeypatch.setattr(starter, "_pid", 0)
-        monkeypatch.setattr(starting, "decide", lambda *args: Decision(start, "the test wants it"))
+        monkeypatch.setattr(starter, "_started", {})
+        wanted = start if callable(start) else lambda *args: Decision(start, "the test wants it")
+        monkeypatch.setattr(starting, "decide", wanted)
         monkeypatch.setattr(starting, "in_tests", lambda: False)
         starting.begin()
 
@@ -151,6 +152,16 @@ def test_what_starts_at_the_first_request_starts_then_and_once(decided: Any) -> 
     eventually(lambda: elections["default"].running)
     elections["default"].stop()
     request_started.send(sender=None)
+    assert not elections["default"].running, "what the application stopped stays stopped"
+
+
+def test_one_that_starts_now_keeps_no_other_from_starting_at_the_first_request(decided: Any, project: Settings) -> None:
+    project.LEADER_ELECTIONS = {"default": {"AUTOSTART": True}, "b": {}}
+    decided(lambda seen, setting, *args: decide(Seen(), setting))
+    eventually(lambda: elections["default"].running)
+    elections["default"].stop()
+    request_started.send(sender=None)
+    assert elections["b"].running
     assert not elections["default"].running, "what the application stopped stays stopped"
 
 

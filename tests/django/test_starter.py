@@ -165,8 +165,12 @@ def test_a_gunicorn_that_is_not_as_expected_hinders_nobody(starter: Starter, cap
 def test_the_test_client_is_no_request(starter: Starter, monkeypatch: pytest.MonkeyPatch, start: Any) -> None:
     monkeypatch.setattr(starting, "decide", lambda *args: Decision(start, "the test wants it"))
     starter.ready()
-    request_started.send(sender=ClientHandler)
-    assert not elections["default"].running
+    for sender in (
+        ClientHandler,
+        type("ForceAuthClientHandler", (ClientHandler,), {"__module__": "rest_framework.test"}),
+    ):
+        request_started.send(sender=sender)
+        assert not elections["default"].running
     request_started.send(sender=None)
     eventually(lambda: elections["default"].running)
 
