@@ -140,6 +140,8 @@ class Candidacy:
 
     def bequeath(self, heir: Candidacy) -> None:
         """Tells this process's next candidacy the highest token, and of a loss that is still being delivered. Local."""
+        if self._stop_asked:  # the election thread may not have come to it yet
+            self._apply(machine.Stop())
         with self.changed:
             ended = self._state.ended
             undelivered = ended._replace(owes_release=False) if ended and not ended.delivered else None

@@ -290,6 +290,30 @@ def test_a_candidacy_that_starts_again_waits_for_the_loss_callbacks_of_the_last(
     assert election.wait_for_leadership(GENEROUS)
 
 
+def test_s16_a_candidacy_that_starts_again_knows_of_the_term_that_the_last_was_asked_to_end(make: Make) -> None:
+    """As a signal handler asks it: the last one may not have come to it yet."""
+    election, told, again = make(lock_ttl=1.0), list[str](), threading.Event()
+
+    @election.on_become_leader
+    def gained() -> None:
+        told.append("gain")
+        if len(told) > 1:
+            again.set()
+
+    @election.on_lose_leadership
+    def lost() -> None:
+        again.wait(2.0)  # in which the lease runs out
+        told.append("loss")
+
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    eventually(lambda: told)
+    election.ask_to_stop()
+    election.start()
+    eventually(lambda: len(told) == 3)
+    assert told == ["gain", "loss", "gain"]
+
+
 def test_a_process_that_takes_part_ticks(make: Make) -> None:
     election = make()
     assert election.last_tick is None
