@@ -25,8 +25,10 @@ MOMENTS = ("", "takes part", "leader, with token", "an answer")
 """What the signal follows: the start, one of the first lines of the log that says so, or the first answer."""
 DELAY = 0.3
 """Seconds after it, at the most."""
-NOT_BEFORE = {"uWSGI prefork": "(master-start)"}
-"""Until its log says so, a server does not end by its signal, whatever it serves."""
+FORGETFUL = ("uWSGI prefork",)
+"""Ways in which a worker loses the signal if it comes before the worker has begun to serve, and is then waited for."""
+SETTLING = 0.1
+"""Seconds that those need from there."""
 CHOSEN = ("gunicorn sync", "gunicorn --preload", "uvicorn", "uWSGI prefork")
 
 
@@ -44,19 +46,21 @@ class Round:
         """Raises nothing: what goes wrong becomes a problem."""
         rng, way = random.Random(self.seed), self.row.way
         assert isinstance(way, Way)
-        moment, delay = rng.choice(MOMENTS) or NOT_BEFORE.get(way.name, ""), rng.uniform(0, DELAY)
+        moment, delay = rng.choice(MOMENTS), rng.uniform(0, DELAY)
         with running(self.row, f"seed {self.seed}, a signal {delay:.3f} s after {moment!r}") as self._run:
             for client in self._clients:
                 client.start()
             eventually(lambda: self._is_time(moment), moment, 2 * BOUND)
-            time.sleep(delay)
+            time.sleep(delay + SETTLING * (way.name in FORGETFUL))
             self._run.stop(way)
             self.row.status = self._run.ended()
             self._check(self._run)
         return self
 
     def _is_time(self, moment: str) -> bool:
-        return self._answered if moment == "an answer" else moment in self._run.log.read_text(errors="replace")
+        log, way = self._run.log.read_text(errors="replace"), self.row.way
+        ready = way.name not in FORGETFUL or (isinstance(way, Way) and log.count("takes part") >= way.children)
+        return ready and (self._answered if moment == "an answer" else moment in log)
 
     def _ask(self) -> None:
         """Notes who says that it leads, whenever that is another one."""

@@ -134,6 +134,7 @@ def test_s19_a_callback_that_forks_leaves_the_term_to_its_parent(
         parent.tell("stop")
     inherited = parent.hears("inherited")
     assert (inherited["leads"], inherited["token"], inherited["running"]) == (False, None, False)
+    assert inherited["sockets"] == 0, "the server sees the end of the parent, however long the child lives"
     child = parent.hears("child")
     assert child["code"] == (FINE if ends in ("campaign", "process") else 0)
     if ends == "campaign":
