@@ -256,7 +256,6 @@ def descriptors() -> int:
 def main() -> None:
     options = json.loads(sys.argv[1])
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    sys.setswitchinterval(0.0001)  # so that a fork finds threads anywhere, and not only where they wait
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     logging.getLogger().addHandler(Raised())
     logging.getLogger().setLevel("INFO")

@@ -88,7 +88,7 @@ class Run:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=_as_from_a_terminal,
             )
 
     def _environment(self, without_us: bool) -> dict[str, str]:
@@ -277,6 +277,11 @@ class Run:
         self.client.close()
         self.redis.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _as_from_a_terminal() -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell has what it runs in the background ignore it
 
 
 def _port() -> int:
