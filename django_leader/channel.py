@@ -17,6 +17,7 @@ outcome as unknown.
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401 - or the first to connect imports it, and whoever is forked meanwhile never can
 import math
 import os
 import select

@@ -191,3 +191,36 @@ def test_s19_a_signal_to_a_child_ends_the_child_alone(
         ended = parent.hears("ended", kind=kind)
         assert (ended["code"], ended["leads"]) == (code, True)
     check_goes_on(parent, token, own_server)
+
+
+IMPORTS = """
+import sys, threading
+import redis
+from django_leader.config import Config
+from django_leader.election import LeaderElection
+
+election = LeaderElection(redis.Redis(port=int(sys.argv[1])), Config(quarantine=0))
+
+@election.on_become_leader
+async def work():
+    pass
+
+imported = []
+
+def hook(event, args):
+    if event == "import" and threading.current_thread() is not threading.main_thread():
+        imported.append(args[0])
+
+sys.addaudithook(hook)
+election.start()
+assert election.wait_for_leadership(20)
+election.stop()
+print(imported)
+"""
+
+
+def test_what_an_election_needs_is_imported_before_its_threads_start(own_server: RedisServer) -> None:
+    """A process that is forked while another thread imports something waits for ever when it imports that."""
+    command = [sys.executable, "-c", IMPORTS, str(own_server.port)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
