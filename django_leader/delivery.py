@@ -15,6 +15,7 @@ A term has a *watcher*, which does no I/O, and a thread for each gain callback:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -71,16 +72,10 @@ class Listeners:
 
 
 def plain(callback: Callback) -> Callback:
-    """``callback``, or if it is a coroutine function, one that runs it in an event loop of its own."""
-    if not iscoroutinefunction(callback):
-        return callback
-
-    def run_to_the_end() -> Any:
-        import asyncio  # which most processes do without
-
-        return asyncio.run(callback())
-
-    return run_to_the_end
+    """``callback``, or if it gives a coroutine, one that runs that in an event loop of its own."""
+    if iscoroutinefunction(callback) or iscoroutinefunction(type(callback).__call__):
+        return lambda: asyncio.run(callback())
+    return callback
 
 
 class TermDelivery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -72,6 +73,4 @@ class Queries:
 
 async def in_thread(function: Callable[[], T]) -> T:
     """Calls ``function`` in a thread of the running event loop's pool, and gives what it gives."""
-    import asyncio  # which most processes do without
-
     return await asyncio.get_running_loop().run_in_executor(None, function)

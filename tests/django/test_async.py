@@ -106,6 +106,18 @@ def test_coroutine_functions_as_callbacks_run_in_a_loop_of_their_own(project: Se
     eventually(lambda: sorted(told) == ["began", "ended", "lost"])
 
 
+def test_an_object_whose_call_is_a_coroutine_function_runs_too(project: Settings) -> None:
+    told: list[str] = []
+
+    class Work:
+        async def __call__(self) -> None:
+            told.append("began")
+
+    elections["default"].on_become_leader(Work())
+    elections["default"].start()
+    eventually(lambda: told)
+
+
 def test_a_coroutine_function_that_raises_ends_the_term(project: Settings) -> None:
     election = elections["default"]
 
