@@ -23,6 +23,7 @@ from django.core.signals import request_started
 
 from .autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, Start, decide, in_tests, look
 from .conf import configured, starting
+from .lifecycle import lifecycle
 from .log import logger
 
 STARTS: tuple[Start, ...] = ("now", IN_WORKERS, AT_REQUEST)
@@ -159,11 +160,27 @@ def _gunicorn_worker() -> Any:
     return None
 
 
+def _chain_exit(uwsgi: Any) -> None:
+    """Has uWSGI stop the elections when a worker ends, before what it calls there already.
+
+    Its handler may run in any thread, and where it is not the main one Python's ``atexit`` is not run.
+    """
+    then = getattr(uwsgi, "atexit", None)
+
+    def at_exit() -> None:
+        lifecycle.exit()
+        if callable(then):
+            then()
+
+    uwsgi.atexit = at_exit
+
+
 def _chain_post_fork(uwsgi: Any, start: Callable[[], None]) -> None:
     """Has uWSGI call ``start`` in each worker, behind what it calls there already."""
 
     def in_worker() -> None:
         if uwsgi.worker_id() > 0:  # and not in a mule or a spooler
+            _chain_exit(uwsgi)
             start()
 
     decorators: Any = sys.modules.get("uwsgidecorators")

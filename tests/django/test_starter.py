@@ -16,6 +16,7 @@ from pytest_django import Settings
 from django_leader import elections
 from django_leader import starter as starting
 from django_leader.autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, look
+from django_leader.lifecycle import lifecycle
 from django_leader.starter import Starter
 from tests.django.conftest import FAST
 from tests.support.candidates import ROOT
@@ -43,7 +44,10 @@ def uwsgi(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def test_the_master_of_uwsgi_prepares_and_its_workers_start(starter: Starter, uwsgi: Any) -> None:
+def test_the_master_of_uwsgi_prepares_and_its_workers_start_and_stop(
+    starter: Starter, uwsgi: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "exiting", False)  # the test's process goes on
     called: list[str] = []
     uwsgi.post_fork_hook = lambda: called.append("the application's")
     starter.ready()
@@ -52,6 +56,8 @@ def test_the_master_of_uwsgi_prepares_and_its_workers_start(starter: Starter, uw
     uwsgi.post_fork_hook()
     assert called == ["the application's"]
     assert elections["default"].running
+    uwsgi.atexit()
+    eventually(lambda: not elections["default"].running)
 
 
 def test_a_mule_of_uwsgi_serves_nobody(starter: Starter, uwsgi: Any) -> None:
