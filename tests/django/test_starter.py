@@ -55,7 +55,7 @@ def test_the_master_of_uwsgi_prepares_and_its_workers_start_and_stop(
     uwsgi.worker_id = lambda: 2
     uwsgi.post_fork_hook()
     assert called == ["the application's"]
-    assert elections["default"].running
+    eventually(lambda: elections["default"].running)
     uwsgi.atexit()
     eventually(lambda: not elections["default"].running)
 
