@@ -321,6 +321,26 @@ def test_a_process_that_takes_part_ticks(make: Make) -> None:
     eventually(lambda: election.last_tick is not None and election.last_tick < 1.0)
 
 
+def test_how_late_a_process_is_can_be_asked(make: Make) -> None:
+    election = make(heartbeat_interval=0.02)
+    assert election.delay == 0.0
+    election.start()
+    eventually(lambda: election.delay > 0.0)
+    election.stop()
+    assert election.delay == 0.0
+
+
+def test_who_takes_no_part_can_be_asked_to_stop(make: Make) -> None:
+    election = make()
+    election.ask_to_stop()
+    assert not election.runs_here
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    assert not election.runs_here
+    election.ask_to_stop()
+    eventually(lambda: not election.running)
+
+
 def test_s17_a_thread_that_watches_no_longer_is_seen(make: Make) -> None:
     election = make()
     election.start()
