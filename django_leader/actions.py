@@ -142,7 +142,6 @@ class Actions:
         return True
 
     def _renew(self, state: machine.State, term: machine.Term, asked_at: float, *, confirm: bool) -> None:
-        self._advice.beat(asked_at - state.next_at, term.deadline - asked_at, term.token)
         claim = machine.claim(state, asked_at, self._timing)
         answer = self._lease.renew(self._me, term.token, self._info(state), claim, confirm=confirm)
         self._answered(machine.Renewed(asked_at, answer))

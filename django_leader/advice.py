@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import math
 
-from . import clock
+from . import clock, starvation
+from .channel import SERVER_TIMER
 from .config import Config
 from .log import log
+from .machine import State, Term
 from .records import Answer
 
 LATE = 0.5
@@ -26,10 +28,15 @@ class Advice:
     def __init__(self, label: str, config: Config) -> None:
         self.label, self._config = label, config
         self._twins: set[str] = set()
-        self._late = 0
+        self._due, self._rested = clock.now(), True
+        self._term: Term | None = None
+        self._counts: starvation.Counts | None = None
+        self._late = (0, set[str]())
         self._quarantine, self._told_at = "", -math.inf
         self.outage = ""
         """Why Redis could not be asked when it was last tried; empty when it answered."""
+        self.delay = 0.0
+        """Seconds by which the election thread was late for the last request that was due."""
 
     def failed(self, error: Exception, *, unexpected: bool) -> None:
         """Redis could not be asked."""
@@ -56,15 +63,28 @@ class Advice:
                 max(answer.remaining, 0.0),
             )
 
-    def beat(self, late: float, left: float, term: int) -> None:
-        """A heartbeat is due since ``late`` seconds, and so many are left of the lease. ``term``: its token."""
-        if late > LATE * self._config.timing.heartbeat and self._late != term:
-            self._late = term
-            self._warn(
-                "a heartbeat is %.1f s late; %.1f s are left of the lease. This process got no CPU in time: look for "
-                "calls that hold the GIL, requests that do not yield (gevent), for too few CPUs, or raise LOCK_TTL.",
-                late, left,
-            )  # fmt: skip
+    def rests(self, state: State, wait: float) -> None:
+        """The election thread has finished a turn, and waits for so many seconds before the next. Local."""
+        self._due = math.inf if state.ended else state.next_at
+        self._term, self._rested = state.term, wait > 0
+
+    def woke(self) -> None:
+        """The election thread begins a turn. If a request is due, looks how late it is. Local."""
+        late = clock.now() - self._due
+        if late < 0:
+            return
+        self.delay = late if self._term else max(0.0, late - 2 * SERVER_TIMER)
+        too_late = late > LATE * self._config.timing.heartbeat
+        before, self._counts = self._counts, starvation.look(late=too_late)
+        if not self._term or not too_late:
+            return
+        if self._late[0] != self._term.token:
+            self._late = (self._term.token, set())
+        cause, advice = starvation.explain(before, self._counts, late, rested=self._rested)
+        if cause not in self._late[1]:
+            self._late[1].add(cause)
+            left = max(0.0, self._term.deadline - clock.now())
+            self._warn("a heartbeat is %.1f s late; %.1f s are left of the lease. %s.", late, left, advice)
 
     def twin(self, other: str) -> None:
         """The candidacy ``other`` has the same instance id."""

@@ -129,6 +129,11 @@ class Candidacy:
         return self._advice.outage
 
     @property
+    def delay(self) -> float:
+        """Seconds by which the election thread was late for the last request that was due."""
+        return self._advice.delay
+
+    @property
     def stopping(self) -> bool:
         """Whether it has ended, or is about to."""
         return self.ended or self._stop_asked or self._state.stopping
@@ -190,6 +195,7 @@ class Candidacy:
                 wait = self._turn()
             if wait is None:
                 break
+            self._advice.rests(self._state, wait)
             if wait > 0:
                 self._waker.wait(min(wait, 3600.0))
         if not self.outage and self._state.watch.look:
@@ -199,6 +205,7 @@ class Candidacy:
     def _turn(self) -> float | None:
         """Decides and carries out one thing, at the desk. Gives how long to wait away from it; None: no more to do."""
         try:
+            self._advice.woke()
             self._actions.mourn()
             if self._stop_asked and not self._state.stopping:
                 self._apply(machine.Stop())

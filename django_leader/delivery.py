@@ -73,7 +73,7 @@ class Listeners:
 
 def plain(callback: Callback) -> Callback:
     """``callback``, or if it gives a coroutine, one that runs that in an event loop of its own."""
-    if iscoroutinefunction(callback) or iscoroutinefunction(type(callback).__call__):
+    if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
         return lambda: asyncio.run(callback())
     return callback
 

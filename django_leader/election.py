@@ -126,10 +126,14 @@ class LeaderElection(Queries):
     def last_tick(self) -> float | None:
         """Seconds since its threads last came round, for health checks; None when not taking part. Local.
 
-        Of the election thread, which does so at every heartbeat, or at every ``retry_interval`` when another process
-        leads, and of the one that watches the deadline the one that has not for longest.
+        The election thread does at every heartbeat or ``retry_interval``; the watcher of the deadline does, too.
         """
         return self._candidacy.idle if self._candidacy and self.running else None
+
+    @property
+    def delay(self) -> float:
+        """Seconds by which this process was late for its last heartbeat or look: how starved it is. Local."""
+        return self._candidacy.delay if self._candidacy and self.running else 0.0
 
     def on_become_leader(self, callback: Callback) -> Callback:
         """Calls ``callback`` at the beginning of each later term, in a thread of its own; it may run for long.
@@ -197,10 +201,9 @@ class LeaderElection(Queries):
         candidacy.run()
 
     def prepare(self, *, here: bool = True) -> None:
-        """Does ahead of ``start()``, if that will be called in another thread, what is better done in the main one.
+        """What is better done in the main thread if ``start()`` will not be: imports; unless in a fork, SIGTERM.
 
-        It imports the client of Redis and, if the election will start ``here`` and not in a fork, prepares the process
-        for its end. Local, connects to nothing. Raises ``ImproperlyConfigured`` like ``start()``.
+        Local, connects to nothing. Raises ``ImproperlyConfigured`` like ``start()``.
         """
         _ = self._connect
         if here:

@@ -50,6 +50,7 @@ class Starter:
             self._watch_forks()
         if "now" in starts:
             self._prepare("now")
+            self._follow_celery()
             threading.Thread(target=self._start_when_ready, name="django_leader start", daemon=True).start()
 
     def _decide(self) -> None:
@@ -94,6 +95,20 @@ class Starter:
                     do(elections[alias], decision)
                 except Exception:
                     logger.exception("LEADER_ELECTIONS[%r]: not started", alias)
+
+    def _follow_celery(self) -> None:
+        # A worker puts its own handler in the place of ours, and then does all tasks that are under way to the end.
+        signals: Any = sys.modules.get("celery.signals")
+        if signals is not None:
+            signals.worker_shutting_down.connect(self._shutting_down, weak=False, dispatch_uid="django_leader.starter")
+
+    def _shutting_down(self, **kwargs: Any) -> None:
+        # Called by the handler of a signal: this takes no lock.
+        def ask(election: Any, decision: Decision) -> None:
+            if election.config.handle_sigterm:
+                election.ask_to_stop()
+
+        self._for_each(ask, "now")
 
     def _watch_forks(self) -> None:
         uwsgi: Any = sys.modules.get("uwsgi")

@@ -68,11 +68,11 @@ def test_every_kind_of_fault_behind_sentinel(tmp_path: Path) -> None:
     ids=lambda value: value.plant or "no quarantine" if isinstance(value, Options) else value,
 )
 def test_a_planted_fault_is_found(options: Options, kind: str, found: str, tmp_path: Path) -> None:
-    report = chaos(replace(options, candidates=2), Trial(SEED, 5, (kind,), until=found), tmp_path, print)
+    report = chaos(replace(options, candidates=2), Trial(SEED, 20, (kind,), until=found), tmp_path, print)
     assert report.count(found), f"seed {SEED}\n{table(report)}"
 
 
 def test_two_primaries_without_min_replicas_are_found(tmp_path: Path) -> None:
-    trial = Trial(SEED, 3, ("primary isolated",), sentinel=True, until="overlap")
+    trial = Trial(SEED, 8, ("primary isolated",), sentinel=True, until="overlap")
     report = chaos(Options(), trial, tmp_path, print)
     assert report.count("overlap"), f"seed {SEED}\n{table(report)}"

@@ -17,6 +17,7 @@ from django_leader import elections
 from django_leader import starter as starting
 from django_leader.autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, look
 from django_leader.starter import Starter
+from tests.django.conftest import FAST
 from tests.support.candidates import ROOT
 from tests.support.servers import eventually
 
@@ -96,6 +97,24 @@ def test_uwsgi_without_threads_gets_a_loud_error_with_the_option_to_add(
     assert "LEADER_ELECTIONS['default']: does not start: uWSGI runs without threads" in caplog.text
     assert "enable-threads = true" in caplog.text
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+@pytest.mark.parametrize("handled", [True, False])
+def test_a_worker_of_celery_hands_over_when_it_begins_to_shut_down(
+    starter: Starter, project: Settings, monkeypatch: pytest.MonkeyPatch, handled: bool
+) -> None:
+    project.LEADER_ELECTIONS = {"default": {**FAST, "HANDLE_SIGTERM": handled}}
+    receivers: list[Any] = []
+    shutting_down = SimpleNamespace(connect=lambda receiver, **kwargs: receivers.append(receiver))
+    monkeypatch.setitem(sys.modules, "celery.signals", SimpleNamespace(worker_shutting_down=shutting_down))
+    monkeypatch.setattr(starting, "decide", lambda *args: Decision("now", "the test wants it"))
+    starter.ready()
+    eventually(lambda: elections["default"].is_leader())
+    [receiver] = receivers
+    receiver(sender="worker", sig="SIGTERM", how="Warm", exitcode=0)
+    if handled:
+        eventually(lambda: not elections["default"].running)
+    assert elections["default"].running is not handled
 
 
 class Settable:

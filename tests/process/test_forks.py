@@ -21,7 +21,7 @@ FORKS = int(os.environ.get("FORKS", "2000"))
 """Of the storm, which takes a minute for five thousand of them."""
 LONG = {"lock_ttl": 20.0, "quarantine": 0}
 """A lease that runs out in no test, so that whatever ends a term is somebody's doing."""
-HEARTBEAT = 0.1
+HEARTBEAT = 0.4
 FINE = 42
 
 
@@ -48,11 +48,12 @@ def test_s19_a_storm_of_forks_takes_nothing_from_a_busy_leader(own_server: Redis
     assert said["wrong"] == []
     before, after = said["descriptors"]
     assert after <= before
-    mine = {int(token): holder for token, holder in said["gained"].items()}
-    assert [reason for _, reason in said["lost"]] == ["resigned"] * len(said["stopped"])
+    mine = {int(token): holder for token, holder in said["stopped"].items()}
+    *stopped, _ = mine  # the last one ends with the process
+    assert said["lost"] == [[token, "resigned"] for token in stopped]
     happened = history(own_server)
     resigned = [(holder, token) for kind, holder, token in happened if kind == "resigned" and token in mine]
-    assert resigned == [(mine[token], token) for token in [*said["stopped"], said["token"]]], "once, by its own stop"
+    assert resigned == [(holder, token) for token, holder in mine.items()], "each once, by its own stop"
     led = [(holder, token) for kind, holder, token in happened if kind in ("elected", "taken-over")]
     assert [token for _, token in led] == sorted({token for _, token in led})
     assert {holder for holder, token in led if token not in mine}.isdisjoint(mine.values())
@@ -81,7 +82,7 @@ Make = Callable[..., Candidate]
 def check_goes_on(parent: Candidate, token: int, server: RedisServer) -> None:
     """The parent still leads, as after some heartbeats, and nobody has ended its term."""
     start = now()
-    eventually(lambda: now() > start + 5 * HEARTBEAT)
+    eventually(lambda: now() > start + 3 * HEARTBEAT)
     verdict = parent.verdict()
     assert (verdict["leads"], verdict["token"]) == (True, token)
     assert [kind for kind, _, _ in history(server)] == ["elected"]
@@ -133,6 +134,7 @@ def test_s19_a_callback_that_forks_leaves_the_term_to_its_parent(
         parent.tell("stop")
     inherited = parent.hears("inherited")
     assert (inherited["leads"], inherited["token"], inherited["running"]) == (False, None, False)
+    assert inherited["sockets"] == 0, "the server sees the end of the parent, however long the child lives"
     child = parent.hears("child")
     assert child["code"] == (FINE if ends in ("campaign", "process") else 0)
     if ends == "campaign":

@@ -183,7 +183,7 @@ def disturb(both: Both, step: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
 def test_the_embedded_server_answers_as_real_ones_do(client: redis.Redis) -> None:
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(STEPS, min_size=1, max_size=25))
     def check(history: list[tuple[Any, ...]]) -> None:
         both = Both(client)

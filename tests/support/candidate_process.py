@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -18,6 +20,9 @@ from django_leader.clock import now
 from django_leader.config import Config
 from django_leader.election import LeaderElection
 from testproject.embedded import die_with_parent
+
+STALL = 2.0
+"""Seconds that a command lasts which is in the way of the heartbeats."""
 
 
 def say(event: str, **values: Any) -> None:
@@ -94,6 +99,37 @@ def end_main_thread(_: LeaderElection) -> None:
     ctypes.CDLL(None).pthread_exit(None)
 
 
+def compute(_: object = None) -> None:
+    """In Python, which gives the GIL away when it is asked."""
+    until = now() + STALL
+    while now() < until:
+        pass
+
+
+def compute_in_threads(_: LeaderElection) -> None:
+    """Many at a time, so that each turn of the GIL comes late."""
+    threads = [threading.Thread(target=compute) for _ in range(128)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def keep_the_gil(_: LeaderElection) -> None:
+    """In calls of C code that compute, each for twice as long as the one before; then in Python."""
+    for length in itertools.count(20):
+        began = now()
+        re.match("(a+)+$", "a" * length + "b")
+        if now() > began + STALL / 2:
+            break
+    compute()
+
+
+def keep_the_gil_asleep(_: LeaderElection) -> None:
+    """In a call of C code that waits: ``PyDLL``, unlike ``CDLL``, does not give the GIL away."""
+    ctypes.PyDLL(None).poll(None, 0, int(STALL * 1000))
+
+
 def stop(election: LeaderElection) -> None:
     election.stop()
     say("stopped", leads=election.is_leader())
@@ -112,6 +148,10 @@ COMMANDS: dict[str, Callable[[LeaderElection], object]] = {
     "leave a child": leave_a_child,
     "exec": execute,
     "end the main thread": end_main_thread,
+    "compute": compute,
+    "compute in threads": compute_in_threads,
+    "keep the GIL": keep_the_gil,
+    "keep the GIL asleep": keep_the_gil_asleep,
 }
 
 

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from pathlib import Path
+from stat import S_ISSOCK
 from typing import Any
 
 import django
@@ -103,6 +105,11 @@ def browse_in_child(_: str) -> None:
     say("browsed", **seen)
 
 
+def sockets() -> int:
+    descriptors = Path("/proc/self/fd").iterdir()
+    return sum(S_ISSOCK(descriptor.stat().st_mode) for descriptor in descriptors if descriptor.exists())
+
+
 def fork_in_callback(ends: str) -> None:
     """In whichever callback. The child's only thread is the callback's, which may be all that it ever has."""
     pid = os.fork()
@@ -110,7 +117,7 @@ def fork_in_callback(ends: str) -> None:
         say("child", ends=ends, code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), **look())
         return
     die_with_parent()
-    say("inherited", **look())
+    say("inherited", sockets=sockets(), **look())
     if ends == "campaign":
         say("campaigned", **campaign())
         os._exit(FINE)
@@ -132,7 +139,7 @@ def quiet_fork_in_c() -> int:
     """
     candidacy = election._candidacy
     if candidacy and (delivery := candidacy._delivery):
-        eventually(lambda: 0.01 < now() - delivery.looked_at < 0.2 and 0.01 < now() - candidacy._ticked_at < 0.03)
+        eventually(lambda: 0.01 < now() - delivery.looked_at < 0.3 and 0.01 < now() - candidacy._ticked_at < 0.2)
     pid: int = ctypes.PyDLL(None).fork()
     return pid
 

@@ -6,12 +6,14 @@ import logging
 
 import pytest
 
-from django_leader import clock
+from django_leader import clock, starvation
 from django_leader.advice import Advice, of_server
 from django_leader.config import Config
+from django_leader.machine import Ended, State, Term
 from django_leader.records import Answer
 
 CONFIG = Config(instance_id="web-1").validate()
+LEADS = State(term=Term(1, 106.8), next_at=100.0)
 
 
 @pytest.fixture
@@ -55,14 +57,48 @@ def test_a_quarantine_is_told_once_and_the_next_not_within_a_minute(
     assert "QUARANTINE" in second
 
 
-def test_a_late_heartbeat_is_told_once_a_term(advice: Advice, caplog: pytest.LogCaptureFixture) -> None:
-    advice.beat(1.4, 5.0, 1)
+def late(advice: Advice, monkeypatch: pytest.MonkeyPatch, seconds: float, state: State = LEADS) -> float:
+    """A turn that begins so late after a rest. Gives the delay that is known then."""
+    advice.rests(state, 1.0)
+    monkeypatch.setattr(clock, "now", lambda: state.next_at + seconds)
+    advice.woke()
+    return advice.delay
+
+
+def test_a_late_heartbeat_is_told_once_a_term_and_cause(
+    advice: Advice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late(advice, monkeypatch, 1.4)
     assert told(caplog) == []
-    for term in (1, 1, 2):
-        advice.beat(2.0, 4.8, term)
-    first, _ = told(caplog)
+    second_term = LEADS._replace(term=Term(2, 101.0))
+    for state in (LEADS, LEADS, second_term):
+        late(advice, monkeypatch, 2.0, state)
+    first, second = told(caplog)
     assert "2.0 s late; 4.8 s are left" in first
-    assert "GIL" in first
+    assert "0.0 s are left" in second
+    for cause in ("threads", "call", "threads"):
+        monkeypatch.setattr(starvation, "explain", lambda *given, cause=cause, **more: (cause, f"It is {cause}"))
+        late(advice, monkeypatch, 2.0, second_term)
+    assert [line.rpartition("lease. ")[2] for line in told(caplog)] == ["It is threads.", "It is call."]
+
+
+def test_a_term_that_ended_while_its_thread_was_held_up_is_told_of(
+    advice: Advice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late(advice, monkeypatch, 20.0)
+    [line] = told(caplog)
+    assert "20.0 s late; 0.0 s are left" in line
+
+
+def test_how_late_the_last_request_was_can_be_read(advice: Advice, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert late(advice, monkeypatch, 0.25) == 0.25
+    assert late(advice, monkeypatch, -1.0) == 0.25, "it was woken early, and has nothing to ask"
+    assert late(advice, monkeypatch, 0.0) == 0.0
+    follows = LEADS._replace(term=None)
+    assert late(advice, monkeypatch, 0.15, follows) == 0.0, "its wait at Redis may end late by the server's timer"
+    assert late(advice, monkeypatch, 1.25, follows) == pytest.approx(1.05)
+    ended = follows._replace(ended=Ended(Term(1, 0.0), "resigned", owes_release=True))
+    assert late(advice, monkeypatch, 60.0, ended) == pytest.approx(1.05), "loss callbacks take their time"
 
 
 def test_a_twin_is_told_once(advice: Advice, caplog: pytest.LogCaptureFixture) -> None:

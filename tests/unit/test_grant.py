@@ -201,7 +201,7 @@ def test_s04_a_reader_and_an_extension_in_every_order(
     assert seen == outcomes
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(order=st.lists(st.integers(0, 2), max_size=40), first=st.sampled_from([9.0, 11.0, 21.0]))
 def test_s04_two_readers_and_an_extension_in_many_orders(order: list[int], first: float) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -26,7 +27,7 @@ from typing import Any
 from testproject.embedded import die_with_parent
 from tests.process.servers.ways import PROJECT, Command, Way
 from tests.support.candidates import ROOT, Candidate
-from tests.support.servers import RedisServer, eventually, free_port, program
+from tests.support.servers import RedisServer, eventually, program
 
 AT_A_TIME = 4
 BOUND = 20.0
@@ -63,7 +64,7 @@ class Run:
 
     def __init__(self, way: Command, *, without_us: bool = False, takeover: bool = False) -> None:
         self.way, self.takeover = way, takeover
-        self.port = free_port()
+        self.port = _port()
         self.folder = Path(tempfile.mkdtemp(prefix="django-leader-servers-"))
         self.log = self.folder / "log"
         (self.folder / "touched.py").touch()
@@ -87,7 +88,7 @@ class Run:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=_as_from_a_terminal,
             )
 
     def _environment(self, without_us: bool) -> dict[str, str]:
@@ -187,12 +188,16 @@ class Run:
 
     # What is wanted
 
-    def settles(self) -> None:
-        """Waits until those and only those take part that should, and one of them, or the witness, leads."""
-        way = self.way
+    def settles(self) -> set[int]:
+        """Waits until those and only those take part that should, and one of them, or the witness, leads. Gives them.
+
+        What /proc tells of connections is not of one instant, and a candidate may connect anew.
+        """
+        way, found = self.way, set[int]()
         assert isinstance(way, Way)
 
         def settled() -> bool:
+            nonlocal found
             found = self.campaigners()
             known = int(self.client.zcard(f"{{{LOCK}}}:candidates")) - bool(self.witness)
             return (
@@ -202,12 +207,12 @@ class Run:
             )
 
         self._waits(settled, "those take part that should, and one leads")
+        return found
 
     def look(self) -> str:
         """Asks the processes themselves, too, as soon as all is as it should be. Tells who takes part."""
         assert isinstance(self.way, Way)
-        self.settles()
-        leader, found = self.leader(), self.campaigners()
+        found, leader = self.settles(), self.leader()
         known: Any = self.client.zrange(f"{{{LOCK}}}:candidates", 0, -1)
         assert len({me.rpartition(b":")[0] for me in known}) == len(known), f"some have the same name: {known}"
         for said in self.answers(self.way):
@@ -240,11 +245,15 @@ class Run:
         self.witness.hears("change")
         return self.witness.pid
 
-    def stop(self, way: Way) -> None:
-        """As its supervisor, or the terminal, does. No task is under way: Celery may wait 30 s for its result."""
+    def rest(self, way: Way) -> None:
+        """Sees that no task is under way: Celery may wait 30 s for its result."""
         if way.tasks:
             (self.folder / "over").touch()
             eventually(lambda: not self.client.exists("celery", "unacked"), "all tasks are done", every=0.1)
+
+    def stop(self, way: Way) -> None:
+        """As its supervisor, or the terminal, does."""
+        self.rest(way)
         (os.killpg if way.to_all else os.kill)(self.process.pid, way.stop)
 
     def ended(self) -> int:
@@ -268,6 +277,20 @@ class Run:
         self.client.close()
         self.redis.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _as_from_a_terminal() -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell has what it runs in the background ignore it
+
+
+def _port() -> int:
+    """A free one below those that the kernel gives to clients: one of them could have it before the server binds it."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def _descriptors(pid: int) -> set[str]:
@@ -325,7 +348,9 @@ def _stop(row: Row, way: Way) -> int:
             way.first(run)
         processes = len(run.pids())
         if run.leader():
-            row.stopped = run.leader_changes(lambda: run.stop(way), run.begin_witness())
+            witness = run.begin_witness()
+            run.rest(way)
+            row.stopped = run.leader_changes(lambda: run.stop(way), witness)
             died = [change for change in run.history() if change[1] == "taken-over"]
             assert bool(died) != way.releases, "how the term ended"
         else:
