@@ -8,11 +8,12 @@ ends it otherwise::
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .lifecycle import lifecycle
-from .queries import in_thread
 
 Application = Callable[[Any, Any, Any], Awaitable[Any]]
 """Of scope, receive and send; every project types these in its own way."""
@@ -34,7 +35,8 @@ def handing_over(application: Application) -> Application:
             asked = True
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                await in_thread(lifecycle.stop)
+                # Not in the loop's own pool, where it would queue behind whatever the application still does there.
+                await asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(1), lifecycle.stop)
             return message
 
         try:
