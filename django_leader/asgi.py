@@ -22,7 +22,7 @@ Application = Callable[[Any, Any, Any], Awaitable[Any]]
 def handing_over(application: Application) -> Application:
     """``application``, before whose ``lifespan.shutdown`` the elections of the process hand over, within two seconds.
 
-    Django's own application knows no lifespan, so it is answered for it; one that does is told as before.
+    Django's own application knows no lifespan, so it is answered for it; one that asks for it is told as before.
     """
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> Any:
@@ -40,10 +40,12 @@ def handing_over(application: Application) -> Application:
             return message
 
         try:
-            return await application(scope, receive_and_stop, send)
+            await application(scope, receive_and_stop, send)
         except Exception:
             if asked:
                 raise
+        if asked:
+            return None
         while (message := await receive_and_stop())["type"] != "lifespan.shutdown":
             await send({"type": f"{message['type']}.complete"})
         await send({"type": "lifespan.shutdown.complete"})

@@ -175,6 +175,13 @@ def test_lifespan_hands_over_for_an_application_that_knows_none(project: Setting
     assert elections["default"].wait_for_leadership(20), "the process goes on, and may take part again"
 
 
+def test_lifespan_is_answered_for_an_application_that_just_returns() -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        pass
+
+    assert lifespan(application, "startup", "shutdown") == COMPLETE
+
+
 def test_lifespan_hands_over_though_the_pool_of_the_loop_is_busy(project: Settings) -> None:
     elections["default"].start()
     assert elections["default"].wait_for_leadership(20)
