@@ -8,11 +8,12 @@ ends it otherwise::
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .lifecycle import lifecycle
-from .queries import in_thread
 
 Application = Callable[[Any, Any, Any], Awaitable[Any]]
 """Of scope, receive and send; every project types these in its own way."""
@@ -21,7 +22,7 @@ Application = Callable[[Any, Any, Any], Awaitable[Any]]
 def handing_over(application: Application) -> Application:
     """``application``, before whose ``lifespan.shutdown`` the elections of the process hand over, within two seconds.
 
-    Django's own application knows no lifespan, so it is answered for it; one that does is told as before.
+    Django's own application knows no lifespan, so it is answered for it; one that asks for it is told as before.
     """
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> Any:
@@ -34,14 +35,17 @@ def handing_over(application: Application) -> Application:
             asked = True
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                await in_thread(lifecycle.stop)
+                # Not in the loop's own pool, where it would queue behind whatever the application still does there.
+                await asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(1), lifecycle.stop)
             return message
 
         try:
-            return await application(scope, receive_and_stop, send)
+            await application(scope, receive_and_stop, send)
         except Exception:
             if asked:
                 raise
+        if asked:
+            return None
         while (message := await receive_and_stop())["type"] != "lifespan.shutdown":
             await send({"type": f"{message['type']}.complete"})
         await send({"type": "lifespan.shutdown.complete"})

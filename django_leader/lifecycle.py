@@ -107,5 +107,9 @@ class Lifecycle:
 
 
 lifecycle = Lifecycle()
-os.register_at_fork(after_in_child=lifecycle.after_fork)
+os.register_at_fork(
+    before=lifecycle.sigterm.before_fork,
+    after_in_parent=lifecycle.sigterm.after_fork,
+    after_in_child=lifecycle.after_fork,
+)
 atexit.register(lifecycle.exit)

@@ -9,7 +9,8 @@ process that hangs in C ends by SIGKILL, where SIGTERM alone would have ended it
 - Where there was none, the process ends by the signal, as before, when the elections have handed over or ``PATIENCE``
   is over. Until then the main thread stands still, unless it is the one that hands over, or cannot wait: gevent runs
   the handler in its hub.
-- A forked child has the handler of before again.
+- A forked child has the handler of before again. Until it has, SIGTERM waits: Python forgets what a child is told
+  between the fork and its own first instruction, so that whoever ends a child at once would wait for it for ever.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Sigterm:
         self._previous: Any = None
         self._pid = 0
         self._ending = False
+        self._masks: dict[int, set[Any]] = {}
+        """Of the threads that fork, the signals that they had blocked."""
 
     def chain(self) -> None:
         """Takes the place of the handler, once in a process. Local; does nothing but in the main thread."""
@@ -58,11 +61,20 @@ class Sigterm:
         with suppress(ValueError):  # a sub-interpreter, as mod_wsgi makes them, handles no signal
             signal.signal(signal.SIGTERM, self._handler)
 
+    def before_fork(self) -> None:
+        """In the thread that forks."""
+        if self._pid == os.getpid():
+            self._masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
     def after_fork(self) -> None:
-        """In a forked child: as if we had never been here."""
-        if self._pid and signal.getsignal(signal.SIGTERM) is self._handler:
-            signal.signal(signal.SIGTERM, self._previous)
-        self._pid, self._ending = 0, False
+        """In that thread, on both sides. A child is as if we had never been here."""
+        if self._pid and self._pid != os.getpid():
+            if signal.getsignal(signal.SIGTERM) is self._handler:
+                signal.signal(signal.SIGTERM, self._previous)
+            self._pid, self._ending = 0, False
+        mask = self._masks.pop(threading.get_ident(), None)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def finish(self) -> None:
         """Called where an election has handed over: if the end of this very thread waits for that, it comes now."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from django_leader import RedisUnavailable, became_leader, elections, is_leader,
 from django_leader.asgi import Application, handing_over
 from django_leader.config import Config
 from django_leader.election import LeaderElection
-from tests.support.servers import RedisServer, eventually
+from tests.support.servers import GENEROUS, RedisServer, eventually
 
 
 def test_the_queries_can_be_awaited(project: Settings) -> None:
@@ -171,6 +173,30 @@ def test_lifespan_hands_over_for_an_application_that_knows_none(project: Setting
     assert elections["default"].get_leader_info() is None
     elections["default"].start()
     assert elections["default"].wait_for_leadership(20), "the process goes on, and may take part again"
+
+
+def test_lifespan_is_answered_for_an_application_that_just_returns() -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        pass
+
+    assert lifespan(application, "startup", "shutdown") == COMPLETE
+
+
+def test_lifespan_hands_over_though_the_pool_of_the_loop_is_busy(project: Settings) -> None:
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(20)
+    over = threading.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        work = loop.run_in_executor(None, over.wait, GENEROUS)
+        await receive()
+        over.set()
+        assert await work, "it waited for us, and we for it"
+
+    assert lifespan(application, "shutdown") == []
+    assert not elections["default"].running
 
 
 def test_lifespan_hands_over_before_an_application_that_knows_it_ends(project: Settings) -> None:

@@ -304,6 +304,22 @@ def test_s19_a_forked_child_has_the_handler_of_before(run: Run, some_server: Red
     assert kept(some_server)
 
 
+def test_s19_a_child_that_is_ended_right_after_its_fork_ends(run: Run) -> None:
+    """As a pool ends one that it did not need: before Python has run there, and then waits for it."""
+    script = run("""
+        election = made(); leads(election)
+        for _ in range(100):
+            if not (pid := os.fork()):
+                time.sleep(20)
+                os._exit(1)
+            os.kill(pid, signal.SIGTERM)
+            if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGTERM:
+                sys.exit(1)
+        say(f"all, {election.is_leader()}, {signal.pthread_sigmask(signal.SIG_BLOCK, ())}")
+    """)
+    script.says("all, True, set()")
+
+
 def test_s20_a_child_that_takes_part_ends_where_a_handler_was_chained_behind_ours(
     run: Run, some_server: RedisServer
 ) -> None:
