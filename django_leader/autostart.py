@@ -96,7 +96,7 @@ def look() -> Seen:
         testing=in_tests(),
         command=None if argv is None else (argv[1] if len(argv) > 1 else "help"),
         serving="true" in (os.environ.get("RUN_MAIN"), os.environ.get("WERKZEUG_RUN_MAIN"))
-        or "--noreload" in (argv or ()),
+        or any(argument.startswith("--nor") for argument in argv or ()),  # which may be shortened so far
         prefork_master=("gunicorn" in packages and "gunicorn.workers.base" not in modules)
         or (uwsgi is not None and uwsgi.worker_id() == 0),
         threadless=uwsgi is not None and not _has_threads(uwsgi),

@@ -60,11 +60,11 @@ class Candidacy:
         self._next_delivery: TermDelivery | None = None
         self._next_cell: Cell | None = None
         self._last_leader = ""
-        self._advice = Advice(label, config)
+        self.advice = Advice(label, config)
         self.hold = 0.0
         self.pid = os.getpid()
         self._actions = Actions(
-            self._lease, self._me, config, self._waker, self._advice, self.pid, lambda: self._state, self._apply
+            self._lease, self._me, config, self._waker, self.advice, self.pid, lambda: self._state, self._apply
         )
         self.grant = NO_GRANT
         self.changed = threading.Condition(threading.RLock())
@@ -124,16 +124,6 @@ class Candidacy:
         return clock.now() - (min(self._ticked_at, watcher.looked_at) if watcher else self._ticked_at)
 
     @property
-    def outage(self) -> str:
-        """Why Redis could not be asked when it was last tried; empty when it answered."""
-        return self._advice.outage
-
-    @property
-    def delay(self) -> float:
-        """Seconds by which the election thread was late for the last request that was due."""
-        return self._advice.delay
-
-    @property
     def stopping(self) -> bool:
         """Whether it has ended, or is about to."""
         return self.ended or self._stop_asked or self._state.stopping
@@ -166,6 +156,7 @@ class Candidacy:
 
     def close(self) -> None:
         """Gives back what it holds at home. Local."""
+        self._tell()
         with self.changed:
             if self._next_delivery:
                 self._next_delivery.cancel()
@@ -195,17 +186,17 @@ class Candidacy:
                 wait = self._turn()
             if wait is None:
                 break
-            self._advice.rests(self._state, wait)
+            self.advice.rests(self._state, wait)
             if wait > 0:
                 self._waker.wait(min(wait, 3600.0))
-        if not self.outage and self._state.watch.look:
+        if not self.advice.outage and self._state.watch.look:
             with contextlib.suppress(Exception):
                 self._actions.leave()
 
     def _turn(self) -> float | None:
         """Decides and carries out one thing, at the desk. Gives how long to wait away from it; None: no more to do."""
         try:
-            self._advice.woke()
+            self.advice.woke()
             self._actions.mourn()
             if self._stop_asked and not self._state.stopping:
                 self._apply(machine.Stop())
@@ -224,7 +215,7 @@ class Candidacy:
             return 0.0 if isinstance(error, RedisUnavailable) else min(0.2, self._timing.retry)
 
     def _failed(self, error: Exception) -> None:
-        self._advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))
+        self.advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))
         self._apply(machine.Failed(random.random()))
 
     def _apply(self, event: machine.AnyEvent) -> None:
@@ -238,8 +229,12 @@ class Candidacy:
                     self._apply_one(self._events.popleft())
             finally:
                 self._applying = None
-            lines, self._lines = self._lines, []
             self.changed.notify_all()
+        if not self._stop_asked:  # whoever waits for us in a signal handler may have interrupted whoever logs
+            self._tell()
+
+    def _tell(self) -> None:
+        lines, self._lines = self._lines, []
         for line in lines:
             log(*line)
 

@@ -120,7 +120,7 @@ class LeaderElection(Queries):
     @property
     def outage(self) -> str:
         """Why Redis could not be asked when this candidate last tried; empty when it answered. Local."""
-        return self._candidacy.outage if self._candidacy else ""
+        return self._candidacy.advice.outage if self._candidacy else ""
 
     @property
     def last_tick(self) -> float | None:
@@ -133,7 +133,7 @@ class LeaderElection(Queries):
     @property
     def delay(self) -> float:
         """Seconds by which this process was late for its last heartbeat or look: how starved it is. Local."""
-        return self._candidacy.delay if self._candidacy and self.running else 0.0
+        return self._candidacy.advice.delay if self._candidacy and self.running else 0.0
 
     def on_become_leader(self, callback: Callback) -> Callback:
         """Calls ``callback`` at the beginning of each later term, in a thread of its own; it may run for long.
@@ -183,7 +183,7 @@ class LeaderElection(Queries):
             # The thread holds the election, so that it is there to be stopped even if nobody else holds it.
             name = f"{self.label} election"
             threading.Thread(target=self._take_part, args=(candidacy,), name=name, daemon=True).start()
-        except BaseException:
+        except Exception:  # what a signal handler raises comes when the thread runs already
             candidacy.close()
             raise
 
@@ -210,13 +210,13 @@ class LeaderElection(Queries):
             lifecycle.begin(sigterm=self.config.handle_sigterm)
 
     def _begin(self) -> Candidacy | None:
-        lifecycle.begin(sigterm=self.config.handle_sigterm)
         with lifecycle.starting:
             if self._pid != os.getpid():
                 self.after_fork()  # a fork in C, of which nobody has told us
             last = self._candidacy
             if (last and not last.stopping) or self.decreed or lifecycle.exiting:
                 return None
+            self.prepare()
             new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish)
             self._candidacy, self._grant = new, new.grant
             if last:

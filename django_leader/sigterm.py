@@ -84,7 +84,8 @@ class Sigterm:
     def _handle(self, previous: Any, number: int, frame: FrameType | None) -> Any:
         ours = self._pid == os.getpid()  # if not, a fork in C has told nobody
         if ours:
-            self._ask()
+            with suppress(Exception):  # nothing of ours keeps the application's handler from being called
+                self._ask()
         if callable(previous):
             return previous(number, frame)
         if not ours or self._ending:

@@ -3,8 +3,9 @@
 NOT guaranteed here: a start at once in the workers of a server that loads the application first, forks then, and is
 none of those that are known. They take part from their first request on, which is the net under all else.
 
-- The modules that a start needs are imported in the thread that runs ``django.setup()``: a process that is forked while
-  another thread imports could never import them. The election itself, and its connection, have threads of their own.
+- The modules that a start needs are imported in the thread that runs ``django.setup()``, or has the first request: a
+  process that is forked while another thread imports could never import them. The election itself, and its connection,
+  have threads of their own.
 - A child that is forked for anything but serving starts nothing.
 """
 
@@ -51,7 +52,7 @@ class Starter:
             self._watch_forks()
         if "now" in starts:
             self._prepare("now")
-            self._follow_celery()
+            self._follow_server()
             threading.Thread(target=self._start_when_ready, name="django_leader start", daemon=True).start()
 
     def _decide(self) -> None:
@@ -97,7 +98,9 @@ class Starter:
                 except Exception:
                     logger.exception("LEADER_ELECTIONS[%r]: not started", alias)
 
-    def _follow_celery(self) -> None:
+    def _follow_server(self) -> None:
+        if uwsgi := sys.modules.get("uwsgi"):
+            _chain_exit(uwsgi)
         # A worker puts its own handler in the place of ours, and then does all tasks that are under way to the end.
         signals: Any = sys.modules.get("celery.signals")
         if signals is not None:

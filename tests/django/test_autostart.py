@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -227,6 +228,17 @@ def test_a_stack_with_gunicorns_arbiter_and_no_worker_is_a_master() -> None:
     exec("def run(f): return f()", worker)
     assert arbiter["run"](look).prefork_master  # type: ignore[operator]
     assert not arbiter["run"](lambda: worker["run"](look)).prefork_master  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("option", "serves"), [("--noreload", True), ("--norel", True), ("--nothreading", False)])
+def test_noreload_is_seen_also_where_it_is_shortened(
+    monkeypatch: pytest.MonkeyPatch, option: str, serves: bool
+) -> None:
+    monkeypatch.delenv("RUN_MAIN", raising=False)
+    management: dict[str, Any] = {"__name__": "django.core.management"}
+    exec("def execute(self, inside): return inside()", management)
+    seen = management["execute"](SimpleNamespace(argv=["manage.py", "runserver", option]), look)
+    assert (seen.command, seen.serving) == ("runserver", serves)
 
 
 def test_redis_away_changes_nothing_for_the_application(own_server: RedisServer) -> None:

@@ -60,6 +60,18 @@ def test_the_master_of_uwsgi_prepares_and_its_workers_start_and_stop(
     eventually(lambda: not elections["default"].running)
 
 
+def test_a_worker_that_loads_the_application_itself_stops_with_uwsgi_too(
+    starter: Starter, uwsgi: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``--lazy-apps``."""
+    monkeypatch.setattr(lifecycle, "exiting", False)
+    monkeypatch.setattr(starting, "decide", lambda *args: Decision("now", "the test wants it"))
+    starter.ready()
+    eventually(lambda: elections["default"].running)
+    uwsgi.atexit()
+    eventually(lambda: not elections["default"].running)
+
+
 def test_a_mule_of_uwsgi_serves_nobody(starter: Starter, uwsgi: Any) -> None:
     starter.ready()
     uwsgi.post_fork_hook()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ class Script:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        with suppress(subprocess.TimeoutExpired):  # a child of it that is left may hold the other end
+            self.process.communicate(timeout=GENEROUS)
 
 
 Run = Callable[..., Script]
@@ -183,6 +185,23 @@ def test_a_handler_that_waits_for_the_lock_of_a_log_hangs_nothing(run: Run, some
     """)
     script.says("ready")
     assert script.ends() == 9
+    assert handed_over(some_server)
+
+
+def test_s20_a_signal_that_interrupts_whoever_holds_the_lock_of_a_log_hands_over(
+    run: Run, some_server: RedisServer
+) -> None:
+    """The main thread waits for the hand-over, and has the lock all the while."""
+    script = run("""
+        import logging
+        logging.basicConfig(level="INFO", stream=sys.stderr)
+        election = made(); leads(election)
+        [lock] = [handler.lock for handler in logging.getLogger().handlers]
+        with lock:
+            wait()
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
     assert handed_over(some_server)
 
 

@@ -321,6 +321,22 @@ def test_a_process_that_takes_part_ticks(make: Make) -> None:
     eventually(lambda: election.last_tick is not None and election.last_tick < 1.0)
 
 
+def test_a_start_that_a_signal_handler_interrupts_has_started(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the thread to run, and can be interrupted there."""
+    election, start = make(), threading.Thread.start
+
+    def interrupted(self: threading.Thread) -> None:
+        start(self)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(SystemExit):
+            election.start()
+    assert election.running
+    assert election.wait_for_leadership(GENEROUS)
+
+
 def test_how_late_a_process_is_can_be_asked(make: Make) -> None:
     election = make(heartbeat_interval=0.02)
     assert election.delay == 0.0
