@@ -129,6 +129,10 @@ def pidfds(one: Candidate) -> int:
     return sum("pidfd" in target for target in descriptors(one))
 
 
+def sockets(one: Candidate) -> int:
+    return sum(target.startswith("socket:") for target in descriptors(one))
+
+
 def test_s24_the_death_of_a_leader_is_seen_and_its_lease_taken_over(
     pair: tuple[Candidate, Candidate], own_server: RedisServer
 ) -> None:
@@ -346,18 +350,19 @@ def test_nothing_is_left_open_after_a_stop(pair: tuple[Candidate, Candidate]) ->
 def test_changes_of_the_leader_open_no_more_and_more_descriptors(
     pair: tuple[Candidate, Candidate], own_server: RedisServer
 ) -> None:
+    def at_rest() -> int:
+        """Whoever follows watches whoever leads, and each has its one connection beside the two ends of its waker."""
+        eventually(lambda: (sum(map(pidfds, pair)), *map(sockets, pair)) == (1, 3, 3))
+        return sum(len(descriptors(one)) for one in pair)
+
     def change(times: int) -> None:
         for _ in range(times):
             token = state(own_server, "token")
             for one in pair:
                 one.tell("resign")
             eventually(lambda token=token: state(own_server, "token") != token)  # type: ignore[misc]
-        eventually(lambda: sum(map(pidfds, pair)) == 1, "whoever follows watches whoever leads")
-
-    def count() -> int:
-        return sum(len(descriptors(one)) for one in pair)
 
     change(3)
-    before = count()
+    before = at_rest()
     change(20)
-    eventually(lambda: count() <= before)
+    eventually(lambda: at_rest() == before)
