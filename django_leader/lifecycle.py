@@ -76,12 +76,17 @@ class Lifecycle:
         """
         if sigterm:
             self.sigterm.chain()
-        processes: Any = sys.modules.get("multiprocessing.process")
-        if self._finalized != os.getpid() and processes and processes.parent_process():
-            from multiprocessing.util import Finalize
-
+        multiprocessing: Any = sys.modules.get("multiprocessing.util")
+        if multiprocessing and self._finalized != os.getpid():
             self._finalized = os.getpid()
-            Finalize(None, self.exit, exitpriority=FIRST)
+            self._finalize()
+            # A child that imports its parent's program forgets what that has registered, and calls these then.
+            multiprocessing.register_after_fork(self, Lifecycle._finalize)
+
+    def _finalize(self) -> None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, self.exit, exitpriority=FIRST)
 
     def after_fork(self) -> None:
         """In the child of ``os.fork``, before anything else runs there."""

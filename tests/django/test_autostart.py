@@ -214,12 +214,18 @@ def test_requests_in_djangos_own_test_environment_start_nothing() -> None:
     assert decision_of(["-c", code]) == "DECISION fine"
 
 
-def test_an_election_that_cannot_start_hinders_no_other(decided: Any, project: Settings, caplog: Any) -> None:
+@pytest.mark.parametrize("start", ["now", "in each worker", "at the first request"])
+def test_an_election_that_cannot_start_hinders_no_other_and_is_told_once(
+    decided: Any, project: Settings, caplog: Any, start: str
+) -> None:
     project.LEADER_ELECTIONS = {"default": {"CACHE": "local"}, "b": {}}
-    decided("at the first request")
+    decided(start)
     request_started.send(sender=None)
-    assert elections["b"].running
-    assert "LEADER_ELECTIONS['default']: not started" in caplog.text
+    eventually(lambda: elections["b"].running)
+    request_started.send(sender=None)
+    assert caplog.text.count("LEADER_ELECTIONS['default']: not started") == 1
+    assert starter.decisions["default"].start == "never"
+    assert "CACHE" in starter.decisions["default"].why
 
 
 def test_a_stack_with_gunicorns_arbiter_and_no_worker_is_a_master() -> None:

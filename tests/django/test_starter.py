@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -60,6 +61,24 @@ def test_the_master_of_uwsgi_prepares_and_its_workers_start_and_stop(
     eventually(lambda: not elections["default"].running)
 
 
+def test_a_worker_of_uwsgi_starts_when_it_serves_and_not_again(
+    starter: Starter, uwsgi: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A signal that comes before would be lost, so that its server waited for it for ever."""
+    monkeypatch.setattr(starting, "SERVES_SOON", 3600.0)
+    caplog.set_level("INFO")
+    starter.ready()
+    uwsgi.worker_id = lambda: 1
+    uwsgi.post_fork_hook()
+    assert not elections["default"].running
+    request_started.send(sender=None)
+    eventually(lambda: elections["default"].running)
+    [timer] = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    timer.cancel()
+    timer.function()
+    assert caplog.text.count("takes part") == 1
+
+
 def test_a_worker_that_loads_the_application_itself_stops_with_uwsgi_too(
     starter: Starter, uwsgi: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +94,7 @@ def test_a_worker_that_loads_the_application_itself_stops_with_uwsgi_too(
 def test_a_mule_of_uwsgi_serves_nobody(starter: Starter, uwsgi: Any) -> None:
     starter.ready()
     uwsgi.post_fork_hook()
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     assert not elections["default"].running
 
 
@@ -88,7 +108,7 @@ def test_the_chain_of_uwsgidecorators_is_used_where_there_is_one(
     uwsgi.worker_id = lambda: 1
     [hook] = decorators.postfork_chain
     hook()
-    assert elections["default"].running
+    eventually(lambda: elections["default"].running)
 
 
 @pytest.mark.parametrize(

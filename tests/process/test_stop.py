@@ -413,20 +413,27 @@ def test_s20_a_leader_required_command_hands_over_and_dies_of_sigterm(run: Run, 
     assert handed_over(some_server), "nothing is held: the job has not been done"
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    ("method", "where"),
+    [("fork", "work"), ("spawn", "work"), ("forkserver", "work"), ("spawn", "import"), ("forkserver", "import")],
+)
 def test_s20_a_child_of_multiprocessing_hands_over_when_it_ends(
-    run: Run, some_server: RedisServer, method: str, tmp_path: Any
+    run: Run, some_server: RedisServer, method: str, where: str, tmp_path: Any
 ) -> None:
-    """It runs no ``atexit``."""
+    """It runs no ``atexit``. What it registers while it imports its parent's program, it forgets."""
     program = tmp_path / "program.py"
     program.write_text(
         PRELUDE
         + textwrap.dedent(f"""
-        def work(port):
+        if __name__ != "__main__" and {where == "import"}:
+            election = made(); election.start()
+        def work():
             global election  # nothing ends it by being collected
-            election = made(); leads(election)
+            if {where == "work"}:
+                election = made()
+            leads(election)
         if __name__ == "__main__":
-            child = multiprocessing.get_context({method!r}).Process(target=work, args=(sys.argv[1],))
+            child = multiprocessing.get_context({method!r}).Process(target=work)
             child.start(); child.join()
             sys.exit(child.exitcode)
     """)

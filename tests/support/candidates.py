@@ -94,8 +94,8 @@ class Candidate:
         with contextlib.suppress(ProcessLookupError):
             self.thaw()
         self.process.kill()
-        self.process.wait()
-        self._reader.join()
+        self.process.wait(GENEROUS)
+        self._reader.join(GENEROUS)
         for stream in (self.process.stdin, self.process.stdout):
             assert stream
             with contextlib.suppress(BrokenPipeError):
