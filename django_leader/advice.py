@@ -67,6 +67,11 @@ class Advice:
         """The election thread has finished a turn, and waits for so many seconds before the next. Local."""
         self._due = math.inf if state.ended else state.next_at
         self._term, self._rested = state.term, wait > 0
+        # Only a leader is told why it is late. To count costs a follower a tenth of its CPU.
+        if not self._term:
+            self._counts = None
+        elif not self._counts:
+            self._counts = starvation.look(late=False)
 
     def woke(self) -> None:
         """The election thread begins a turn. If a request is due, looks how late it is. Local."""
@@ -74,9 +79,11 @@ class Advice:
         if late < 0:
             return
         self.delay = late if self._term else max(0.0, late - 2 * SERVER_TIMER)
+        if not self._term:
+            return
         too_late = late > LATE * self._config.timing.heartbeat
         before, self._counts = self._counts, starvation.look(late=too_late)
-        if not self._term or not too_late:
+        if not too_late:
             return
         if self._late[0] != self._term.token:
             self._late = (self._term.token, set())

@@ -239,7 +239,10 @@ def fork_in_c() -> int:
     """
     interval = sys.getswitchinterval()
     sys.setswitchinterval(10)
-    time.sleep(0)  # who waits for the lock, waits for so long from now on
+    # Who has waited for the lock for longer than before asks for it only if nobody else has had it meanwhile.
+    other = threading.Thread(target=int)
+    other.start()
+    other.join()
     pid: int = ctypes.PyDLL(None).fork()
     if pid:
         sys.setswitchinterval(interval)

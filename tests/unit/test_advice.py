@@ -82,6 +82,19 @@ def test_a_late_heartbeat_is_told_once_a_term_and_cause(
     assert [line.rpartition("lease. ")[2] for line in told(caplog)] == ["It is threads.", "It is call."]
 
 
+def test_a_leader_counts_from_its_gain_on_and_a_follower_never(
+    advice: Advice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(starvation, "look", lambda *, late: counted.append("late" if late else "on time"))
+    late(advice, monkeypatch, 60.0, LEADS._replace(term=None))
+    assert counted == []
+    late(advice, monkeypatch, 0.0)
+    assert counted == ["on time"] * 2
+    late(advice, monkeypatch, 60.0)
+    assert counted[2:] == ["on time", "late"], "there were no counts"
+
+
 def test_a_term_that_ended_while_its_thread_was_held_up_is_told_of(
     advice: Advice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
