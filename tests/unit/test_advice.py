@@ -82,9 +82,7 @@ def test_a_late_heartbeat_is_told_once_a_term_and_cause(
     assert [line.rpartition("lease. ")[2] for line in told(caplog)] == ["It is threads.", "It is call."]
 
 
-def test_a_leader_counts_from_its_gain_on_and_a_follower_never(
-    advice: Advice, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_leader_counts_from_its_gain_on_and_a_follower_never(advice: Advice, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[str] = []
     monkeypatch.setattr(starvation, "look", lambda *, late: counted.append("late" if late else "on time"))
     late(advice, monkeypatch, 60.0, LEADS._replace(term=None))
