@@ -363,8 +363,7 @@ def test_s17_a_thread_that_watches_no_longer_is_seen(make: Make) -> None:
     assert election.wait_for_leadership(GENEROUS)
     candidacy = election._candidacy
     assert candidacy
-    assert candidacy._delivery
-    delivery = candidacy._delivery
+    delivery = eventually(lambda: candidacy._delivery)  # just behind what is_leader() reads
     eventually(lambda: election.last_tick is not None and election.last_tick < 0.6)
     with delivery._changed:  # so that the watcher cannot look
         eventually(lambda: election.last_tick is not None and election.last_tick > 0.6)

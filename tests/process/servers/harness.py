@@ -144,7 +144,7 @@ class Run:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{query}", timeout=timeout) as answer:
                 said: dict[str, Any] = json.load(answer)
                 return said
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, ValueError):  # the last: cut short by the end of its server
             return None
 
     def answers(self, way: Way) -> list[dict[str, Any]]:
