@@ -192,6 +192,7 @@ class Light:
         if look:
             until = asked_at + self._timing.retry
             due = until + 2 * SERVER_TIMER >= self._state.watch.over_at
+            due = due or machine.pace(self._candidates, self._timing) > self._timing.retry
             request = self._packed("look", wire.packed_look, self._me)
             reply = yield from self._ask(request, wait_until=None if due else until)
             answer = None if reply.endswith(b"\nunsure") else wire.parse(reply)
@@ -219,12 +220,13 @@ class Light:
         self._packed_campaign(clock.now())
         patience = until
         if self._owed is None:
-            seconds = until - clock.now() - SERVER_TIMER
+            exact = not self._state.looks or until + 2 * SERVER_TIMER >= self._state.watch.over_at
+            seconds = until - clock.now() - (SERVER_TIMER if exact else 0.0)
             if seconds < SERVER_TIMER / 2:
                 yield until
                 return
             self._send(self._wait(seconds))
-            self._owed = until
+            self._owed, patience = until, until if exact else until + 2 * SERVER_TIMER
         elif until >= self._owed:
             patience = until + 2 * SERVER_TIMER
         element = yield patience

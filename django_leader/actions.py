@@ -7,7 +7,8 @@ the machine is told ``Failed`` by the caller, and time does the rest.
   The answer says whether somebody has written to it.
 - The process of a leader on our host is watched meanwhile, and when it dies the machine is told.
 - A follower looks once per retry interval, and its wait at Redis for a wake-up is sent in one piece with the look,
-  unless something is due before that would end.
+  unless something is due before that would end. One of many looks more rarely (``machine.pace``). The lease that it has
+  seen may be over before such a wait would end, so it waits only when the look is answered.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ class Actions:
             until = asked_at + self._timing.retry
             # Such a wait may end late by the server's timer.
             due = until + 2 * SERVER_TIMER >= state.watch.over_at
-            waits = not due and not self._deaf and asked_at >= state.not_before
+            crowded = machine.pace(self._candidates, self._timing) > self._timing.retry
+            waits = not due and not crowded and not self._deaf and asked_at >= state.not_before
             if answer := self._lease.look(self._me, state.floor, until if waits else None, wake=self._queues()):
                 return answer
         return self._lease.campaign(self._me, machine.claim(state, asked_at, self._timing), self._info(state))
@@ -186,7 +188,9 @@ class Actions:
                 self._prepared_at = state.floor
                 self._lease.prepare(self._me, machine.claim(state, clock.now(), self._timing), self._info(state))
             wake = clock.now() >= state.not_before and self._queues()
-            message = self._lease.wait(self._me, wake=wake, until=until)
+            # A look that is not urgent costs one wake-up less if the server's timer may decide when it comes.
+            exact = not state.looks or until + 2 * SERVER_TIMER >= state.watch.over_at
+            message = self._lease.wait(self._me, wake=wake, until=until, exact=exact)
             self._deaf = False
         except RedisUnavailable as error:
             # Whether Redis is away, the next request tells. If it only refuses to let us wait, we do without.

@@ -136,17 +136,18 @@ class Channel:
         except BaseException as error:
             raise self._dropped(error) from error
 
-    def wait(self, command: Packed, until: float) -> tuple[bytes, bytes] | None:
+    def wait(self, command: Packed, until: float, *, exact: bool = True) -> tuple[bytes, bytes] | None:
         """Waits for an element in one of the lists of ``command`` until an instant, or until the waker is set.
 
         Gives (key, element), or None when the time is over or the waker was set. A wait that was sent already goes on;
-        if it was meant to last until ``until``, it may end late by the server's timer. Raises ``RedisUnavailable``.
+        if it was meant to last until ``until``, or is not to be ``exact``, it may end late by the server's timer.
+        Raises ``RedisUnavailable``.
         """
         assert self._waker, "a channel that waits needs a waker"
-        patience = until
+        patience = until if exact else until + 2 * SERVER_TIMER
         try:
             if self._owed is None:
-                seconds = until - clock.now() - SERVER_TIMER
+                seconds = until - clock.now() - (SERVER_TIMER if exact else 0.0)
                 if seconds < SERVER_TIMER / 2:
                     self._waker.wait(until - clock.now())
                     return None

@@ -126,7 +126,7 @@ class LeaderElection(Queries):
     def last_tick(self) -> float | None:
         """Seconds since its threads last came round, for health checks; None when not taking part. Local.
 
-        The election thread does at every heartbeat or ``retry_interval``; the watcher of the deadline does, too.
+        The election thread does at every heartbeat or look (see ``RETRY_INTERVAL``); the watcher of the deadline, too.
         """
         return self._candidacy.idle if self._candidacy and self.running else None
 

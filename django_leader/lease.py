@@ -138,13 +138,13 @@ class Lease:
             wire.parse_message(text) for text in self.channel.call("LPOP", inbox(self._keys, me), MOST_MESSAGES) or ()
         ]
 
-    def wait(self, me: str, *, wake: bool, until: float) -> dict[str, Any] | None:
+    def wait(self, me: str, *, wake: bool, until: float, exact: bool = True) -> dict[str, Any] | None:
         """Waits for a message to ``me``, and with ``wake`` for a wake-up, until the instant ``until``.
 
         Gives the message, ``{"wake": True}`` for a wake-up, or None when the wait ended otherwise. A wait that began
-        with a look goes on. Raises ``RedisUnavailable``.
+        with a look goes on. Unless it is to be ``exact``, it may end 0.2 s late. Raises ``RedisUnavailable``.
         """
-        element = self.channel.wait(self._waiting(me, wake=wake), until)
+        element = self.channel.wait(self._waiting(me, wake=wake), until, exact=exact)
         if element is None:
             return None
         key, value = element

@@ -83,6 +83,8 @@ from .watch import NOTHING_SEEN, Watch
 HAIR = 0.001  # seconds beyond the end of a lease, which Redis counts in whole milliseconds
 SPREAD = 0.00005  # seconds per candidate, over which the attempts on one expiry spread: a third of a script's time
 LONGEST_SPREAD = 0.02
+CROWD = 32  # candidates; of more, each looks more rarely, and all of them together as often as so many
+RAREST = 4  # retry intervals between two looks of one of a crowd, at the most
 FIRST_BACKOFF = 0.05  # seconds; it doubles with each further failure, up to the retry interval
 
 
@@ -172,6 +174,15 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
     return state
 
 
+def pace(candidates: int, timing: Timing) -> float:
+    """Seconds between two looks of one of so many candidates. Pure.
+
+    If more than the retry interval, then less than what is always left of a lease that is renewed on time.
+    """
+    rarest = min(RAREST * timing.retry, 0.9 * (timing.ttl - timing.heartbeat))
+    return max(timing.retry, min(timing.retry * candidates / CROWD, rarest))
+
+
 def claim(state: State, asked_at: float, timing: Timing) -> Claim:
     """What a request that leaves at ``asked_at`` says. Pure."""
     ended = state.ended.term if state.ended and state.ended.owes_release else None
@@ -240,7 +251,7 @@ def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
 
 
 def _observe(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
-    watch = state.watch.observe(asked_at, answer, now, timing.retry + timing.operation)
+    watch = state.watch.observe(asked_at, answer, now, pace(answer.candidates, timing) + timing.operation)
     return state._replace(watch=watch, failures=0, floor=max(state.floor, answer.token))
 
 
@@ -252,7 +263,10 @@ def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, no
         # What is not ours cannot be claimed: its holder lets it run out, or renews it.
         over_at = now + answer.remaining if answer.verdict in ("foreign", "late") else state.watch.over_at
         spread = chance * min(LONGEST_SPREAD, SPREAD * answer.candidates)
-        next_at = min(asked_at + timing.retry, max(over_at, now) + HAIR + spread)
+        # As often as one of a few look: newcomers, who cannot tell yet when it is over, and who sees it go unrenewed.
+        pause = pace(answer.candidates, timing)
+        settled = answer.verdict == "held" and state.watch.before is not None and answer.remaining > pause
+        next_at = min(asked_at + (pause if settled else timing.retry), max(over_at, now) + HAIR + spread)
         return state._replace(leader=answer.holder, next_at=next_at, looks=answer.verdict == "held")
     term = Term(answer.token, asked_at + timing.ttl - timing.margin)
     if state.stopping:

@@ -23,5 +23,6 @@ is over), ``callback-failed`` (a receiver or callback of the gain raised).
 leader_changed = Signal()
 """Another process leads, or this one. Carries ``election``, ``previous`` and ``current``, two instance ids.
 
-A follower learns of it within its retry interval. ``previous`` is empty for the first leader that is seen.
+A follower learns of it within its retry interval, or within four of them where there are more than 32 candidates.
+``previous`` is empty for the first leader that is seen.
 """

@@ -1,8 +1,8 @@
 """When a state that a candidate sees in Redis is over: the proof on its own clock, without which nobody takes over.
 
 NOT guaranteed here: anything, if the server's clock jumps there and back between two looks of a candidate that watches
-(a retry interval), or if the clocks of holder and taker together are wrong by more than the margin over one lease
-(half of it where the server's clock is believed).
+(a retry interval; of one among many, up to four), or if the clocks of holder and taker together are wrong by more than
+the margin over one lease (half of it where the server's clock is believed).
 
 The state in Redis (who leads until when, or a quarantine) has a version, which every change replaces, and a span:
 how long it lasts from when it was set. Whoever wants to take over names the version in its campaign, and the script

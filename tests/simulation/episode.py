@@ -6,12 +6,15 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from unittest import mock
+
+from django_leader import machine
 
 from . import protocol
 from .faults import Mischief
 from .kinds import OF_REPLICAS, Fault, draw_faults
 from .setup import Setup, draw_setup
-from .world import ViolationError, World
+from .world import ViolationError, World, longest_pause
 
 
 @dataclass
@@ -48,8 +51,13 @@ class FoundError(AssertionError):
         return FoundError, (self.seed, self.what, self.history, self.steps)
 
 
-def play(setup: Setup, faults: Sequence[Fault], rules: protocol.Rules, world: World) -> Result:
+def play(setup: Setup, faults: Sequence[Fault], world: World) -> Result:
     """Plays an episode in ``world``. Raises ``ViolationError``."""
+    with mock.patch.object(machine, "CROWD", setup.crowd):
+        return _play(setup, faults, world)
+
+
+def _play(setup: Setup, faults: Sequence[Fault], world: World) -> Result:
     timing = world.timing
     mischief = Mischief(world)
     for number in range(setup.candidates):
@@ -59,8 +67,8 @@ def play(setup: Setup, faults: Sequence[Fault], rules: protocol.Rules, world: Wo
     world.run((faults[-1].at if faults else 0.0) + timing.ttl * random.Random(setup.seed).random())
     mischief.calm()
 
-    retry = max(candidate.timing.retry for candidate in world.candidates)
-    allowed = timing.ttl + timing.quarantine + retry + slack(setup, world)
+    look = max(longest_pause(candidate.timing) for candidate in world.candidates)
+    allowed = timing.ttl + timing.quarantine + look + slack(setup, world)
     while world.now < world.troubled + allowed:
         world.run(world.troubled + allowed)  # which something belated may have put off meanwhile
     leader = next((candidate for candidate in world.candidates if candidate.leads(world.now)), None)
@@ -92,7 +100,7 @@ def episode(seed: int, rules: protocol.Rules, only: Sequence[str] = (), *, brief
     faults = draw_faults(setup, only)
     world = World(setup, rules)
     try:
-        return play(setup, faults, rules, world)
+        return play(setup, faults, world)
     except ViolationError as error:
         if brief:
             setup, faults = shrink(setup, faults, rules)
@@ -103,7 +111,7 @@ def tell(setup: Setup, faults: list[Fault], rules: protocol.Rules, what: str, st
     """Plays an episode that fails once more, and writes down what happens."""
     world = World(setup, rules, record=True)
     try:
-        play(setup, faults, rules, world)
+        play(setup, faults, world)
     except ViolationError as error:
         what = str(error)
     return FoundError(setup.seed, what, [str(setup), *map(str, faults), *(world.history or ())], steps)
@@ -114,11 +122,13 @@ def shrink(setup: Setup, faults: list[Fault], rules: protocol.Rules) -> tuple[Se
 
     def fails(setup: Setup, faults: list[Fault]) -> bool:
         try:
-            play(setup, faults, rules, World(setup, rules))
+            play(setup, faults, World(setup, rules))
         except ViolationError:
             return True
         return False
 
+    few = replace(setup, crowd=machine.CROWD)
+    setup = few if fails(few, faults) else setup
     size = max(len(faults) // 2, 1)
     while faults:
         start = 0

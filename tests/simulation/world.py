@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from django_leader import machine
+from django_leader.config import Timing
 
 from . import protocol
 from .candidate import HAIR, Candidate, Clock, Request
@@ -28,6 +29,8 @@ from .store import RedisError
 SNAPSHOTS = 24
 STALE = 1.05
 """Of what a candidate takes for the pause between two looks: more than any clock here is wrong by."""
+MOST_CANDIDATES = 30
+"""That count at a time, about."""
 MOST_STEPS = 200_000
 """Of an episode. Ordinary ones have a thousand."""
 
@@ -249,16 +252,16 @@ class World:
     def may_step(self, seconds: float) -> bool:
         """Whether the server's clock may be set now.
 
-        Excluded: two opposite steps within a retry interval, between two looks of one candidate, which then sees a
-        clock that was never set. Whoever has not looked since the last step must look before the clock goes back,
-        unless its last look is too old to tell it anything.
+        Excluded: two opposite steps between two looks of one candidate, which then sees a clock that was never set.
+        Whoever has not looked since the last step must look before the clock goes back, unless its last look is too old
+        to tell it anything.
         """
         if self._stepped is None or self._stepped[1] * seconds > 0:
             return True
         return all(
             c.looked is None
             or c.looked > self._stepped[0]
-            or self.now - c.looked > STALE * (c.timing.retry + c.timing.operation)
+            or self.now - c.looked > STALE * (longest_pause(c.timing) + c.timing.operation)
             for c in self.candidates
         )
 
@@ -272,6 +275,11 @@ class World:
         """A line of the history, when somebody wants it."""
         if self.history is not None:
             self.history.append(f"{self.now:10.4f}  {line}")
+
+
+def longest_pause(timing: Timing) -> float:
+    """Seconds between two looks of a candidate, at the most."""
+    return machine.pace(MOST_CANDIDATES, timing)
 
 
 def _brief(args: tuple[Any, ...]) -> tuple[Any, ...]:

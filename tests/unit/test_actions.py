@@ -55,7 +55,7 @@ def test_of_many_followers_only_some_wait_for_a_wake_up(
         seen.append(wake)
         return held
 
-    def wait(me: str, *, wake: bool, until: float) -> None:
+    def wait(me: str, *, wake: bool, until: float, exact: bool) -> None:
         seen.append(wake)
 
     monkeypatch.setattr(random, "random", lambda: drawn)
@@ -68,3 +68,32 @@ def test_of_many_followers_only_some_wait_for_a_wake_up(
         for plan in ("campaign", "wait", "look"):
             actions.do(machine.Plan(cast(Any, plan), clock.now() + 5, listen=True), 0.0)
     assert seen == [waits, waits]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "over_in", "with_it", "exact"),
+    [(3, 9.0, True, False), (1000, 9.0, False, False), (1000, 5.1, False, True), (3, 1.0, False, True)],
+)
+def test_a_wait_follows_in_the_request_where_none_can_be_due_and_ends_exactly_where_one_can(
+    candidates: int, over_in: float, with_it: bool, exact: bool
+) -> None:
+    config, seen = Config().validate(), dict[str, bool]()
+    held = Answer("held", 1, "b:0", 9.0, candidates, "", 0.0, "lease:1:2:3", 10.0)
+
+    def look(me: str, floor: int, until: float | None, **options: Any) -> Answer:
+        seen["with it"] = until is not None
+        return held
+
+    def wait(me: str, *, exact: bool, **options: Any) -> None:
+        seen["exact"] = exact
+
+    lease = SimpleNamespace(server=dict, prepare=lambda *said: None, process="", look=look, wait=wait)
+    watch = machine.State().watch._replace(over_at=clock.now() + over_in)
+    state = machine.State(looks=True, watch=watch)
+    with contextlib.closing(Waker()) as waker:
+        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Advice("a", config), 7)
+        actions = Actions(*given, lambda: state, lambda event: None)
+        actions._candidates = candidates
+        for plan in ("look", "wait"):
+            actions.do(machine.Plan(cast(Any, plan), clock.now() + 5, listen=True), 0.0)
+    assert seen == {"with it": with_it, "exact": exact}

@@ -1,0 +1,101 @@
+"""How one of many followers looks and waits; few of them here, of whom two count as many."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from django_leader import Config, LeaderElection, clock, machine
+from django_leader.lease import Lease
+from tests.support.servers import GENEROUS, RedisServer, eventually
+
+CONFIG = Config(lock_ttl=60, heartbeat_interval=0.3, retry_interval=0.3, quarantine=0)
+RARE = 4 * 0.3
+
+
+class Seen:
+    """What each follower has asked."""
+
+    def __init__(self) -> None:
+        self.looks = defaultdict[str, list[float]](list)
+        self.waits = 0
+        """That began by themselves, and not in one piece with a look."""
+        self.woken: list[str] = []
+
+    def rare(self, elections: list[LeaderElection]) -> bool:
+        """Whether all look rarely."""
+        last = [self.looks[election.get_instance_id()][-2:] for election in elections]
+        return all(len(at) == 2 and at[1] - at[0] > 0.9 * RARE for at in last)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    seen, look, wait = Seen(), Lease.look, Lease.wait
+
+    def looks(self: Lease, me: str, floor: int, until: float | None = None, **options: Any) -> Any:
+        seen.looks[me.partition(":")[0]].append(clock.now())
+        return look(self, me, floor, until, **options)
+
+    def waits(self: Lease, me: str, **options: Any) -> Any:
+        seen.waits += self.channel._owed is None
+        message = wait(self, me, **options)
+        if message:
+            seen.woken.append(me.partition(":")[0])
+        return message
+
+    monkeypatch.setattr(machine, "CROWD", 1)
+    monkeypatch.setattr(Lease, "look", looks)
+    monkeypatch.setattr(Lease, "wait", waits)
+    return seen
+
+
+@pytest.fixture
+def fleet(seen: Seen, some_server: RedisServer) -> Iterator[list[LeaderElection]]:
+    """A leader and three followers, who have come to look rarely."""
+    client = redis.Redis(port=some_server.port)
+    made = [LeaderElection(client, Config(**{**vars(CONFIG), "instance_id": name})) for name in "abcd"]
+    try:
+        made[0].start()
+        assert made[0].wait_for_leadership(GENEROUS)
+        for follower in made[1:]:
+            follower.start()
+        eventually(lambda: seen.rare(made[1:]), "the followers look rarely")
+        yield made
+    finally:
+        for election in made:
+            election.stop()
+
+
+def test_many_followers_look_more_rarely_and_wait_in_between(fleet: list[LeaderElection], seen: Seen) -> None:
+    waits, looks = seen.waits, sum(map(len, seen.looks.values()))
+    connections = {id(election._candidacy and election._candidacy._lease.channel._connection) for election in fleet}
+    eventually(lambda: sum(map(len, seen.looks.values())) > looks + 6, "two looks of each")
+    assert seen.waits > waits
+    assert seen.rare(fleet[1:])
+    assert not any(election.is_leader() for election in fleet[1:])
+    assert connections == {
+        id(election._candidacy and election._candidacy._lease.channel._connection) for election in fleet
+    }
+
+
+def test_one_of_many_is_woken_by_a_release(fleet: list[LeaderElection], seen: Seen) -> None:
+    assert not seen.woken
+    fleet[0].stop()
+    leader = eventually(lambda: next((election for election in fleet if election.is_leader()), None))
+    assert leader.get_instance_id() in seen.woken
+
+
+def test_one_of_many_looks_often_again_when_the_others_have_gone(fleet: list[LeaderElection], seen: Seen) -> None:
+    for follower in fleet[2:]:
+        follower.stop()
+
+    def often() -> bool:
+        first, second = seen.looks["b"][-2:]
+        return second - first < 0.9 * RARE
+
+    eventually(often)
+    assert fleet[0].is_leader()
