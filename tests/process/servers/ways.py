@@ -52,6 +52,8 @@ class Way(Command):
     """Whether the signal reaches every process, like Ctrl-C in a terminal."""
     releases: bool = True
     """Whether the leader hands over when the server is stopped. Where it is killed instead, its death is seen."""
+    hurried: bool = False
+    """Whether it kills its children soon after the signal: one that is slow to end hands over by its death."""
     replaces: bool = True
     """Whether the server starts another worker for one that is killed."""
     orphans: bool = False
@@ -131,7 +133,8 @@ def script(name: str, arguments: str, note: str) -> Way:
     return Way(name, command, "Django", note, main=True, at_request=True)
 
 
-CTRL_C: dict[str, Any] = {"stop": signal.SIGINT, "to_all": True, "children": 1}
+# Both reloaders wait in subprocess.call(), which kills 0.25 s after Ctrl-C.
+CTRL_C: dict[str, Any] = {"stop": signal.SIGINT, "to_all": True, "children": 1, "hurried": True}
 RELOADER = "the process that serves, not the reloader"
 GRACEFULLY = "--enable-threads --hook-master-start 'unix_signal:15 gracefully_kill_them_all'"
 UWSGI = "`enable-threads = true`, `hook-master-start = unix_signal:15 gracefully_kill_them_all`"
