@@ -140,7 +140,7 @@ class Channel:
         """Waits for an element in one of the lists of ``command`` until an instant, or until the waker is set.
 
         Gives (key, element), or None when the time is over or the waker was set. A wait that was sent already goes on;
-        if it was meant to last until ``until``, or is not to be ``exact``, it may end late by the server's timer.
+        if it was meant to last as long, or is not to be ``exact``, it may end late by the server's timer.
         Raises ``RedisUnavailable``.
         """
         assert self._waker, "a channel that waits needs a waker"
@@ -160,11 +160,11 @@ class Channel:
             if not self._readable(patience):
                 self._set_aside()
                 return None
-            reply, self._owed = self._connection.read_response(disable_decoding=True), None
+            reply, owed, self._owed = self._connection.read_response(disable_decoding=True), self._owed, None
         except BaseException as error:
             raise self._dropped(error) from error
         if reply is None:
-            if clock.now() < until:
+            if owed >= until > clock.now():  # one that was meant to be shorter is followed by another one
                 self._waker.wait(until - clock.now())
             return None
         return reply[0], reply[1]

@@ -123,6 +123,16 @@ def test_the_wait_begins_with_the_look(lease: Lease, client: Any) -> None:
     assert lease.channel._connection is connection
 
 
+def test_a_wait_that_ends_too_early_is_followed_by_another_one_at_the_server(lease: Lease, client: Any) -> None:
+    look(lease)
+    look(lease, 0, clock.now() + 0.1)
+    until = clock.now() + 2 * GENEROUS
+    assert lease.wait(B, wake=True, until=until) is None
+    assert clock.now() < until, "it does not sit deaf at home for the rest"
+    client.rpush(KEYS.wake, "1")
+    assert lease.wait(B, wake=True, until=until) == {"wake": True}
+
+
 @pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
 def test_a_wait_that_began_with_a_look_gives_way_to_what_is_due(lease: Lease, client: Any) -> None:
     look(lease)
