@@ -29,7 +29,7 @@ import redis
 from benchmarks.peers import RETRY, ours
 from benchmarks.processes import say
 from benchmarks.servers import Trouble
-from django_leader import clock, machine, wire
+from django_leader import clock, machine, pace, wire
 from django_leader.actions import QUEUE, SECOND_CHANCE
 from django_leader.channel import SERVER_TIMER, duration
 from django_leader.config import inbox
@@ -192,7 +192,7 @@ class Light:
         if look:
             until = asked_at + self._timing.retry
             due = until + 2 * SERVER_TIMER >= self._state.watch.over_at
-            due = due or machine.pace(self._candidates, self._timing) > self._timing.retry
+            due = due or pace.usual(self._candidates, self._timing) > self._timing.retry
             request = self._packed("look", wire.packed_look, self._me)
             reply = yield from self._ask(request, wait_until=None if due else until)
             answer = None if reply.endswith(b"\nunsure") else wire.parse(reply)

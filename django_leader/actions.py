@@ -7,7 +7,7 @@ the machine is told ``Failed`` by the caller, and time does the rest.
   The answer says whether somebody has written to it.
 - The process of a leader on our host is watched meanwhile, and when it dies the machine is told.
 - A follower looks once per retry interval, and its wait at Redis for a wake-up is sent in one piece with the look,
-  unless something is due before that would end. One of many looks more rarely (``machine.pace``). The lease that it has
+  unless something is due before that would end. One of many looks more rarely (``pace``). The lease that it has
   seen may be over before such a wait would end, so it waits only when the look is answered.
 """
 
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import clock, machine
+from . import clock, machine, pace
 from .advice import Advice
 from .channel import SERVER_TIMER, Waker
 from .config import Config
@@ -120,7 +120,7 @@ class Actions:
             until = asked_at + self._timing.retry
             # Such a wait may end late by the server's timer.
             due = until + 2 * SERVER_TIMER >= state.watch.over_at
-            crowded = machine.pace(self._candidates, self._timing) > self._timing.retry
+            crowded = pace.usual(self._candidates, self._timing) > self._timing.retry
             waits = not due and not crowded and not self._deaf and asked_at >= state.not_before
             if answer := self._lease.look(self._me, state.floor, until if waits else None, wake=self._queues()):
                 return answer

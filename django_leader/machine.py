@@ -37,6 +37,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+from . import pace
 from .config import Timing
 from .events import (
     AnyEvent as AnyEvent,
@@ -83,8 +84,6 @@ from .watch import NOTHING_SEEN, Watch
 HAIR = 0.001  # seconds beyond the end of a lease, which Redis counts in whole milliseconds
 SPREAD = 0.00005  # seconds per candidate, over which the attempts on one expiry spread: a third of a script's time
 LONGEST_SPREAD = 0.02
-CROWD = 32  # candidates; of more, each looks more rarely, and all of them together as often as so many
-RAREST = 4  # retry intervals between two looks of one of a crowd, at the most
 FIRST_BACKOFF = 0.05  # seconds; it doubles with each further failure, up to the retry interval
 
 
@@ -174,15 +173,6 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
     return state
 
 
-def pace(candidates: int, timing: Timing) -> float:
-    """Seconds between two looks of one of so many candidates. Pure.
-
-    If more than the retry interval, then less than what is always left of a lease that is renewed on time.
-    """
-    rarest = min(RAREST * timing.retry, 0.9 * (timing.ttl - timing.heartbeat))
-    return max(timing.retry, min(timing.retry * candidates / CROWD, rarest))
-
-
 def claim(state: State, asked_at: float, timing: Timing) -> Claim:
     """What a request that leaves at ``asked_at`` says. Pure."""
     ended = state.ended.term if state.ended and state.ended.owes_release else None
@@ -251,11 +241,18 @@ def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
 
 
 def _observe(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
-    watch = state.watch.observe(asked_at, answer, now, pace(answer.candidates, timing) + timing.operation)
+    watch = state.watch.observe(asked_at, answer, now, _gap(state, timing) + timing.operation)
     return state._replace(watch=watch, failures=0, floor=max(state.floor, answer.token))
 
 
+def _gap(state: State, timing: Timing) -> float:
+    """Seconds between the last two looks, as they were planned."""
+    look = state.watch.look
+    return max(timing.retry, state.next_at - look.asked_at) if state.looks and look else timing.retry
+
+
 def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, now: float, timing: Timing) -> State:
+    gap = _gap(state, timing)
     state = _observe(state, asked_at, answer, now, timing)._replace(untold=(0, ""), looks=False)
     if state.term or state.ended or state.pending:
         return state
@@ -263,10 +260,8 @@ def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, no
         # What is not ours cannot be claimed: its holder lets it run out, or renews it.
         over_at = now + answer.remaining if answer.verdict in ("foreign", "late") else state.watch.over_at
         spread = chance * min(LONGEST_SPREAD, SPREAD * answer.candidates)
-        # As often as one of a few look: newcomers, who cannot tell yet when it is over, and who sees it go unrenewed.
-        pause = pace(answer.candidates, timing)
-        settled = answer.verdict == "held" and state.watch.before is not None and answer.remaining > pause
-        next_at = min(asked_at + (pause if settled else timing.retry), max(over_at, now) + HAIR + spread)
+        pause = pace.pause(answer, state.watch, gap, chance, timing)
+        next_at = min(asked_at + pause, max(over_at, now) + HAIR + spread)
         return state._replace(leader=answer.holder, next_at=next_at, looks=answer.verdict == "held")
     term = Term(answer.token, asked_at + timing.ttl - timing.margin)
     if state.stopping:

@@ -1,8 +1,8 @@
 """When a state that a candidate sees in Redis is over: the proof on its own clock, without which nobody takes over.
 
 NOT guaranteed here: anything, if the server's clock jumps there and back between two looks of a candidate that watches
-(a retry interval; of one among many, up to four), or if the clocks of holder and taker together are wrong by more than
-the margin over one lease (half of it where the server's clock is believed).
+(a retry interval, of one among many up to four, and the timeout of an operation), or if the clocks of holder and taker
+together are wrong by more than the margin over one lease (half of it where the server's clock is believed).
 
 The state in Redis (who leads until when, or a quarantine) has a version, which every change replaces, and a span:
 how long it lasts from when it was set. Whoever wants to take over names the version in its campaign, and the script
@@ -51,6 +51,8 @@ class Watch(NamedTuple):
     over_at: float = float("inf")
     before: Look | None = None
     """The last look at another version, if it was not long ago."""
+    steady: bool = False
+    """Whether the server's clock has run as ours since then, so that ``over_at`` is the end that it tells."""
 
     def observe(self, asked_at: float, answer: Answer, now: float, pause: float) -> Watch:
         """After the ``answer`` to a request that left at ``asked_at`` and was answered by ``now``. Pure.
@@ -74,7 +76,7 @@ class Watch(NamedTuple):
             and before.most - look.least <= slack
         ):
             over_at = max(now + answer.remaining, before.asked_at + answer.span)
-            return seen._replace(over_at=min(seen.over_at, over_at))
+            return seen._replace(over_at=min(seen.over_at, over_at), steady=True)
         return seen
 
     def over(self, at: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from unittest import mock
 
-from django_leader import machine
+from django_leader import pace
 
 from . import protocol
 from .faults import Mischief
@@ -53,7 +53,7 @@ class FoundError(AssertionError):
 
 def play(setup: Setup, faults: Sequence[Fault], world: World) -> Result:
     """Plays an episode in ``world``. Raises ``ViolationError``."""
-    with mock.patch.object(machine, "CROWD", setup.crowd):
+    with mock.patch.object(pace, "CROWD", setup.crowd):
         return _play(setup, faults, world)
 
 
@@ -127,7 +127,7 @@ def shrink(setup: Setup, faults: list[Fault], rules: protocol.Rules) -> tuple[Se
             return True
         return False
 
-    few = replace(setup, crowd=machine.CROWD)
+    few = replace(setup, crowd=pace.CROWD)
     setup = few if fails(few, faults) else setup
     size = max(len(faults) // 2, 1)
     while faults:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from django_leader import machine
+from django_leader import pace
 from django_leader.config import Config, Timing
 
 
@@ -70,6 +70,6 @@ def draw_setup(seed: int, *, replicated: bool = False) -> Setup:
         rng.random() < 0.3 and not replicas,
         rng.choice([1, 1, 2, 5]),
         rng.choice([0.0, 0.0, 0.3, 1.0]),
-        rng.choice([1, 2, machine.CROWD]),
+        rng.choice([1, 2, pace.CROWD]),
         seed,
     )

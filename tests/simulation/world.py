@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from django_leader import machine
+from django_leader import machine, pace
 from django_leader.config import Timing
 
 from . import protocol
@@ -279,7 +279,7 @@ class World:
 
 def longest_pause(timing: Timing) -> float:
     """Seconds between two looks of a candidate, at the most."""
-    return machine.pace(MOST_CANDIDATES, timing)
+    return pace.usual(MOST_CANDIDATES, timing)
 
 
 def _brief(args: tuple[Any, ...]) -> tuple[Any, ...]:

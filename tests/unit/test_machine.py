@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from django_leader.config import Config, Timing
 from django_leader.machine import (
-    CROWD,
     AnyEvent,
     Broken,
     Campaigned,
@@ -29,7 +28,6 @@ from django_leader.machine import (
     Woken,
     claim,
     decided,
-    pace,
     plan,
     step,
 )
@@ -231,53 +229,6 @@ def test_a_follower_looks_again_at_the_end_of_the_state_or_at_its_retry() -> Non
     assert claim(state, 100.6, TIMING).version == "held"
     state = step(State(), Campaigned(100.0, held(span=9.0), 0.0), 100.1, TIMING)
     assert state.next_at == pytest.approx(102.0)
-
-
-def settled(asked_at: float = 100.0, remaining: float = 9.0, candidates: int = 1000) -> State:
-    """A candidate that has seen the lease renewed, the last time just before ``asked_at``."""
-    state = State()
-    for at, left, version in ((asked_at - 2, 8.0, "1"), (asked_at, remaining, "2")):
-        answer = held(left, candidates=candidates)._replace(at=at, version=version)
-        state = step(state, Campaigned(at, answer, 0.0), at, TIMING)
-    return state
-
-
-@pytest.mark.parametrize(
-    ("timing", "candidates", "seconds"),
-    [
-        (TIMING, 2, 2.0),
-        (TIMING, 32, 2.0),
-        (TIMING, 64, 4.0),
-        (TIMING, 1000, 0.9 * (10 - 3)),
-        (Config(lock_ttl=60, heartbeat_interval=10, retry_interval=2).validate().timing, 1000, 8.0),
-        (Config(lock_ttl=10, heartbeat_interval=3, retry_interval=30).validate().timing, 1000, 30.0),
-    ],
-)
-def test_of_many_candidates_each_looks_more_rarely(timing: Timing, candidates: int, seconds: float) -> None:
-    assert pace(candidates, timing) == pytest.approx(seconds)
-    if seconds > timing.retry:
-        assert seconds / timing.retry <= candidates / CROWD, "together they look as often as so many"
-        assert seconds < timing.ttl - timing.heartbeat, "and before the end of the lease that each has seen"
-
-
-def test_one_of_many_looks_rarely_only_while_all_is_well() -> None:
-    assert settled(100.0).next_at == pytest.approx(106.3)
-    assert settled(100.0, candidates=3).next_at == pytest.approx(102.0)
-    newcomer = step(State(), Campaigned(100.0, held(9.0, candidates=1000), 0.0), 100.0, TIMING)
-    assert newcomer.next_at == pytest.approx(102.0), "it cannot tell yet when the lease is over"
-    assert settled(100.0, remaining=6.2).next_at == pytest.approx(102.0), "the leader is late"
-
-
-def test_s12_a_rare_look_proves_the_end_of_a_lease_that_was_set_since() -> None:
-    state = settled(100.0)
-    answer = held(6.0, candidates=1000)._replace(at=106.3, version="3")  # set at 102.3
-    state = step(state, Campaigned(106.3, answer, 0.0), 106.3, TIMING)
-    assert state.next_at == pytest.approx(108.3), "it should have been renewed"
-    answer = answer._replace(at=111.0, remaining=1.3)
-    state = step(state, Campaigned(111.0, answer, 0.0), 111.0, TIMING)
-    assert state.next_at == pytest.approx(112.301), "when it ends, not a whole lease after it was seen"
-    assert claim(state, 112.29, TIMING).version == ""
-    assert claim(state, state.next_at, TIMING).version == "3"
 
 
 @pytest.mark.parametrize(("verdict", "remaining"), [("foreign", 0.5), ("late", 0.0)])
