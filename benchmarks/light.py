@@ -30,7 +30,7 @@ from benchmarks.peers import RETRY, ours
 from benchmarks.processes import say
 from benchmarks.servers import Trouble
 from django_leader import clock, machine, pace, wire
-from django_leader.actions import QUEUE, SECOND_CHANCE
+from django_leader.actions import QUEUE, SECOND_CHANCE, over_before
 from django_leader.channel import SERVER_TIMER, duration
 from django_leader.config import inbox
 from django_leader.events import Campaigned, Delivered, Failed, Released, Renewed, Stop, Woken
@@ -191,8 +191,8 @@ class Light:
         asked_at, answer = clock.now(), None
         if look:
             until = asked_at + self._timing.retry
-            due = until + 2 * SERVER_TIMER >= self._state.watch.over_at
-            due = due or pace.usual(self._candidates, self._timing) > self._timing.retry
+            crowded = pace.usual(self._candidates, self._timing) > self._timing.retry
+            due = crowded or over_before(self._state, until)
             request = self._packed("look", wire.packed_look, self._me)
             reply = yield from self._ask(request, wait_until=None if due else until)
             answer = None if reply.endswith(b"\nunsure") else wire.parse(reply)
@@ -220,7 +220,7 @@ class Light:
         self._packed_campaign(clock.now())
         patience = until
         if self._owed is None:
-            exact = not self._state.looks or until + 2 * SERVER_TIMER >= self._state.watch.over_at
+            exact = not self._state.looks or over_before(self._state, until)
             seconds = until - clock.now() - (SERVER_TIMER if exact else 0.0)
             if seconds < SERVER_TIMER / 2:
                 yield until

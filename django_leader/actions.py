@@ -38,6 +38,11 @@ QUEUE = 32
 that grows with the square of their number to wake one of them: 5 ms of 1,000, 0.1 s of 3,000."""
 
 
+def over_before(state: machine.State, until: float) -> bool:
+    """Whether the lease may be over before a wait until then comes back, late by the server's timer. Pure."""
+    return until + 2 * SERVER_TIMER >= state.watch.over_at
+
+
 class Actions:
     """Of one candidacy, one thread at a time. ``state`` gives what the machine knows, ``apply`` tells it an event."""
 
@@ -118,10 +123,8 @@ class Actions:
     def _ask(self, state: machine.State, asked_at: float, *, look: bool) -> Answer:
         if look:
             until = asked_at + self._timing.retry
-            # Such a wait may end late by the server's timer.
-            due = until + 2 * SERVER_TIMER >= state.watch.over_at
             crowded = pace.usual(self._candidates, self._timing) > self._timing.retry
-            waits = not due and not crowded and not self._deaf and asked_at >= state.not_before
+            waits = not over_before(state, until) and not crowded and not self._deaf and asked_at >= state.not_before
             if answer := self._lease.look(self._me, state.floor, until if waits else None, wake=self._queues()):
                 return answer
         return self._lease.campaign(self._me, machine.claim(state, asked_at, self._timing), self._info(state))
@@ -189,7 +192,7 @@ class Actions:
                 self._lease.prepare(self._me, machine.claim(state, clock.now(), self._timing), self._info(state))
             wake = clock.now() >= state.not_before and self._queues()
             # A look that is not urgent costs one wake-up less if the server's timer may decide when it comes.
-            exact = not state.looks or until + 2 * SERVER_TIMER >= state.watch.over_at
+            exact = not state.looks or over_before(state, until)
             message = self._lease.wait(self._me, wake=wake, until=until, exact=exact)
             self._deaf = False
         except RedisUnavailable as error:

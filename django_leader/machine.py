@@ -240,20 +240,20 @@ def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
     return _end(state._replace(setbacks=setbacks, not_before=until), reason, owes_release=True, next_at=until)
 
 
-def _observe(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
-    watch = state.watch.observe(asked_at, answer, now, _gap(state, timing) + timing.operation)
+def _observe(state: State, asked_at: float, answer: Answer, now: float, pause: float) -> State:
+    watch = state.watch.observe(asked_at, answer, now, pause)
     return state._replace(watch=watch, failures=0, floor=max(state.floor, answer.token))
 
 
 def _gap(state: State, timing: Timing) -> float:
-    """Seconds between the last two looks, as they were planned."""
+    """Seconds from the last look to this one, as planned."""
     look = state.watch.look
     return max(timing.retry, state.next_at - look.asked_at) if state.looks and look else timing.retry
 
 
 def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, now: float, timing: Timing) -> State:
     gap = _gap(state, timing)
-    state = _observe(state, asked_at, answer, now, timing)._replace(untold=(0, ""), looks=False)
+    state = _observe(state, asked_at, answer, now, gap + timing.operation)._replace(untold=(0, ""), looks=False)
     if state.term or state.ended or state.pending:
         return state
     if answer.verdict != "granted":
@@ -274,7 +274,7 @@ def _campaigned(state: State, asked_at: float, answer: Answer, chance: float, no
 
 
 def _renewed(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
-    state = _observe(state, asked_at, answer, now, timing)
+    state = _observe(state, asked_at, answer, now, timing.retry + timing.operation)
     term = state.term or state.pending
     if not term:
         return state
