@@ -22,13 +22,14 @@ from typing import Any
 
 from . import clock, machine, pace
 from .advice import Advice
-from .channel import SERVER_TIMER, Waker
+from .channel import SERVER_TIMER
 from .config import Config
 from .exceptions import RedisUnavailable
 from .lease import Lease
 from .log import log
 from .process import HolderWatch, own
 from .records import Answer, Claim, LeaderInfo, utc_now
+from .waker import Waker
 
 SECOND_CHANCE = 0.01
 """Seconds that a leader which goes away leaves to the follower that it has woken before it wakes another: several times

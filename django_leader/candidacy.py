@@ -28,7 +28,7 @@ from typing import Any
 from . import clock, machine
 from .actions import Actions
 from .advice import Advice
-from .channel import Connect, Waker
+from .channel import Connect
 from .config import Config
 from .delivery import Listeners, News, TermDelivery
 from .exceptions import RedisUnavailable
@@ -36,6 +36,7 @@ from .grant import NO_GRANT, Cell, Grant, Publish, new_cell
 from .lease import Lease
 from .log import log
 from .records import NONCE_LENGTH, instance_of
+from .waker import Waker
 
 
 class Candidacy:

@@ -19,13 +19,14 @@ from typing import Any
 from redis.exceptions import NoScriptError
 
 from . import clock, wire
-from .channel import SERVER_TIMER, Channel, Connect, Waker, duration
+from .channel import SERVER_TIMER, Channel, Connect, duration
 from .config import Config, inbox
 from .exceptions import RedisUnavailable
 from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, utc_now
 from .scripts import FLAGS as FLAGS
 from .scripts import MAY_WRITE, NOT_UNDERSTOOD
 from .scripts import script as script
+from .waker import Waker
 from .wire import Packed
 
 _requests = itertools.count(10**11)  # so that each has as many digits as the next

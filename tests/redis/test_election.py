@@ -24,10 +24,11 @@ from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable,
 from django_leader import election as election_module
 from django_leader.actions import Actions
 from django_leader.candidacy import Candidacy
-from django_leader.channel import Channel, Waker, connector
+from django_leader.channel import Channel, connector
 from django_leader.lease import Lease
 from django_leader.lifecycle import lifecycle
 from django_leader.records import Claim, LeaderInfo
+from django_leader.waker import Waker
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from django_leader.channel import Connect, Waker
+from django_leader.channel import Connect
 from django_leader.config import Config, inbox
 from django_leader.exceptions import RedisUnavailable
 from django_leader.lease import Lease, script
 from django_leader.records import Claim, ElectionStatus, LeaderInfo, utc_now
+from django_leader.waker import Waker
 from tests.support.servers import eventually
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from django_leader import clock
-from django_leader.channel import Connect, Waker, duration
+from django_leader.channel import Connect, duration
 from django_leader.config import Config, inbox
 from django_leader.lease import Lease
 from django_leader.records import Answer, Claim, LeaderInfo
+from django_leader.waker import Waker
 from tests.support.servers import GENEROUS
 
 A, B = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("ab"))

@@ -12,10 +12,10 @@ import pytest
 from django_leader import clock, machine
 from django_leader.actions import QUEUE, Actions
 from django_leader.advice import Advice
-from django_leader.channel import Waker
 from django_leader.config import Config
 from django_leader.lease import Lease
 from django_leader.records import Answer
+from django_leader.waker import Waker
 
 
 def test_s08_nothing_is_released_when_the_lease_has_run_out_in_between() -> None:

@@ -1,0 +1,52 @@
+"""Ends a wait from outside: another thread, a signal handler, a process that dies.
+
+NOT guaranteed here: that whoever waits was meant. It looks what there is to do each time that it wakes up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+import socket
+
+
+def _poll(descriptors: list[int], seconds: float) -> list[int]:
+    """Those of ``descriptors`` that can be read, or have ended, within so many seconds."""
+    if not hasattr(select, "poll"):
+        return select.select(descriptors, [], [], seconds)[0]
+    poll = select.poll()  # unlike select it knows descriptors above 1023, and gevent has it
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(math.ceil(seconds * 1000))]
+
+
+class Waker:
+    """Wakes a thread that waits: from any thread, any number of times, also from a signal handler."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        for end in (self._reader, self._writer):
+            end.setblocking(False)
+        self.also: int | None = None
+        """A descriptor that ends a wait like ``set()`` when it can be read."""
+
+    def set(self) -> None:
+        """Ends the wait that is under way, or the next one. Local, never blocks."""
+        with contextlib.suppress(OSError):
+            self._writer.send(b"!")
+
+    def wait(self, seconds: float, sock: socket.socket | None = None) -> tuple[bool, bool]:
+        """Waits for ``set()``, for something to read on ``sock``, or for the time. Says which: (set, readable)."""
+        own, other = self._reader.fileno(), -1 if sock is None else sock.fileno()
+        ready = _poll([fd for fd in (own, other, self.also) if fd is not None and fd >= 0], max(0.0, seconds))
+        if own in ready:
+            with contextlib.suppress(OSError):
+                while self._reader.recv(4096):
+                    pass
+        return own in ready or self.also in ready, other in ready
+
+    def close(self) -> None:
+        """Gives the descriptors back. A later ``set()`` does nothing."""
+        self._reader.close()
+        self._writer.close()
