@@ -3,33 +3,25 @@
 NOT guaranteed here: that an operation which raised was not executed. ``RedisUnavailable`` means that its outcome is
 unknown, and the connection is closed by then. What the scripts guarantee stands at the top of each.
 
-- Every reply repeats a number that its request carried. A reply to anything else is an error, not an answer.
+- A reply is the answer to its own request (``runner``).
 - With ``MIN_REPLICAS``, a grant or a renewal that fewer replicas have is an error, too.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
-
-from redis.exceptions import NoScriptError
 
 from . import clock, wire
 from .channel import SERVER_TIMER, Channel, Connect, duration
 from .config import Config, inbox
 from .exceptions import RedisUnavailable
 from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, utc_now
-from .scripts import FLAGS as FLAGS
-from .scripts import MAY_WRITE, NOT_UNDERSTOOD
-from .scripts import script as script
+from .runner import Runner
 from .waker import Waker
 from .wire import Packed
-
-_requests = itertools.count(10**11)  # so that each has as many digits as the next
 
 YIELD = 0.003
 """Seconds for which whoever has released leaves the processors to whoever is woken by it: on two of them a hand-over
@@ -45,10 +37,9 @@ class Lease:
         self._timing, self._keys = config.timing, config.keys
         self.process = ""
         """What a grant publishes of this process; nothing, and its death lets nobody take over."""
-        self._flags = FLAGS
         self._looked = False
-        self._requests: dict[str, tuple[Any, Packed]] = {}
         self.channel = Channel(connect, self._timing.operation, waker)
+        self._runner = Runner(self.channel)
 
     def campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Answer:
         """One attempt to lead, which publishes ``info`` with the time of now.
@@ -58,7 +49,7 @@ class Lease:
         request = self._prepared_campaign(me, claim, info)
         at = _iso(info.started_at or utc_now())
         values = (_digits(claim.latest * 1000, 13), at, at)
-        return self._replicated(wire.parse(self._send("campaign", request, *values)))
+        return self._replicated(wire.parse(self._runner.send("campaign", request, *values)))
 
     def prepare(self, me: str, claim: Claim, info: LeaderInfo) -> None:
         """Packs the campaign that says this, so that it can leave at once, at whatever time. Local.
@@ -86,7 +77,7 @@ class Lease:
         if self.channel.connected and not confirm and (answer := self._renew(me, token, info)):
             return self._replicated(answer)
         arguments = wire.reclaim_arguments(self._timing, me, token, info, claim, self.process, confirm=confirm)
-        return self._replicated(wire.parse(self._run("reclaim", self._keys, *arguments)))
+        return self._replicated(wire.parse(self._runner.run("reclaim", self._keys, *arguments)))
 
     def release(
         self, me: str, token: int, reason: str, claim: Claim = NO_CLAIM, *, leave: bool, hold: float = 0
@@ -98,7 +89,7 @@ class Lease:
         """
         request = self._prepared_release(me, token, reason, claim, leave=leave, hold=hold)
         latest, pause = _digits(claim.latest * 1000, 13), YIELD if token and not hold else 0.0
-        return self._send("release", request, latest, pause=pause).endswith(b"released")
+        return self._runner.send("release", request, latest, pause=pause).endswith(b"released")
 
     def prepare_release(self, me: str, token: int, reason: str, claim: Claim) -> None:
         """Packs the release that says this, so that it can leave at once. Local, and errors as of ``prepare``."""
@@ -106,7 +97,7 @@ class Lease:
 
     def status(self) -> ElectionStatus:
         """Who leads. One round trip. Raises ``RedisUnavailable``."""
-        _, holder, left, info, token, candidates, kind = self._run("status", self._keys)
+        _, holder, left, info, token, candidates, kind = self._runner.run("status", self._keys)
         leader = LeaderInfo.from_json(wire.decode(info), instance_of(wire.decode(holder))) if holder else None
         token = int(token) if token.isdigit() else 0
         return ElectionStatus(leader, left / 1000, token, candidates, kind == b"quarantine" and not leader and left > 0)
@@ -131,7 +122,7 @@ class Lease:
     def post(self, to: str, message: dict[str, Any]) -> None:
         """Puts a message into the inbox of the candidacy ``to``. One round trip. Raises ``RedisUnavailable``."""
         lifetime = math.ceil(self._timing.ttl * 1000)
-        self._run("post", (inbox(self._keys, to),), json.dumps(message), lifetime)
+        self._runner.run("post", (inbox(self._keys, to),), json.dumps(message), lifetime)
 
     def collect(self, me: str) -> list[dict[str, Any]]:
         """The messages to ``me`` that are waiting. One round trip. Raises ``RedisUnavailable``."""
@@ -168,118 +159,48 @@ class Lease:
         """The lean renewal; None when it was unsure."""
 
         def packed() -> Packed:
-            sha = script("renew", self._flags).sha
+            sha = self._runner.script("renew").sha
             return wire.packed_heartbeat(self.channel.pack, sha, self._keys, self._timing, me, token, info)
 
-        reply = self._send("renew", self._prepared("renew", token, packed), _iso(utc_now()))
+        reply = self._runner.send("renew", self._runner.prepared("renew", token, packed), _iso(utc_now()))
         try:
             return wire.parse_renewed(reply, me, token, self._timing)
         except ValueError as error:
-            raise self._not_ours("renew") from error
+            raise self._runner.not_ours("renew") from error
 
     def _glance(self, me: str, until: float | None, *, wake: bool) -> Answer | None:
         """The lean look; None when it was unsure."""
 
         def packed() -> Packed:
-            sha = script("look", self._flags).sha
+            sha = self._runner.script("look").sha
             return wire.packed_look(self.channel.pack, sha, self._keys, self._timing, me)
 
         # The first time the server may not know the script, and the wait behind it would eat what is meant for us.
-        request, until = self._prepared("look", me, packed), until if self._looked else None
+        request, until = self._runner.prepared("look", me, packed), until if self._looked else None
         wait = b"" if until is None else self._waiting(me, wake=wake).filled(duration(until - clock.now()))
-        reply = self._send("look", request, wait=wait, until=until)
+        reply = self._runner.send("look", request, wait=wait, until=until)
         self._looked = True
         return None if reply.endswith(b"\nunsure") else wire.parse(reply)
 
     def _prepared_campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Packed:
         def packed() -> Packed:
-            sha, pack = script("campaign", self._flags).sha, self.channel.pack
+            sha, pack = self._runner.script("campaign").sha, self.channel.pack
             return wire.packed_campaign(pack, sha, self._keys, self._timing, me, claim, info, self.process)
 
-        return self._prepared("campaign", (me, claim._replace(latest=0.0)), packed)
+        return self._runner.prepared("campaign", (me, claim._replace(latest=0.0)), packed)
 
     def _prepared_release(self, me: str, token: int, reason: str, claim: Claim, *, leave: bool, hold: float) -> Packed:
         def packed() -> Packed:
-            sha, pack = script("release", self._flags).sha, self.channel.pack
+            sha, pack = self._runner.script("release").sha, self.channel.pack
             said = (self._keys, self._timing, me, token, reason, claim)
             return wire.packed_release(pack, sha, *said, leave=leave, hold=hold)
 
         same = (me, token, reason, claim.floor, wire.regained(claim.version), leave, hold)
-        return self._prepared("release", same, packed)
+        return self._runner.prepared("release", same, packed)
 
     def _waiting(self, me: str, *, wake: bool) -> Packed:
         keys = [inbox(self._keys, me), self._keys.wake][: 1 + wake]
-        return self._prepared(f"wait {wake}", me, lambda: wire.packed_wait(self.channel.pack, keys))
-
-    def _prepared(self, name: str, same: Any, packed: Callable[[], Packed]) -> Packed:
-        """The last request of this name, if it was made of the ``same``, or a new one."""
-        known = self._requests.get(name)
-        if known is None or known[0] != same:
-            known = self._requests[name] = same, packed()
-        return known[1]
-
-    def _send(
-        self,
-        name: str,
-        request: Packed,
-        *values: bytes,
-        wait: bytes = b"",
-        until: float | None = None,
-        pause: float = 0.0,
-    ) -> bytes:
-        """Sends a prepared request, and ``wait`` behind it. Gives its reply, which is known to be its."""
-        echo = _echo()
-        command = request.filled(echo, *values) + wait
-        reply = self._evaluate(
-            name,
-            lambda: self.channel.call_packed(command, until=until, pause=pause),
-            lambda: request.words_filled(echo, *values),
-        )
-        if not isinstance(reply, bytes) or reply[: len(echo) + 1] not in (echo + b"\n", echo + b" "):
-            raise self._not_ours(name)
-        return reply
-
-    def _not_ours(self, name: str) -> RedisUnavailable:
-        self.channel.drop()
-        return RedisUnavailable(f"the reply to {name} does not belong to its request")
-
-    def _run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
-        echo = _echo()
-        words = (len(keys), *keys, echo, *args)
-        sha = script(name, self._flags if name in MAY_WRITE else "").sha
-        reply = self._evaluate(name, lambda: self.channel.call("EVALSHA", sha, *words), lambda: words)
-        try:
-            first = reply.partition(b"\n")[0] if isinstance(reply, bytes) else reply[0]
-        except (TypeError, IndexError):
-            first = None
-        if first != echo:
-            raise self._not_ours(name)
-        return reply
-
-    def _evaluate(self, name: str, by_digest: Callable[[], Any], words: Callable[[], Sequence[Any]]) -> Any:
-        """Runs a script. A server that does not know it has executed nothing, and is given its source."""
-        try:
-            return by_digest()
-        except NoScriptError:
-            pass
-        except RedisUnavailable as error:
-            self._understand(error, name)
-        try:
-            return self.channel.call("EVAL", script(name, self._flags if name in MAY_WRITE else "").source, *words())
-        except RedisUnavailable as error:
-            self._understand(error, name)
-            return self.channel.call("EVAL", script(name).source, *words())
-
-    def _understand(self, error: RedisUnavailable, name: str) -> None:
-        """Does without ``FLAGS`` from now on, if it is these that the server has not understood."""
-        if not self._flags or name not in MAY_WRITE or NOT_UNDERSTOOD not in str(error):
-            raise error
-        self._flags = ""
-        self._requests.clear()
-
-
-def _echo() -> bytes:
-    return b"%d" % next(_requests)
+        return self._runner.prepared(f"wait {wake}", me, lambda: wire.packed_wait(self.channel.pack, keys))
 
 
 def _iso(at: datetime) -> bytes:

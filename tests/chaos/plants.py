@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from django_leader import candidacy, lease, machine, scripts
+from django_leader import candidacy, machine, runner, scripts
 from django_leader.delivery import Listeners
 from django_leader.election import LeaderElection
 from django_leader.process import HolderWatch, Identity
@@ -39,7 +39,7 @@ def no_deadline() -> None:
 
 def blind_release() -> None:
     """Whoever leaves gives back the lease, whosever it is."""
-    real = lease.script
+    real = scripts.script
 
     def script(name: str, *args: str) -> scripts.Script:
         if name != "release":
@@ -49,12 +49,12 @@ def blind_release() -> None:
         )
         return scripts.Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
-    lease.script = script  # type: ignore[assignment]
+    vars(runner)["script"] = script
 
 
 def blind_claim() -> None:
     """Whoever knows of a death is granted the lease, whatever became of the data."""
-    real = lease.script
+    real = scripts.script
 
     def script(name: str, *args: str) -> scripts.Script:
         found = real(name, *args)
@@ -62,7 +62,7 @@ def blind_claim() -> None:
         source = found.source.replace(checked, "ARGV[15] ~= '0'")
         return scripts.Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
-    lease.script = script  # type: ignore[assignment]
+    vars(runner)["script"] = script
 
 
 def no_fork_guard() -> None:

@@ -833,7 +833,7 @@ def test_a_release_leaves_from_the_thread_that_has_nothing_more_to_do_before_it(
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     candidacy = note_who_releases(election, threads)
-    eventually(lambda: candidacy._lease._requests.get("release") and not candidacy._desk.locked(), "it is idle")
+    eventually(lambda: candidacy._lease._runner.requests.get("release") and not candidacy._desk.locked(), "it is idle")
     election.stop()
     last = threading.current_thread().name if not callbacks else threads[0]
     assert threads == [last] * (1 + callbacks) + [f"{election.label} election"]
@@ -855,7 +855,7 @@ def test_a_signal_handler_that_stops_while_the_release_leaves_returns_at_once(ma
         return real(*args, **options)
 
     candidacy._lease.release = release  # type: ignore[method-assign]
-    eventually(lambda: candidacy._lease._requests.get("release") and not candidacy._desk.locked(), "it is idle")
+    eventually(lambda: candidacy._lease._runner.requests.get("release") and not candidacy._desk.locked(), "it is idle")
     election.stop()
     assert stopped == [True]
     assert not election.running

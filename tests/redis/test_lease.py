@@ -12,8 +12,9 @@ import pytest
 from django_leader.channel import Connect
 from django_leader.config import Config, inbox
 from django_leader.exceptions import RedisUnavailable
-from django_leader.lease import Lease, script
+from django_leader.lease import Lease
 from django_leader.records import Claim, ElectionStatus, LeaderInfo, utc_now
+from django_leader.scripts import script
 from django_leader.waker import Waker
 from tests.support.servers import eventually
 

@@ -68,6 +68,8 @@ def test_the_user_may_touch_nothing_else(own_server: RedisServer) -> None:
 def test_each_word_of_it_is_needed() -> None:
     words = from_readme()
     sources = "".join(path.read_text() for path in (ROOT / "django_leader").rglob("*.lua"))
-    sources += "".join((ROOT / "django_leader" / name).read_text() for name in ("lease.py", "channel.py", "wire.py"))
+    sources += "".join(
+        (ROOT / "django_leader" / name).read_text() for name in ("lease.py", "runner.py", "channel.py", "wire.py")
+    )
     used = {name.lower() for name in re.findall(r"""["']([A-Z]{3,})["']""", sources)}
     assert {word[1:] for word in words if word.startswith("+")} <= used

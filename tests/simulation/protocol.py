@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from django_leader import lease, machine, wire
+from django_leader import machine, scripts, wire
 from django_leader.config import Config, Timing, inbox, lifetime
 from django_leader.records import Answer, Claim, LeaderInfo
 
@@ -31,7 +31,7 @@ def keys(script: str) -> tuple[str, ...]:
 
 def sources() -> dict[str, str]:
     """The scripts as they are."""
-    return {name: lease.script(name, lease.FLAGS).source for name in NAMES}
+    return {name: scripts.script(name, scripts.FLAGS).source for name in NAMES}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_leader import lease, wire
+from django_leader import scripts, wire
 from django_leader.config import Config
 from django_leader.records import Claim
 from tests.redis.conftest import client, servers
@@ -150,7 +150,7 @@ def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
 def play(both: Both, step: tuple[Any, ...], echo: int, seen: list[Seen]) -> list[Seen]:
     """One step of a history. Gives what was seen of each server then: their clocks are not quite equal."""
     if step[0] == "status":
-        both.eval(lease.script("status").source, protocol.KEYS, (echo,))
+        both.eval(scripts.script("status").source, protocol.KEYS, (echo,))
     elif step[0] not in protocol.NAMES:
         disturb(both, step)
     else:

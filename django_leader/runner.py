@@ -1,0 +1,111 @@
+"""Runs the scripts at Redis, and knows the reply to a request from any other.
+
+NOT guaranteed here: that a request which raised was not executed. What a script guarantees stands at its top.
+
+- A request carries a number, which its reply repeats. A reply to anything else is an error, not an answer.
+- A script is named by its digest. A server that does not know it has executed nothing, and is given its source.
+- A request is packed once, as long as it says the same, and only its holes are filled each time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from .channel import Channel
+from .exceptions import RedisUnavailable
+from .scripts import FLAGS, MAY_WRITE, NOT_UNDERSTOOD, Script, script
+from .wire import Packed
+
+_numbers = itertools.count(10**11)  # so that each has as many digits as the next
+
+
+class Runner:
+    """Runs scripts on one channel, for one thread at a time."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._flags = FLAGS
+        self.requests: dict[str, tuple[Any, Packed]] = {}
+        """By name, what was packed last: of what it was made, and the request."""
+
+    def script(self, name: str) -> Script:
+        """The script, as the server is known to take it. Local."""
+        return script(name, self._flags if name in MAY_WRITE else "")
+
+    def prepared(self, name: str, same: Any, packed: Callable[[], Packed]) -> Packed:
+        """The last request of this name, if it was made of the ``same``, or a new one."""
+        known = self.requests.get(name)
+        if known is None or known[0] != same:
+            known = self.requests[name] = same, packed()
+        return known[1]
+
+    def send(
+        self,
+        name: str,
+        request: Packed,
+        *values: bytes,
+        wait: bytes = b"",
+        until: float | None = None,
+        pause: float = 0.0,
+    ) -> bytes:
+        """Sends a prepared request, and ``wait`` behind it. Gives its reply, which is known to be its.
+
+        One round trip. Raises ``RedisUnavailable``. ``until`` and ``pause``: see ``Channel.call_packed``.
+        """
+        number = _number()
+        command = request.filled(number, *values) + wait
+        reply = self._evaluate(
+            name,
+            lambda: self._channel.call_packed(command, until=until, pause=pause),
+            lambda: request.words_filled(number, *values),
+        )
+        if not isinstance(reply, bytes) or reply[: len(number) + 1] not in (number + b"\n", number + b" "):
+            raise self.not_ours(name)
+        return reply
+
+    def run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
+        """Runs a script that is not worth to be prepared. Gives its reply, and costs and raises as ``send``."""
+        number = _number()
+        words = (len(keys), *keys, number, *args)
+        sha = self.script(name).sha
+        reply = self._evaluate(name, lambda: self._channel.call("EVALSHA", sha, *words), lambda: words)
+        try:
+            first = reply.partition(b"\n")[0] if isinstance(reply, bytes) else reply[0]
+        except (TypeError, IndexError):
+            first = None
+        if first != number:
+            raise self.not_ours(name)
+        return reply
+
+    def not_ours(self, name: str) -> RedisUnavailable:
+        """The error for a reply that cannot be that to the script; nothing is read on this connection any more."""
+        self._channel.drop()
+        return RedisUnavailable(f"the reply to {name} does not belong to its request")
+
+    def _evaluate(self, name: str, by_digest: Callable[[], Any], words: Callable[[], Sequence[Any]]) -> Any:
+        try:
+            return by_digest()
+        except NoScriptError:
+            pass
+        except RedisUnavailable as error:
+            self._understand(error, name)
+        try:
+            return self._channel.call("EVAL", self.script(name).source, *words())
+        except RedisUnavailable as error:
+            self._understand(error, name)
+            return self._channel.call("EVAL", script(name).source, *words())
+
+    def _understand(self, error: RedisUnavailable, name: str) -> None:
+        """Does without ``FLAGS`` from now on, if it is these that the server has not understood."""
+        if not self._flags or name not in MAY_WRITE or NOT_UNDERSTOOD not in str(error):
+            raise error
+        self._flags = ""
+        self.requests.clear()
+
+
+def _number() -> bytes:
+    return b"%d" % next(_numbers)
