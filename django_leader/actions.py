@@ -214,9 +214,8 @@ class Actions:
     def _received(self, message: dict[str, Any]) -> None:
         if "wake" in message:
             state, at = self._state(), clock.now()
-            woken = machine.step(state, machine.Woken(), at, self._timing)
-            if machine.plan(woken, at).act == "campaign":  # who stops meanwhile passes the wake-up on when it leaves
-                self._campaign(woken, at, look=False)  # at once, and not in the next turn
+            if machine.heeds(state, at):  # who stops meanwhile passes the wake-up on when it leaves
+                self._campaign(state, at, look=False)  # at once, and not in the next turn
         elif isinstance(twin := message.get("twin"), str):
             self._advice.twin(twin)
             if not message.get("answer"):

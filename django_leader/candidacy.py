@@ -85,8 +85,9 @@ class Candidacy:
 
     def stop(self, *, here: bool) -> None:
         """Takes part no longer. With ``here`` the release leaves from this very thread, if nobody is at the desk."""
-        self._apply(machine.Stop())
+        self._apply(machine.Stop(), tell=False)  # a log may take its time, which the next leader would wait for
         self._let_go(here=here)
+        self._tell()
 
     def ask_to_stop(self) -> None:
         """Has the election thread take part no longer. Takes no lock: for signal handlers."""
@@ -157,7 +158,7 @@ class Candidacy:
 
     def close(self) -> None:
         """Gives back what it holds at home. Local."""
-        self._tell()
+        self._tell(at_last=True)
         with self.changed:
             if self._next_delivery:
                 self._next_delivery.cancel()
@@ -219,7 +220,7 @@ class Candidacy:
         self.advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))
         self._apply(machine.Failed(random.random()))
 
-    def _apply(self, event: machine.AnyEvent) -> None:
+    def _apply(self, event: machine.AnyEvent, *, tell: bool = True) -> None:
         with self.changed:
             self._events.append(event)
             if self._applying:  # by this very thread, in which a signal handler feeds us
@@ -231,10 +232,12 @@ class Candidacy:
             finally:
                 self._applying = None
             self.changed.notify_all()
-        if not self._stop_asked:  # whoever waits for us in a signal handler may have interrupted whoever logs
+        if tell:
             self._tell()
 
-    def _tell(self) -> None:
+    def _tell(self, *, at_last: bool = False) -> None:
+        if self._stop_asked and not at_last:  # who waits for us in a signal handler may have interrupted who logs
+            return
         lines, self._lines = self._lines, []
         for line in lines:
             log(*line)

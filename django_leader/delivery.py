@@ -105,9 +105,8 @@ class TermDelivery:
         self._cancelled = False
         self.looked_at = clock.now()
         """When the watcher last looked at the deadline, at least twice a second while the term lasts."""
-        self._gain: list[tuple[Callback, threading.Event]] = []
-        self._gun = threading.Lock()  # for the first gain thread: the fastest way to wake one
-        self._gun.acquire()
+        self._gain: list[tuple[Callback, threading.Lock]] = []
+        self._gun = _locked()  # for the first gain thread
         self._watcher = threading.Thread(target=self._watch, name=f"{name} term", daemon=True)
         self._first_gain = threading.Thread(target=self._run_first_gain, name=f"{name} gain", daemon=True)
 
@@ -122,7 +121,7 @@ class TermDelivery:
 
     def begin(self, token: int) -> None:
         """The term has begun: it is watched from now on, and the gain callbacks run. Local, takes ``HEAD_START``."""
-        self._gain = [(callback, threading.Event()) for callback in self._listeners.gained(token)]
+        self._gain = [(callback, _locked()) for callback in self._listeners.gained(token)]
         self._token, self.looked_at = token, clock.now()
         self._gun.release()
         try:
@@ -135,7 +134,7 @@ class TermDelivery:
                 threading.Thread(target=self._run_gain, args=gain, name=f"{self._name} gain", daemon=True).start()
             except RuntimeError:
                 log(logging.ERROR, "%s: no thread could be started for a gain callback", self._name)
-                gain[1].set()
+                gain[1].release()
                 self._gain_failed(token)
 
     def end(self, reason: str) -> bool:
@@ -181,7 +180,7 @@ class TermDelivery:
         if self._reason is None:
             return
         for _, begun in self._gain:
-            begun.wait()
+            begun.acquire()
         for callback in self._listeners.lost(self._token, self._reason):
             run(callback, f"{self._name}: a loss callback")
         self._delivered(self._token)
@@ -191,10 +190,17 @@ class TermDelivery:
         if self._gain:
             self._run_gain(*self._gain[0])
 
-    def _run_gain(self, callback: Callback, begun: threading.Event) -> None:
-        begun.set()
+    def _run_gain(self, callback: Callback, begun: threading.Lock) -> None:
+        begun.release()
         if not run(callback, f"{self._name}: a gain callback") and self._token is not None:
             self._gain_failed(self._token)
+
+
+def _locked() -> threading.Lock:
+    """To be released once: the fastest way to wake a thread, and to be made and used while a hand-over goes on."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 def run(callback: Callback, what: str) -> bool:

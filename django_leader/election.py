@@ -63,6 +63,7 @@ class LeaderElection(Queries):
     def _forget(self) -> None:
         self._pid = os.getpid()
         self.config = self._given.validate()
+        self._timing = self.config.timing
         self._candidacy: Candidacy | None = None
         self._grant = NO_GRANT
         self.decreed: Grant | None = None
@@ -236,10 +237,9 @@ class LeaderElection(Queries):
         if candidacy is None or not self.running:
             return
         candidacy.hold = max(candidacy.hold, hold)
-        timing = self.config.timing
-        bound = timing.ttl + 2 * timing.operation if timeout is None else timeout
+        bound = self._timing.ttl + 2 * self._timing.operation if timeout is None else timeout
         here, until = candidacy.runs_here(), clock.now() + bound
-        candidacy.stop(here=not here and bound >= timing.operation)
+        candidacy.stop(here=not here and bound >= self._timing.operation)
         if here:
             return
         with candidacy.changed:
@@ -276,7 +276,7 @@ class LeaderElection(Queries):
         data, it ends when that state is proved to be over: after a lease, or a quarantine if that is longer. So long,
         and four operations (connect, log in, choose the database, ask), it may go over the timeout.
         """
-        timing = self.config.timing
+        timing = self._timing
         until = clock.now() + (float("inf") if timeout is None else timeout)
         proof = max(timing.ttl, timing.quarantine) + timing.retry
         first_attempt = until + proof + 4 * timing.operation

@@ -182,6 +182,11 @@ def claim(state: State, asked_at: float, timing: Timing) -> Claim:
     return Claim(state.floor, state.watch.over(asked_at), latest, state.untold, state.dead)
 
 
+def heeds(state: State, now: float) -> bool:
+    """Whether a candidate that waits at Redis campaigns when it is woken. Pure: ``plan`` of ``Woken``, for less."""
+    return not state.stopping and now >= state.not_before
+
+
 def decided(event: AnyEvent, after: State) -> bool:
     """Whether ``event`` ended an attempt to lead. Who must still watch or confirm has not been turned down. Pure."""
     down = isinstance(event, Failed) or (isinstance(event, Campaigned) and event.answer.verdict in ("held", "foreign"))

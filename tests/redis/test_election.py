@@ -28,6 +28,7 @@ from django_leader.channel import Channel, connector
 from django_leader.lease import Lease
 from django_leader.lifecycle import lifecycle
 from django_leader.records import Claim, LeaderInfo
+from django_leader.sigterm import Sigterm
 from django_leader.waker import Waker
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
@@ -225,13 +226,21 @@ def test_s18_wall_time_plays_no_part(make: Make, monkeypatch: pytest.MonkeyPatch
     assert election.fencing_token == token
 
 
-def test_s20_no_signal_handler_is_installed(make: Make) -> None:
+@pytest.mark.parametrize("handled", [True, False])
+def test_s20_no_signal_handler_is_installed_but_that_of_sigterm(
+    make: Make, monkeypatch: pytest.MonkeyPatch, handled: bool
+) -> None:
+    monkeypatch.setattr(lifecycle, "sigterm", Sigterm(list, bool, bool))  # as if nobody had started before
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    election = make()
-    election.start()
-    assert election.wait_for_leadership(GENEROUS)
-    election.stop()
-    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
+    try:
+        election = make(handle_sigterm=handled)
+        election.start()
+        assert election.wait_for_leadership(GENEROUS)
+        election.stop()
+        changed = [number for number, known in before.items() if signal.getsignal(number) != known]
+    finally:
+        signal.signal(signal.SIGTERM, before[signal.SIGTERM])
+    assert changed == [signal.SIGTERM] * handled
 
 
 def test_s04_the_check_never_raises_and_takes_no_lock(make: Make) -> None:
@@ -838,6 +847,26 @@ def test_a_release_leaves_from_the_thread_that_has_nothing_more_to_do_before_it(
     last = threading.current_thread().name if not callbacks else threads[0]
     assert threads == [last] * (1 + callbacks) + [f"{election.label} election"]
     assert election.get_leader_id() == ""
+
+
+def test_a_slow_log_does_not_delay_the_next_leader(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    election = make()
+    done: list[str] = []
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = note_who_releases(election, done)
+    eventually(lambda: candidacy._lease._runner.requests.get("release") and not candidacy._desk.locked(), "it is idle")
+
+    def note(record: logging.LogRecord) -> bool:
+        done.append(record.getMessage())
+        return True
+
+    caplog.handler.addFilter(note)
+    with caplog.at_level(logging.INFO, "django_leader"):
+        election.stop()
+    here, line = threading.current_thread().name, f"{election.label}: lost leadership: resigned"
+    assert done[:2] == [here, line]
+    assert done.count(line) == 1
 
 
 def test_a_signal_handler_that_stops_while_the_release_leaves_returns_at_once(make: Make) -> None:

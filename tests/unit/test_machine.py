@@ -28,6 +28,7 @@ from django_leader.machine import (
     Woken,
     claim,
     decided,
+    heeds,
     plan,
     step,
 )
@@ -508,6 +509,8 @@ def test_what_holds_after_every_history(timing: Timing, history: list[tuple[tupl
             "S16: one term at a time, and its loss before the next gain"
         )
         assert state.floor >= before.floor, "S14: the floor never falls"
+        if not (state.term or state.ended or state.pending):
+            assert heeds(state, now) == (plan(step(state, Woken(), now, timing), now).act == "campaign")
         if before.term and not (state.term and state.term.token == before.term.token):
             over.add(before.term.token)
             assert state.ended, "S16: a term that ends is delivered"
