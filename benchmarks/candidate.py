@@ -69,9 +69,9 @@ def _usage(peers: list[Peer], _: int) -> None:
 
 def _time(peers: list[Peer], loops: int) -> None:
     """Nanoseconds for a call of the check, and of the least that a deadline needs, in turns: the best of several."""
-    from benchmarks.limits import bare
+    from benchmarks.limits import bare, guarded
 
-    functions: dict[str, Callable[[], bool]] = {"check": peers[0].leads, "bare": bare}
+    functions: dict[str, Callable[[], bool]] = {"check": peers[0].leads, "bare": bare, "guarded": guarded}
     best = dict.fromkeys(functions, float("inf"))
     for _ in range(5):
         for name, function in functions.items():

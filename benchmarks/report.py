@@ -112,6 +112,7 @@ def aims(values: Mapping[str, float]) -> list[Aim]:
         Aim("crash elsewhere: median above what was left of the lease", values.get("crash elsewhere late"), 20, " ms"),
         Aim("the local check / a bare function that compares a clock", ratio("check", "bare"), 1.5),
         Aim("the local check / the fastest peer's with a deadline", ratio("check", "check peer"), 1),
+        Aim("the local check / the least that also says no in a forked child", ratio("check", "check guarded"), 1),
         Aim("django.setup() with our app, where no election starts: more", values.get("setup command"), 15, " ms"),
         Aim("first connects in the thread of django.setup(), where one starts", values.get("setup connects"), 0),
         Aim("1,000 idle: requests / the direct port's", ratio("idle requests", "idle requests port"), 1),
