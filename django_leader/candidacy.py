@@ -236,7 +236,8 @@ class Candidacy:
             self._tell()
 
     def _tell(self, *, at_last: bool = False) -> None:
-        if self._stop_asked and not at_last:  # who waits for us in a signal handler may have interrupted who logs
+        # Whoever waits for us in a signal handler may have interrupted whoever logs. Whoever applies tells behind it.
+        if (self._stop_asked or self._applying) and not at_last:
             return
         lines, self._lines = self._lines, []
         for line in lines:

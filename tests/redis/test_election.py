@@ -869,6 +869,32 @@ def test_a_slow_log_does_not_delay_the_next_leader(make: Make, caplog: pytest.Lo
     assert done.count(line) == 1
 
 
+def test_nothing_is_logged_while_an_event_is_applied(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    real, inside = candidacy._apply_one, list[bool]()
+
+    def apply_one(event: machine.AnyEvent) -> None:
+        real(event)
+        if isinstance(event, machine.Resign):
+            election.stop()  # as from a handler that interrupts this thread
+
+    def note(record: logging.LogRecord) -> bool:
+        inside.append(candidacy._applying == threading.get_ident())
+        return True
+
+    candidacy._apply_one = apply_one  # type: ignore[method-assign]
+    caplog.handler.addFilter(note)
+    with caplog.at_level(logging.INFO, "django_leader"):
+        election.resign()
+        eventually(lambda: candidacy.ended)
+        assert "lost leadership: resigned" in caplog.text
+    assert not any(inside)
+
+
 def test_a_signal_handler_that_stops_while_the_release_leaves_returns_at_once(make: Make) -> None:
     election = make()
     election.start()
