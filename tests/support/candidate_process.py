@@ -115,13 +115,19 @@ def compute_in_threads(_: LeaderElection) -> None:
         thread.join()
 
 
+lengths = itertools.count(20)
+length = next(lengths)
+
+
 def keep_the_gil(_: LeaderElection) -> None:
-    """In calls of C code that compute, each for twice as long as the one before; then in Python."""
-    for length in itertools.count(20):
+    """In a call of C code that computes, then in Python. The first time it finds out which call lasts that long."""
+    global length
+    while True:
         began = now()
         re.match("(a+)+$", "a" * length + "b")
         if now() > began + STALL / 2:
             break
+        length = next(lengths)  # twice as long; a heartbeat that comes in between meets no leader at rest
     compute()
 
 
