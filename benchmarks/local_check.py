@@ -43,9 +43,10 @@ def measure(turns: int) -> Section:
     for (name, leading), (check, bare) in sorted(best.items(), key=lambda item: item[1][0]):
         what = f"{SYSTEMS[name].label}{'' if leading else ', not leading'}"
         section.rows.append((what, number(check), number(bare), number(check / bare), SYSTEMS[name].check))
-    check, bare = map(min, zip(*guarded, strict=True))
-    section.rows.append((GUARDED, number(check), number(bare), number(check / bare), "deadline"))
-    section.values["check guarded"] = check
+    if guarded:
+        check, bare = map(min, zip(*guarded, strict=True))
+        section.rows.append((GUARDED, number(check), number(bare), number(check / bare), "deadline"))
+        section.values["check guarded"] = check
     if (OURS, True) in best:
         section.values["check"], section.values["bare"] = best[OURS, True]
     deadlines = [best[name, True][0] for name in fleets if name != OURS and SYSTEMS[name].check == "deadline"]

@@ -270,9 +270,10 @@ class Candidacy:
 
     def _delivered(self, token: int) -> None:
         with self.changed:
-            self._apply(machine.Delivered(token))
+            self._apply(machine.Delivered(token), tell=False)
             heir = self._heir
         self._let_go()
+        self._tell()
         if heir:
             heir._delivered(token)
 

@@ -184,7 +184,7 @@ def claim(state: State, asked_at: float, timing: Timing) -> Claim:
 
 def heeds(state: State, now: float) -> bool:
     """Whether a candidate that waits at Redis campaigns when it is woken. Pure: ``plan`` of ``Woken``, for less."""
-    return not state.stopping and now >= state.not_before
+    return not (state.term or state.pending or state.ended or state.stopping) and now >= state.not_before
 
 
 def decided(event: AnyEvent, after: State) -> bool:

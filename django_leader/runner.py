@@ -2,7 +2,8 @@
 
 NOT guaranteed here: that a request which raised was not executed. What a script guarantees stands at its top.
 
-- A request carries a number, which its reply repeats. A reply to anything else is an error, not an answer.
+- A request carries a number, which its reply repeats. A reply to anything else is an error, not an answer. The numbers
+  grow: the scripts refuse a request of this process that a later one has overtaken.
 - A script is named by its digest. A server that does not know it has executed nothing, and is given its source.
 - A request is packed once, as long as it says the same, and only its holes are filled each time.
 """
@@ -20,7 +21,7 @@ from .exceptions import RedisUnavailable
 from .scripts import FLAGS, MAY_WRITE, NOT_UNDERSTOOD, Script, script
 from .wire import Packed
 
-_numbers = itertools.count(10**11)  # so that each has as many digits as the next
+_numbers = itertools.count(10**11)  # so that each has as many digits as the next, and a later one is higher
 
 
 class Runner:
