@@ -197,7 +197,7 @@ class TermDelivery:
 
 
 def _locked() -> threading.Lock:
-    """To be released once: the fastest way to wake a thread, and to be made and used while a hand-over goes on."""
+    """A lock that is held, for another thread to release once. An ``Event`` takes longer to make and to set."""
     lock = threading.Lock()
     lock.acquire()
     return lock

@@ -38,7 +38,10 @@ class Runner:
         return script(name, self._flags if name in MAY_WRITE else "")
 
     def prepared(self, name: str, same: Any, packed: Callable[[], Packed]) -> Packed:
-        """The last request of this name, if it was made of the ``same``, or a new one."""
+        """The last request of this name, if it was made of the ``same``, or a new one, which ``packed`` gives.
+
+        Local; raises what ``packed`` does.
+        """
         known = self.requests.get(name)
         if known is None or known[0] != same:
             known = self.requests[name] = same, packed()
@@ -55,7 +58,8 @@ class Runner:
     ) -> bytes:
         """Sends a prepared request, and ``wait`` behind it. Gives its reply, which is known to be its.
 
-        One round trip. Raises ``RedisUnavailable``. ``until`` and ``pause``: see ``Channel.call_packed``.
+        One round trip, up to two more if the server does not know the script. Raises ``RedisUnavailable``.
+        ``until`` and ``pause``: see ``Channel.call_packed``.
         """
         number = _number()
         command = request.filled(number, *values) + wait
@@ -69,7 +73,7 @@ class Runner:
         return reply
 
     def run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
-        """Runs a script that is not worth to be prepared. Gives its reply, and costs and raises as ``send``."""
+        """Runs a script that is not worth preparing. Gives its reply, and costs and raises as ``send``."""
         number = _number()
         words = (len(keys), *keys, number, *args)
         sha = self.script(name).sha

@@ -1,6 +1,6 @@
 """Ends a wait from outside: another thread, a signal handler, a process that dies.
 
-NOT guaranteed here: that whoever waits was meant. It looks what there is to do each time that it wakes up.
+NOT guaranteed here: that there is anything to do. Whoever waits looks for itself each time that it wakes up.
 """
 
 from __future__ import annotations
