@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +80,30 @@ def test_s12_a_slow_answer_says_too_little_about_the_clock() -> None:
     assert watch.over_at == pytest.approx(102.11 + SPAN)
 
 
+@pytest.mark.parametrize("verdict", ["held", "expired", "quarantined"])
+@pytest.mark.parametrize("back", [1.4, 0.11, 60.0])
+def test_s12_a_clock_that_goes_back_is_seen_back_and_goes_forth_again_is_not_believed(
+    back: float, verdict: str
+) -> None:
+    """The state was set while the clock was back, so what is left of it seems less than it is by so much."""
+    first, seen_back = (100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0 - back, 9.5, verdict))
+    forth = (104.0, look("b", 5004.0, 9.5 - 2.0 - back, verdict))
+    assert watched(first, seen_back, forth).over_at == pytest.approx(102.002 + SPAN)
+
+
+def test_s12_what_a_slow_answer_did_not_show_a_later_one_cannot_show() -> None:
+    """The clock may have gone back and forth within the time of the slow answer."""
+    watch = Watch()
+    for asked_at, answer, took in (
+        (100.0, look("a", 5000.0, 9.0), 0.002),
+        (102.0, look("b", 5002.0, 8.5), 1.5),
+        (104.0, look("b", 5004.0, 6.5), 0.002),
+    ):
+        watch = watch.observe(asked_at, answer, asked_at + took, PAUSE)
+    assert watch.over_at == pytest.approx(103.5 + SPAN)
+    assert not watch.steady
+
+
 def test_a_late_or_foreign_answer_says_nothing_about_the_state() -> None:
     for verdict in ("late", "foreign"):
         watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 0.0, verdict)))
@@ -96,27 +122,50 @@ def test_the_servers_time_is_told_at_the_latest() -> None:
     assert watched((100.0, look("a", 5000.0, 9.0))).server_time(103.0, most=False) == pytest.approx(5003.0 - 0.002)
 
 
+def play(history: Iterable[tuple[str, float, float, float, float]]) -> None:
+    """Checks in true time that nothing is over too early, but for a step there and back between two looks.
+
+    Each step: what happens, seconds before it, how long an answer takes, by how much the clock steps, and at which part
+    of its time a request is executed.
+    """
+    now, offset, version, set_at, until = 100.0, 5000.0, 0, -math.inf, 0.0
+    watch, stepped = Watch(), False
+    for what, passes, took, step, part in history:
+        now += passes
+        if what == "set":
+            version, set_at, until = version + 1, now, now + offset + SPAN
+        elif what == "step" and not stepped:
+            offset, stepped = offset + step, True
+        elif what == "undo" and not stepped:
+            offset, stepped = 5000.0, True
+        elif what == "look" and version:
+            at = now + took * part
+            answer = look(str(version), math.floor((at + offset) * 1000) / 1000, 0.0)
+            answer = answer._replace(remaining=until - answer.at)
+            watch, stepped = watch.observe(now, answer, now + took, PAUSE), False
+            now += took
+            assert watch.over_at >= set_at + SPAN - MARGIN / 2 - 2 * GRAIN
+
+
 Step = st.tuples(
-    st.sampled_from(["look", "set", "jump"]), st.floats(0, 4), st.floats(0, 0.3), st.floats(-20, 20), st.floats(0, 1)
+    st.sampled_from(["look", "look", "set", "step", "undo"]),
+    st.floats(0, 4),
+    st.floats(0, 0.3),
+    st.floats(-20, 20) | st.sampled_from([sign * size * MARGIN for sign in (-1, 1) for size in (0.49, 0.51, 1, 5)]),
+    st.floats(0, 1),
 )
 
 
 @settings(max_examples=1000)
 @given(st.lists(Step, max_size=40))
 def test_s12_nothing_is_over_before_its_span_has_passed(history: list[tuple[str, float, float, float, float]]) -> None:
-    """In true time, whatever the network and the clock do, but for a jump there and back between two looks."""
-    now, offset, version, set_at, until = 100.0, 5000.0, 0, -math.inf, 0.0
-    watch, jumped = Watch(), False
-    for what, passes, took, jump, part in history:
-        now += passes
-        if what == "set":
-            version, set_at, until = version + 1, now, now + offset + SPAN
-        elif what == "jump" and not jumped:
-            offset, jumped = offset + jump, True
-        elif what == "look" and version:
-            at = now + took * part
-            answer = look(str(version), math.floor((at + offset) * 1000) / 1000, 0.0)
-            answer = answer._replace(remaining=until - answer.at)
-            watch, jumped = watch.observe(now, answer, now + took, PAUSE), False
-            now += took
-            assert watch.over_at >= set_at + SPAN - MARGIN / 2 - 2 * GRAIN
+    play(history)
+
+
+@pytest.mark.parametrize("step", [-1.4, -0.11, -0.09, 0.11, 1.4])
+def test_s12_nothing_is_over_too_early_in_any_history_of_eight_steps(step: float) -> None:
+    """Random histories hardly ever have a clock that steps, is seen, and steps back: these are all there are."""
+    steps = [("set", 1.5, 0.0), ("step", 0.01, 0.0), ("undo", 0.01, 0.0), ("look", 0.01, 0.002), ("look", 0.01, 0.5)]
+    first = (steps[0], steps[3])
+    for history in itertools.product(steps, repeat=6):
+        play((what, passes, took, step, 0.5) for what, passes, took in (*first, *history))
