@@ -12,7 +12,9 @@
 --                                  holder  me of the one who was granted last
 --                                  until   server's ms        span  ms from when it was set to until
 --                                  request number of the request that set it
---                                  sid, joins  which server this is, and how often replicas have joined it
+--                                  sid     which server this is
+--                                  joins, replicas  how often replicas have joined it, and the addresses of those
+--                                                   that were attached; looked at where a grant needs replicas
 --                                  told    token of the last term whose end a candidate has told the history
 --                                  process of the holder, so that one on its host can see it die (process.py); or ''
 --       4 candidates  zset, PX     me -> server's ms up to which it counts
@@ -30,13 +32,18 @@
 -- The state is lost when it is absent or garbage, when it is another server's (a restart or a promotion changes
 -- master_replid), or when the caller knows a higher token. With replicas also when one has joined: it may have been
 -- the one that confirmed the last lease of another primary. Whoever comes first says so, for all.
+--
+-- A join is told in two ways, because CONFIG RESETSTAT sets the counters to 0: by the server's count of joins, and by
+-- an address that was not attached before. One that leaves is taken from the record, so that its return is a join. Not
+-- told is a replica that leaves and returns while no script runs here, if meanwhile the counters were reset and have
+-- come to the very same numbers again.
 local echo, me, floor = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local quarantine, replicas = tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lock = redis.call('GET', KEYS[1])
 local found = redis.call('HMGET', KEYS[3], 'kind', 'token', 'until', 'span', 'request', 'holder', 'sid', 'joins',
-  'told', 'process')
+  'told', 'process', 'replicas')
 -- A key of a wrong type is an error here, before anything is written: it is not ours, and never deleted.
 redis.call('STRLEN', KEYS[2])
 local candidates = redis.call('ZCARD', KEYS[4])
@@ -55,11 +62,23 @@ local function info(section)
 end
 
 local replication = info('replication')
-local sid, joins = string.match(replication, 'master_replid:(%w+)') or '', ''
+local sid, joins, attached = string.match(replication, 'master_replid:(%w+)') or '', '', ''
+local joined = false
 if replicas > 0 then
   local full, partial = string.match(info('stats'), 'sync_full:(%d+).-sync_partial_ok:(%d+)')
   if sid == '' or not full then return redis.error_reply('NOPERM MIN_REPLICAS needs INFO') end
   joins = full .. '+' .. partial
+  local known, addresses = {}, {}  -- several behind one router may share an address, so they are counted
+  for address in string.gmatch(found[11] or '', '%S+') do known[address] = (known[address] or 0) + 1 end
+  for ip, port in string.gmatch(replication, 'slave%d+:ip=([^,%s]*),port=(%d+)') do
+    local address = ip .. ':' .. port
+    addresses[#addresses + 1] = address
+    known[address] = (known[address] or 0) - 1
+    joined = joined or known[address] < 0
+  end
+  table.sort(addresses)
+  attached = table.concat(addresses, ' ')
+  joined = joined or joins ~= found[8]
 end
 
 local kinds = {lease = true, regained = true, quarantine = true, hold = true, free = true}
@@ -69,12 +88,12 @@ local process, lost = found[10] or '', false
 if not (kind and holder and token and until_ and span and request) then lost = 'state lost'
 elseif sid ~= '' and sid ~= found[7] then lost = 'another server'
 elseif token < floor then lost = 'older state'
-elseif replicas > 0 and joins ~= found[8] then lost = 'replica joined' end
+elseif joined then lost = 'replica joined' end
 
 local function save()
   redis.call('HSET', KEYS[3], 'kind', kind, 'token', int(token), 'holder', holder, 'until', int(until_),
     'span', int(span), 'request', int(request), 'process', process, 'sid', sid ~= '' and sid or found[7] or '',
-    'joins', joins ~= '' and joins or found[8] or '')
+    'joins', joins ~= '' and joins or found[8] or '', 'replicas', replicas > 0 and attached or found[11] or '')
 end
 if lost then
   redis.call('XLEN', KEYS[5])
@@ -85,6 +104,8 @@ if lost then
   if quarantine == 0 then kind = 'free' end
   save()
   if quarantine > 0 then remember('quarantined', lost, me, int(token)) end
+elseif replicas > 0 and attached ~= found[11] then
+  redis.call('HSET', KEYS[3], 'replicas', attached)
 end
 local function version() return kind .. ':' .. int(token) .. ':' .. int(until_) .. ':' .. int(request) end
 local function answer(verdict, who, left, twin)

@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,8 @@ Start = Callable[..., RedisServer]
 
 
 def replica_of(start: Start, primary: RedisServer) -> RedisServer:
-    attached = len(replicas(primary))
-    replica = start("--replicaof", "127.0.0.1", str(primary.port), "--repl-diskless-sync-delay", "0")
-    eventually(lambda: len(replicas(primary)) > attached, "the replica is attached")
+    replica = start("--repl-diskless-sync-delay", "0")
+    move(replica, primary)
     return replica
 
 
@@ -42,6 +42,13 @@ def replicas(primary: RedisServer) -> list[Any]:
     info = primary.client().info("replication")
     found = [info[f"slave{number}"] for number in range(info["connected_slaves"])]
     return [replica for replica in found if replica["state"] == "online"]
+
+
+def move(replica: RedisServer, primary: RedisServer) -> None:
+    """Has a server become the replica of another one, and waits until it is."""
+    attached = len(replicas(primary))
+    replica.client().replicaof("127.0.0.1", str(primary.port))
+    eventually(lambda: len(replicas(primary)) > attached, "the replica is attached")
 
 
 @pytest.fixture
@@ -89,6 +96,59 @@ def test_s13_a_replica_that_joins_starts_a_quarantine_in_which_the_leader_goes_o
     answer = careful.renew(A, token, INFO)
     assert (answer.verdict, answer.holder) == ("renewed", A)
     assert careful.campaign(B, Claim(), INFO).verdict == "held"
+
+
+def test_s13_a_replica_that_joins_is_noticed_though_the_counters_of_joins_were_reset(
+    start_server: Start, primary: RedisServer, careful: Lease
+) -> None:
+    """The counter of joins is 1 before the reset, and is 1 again when the second replica has joined."""
+    replica_of(start_server, primary)
+    token = lead(careful, A)
+    primary.client().config_resetstat()
+    replica_of(start_server, primary)
+    assert careful.renew(A, token, INFO, confirm=True).verdict == "quarantined"
+    assert careful.history(1)[0].reason == "replica joined"
+
+
+def test_s13_a_replica_that_returns_is_noticed_though_the_counters_of_joins_were_reset(
+    start_server: Start, primary: RedisServer, careful: Lease
+) -> None:
+    replica, other = replica_of(start_server, primary), replica_of(start_server, primary)
+    token = lead(careful, A)
+    replica.stop()
+    eventually(lambda: len(replicas(primary)) == 1, "it has left")
+    assert careful.renew(A, token, INFO, confirm=True).verdict == "renewed", "that one leaves is no reason to stop"
+    primary.client().config_resetstat()
+    move(replica.start(), primary)
+    other.stop()
+    eventually(lambda: len(replicas(primary)) == 1, "the other one has left")
+    move(other.start(), primary)
+    stats = primary.client().info("stats")
+    assert (stats["sync_full"], stats["sync_partial_ok"]) == (2, 0), "as before the reset"
+    assert careful.renew(A, token, INFO, confirm=True).verdict == "quarantined"
+
+
+def test_s13_a_replica_that_leaves_starts_no_quarantine(
+    start_server: Start, primary: RedisServer, careful: Lease
+) -> None:
+    replica, _ = replica_of(start_server, primary), replica_of(start_server, primary)
+    token = lead(careful, A)
+    replica.stop()
+    eventually(lambda: len(replicas(primary)) == 1, "it has left")
+    assert careful.renew(A, token, INFO, confirm=True).verdict == "renewed"
+    assert careful.campaign(B, Claim(), INFO).verdict == "held"
+
+
+def test_s13_a_process_that_asks_for_no_replicas_leaves_the_record_of_them(
+    start_server: Start, primary: RedisServer, careful: Lease
+) -> None:
+    """As while the setting is rolled out."""
+    replica_of(start_server, primary)
+    token = lead(careful, A)
+    careless = Lease(connector(primary.client().connection_pool), replace(CAREFUL, min_replicas=0))
+    assert careless.release(A, token, "resigned", leave=True)
+    careless.channel.drop()
+    assert careful.campaign(B, Claim(), INFO).verdict == "granted"
 
 
 def test_s11_a_promoted_replica_is_another_server(start_server: Start, primary: RedisServer, careful: Lease) -> None:
