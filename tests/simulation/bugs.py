@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from django_leader import machine
-from django_leader.config import Timing
+from django_leader.config import Timing, margin_of
+from django_leader.records import Answer
+from django_leader.watch import STATES, Look, Watch
 
 from .protocol import Rules, sources
 
@@ -46,6 +49,43 @@ def _released_first(state: machine.State, now: float) -> machine.Plan:
     if state.ended and state.ended.owes_release:
         return machine.Plan("release")
     return machine.plan(state, now)
+
+
+class _Forgetful(NamedTuple):
+    """A ``Watch`` that asks each poll anew whether the clock looks right, and forgets that it once did not."""
+
+    look: Look | None = None
+    version: str = ""
+    over_at: float = float("inf")
+    steady: bool = False
+    before: Look | None = None
+
+    def observe(self, asked_at: float, answer: Answer, now: float, pause: float) -> _Forgetful:
+        seen = Watch.observe(Watch(*self[:4]), asked_at, answer, now, pause)
+        assert seen.look
+        if answer.version == self.version:
+            before, over_at = self.before, self.over_at
+        else:
+            before = self.look if self.look and now - self.look.asked_at <= pause else None
+            over_at = now + answer.span
+        slack, set_at = margin_of(answer.span) / 2, answer.at + answer.remaining - answer.span
+        steady = (
+            before is not None
+            and answer.verdict in STATES
+            and set_at >= before.server
+            and seen.look.most - before.least <= slack
+            and before.most - seen.look.least <= slack
+        )
+        if steady and before:
+            over_at = min(over_at, max(now + answer.remaining, before.asked_at + answer.span))
+        return _Forgetful(seen.look, seen.version, over_at, self.steady or steady, before)
+
+    over, server_time = Watch.over, Watch.server_time
+
+
+def _forgets(state: machine.State, event: machine.AnyEvent, now: float, timing: Timing) -> machine.State:
+    watch: Any = state.watch if isinstance(state.watch, _Forgetful) else _Forgetful(*state.watch)
+    return machine.step(state._replace(watch=watch), event, now, timing)
 
 
 DEAD = "local dead = kind == 'lease' and ARGV[14] == holder and ARGV[15] == int(token)"
@@ -120,7 +160,15 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         ("crash-leader",),
     ),
     "a replica that joins is not noticed": (
-        lambda: _lua("campaign reclaim release", "joins ~= found[8]", "false"),
+        lambda: _lua("campaign reclaim release", "elseif joined then", "elseif false then"),
         ("split", "link-cut"),
+    ),
+    "a join is told by counters alone": (
+        lambda: _lua("campaign reclaim release", "joined or known[address] < 0", "false"),
+        ("promote", "split", "resetstat"),
+    ),
+    "that a clock was seen to be wrong is forgotten": (
+        lambda: Rules(step=_forgets),
+        ("clock-back", "cut-leader"),
     ),
 }

@@ -90,7 +90,9 @@ class Candidate:
         self.request: Request | None = None
         self.requests = itertools.count(1)
         self.looked: float | None = None
-        """When the last script ran whose reply it took in."""
+        """When the last script ran whose answer its machine was told."""
+        self._ran = 0.0
+        """When the last script ran to which it has a reply."""
         self.link = "good"
         self.held_until = 0.0
         """When what it sends is delivered, while its link is held."""
@@ -245,11 +247,12 @@ class Candidate:
             self.world.note(f"{self.name}: no answer to {call.act}")
             self.connected = None
         else:
-            self.connected, self.looked = request.connection, request.executed
+            self.connected = request.connection
             if call.script == "WAIT":
                 answer = request.answer if request.reply >= self.timing.replicas else None
                 self.connected = request.connection if answer else None
             elif call.script != "release":
+                self._ran = request.executed
                 answer = protocol.parse(call, request.reply, self.timing)
                 if self.rules.waits and protocol.waits(answer, self.timing):
                     self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
@@ -260,6 +263,8 @@ class Candidate:
                 if answer and call.act == "campaign" and not request.mourns and self._follow(answer):
                     self._begin("campaign", self.clock.local(self.world.now), mourns=True)
                     return
+        if answer is not None:
+            self.looked = self._ran
         self.apply(protocol.event(call, answer, request.asked_at, chance))
         if request.reply is None and call.script == "release":
             self.apply(machine.Failed(chance))

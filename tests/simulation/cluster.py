@@ -57,7 +57,7 @@ class Cluster:
         node.master, node.linked, node.down = primary, True, False
         node.lives += 1
         node.store.load(primary.store.copy())
-        primary.synchronised(len(self.replicas(primary)))
+        primary.synchronised(self._addresses(primary))
         for left in (before, node):
             if left is not None and left is not primary and not (unnoticed and left is before):
                 self._orphan(left)
@@ -68,23 +68,32 @@ class Cluster:
             for node in self.replicas(primary):
                 self.join(node, self.primary)
         else:
-            primary.attached(len(self.replicas(primary)))
+            primary.attached(self._addresses(primary))
 
-    def promote(self, keep: float) -> list[Server]:
-        """Another server becomes the primary. Gives those that are to join it.
+    def _addresses(self, primary: Server) -> list[str]:
+        return [node.name for node in self.replicas(primary)]
+
+    def leave(self, node: Server) -> None:
+        """A replica is switched off, and its primary notices."""
+        before, node.master, node.down = node.master, None, True
+        if before is not None:
+            self._orphan(before)
+
+    def promote(self, keep: float, to: Server | None = None) -> list[Server]:
+        """Another server becomes the primary: ``to``, if it can. Gives those that are to join it.
 
         Each replica of the old one stays with it for now with the probability ``keep``.
         """
         choice = [node for node in self.nodes if node.master is self.primary and not node.down]
         if not choice:
             return []
-        old, new = self.primary, self.rng.choice(choice)
+        old, new = self.primary, to if to in choice else self.rng.choice(choice)
         new.master = None
         new.restarted()
-        new.attached(0)
+        new.attached([])
         self.primary = new
         for node in self.replicas(old):
             if self.rng.random() >= keep:
                 node.linked = False
-        old.attached(len(self.replicas(old)))
+        old.attached(self._addresses(old))
         return [node for node in self.nodes if node is not new]

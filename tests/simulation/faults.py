@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from django_leader import machine
 
 from . import protocol
 from .candidate import Candidate
-from .kinds import OF_REPLICAS, Fault
+from .kinds import OF_REPLICAS, UNDO, Fault
 from .process import LATEST
 from .server import Server
 from .world import World
@@ -19,11 +22,17 @@ class Mischief:
         self.world, self.ttl = world, world.timing.ttl
         self._links: dict[Candidate, int] = {}
         self._last = 0
+        self._opposites: dict[int, Callable[[], object]] = {}
+        """By number of the fault, what undoes it."""
 
     def apply(self, fault: Fault) -> None:
         """One fault, if it is possible now."""
         kind, _, variant = fault.kind.partition("-")
-        if fault.kind in ("crash-leader", "last-words"):
+        if kind == UNDO:
+            if undo := self._opposites.pop(fault.number, None):
+                self.world.fault(UNDO)
+                undo()
+        elif fault.kind in ("crash-leader", "cut-leader", "last-words"):
             self._leader(fault)
         elif fault.kind in ("crash", "pause", "resign", "callback-failed", "stop", "fork", "broken", "drift") or (
             kind == "link"
@@ -42,7 +51,8 @@ class Mischief:
                 self._crash(fault, who)
             case "pause":
                 who.pause()
-                world.after(fault.size * 2.5 * ttl, who.resume)
+                world.after(fault.lasts(2.5 * ttl), who.resume)
+                self._opposites[fault.number] = who.resume
             case "resign" | "callback-failed" if term:
                 who.feed(machine.Resign(term.token, "resigned" if fault.kind == "resign" else "callback-failed"))
             case "broken" if term:
@@ -53,11 +63,16 @@ class Mischief:
             case "fork":
                 self._fork(who)
             case "drift":
+                rate = who.clock.rate
+                self._opposites[fault.number] = lambda: who.clock.drift(world.now, rate)
                 who.clock.drift(world.now, world.rate(world.rng))
             case _ if fault.kind.startswith("link"):
-                self._links[who] = self._links.get(who, 0) + 1
-                who.link = variant
-                world.after(fault.size * 2 * ttl, self._mend, who, self._links[who])
+                self._link(fault, who, variant)
+
+    def _link(self, fault: Fault, who: Candidate, variant: str) -> None:
+        self._links[who] = self._links.get(who, 0) + 1
+        who.link = variant
+        self._later(fault, fault.lasts(2 * self.ttl), partial(self._mend, who, self._links[who]))
 
     def _leader(self, fault: Fault) -> None:
         """Whoever leads dies, at best where somebody can see it."""
@@ -66,6 +81,8 @@ class Mischief:
             self.world.fault(f"{fault.kind} {leaders[0].name}")
             if fault.kind == "last-words":
                 self._last_words(fault, leaders[0])
+            elif fault.kind == "cut-leader":
+                self._link(fault, leaders[0], "cut")
             else:
                 self._crash(fault, leaders[0])
 
@@ -93,7 +110,19 @@ class Mischief:
         for candidacy in self._candidacies(who):
             candidacy.end("crashes")
         self.world.hosts.die(who.process)
-        self.world.after(fault.size * self.ttl, self.world.start, who.name)
+        self._later(fault, fault.lasts(self.ttl), partial(self.world.start, who.name))
+
+    def _later(self, fault: Fault, seconds: float, action: Callable[[], object]) -> None:
+        """What ends a fault, which happens once: at its time, or before that as its opposite."""
+        ended: list[bool] = []
+
+        def end() -> None:
+            if not ended:
+                ended.append(True)
+                action()
+
+        self.world.after(seconds, end)
+        self._opposites[fault.number] = end
 
     def _candidacies(self, who: Candidate) -> list[Candidate]:
         return [candidate for candidate in self.world.candidates if candidate.process is who.process]
@@ -116,7 +145,7 @@ class Mischief:
             same = fault.other < 0.5 and not who.process.dead
             if not same and not self._candidacies(who):
                 self.world.hosts.die(who.process)
-            self.world.after(fault.size * self.ttl, self.world.start, who.name, who if same else None)
+            self._later(fault, fault.lasts(self.ttl), partial(self.world.start, who.name, who if same else None))
 
     def _server(self, fault: Fault) -> None:
         world, server, ttl = self.world, self.world.server, self.ttl
@@ -126,14 +155,18 @@ class Mischief:
         world.fault(fault.kind)
         match fault.kind:
             case "server-drift":
+                rate = server.rate
+                self._opposites[fault.number] = lambda: server.drift(world.now, rate)
                 server.drift(world.now, 1 + (fault.size - 0.5) * world.setup.drift)
             case "hang":
-                server.hung_until = world.now + fault.size * 1.5 * ttl
+                server.hung_until = world.now + fault.lasts(1.5 * ttl)
+                self._opposites[fault.number] = lambda: setattr(server, "hung_until", 0.0)
             case "down":
-                self._down(fault.size * 1.5 * ttl)
+                self._down(fault.lasts(1.5 * ttl))
+                self._opposites[fault.number] = partial(self._up, self._last)
             case "refuse":
                 server.refuses = "OOM command not allowed when used memory > 'maxmemory'."
-                world.after(fault.size * ttl, self._accept)
+                self._later(fault, fault.lasts(ttl), self._accept)
             case kind if kind in OF_REPLICAS:
                 self._replicas(fault)
             case _:
@@ -141,16 +174,29 @@ class Mischief:
                 self._resynchronise()
 
     def _clock(self, fault: Fault) -> None:
-        size = self.world.setup.timing.margin if fault.kind == "clock-little" else 3 * self.ttl
-        back = fault.kind == "clock-back" or (fault.kind == "clock-little" and fault.other < 0.5)
-        seconds = -size * fault.size if back else size * fault.size
+        little = fault.kind == "clock-little"
+        size = self.world.setup.timing.margin * fault.size if little else fault.lasts(3 * self.ttl)
+        back = fault.kind == "clock-back" or (little and fault.other < 0.5)
+        seconds = -size if back else size
         if self.world.may_step(seconds):
             self.world.fault(f"{fault.kind} by {seconds:.4f} s")
             self.world.step_clock(seconds)
+            self._opposites[fault.number] = partial(self._step_back, -seconds)
+
+    def _step_back(self, seconds: float) -> None:
+        """The clock goes back to where it was, as soon as everybody has seen where it is."""
+        world = self.world
+        if world.may_step(seconds):
+            world.fault(f"clock-undone by {seconds:.4f} s")
+            world.step_clock(seconds)
+        elif not world.calm:
+            world.after(0.05 * world.timing.retry, self._step_back, seconds)
 
     def _data(self, fault: Fault) -> None:
         server = self.world.server
         store, self.world.lost = server.store, True
+        if fault.kind in ("flush", "restart-empty"):  # and then it is restored from a backup
+            self._opposites[fault.number] = partial(self._server, fault._replace(kind="restart-old"))
         match fault.kind:
             case "restart-empty":
                 store.load(({}, {}))
@@ -189,23 +235,41 @@ class Mischief:
         match fault.kind:
             case "lag":
                 one.linked = False
-                world.after(fault.size * self.ttl, self._follow, one, one.lives)
+                self._later(fault, fault.lasts(self.ttl), partial(self._follow, one, one.lives))
             case "rejoin":
                 cluster.join(one, cluster.primary)
+                self._opposites[fault.number] = partial(self._leave, fault, one)
+            case "leave":
+                self._leave(fault, one)
+            case "resetstat":
+                self._reset(resets=True)
+                self._opposites[fault.number] = partial(self._reset, resets=False)
             case "flap":
                 # It follows the old primary again for a moment, which the new one does not notice.
                 for old in cluster.old():
                     cluster.join(one, old, unnoticed=True)
-                    world.after(fault.size * self.ttl / 2, self._join, one)
+                    self._later(fault, fault.lasts(self.ttl / 2), partial(self._join, one))
             case _:
                 self._promote(fault)
 
-    def _promote(self, fault: Fault) -> None:
+    def _reset(self, *, resets: bool) -> None:
+        for node in self.world.cluster.nodes:
+            node.reset_counters(again=resets)
+
+    def _leave(self, fault: Fault, node: Server) -> None:
+        """A replica is switched off, and joins again."""
+        if node.master is not None:
+            self.world.cluster.leave(node)
+            self._later(fault, fault.lasts(self.ttl), partial(self._join, node))
+
+    def _promote(self, fault: Fault, to: Server | None = None) -> None:
         """The old primary dies, or goes on with some replicas and some candidates and knows nothing of it."""
         world, cluster, old = self.world, self.world.cluster, self.world.server
         world.lost, split = True, fault.kind == "split"
         longest = 2 * (self.ttl + world.timing.quarantine) if split else self.ttl
-        for node in cluster.promote(0.7 if split else 0.0):
+        if to is None:
+            self._opposites[fault.number] = partial(self._promote, fault._replace(kind="promote"), old)
+        for node in cluster.promote(0.7 if split else 0.0, to):
             world.after(world.rng.random() * fault.size * longest, self._join, node)
         old.down = old.down or not split
         for candidate in world.candidates:

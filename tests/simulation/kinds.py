@@ -1,5 +1,9 @@
 """What can go wrong, as a list that is drawn from a seed, and from which any part can be left out.
 
+What undoes a fault may be worse than the fault: a clock that steps back, is seen, and steps forth again. Random faults
+hardly ever undo each other, so each may be followed by its opposite. And their sizes and distances are those of the
+protocol itself, a little more or less, since that is where its comparisons are.
+
 Left out on purpose, since the protocol does not promise to survive it: two opposite steps of the server's clock within
 a retry interval, between two looks of one candidate (``World.may_step``), clocks that are more than the margin wrong
 over a lease, and a running process that is cloned. And a token may go back if Redis has forgotten it and its clock has
@@ -19,6 +23,7 @@ WEIGHTS = {
     # of candidates
     "crash": 6,
     "crash-leader": 14,
+    "cut-leader": 6,
     "last-words": 4,
     "pause": 6,
     "resign": 4,
@@ -53,8 +58,12 @@ WEIGHTS = {
     "lag": 4,
     "rejoin": 4,
     "flap": 4,
+    "leave": 4,
+    "resetstat": 4,
 }
 KINDS = [*WEIGHTS]
+UNDO = "undo"
+"""The opposite of an earlier fault, if that has one: the clock goes back, a link is mended, and so on."""
 WITH_A_DEATH = (
     "flush",
     "restart-empty",
@@ -67,7 +76,7 @@ WITH_A_DEATH = (
     "lose-state",
 )
 """Faults that are drawn together with the death of a leader, when what is left of its lease may be claimed."""
-OF_REPLICAS = {"promote", "split", "lag", "rejoin", "flap"}
+OF_REPLICAS = {"promote", "split", "lag", "rejoin", "flap", "leave", "resetstat"}
 
 
 class Fault(NamedTuple):
@@ -78,6 +87,26 @@ class Fault(NamedTuple):
     who: int
     size: float
     other: float
+    seconds: float = 0.0
+    """How long it lasts, or how large it is: about as much as a duration of the protocol. 0: by ``size``."""
+    number: int = 0
+    """Which it is of its episode, or which of them it undoes."""
+
+    def lasts(self, longest: float) -> float:
+        """Return its duration in seconds, ``longest`` at most if the protocol has nothing to do with it."""
+        return self.seconds or self.size * longest
+
+
+def draw_duration(setup: Setup, rng: random.Random) -> float:
+    """Return a duration that the protocol compares something with, a little more or less, or one between two of them."""
+    timing = rng.choice(setup.timings)
+    slack = timing.margin / 2
+    if rng.random() < 0.5:
+        return rng.uniform(slack, rng.choice([timing.retry, timing.ttl]))
+    choice = [slack, timing.margin, timing.operation, timing.heartbeat, timing.retry, timing.ttl - timing.margin]
+    length = rng.choice([*choice, timing.retry + timing.operation, timing.ttl, timing.quarantine])
+    little = rng.choice([0.0, 0.001, slack / 10, slack, timing.operation])
+    return max(length + rng.choice([-1, 1]) * little, 0.001)
 
 
 def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
@@ -88,12 +117,19 @@ def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
     weights = [WEIGHTS[kind] for kind in kinds]
     spacing = ttl * rng.choice([0.1, 0.3, 1.0, 2.0])
     shortest = min(timing.ttl for timing in setup.timings)
-    together = rng.choice([0.0, 0.3, 0.7])
+    together, undone, exact = rng.choice([0.0, 0.3, 0.7]), rng.choice([0.0, 0.0, 0.3, 0.8]), rng.choice([0.0, 0.0, 0.5, 0.9])
     faults, now = [], ttl * rng.random()
-    for _ in range(rng.randint(1, 30)):
+    for number in range(rng.randint(1, 30)):
         now += rng.expovariate(1 / (shortest / 10 if rng.random() < together else spacing))
         kind = rng.choices(kinds, weights)[0]
-        faults.append(Fault(now, kind, rng.randrange(60), rng.random(), rng.random()))
+        seconds = draw_duration(setup, rng) if rng.random() < exact else 0.0
+        faults.append(Fault(now, kind, rng.randrange(60), rng.random(), rng.random(), seconds, number))
+        if rng.random() < undone:
+            faults.append(Fault(now + draw_duration(setup, rng), UNDO, 0, 0.0, 0.0, 0.0, number))
+        if kind.startswith("clock") and "cut-leader" in kinds and rng.random() < 0.5:
+            # Its last renewal tells the others when its lease ends, by whatever clock.
+            soon = now + rng.random() * shortest / 2
+            faults.append(Fault(soon, "cut-leader", 0, rng.random(), rng.random()))
         if kind.startswith("clock") and "link-cut" in kinds and rng.random() < 0.5:
             # Whoever has just been cut off may still lead when the others see what the clock shows.
             before = max(now - rng.random() * shortest, 0.0)

@@ -145,8 +145,9 @@ class Server:
         self.master: Server | None = None
         self.linked = True
         """Whether it follows its master."""
-        self.replicas = 0
-        self.syncs = 0
+        self.replicas: list[str] = []
+        """The addresses of those that are attached."""
+        self.syncs, self.resets = 0, False
         self.restarted()
 
     def wall(self, now: float) -> float:
@@ -163,20 +164,30 @@ class Server:
         self.syncs = 0
         self._describe()
 
-    def attached(self, replicas: int) -> None:
-        """So many replicas are there."""
+    def attached(self, replicas: list[str]) -> None:
+        """These replicas are there."""
         self.replicas = replicas
         self._describe()
 
-    def synchronised(self, replicas: int) -> None:
-        """One has joined, so that there are so many now."""
-        self.syncs += 1
+    def synchronised(self, replicas: list[str]) -> None:
+        """One has joined, so that these are there now."""
+        self.syncs = 1 if self.resets else self.syncs + 1
         self.attached(replicas)
+
+    def reset_counters(self, *, again: bool) -> None:
+        """CONFIG RESETSTAT; with ``again`` also right before each join to come, as a monitor may do it."""
+        self.syncs, self.resets = 0, again
+        self._describe()
 
     def _describe(self) -> None:
         identity = f"{self.name}{self.lives:x}".encode().hex().ljust(40, "0")[:40]
+        described = {
+            f"slave{number}": f"ip={name},port=6379,state=online,offset=7,lag=0"
+            for number, name in enumerate(self.replicas)
+        }
+        count = str(len(self.replicas))
         self.store.info = {
-            "replication": {"role": "master", "connected_slaves": str(self.replicas), "master_replid": identity},
+            "replication": {"role": "master", "connected_slaves": count, **described, "master_replid": identity},
             "stats": {"sync_full": str(self.syncs), "sync_partial_ok": "0", "sync_partial_err": "0"},
         }
 
