@@ -25,9 +25,10 @@ from .advice import Advice
 from .channel import SERVER_TIMER
 from .config import Config
 from .exceptions import RedisUnavailable
+from .hold import HOLD, held_since
 from .lease import Lease
 from .log import log
-from .process import HolderWatch, own
+from .process import HolderWatch, clocks, own
 from .records import Answer, Claim, LeaderInfo, utc_now
 from .waker import Waker
 
@@ -105,7 +106,8 @@ class Actions:
     def _release(self, state: machine.State, asked_at: float, hold: float) -> None:
         if state.ended and state.ended.owes_release:
             claim, token = machine.claim(state, asked_at, self._timing), state.ended.term.token
-            self._lease.release(self._me, token, state.ended.reason, claim, leave=False, hold=hold)
+            shown = clocks().to_text() if hold else ""
+            self._lease.release(self._me, token, state.ended.reason, claim, leave=False, hold=hold, clocks=shown)
             self._released = not hold
 
     def _campaign(self, state: machine.State, asked_at: float, *, look: bool) -> None:
@@ -128,7 +130,10 @@ class Actions:
             waits = not over_before(state, until) and not crowded and not self._deaf and asked_at >= state.not_before
             if answer := self._lease.look(self._me, state.floor, until if waits else None, wake=self._queues()):
                 return answer
-        return self._lease.campaign(self._me, machine.claim(state, asked_at, self._timing), self._info(state))
+        answer = self._lease.campaign(self._me, machine.claim(state, asked_at, self._timing), self._info(state))
+        if answer.version.startswith(HOLD):
+            return answer._replace(held_since=held_since(answer, clocks()))
+        return answer
 
     def _follows_the_dead(self, answer: Answer, asked_at: float) -> bool:
         """Watches the process of whoever leads, or has left its lease behind. Gives whether it is dead."""

@@ -33,6 +33,7 @@ from .config import Config
 from .delivery import Listeners, News, TermDelivery
 from .exceptions import RedisUnavailable
 from .grant import NO_GRANT, Cell, Grant, Publish, new_cell
+from .hold import HOLD
 from .lease import Lease
 from .log import log
 from .records import NONCE_LENGTH, instance_of
@@ -124,6 +125,18 @@ class Candidacy:
         """Seconds since its threads last came round, of the one that has not for longest."""
         watcher = self._delivery if self._state.term else None
         return clock.now() - (min(self._ticked_at, watcher.looked_at) if watcher else self._ticked_at)
+
+    @property
+    def proof_at(self) -> float:
+        """The instant at which the state in Redis is proved to be over; 0 while it has not been seen. Local."""
+        watch = self._state.watch
+        return watch.over_at if watch.version else 0.0
+
+    @property
+    def hold_left(self) -> float:
+        """Seconds for which nobody may lead because the last leader's release holds; 0 if none does. Local."""
+        held = self._state.watch.version.startswith(HOLD)
+        return max(0.0, self.proof_at - clock.now()) if held else 0.0
 
     @property
     def stopping(self) -> bool:

@@ -138,8 +138,8 @@ def _who_leads(election: LeaderElection) -> str:
     if leader is None and status.quarantined:
         text = f"Redis is new or has lost data, so nobody leads the election {election.name!r} for another"
         return f"{text} {status.lease_left:.1f} s (QUARANTINE)"
-    if leader is None and status.lease_left:
-        return f"the last leader of the election {election.name!r} holds it for another {status.lease_left:.1f} s"
+    if leader is None and (left := election.hold_left or status.lease_left):
+        return f"the last leader of the election {election.name!r} holds it for another {left:.1f} s"
     if leader is None:
         return f"nobody leads the election {election.name!r}, but this process did not win it in time"
     where = f" on {leader.hostname} (pid {leader.pid})" if leader.hostname else ""

@@ -230,8 +230,8 @@ class LeaderElection(Queries):
         Returns when that is done: after two round trips and some 15 ms in which the next one has the processor, or at
         the latest after ``timeout`` seconds (default: the lease and two operations). From a loss callback, or a signal
         handler that interrupts ``run()`` or another ``stop()``, it returns at once.
-        ``hold``: seconds for which the lease is kept although nobody leads. Idempotent, any thread; afterwards
-        ``start()`` works again.
+        ``hold``: seconds for which nobody leads after that; ``hold.py`` says by which clocks it ends. Idempotent, any
+        thread; afterwards ``start()`` works again.
         """
         candidacy = self._candidacy
         if candidacy is None or not self.running:
@@ -245,6 +245,11 @@ class LeaderElection(Queries):
         with candidacy.changed:
             candidacy.changed.wait_for(lambda: candidacy.ended, max(0.0, until - clock.now()))
         lifecycle.sigterm.finish()
+
+    @property
+    def hold_left(self) -> float:
+        """Seconds for which the last leader's ``hold`` goes on, as this candidate can prove; 0 if none does. Local."""
+        return self._candidacy.hold_left if self._candidacy and self.running else 0.0
 
     async def astop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
         """Like ``stop()``, for an event loop."""
@@ -274,7 +279,8 @@ class LeaderElection(Queries):
         Gives whether it leads; False at once when ``start()`` was not called. An attempt ends at once when Redis
         cannot be asked or another process leads. When nobody does, but the last leader did not resign or Redis lost
         data, it ends when that state is proved to be over: after a lease, or a quarantine if that is longer. So long,
-        and four operations (connect, log in, choose the database, ask), it may go over the timeout.
+        and four operations (connect, log in, choose the database, ask), it may go over the timeout. While the last
+        leader's ``hold`` goes on, an attempt ends at once.
         """
         timing = self._timing
         until = clock.now() + (float("inf") if timeout is None else timeout)
@@ -282,7 +288,8 @@ class LeaderElection(Queries):
         first_attempt = until + proof + 4 * timing.operation
         while (candidacy := self._candidacy) and self.running and not self.is_leader():
             attempts = candidacy.attempts
-            left = (until if attempts else first_attempt) - clock.now()
+            # The state that it watches may last longer than this process would have set it for.
+            left = (until if attempts else max(first_attempt, candidacy.proof_at + 4 * timing.operation)) - clock.now()
             if left <= 0:
                 break
             with candidacy.changed:

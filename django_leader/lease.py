@@ -80,20 +80,29 @@ class Lease:
         return self._replicated(wire.parse(self._runner.run("reclaim", self._keys, *arguments)))
 
     def release(
-        self, me: str, token: int, reason: str, claim: Claim = NO_CLAIM, *, leave: bool, hold: float = 0
+        self,
+        me: str,
+        token: int,
+        reason: str,
+        claim: Claim = NO_CLAIM,
+        *,
+        leave: bool,
+        hold: float = 0,
+        clocks: str = "",
     ) -> bool:
         """Gives the term ``token`` back, and with ``leave`` takes part no longer. One round trip.
 
-        Of ``claim`` count floor, version and latest. ``hold``: seconds for which nobody may lead yet. Gives whether
-        there was a lease of ours to give back. Raises ``RedisUnavailable``.
+        Of ``claim`` count floor, version and latest. ``hold``: seconds for which nobody may lead yet; ``clocks``: what
+        the clocks of this host show, so that a process that comes later can tell when that is over. Without them it
+        has to watch for so long. Gives whether there was a lease of ours to give back. Raises ``RedisUnavailable``.
         """
-        request = self._prepared_release(me, token, reason, claim, leave=leave, hold=hold)
+        request = self._prepared_release(me, token, reason, claim, leave=leave, hold=hold, clocks=clocks)
         latest, pause = _digits(claim.latest * 1000, 13), YIELD if token and not hold else 0.0
         return self._runner.send("release", request, latest, pause=pause).endswith(b"released")
 
     def prepare_release(self, me: str, token: int, reason: str, claim: Claim) -> None:
         """Packs the release that says this, so that it can leave at once. Local, and errors as of ``prepare``."""
-        self._prepared_release(me, token, reason, claim, leave=False, hold=0)
+        self._prepared_release(me, token, reason, claim, leave=False, hold=0, clocks="")
 
     def status(self) -> ElectionStatus:
         """Who leads. One round trip. Raises ``RedisUnavailable``."""
@@ -189,13 +198,13 @@ class Lease:
 
         return self._runner.prepared("campaign", (me, claim._replace(latest=0.0)), packed)
 
-    def _prepared_release(self, me: str, token: int, reason: str, claim: Claim, *, leave: bool, hold: float) -> Packed:
+    def _prepared_release(self, me: str, token: int, reason: str, claim: Claim, **how: Any) -> Packed:
         def packed() -> Packed:
             sha, pack = self._runner.script("release").sha, self.channel.pack
             said = (self._keys, self._timing, me, token, reason, claim)
-            return wire.packed_release(pack, sha, *said, leave=leave, hold=hold)
+            return wire.packed_release(pack, sha, *said, **how)
 
-        same = (me, token, reason, claim.floor, wire.regained(claim.version), leave, hold)
+        same = (me, token, reason, claim.floor, wire.regained(claim.version), how)
         return self._runner.prepared("release", same, packed)
 
     def _waiting(self, me: str, *, wake: bool) -> Packed:

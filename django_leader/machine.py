@@ -189,8 +189,12 @@ def heeds(state: State, now: float) -> bool:
 
 def decided(event: AnyEvent, after: State) -> bool:
     """Whether ``event`` ended an attempt to lead. Who must still watch or confirm has not been turned down. Pure."""
-    down = isinstance(event, Failed) or (isinstance(event, Campaigned) and event.answer.verdict in ("held", "foreign"))
-    return down or after.term is not None
+    if after.term is not None or isinstance(event, Failed):
+        return True
+    if not isinstance(event, Campaigned) or after.watch.over(event.asked_at):
+        return False
+    # A hold that goes on by the proof turns down, also where the server's clock says that it is over.
+    return event.answer.verdict in ("held", "foreign") or event.answer.held_since is not None
 
 
 def plan(state: State, now: float) -> Plan:

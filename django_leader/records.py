@@ -123,9 +123,11 @@ class Answer(NamedTuple):
     span: float
     """Seconds from the instant at which the state was set to its end."""
     process: str = ""
-    """The holder's process, for those on its host."""
+    """The holder's process, for those on its host. Of a hold: what the clocks of its host showed (``hold``)."""
     mail: bool = False
     """Whether there is something in the leader's inbox."""
+    held_since: float | None = None
+    """Of a hold: the instant on our boot clock at which it began, at the earliest; None if nobody can tell."""
 
 
 def instance_of(me: str) -> str:

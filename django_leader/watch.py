@@ -25,7 +25,7 @@ stepped and come back. That costs little. The candidate waits for the first proo
 polls later at most, and the next version is judged anew.
 
 A candidate that has just come, or that slept, has only the first proof: it finds a lease that its holder left behind,
-and watches it for one span.
+and watches it for one span. Only of a hold it may know when it began (``hold``).
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Watch(NamedTuple):
         if answer.version == self.version:
             return self._replace(look=look)
         before = self.look if self.look and now - self.look.asked_at <= pause else None
-        seen = Watch(look, answer.version, now + answer.span)
+        since = now if answer.held_since is None else min(now, answer.held_since)
+        seen = Watch(look, answer.version, since + answer.span)
         if before and answer.verdict in STATES and _set_between(before, look, answer):
             over_at = max(now + answer.remaining, before.asked_at + answer.span)
             return seen._replace(over_at=min(seen.over_at, over_at), steady=True)

@@ -109,10 +109,11 @@ def reclaim_arguments(
 
 
 def release_arguments(
-    timing: Timing, me: str, token: int, reason: str, claim: Claim, *, leave: bool, hold: float
+    timing: Timing, me: str, token: int, reason: str, claim: Claim, *, leave: bool, hold: float, clocks: str = ""
 ) -> Words:
     """What the script takes behind the number. Local."""
-    return _release(timing, me, token, reason, claim, _milliseconds(claim.latest), leave=leave, hold=hold)
+    how: dict[str, Any] = {"leave": leave, "hold": hold, "clocks": clocks}
+    return _release(timing, me, token, reason, claim, _milliseconds(claim.latest), **how)
 
 
 def parse(reply: bytes) -> Answer:
@@ -152,10 +153,19 @@ def _campaign(timing: Timing, me: str, claim: Claim, latest: int | bytes, descri
 
 
 def _release(
-    timing: Timing, me: str, token: int, reason: str, claim: Claim, latest: int | bytes, *, leave: bool, hold: float
+    timing: Timing,
+    me: str,
+    token: int,
+    reason: str,
+    claim: Claim,
+    latest: int | bytes,
+    *,
+    leave: bool,
+    hold: float,
+    clocks: str,
 ) -> Words:
     who = _who(timing, me, max(claim.floor, token), latest)
-    return (*who, token, reason, int(leave), math.ceil(hold * 1000), regained(claim.version))
+    return (*who, token, reason, int(leave), math.ceil(hold * 1000), regained(claim.version), clocks)
 
 
 def regained(version: str) -> str:

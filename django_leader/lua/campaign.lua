@@ -9,7 +9,7 @@
 -- Reply as in state.lua
 --       verdict 'granted'      the lease is the candidate's, with this token
 --               'held'         holder has it, for so many ms
---               'expired'      holder had it; to claim it, watch the state (see watch.py)
+--               'expired'      holder had it, or held it; to claim it, watch the state (see watch.py, hold.py)
 --               'quarantined'  data were lost: nobody may lead, for so many ms
 --               'foreign'      the lock is held by what does not speak this protocol, for so many ms
 --       twin: me of another candidate with the same instance id, told once, when this one joins; or ''
@@ -41,10 +41,9 @@ end
 local claimed = ARGV[11] == version()
 local dead = kind == 'lease' and ARGV[14] == holder and ARGV[15] == int(token)
 local own = kind == 'lease' and holder == me and tonumber(echo) > request
-local free = kind == 'free' or (kind == 'hold' and now >= until_)
 local left = lock and lock ~= me and redis.call('PTTL', KEYS[1]) or 0
 if left > 0 and (lock ~= holder or kind == 'free') then return answer('foreign', lock, left, twin) end
-if not (claimed or dead or own or free) then
+if not (claimed or dead or own or kind == 'free') then
   if kind == 'quarantine' then return answer('quarantined', '', until_ - now, twin) end
   return answer(until_ > now and 'held' or 'expired', holder, until_ - now, twin)
 end

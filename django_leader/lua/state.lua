@@ -16,7 +16,8 @@
 --                                  joins, replicas  how often replicas have joined it, and the addresses of those
 --                                                   that were attached; looked at where a grant needs replicas
 --                                  told    token of the last term whose end a candidate has told the history
---                                  process of the holder, so that one on its host can see it die (process.py); or ''
+--                                  process of the holder, so that one on its host can see it die (process.py); of a
+--                                          'hold' what the clocks of its host showed (hold.py); or ''
 --       4 candidates  zset, PX     me -> server's ms up to which it counts
 --       5 events      stream       the history
 --       6 wake        list, PX     one element for each follower to wake

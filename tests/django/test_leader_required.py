@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
 from typing import Any
@@ -28,6 +29,8 @@ from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
 
 LONG = 20.0
+HOLD = 2.0
+"""Of the command whose class is decorated."""
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +144,27 @@ def test_hold_keeps_the_lease_after_the_end(project: Settings) -> None:
     assert elections["command:guarded_class"].get_leader_info() is None
     eventually(lambda: elections["command:guarded_class"].status().lease_left == 0)
     call_command("guarded_class")
+
+
+@pytest.mark.parametrize("step", [-10_000, 10_000])
+def test_s12_a_step_of_the_servers_clock_neither_ends_nor_prolongs_a_hold(
+    project: Settings, some_server: RedisServer, step: int
+) -> None:
+    """For a later process on the same host, which has its boot clock."""
+    call_command("guarded_class")
+    election, client = elections["command:guarded_class"], some_server.client()
+    client.hincrby(election.config.keys.state, "until", step)  # which the server compares with its clock
+    with pytest.raises(CommandError, match=r"^Not run: the last leader .* holds it for another [0-2]\.[0-9] s"):
+        call_command("guarded_class")
+    released = election.history(1)[0]
+    assert released.kind == "resigned"
+
+    def runs() -> bool:
+        with suppress(CommandError):
+            call_command("guarded_class")
+        return election.history(1)[0] != released
+
+    eventually(runs, timeout=HOLD + 3)
 
 
 def test_a_body_that_raises_lets_go_and_its_error_comes_through(project: Settings) -> None:

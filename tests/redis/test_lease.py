@@ -164,8 +164,27 @@ def test_a_release_that_holds_lets_nobody_lead_until_then(lease: Lease, client: 
     assert client.exists(KEYS.wake) == 0
     assert lease.status().leader is None
     assert 0 < lease.status().lease_left <= 1
-    eventually(lambda: lease.campaign(B, Claim(), info("b")).verdict == "granted")
+    over = eventually(lambda: (seen := lease.campaign(B, Claim(), info("b"))).verdict == "expired" and seen)
+    assert lease.campaign(B, Claim(version="hold:1"), info("b")).verdict == "expired"
+    assert lease.campaign(B, Claim(version=over.version), info("b")).verdict == "granted", "who has proved it claims it"
     assert lease.history(1)[0].kind == "elected"
+
+
+def test_s12_a_hold_tells_what_the_clocks_of_its_host_showed(lease: Lease, client: Any) -> None:
+    token = lease.campaign(A, Claim(), info()).token
+    lease.release(A, token, "resigned", leave=True, hold=30, clocks="the clocks of A")
+    held = lease.campaign(B, Claim(), info("b"))
+    assert (held.verdict, held.process, held.span) == ("held", "the clocks of A", 30.0)
+
+
+def test_s12_a_hold_in_place_of_a_lease_that_may_be_lost_must_be_watched(lease: Lease, client: Any) -> None:
+    """The clocks of two hosts are no proof that a lease is over."""
+    token = lease.campaign(A, Claim(), info()).token
+    client.hset(KEYS.state, "kind", "regained")
+    lease.release(A, token, "resigned", leave=True, hold=1, clocks="the clocks of A")
+    held = lease.campaign(B, Claim(), info("b"))
+    assert (held.verdict, held.process) == ("held", "")
+    assert held.span > 9
 
 
 def test_taking_over_from_a_leader_that_did_not_resign_is_told_in_the_history(lease: Lease, client: Any) -> None:

@@ -51,7 +51,7 @@ def _released_first(state: machine.State, now: float) -> machine.Plan:
     return machine.plan(state, now)
 
 
-class _Forgetful(NamedTuple):
+class Forgetful(NamedTuple):
     """A ``Watch`` that asks each poll anew whether the clock looks right, and forgets that it once did not."""
 
     look: Look | None = None
@@ -60,7 +60,7 @@ class _Forgetful(NamedTuple):
     steady: bool = False
     before: Look | None = None
 
-    def observe(self, asked_at: float, answer: Answer, now: float, pause: float) -> _Forgetful:
+    def observe(self, asked_at: float, answer: Answer, now: float, pause: float) -> Forgetful:
         seen = Watch.observe(Watch(*self[:4]), asked_at, answer, now, pause)
         assert seen.look
         if answer.version == self.version:
@@ -78,19 +78,28 @@ class _Forgetful(NamedTuple):
         )
         if steady and before:
             over_at = min(over_at, max(now + answer.remaining, before.asked_at + answer.span))
-        return _Forgetful(seen.look, seen.version, over_at, self.steady or steady, before)
+        return Forgetful(seen.look, seen.version, over_at, self.steady or steady, before)
 
-    over, server_time = Watch.over, Watch.server_time
+    def over(self, at: float) -> str:
+        return Watch(*self[:4]).over(at)
+
+    def server_time(self, at: float, *, most: bool) -> float:
+        return Watch(*self[:4]).server_time(at, most=most)
+
+
+def forgetful(state: machine.State) -> machine.State:
+    """The same, with such a watch."""
+    watch: Any = state.watch if isinstance(state.watch, Forgetful) else Forgetful(*state.watch)
+    return state._replace(watch=watch)
 
 
 def _forgets(state: machine.State, event: machine.AnyEvent, now: float, timing: Timing) -> machine.State:
-    watch: Any = state.watch if isinstance(state.watch, _Forgetful) else _Forgetful(*state.watch)
-    return machine.step(state._replace(watch=watch), event, now, timing)
+    return machine.step(forgetful(state), event, now, timing)
 
 
 DEAD = "local dead = kind == 'lease' and ARGV[14] == holder and ARGV[15] == int(token)"
 CLAIMED = "local claimed = ARGV[11] == version()"
-HELD = "if not (claimed or dead or own or free) then"
+HELD = "if not (claimed or dead or own or kind == 'free') then"
 TOKEN = "token = math.max(token + 1, time[1] * 1000000 + time[2])"
 
 BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
@@ -166,6 +175,12 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
     "a join is told by counters alone": (
         lambda: _lua("campaign reclaim release", "joined or known[address] < 0", "false"),
         ("promote", "split", "resetstat"),
+    ),
+    "a hold ends by the server's clock": (
+        lambda: _lua(
+            "campaign", HELD, HELD.replace("kind == 'free'", "kind == 'free' or kind == 'hold' and now >= until_")
+        ),
+        ("stop", "clock-forth"),
     ),
     "that a clock was seen to be wrong is forgotten": (
         lambda: Rules(step=_forgets),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django_leader import machine
 from django_leader.config import Timing
+from django_leader.hold import HOLD, Clocks, held_since
 from django_leader.records import Answer
 
 from . import protocol
@@ -96,6 +97,8 @@ class Candidate:
         self.link = "good"
         self.held_until = 0.0
         """When what it sends is delivered, while its link is held."""
+        self.hold = 0.0
+        """Seconds for which its release holds."""
         self.left = False
         self.asked_once = False
         self._alarm = 0
@@ -207,8 +210,14 @@ class Candidate:
 
     def _begin(self, act: str, local: float, *, mourns: bool = False) -> None:
         connected = self.connected is not None and self.rng.random() < 0.9  # a wait that is cut short costs it
-        asker = protocol.Asker(self.me, self.timing, self.rules, self.published)
+        shown = self._clocks().to_text()
+        asker = protocol.Asker(self.me, self.timing, self.rules, self.published, self.hold, shown)
         self._ask(protocol.call(asker, act, self.state, local, connected=connected), local, mourns=mourns)
+
+    def _clocks(self) -> Clocks:
+        """Each process has a boot of its own here. Nobody sets the wall clocks of their hosts."""
+        now = self.world.now
+        return Clocks(f"{self.process.number:036x}", self.clock.local(now), 1_700_000_000 + now)
 
     def _follow(self, answer: Answer) -> bool:
         """Watches the process of whoever leads. Gives whether it is dead, which is news."""
@@ -254,6 +263,8 @@ class Candidate:
             elif call.script != "release":
                 self._ran = request.executed
                 answer = protocol.parse(call, request.reply, self.timing)
+                if answer and answer.version.startswith(HOLD):
+                    answer = answer._replace(held_since=held_since(answer, self._clocks()))
                 if self.rules.waits and protocol.waits(answer, self.timing):
                     self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
                     return

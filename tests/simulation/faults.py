@@ -58,6 +58,7 @@ class Mischief:
             case "broken" if term:
                 who.feed(machine.Broken(term.token))
             case "stop":
+                who.hold = fault.lasts(2 * ttl) if fault.other * 10 % 1 < 0.3 else 0.0
                 who.feed(machine.Stop())
                 self._again(fault, who)
             case "fork":
@@ -227,7 +228,7 @@ class Mischief:
                 cluster.join(node, cluster.primary)
 
     def _replicas(self, fault: Fault) -> None:
-        world, cluster = self.world, self.world.cluster
+        cluster = self.world.cluster
         replicas = cluster.replicas(cluster.primary)
         if not replicas:
             return

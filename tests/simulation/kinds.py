@@ -98,7 +98,7 @@ class Fault(NamedTuple):
 
 
 def draw_duration(setup: Setup, rng: random.Random) -> float:
-    """Return a duration that the protocol compares something with, a little more or less, or one between two of them."""
+    """Return a duration that the protocol compares something with, or one near it, or one between two of them."""
     timing = rng.choice(setup.timings)
     slack = timing.margin / 2
     if rng.random() < 0.5:
@@ -117,7 +117,11 @@ def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
     weights = [WEIGHTS[kind] for kind in kinds]
     spacing = ttl * rng.choice([0.1, 0.3, 1.0, 2.0])
     shortest = min(timing.ttl for timing in setup.timings)
-    together, undone, exact = rng.choice([0.0, 0.3, 0.7]), rng.choice([0.0, 0.0, 0.3, 0.8]), rng.choice([0.0, 0.0, 0.5, 0.9])
+    together, undone, exact = (
+        rng.choice([0.0, 0.3, 0.7]),
+        rng.choice([0.0, 0.0, 0.3, 0.8]),
+        rng.choice([0.0, 0.0, 0.5, 0.9]),
+    )
     faults, now = [], ttl * rng.random()
     for number in range(rng.randint(1, 30)):
         now += rng.expovariate(1 / (shortest / 10 if rng.random() < together else spacing))

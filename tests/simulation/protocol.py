@@ -66,11 +66,15 @@ class Asker(NamedTuple):
     rules: Rules
     process: str
     """What it publishes of its process."""
+    hold: float = 0.0
+    """Seconds for which its release holds."""
+    clocks: str = ""
+    """What it publishes with that."""
 
 
 def call(asker: Asker, act: str, state: machine.State, asked_at: float, *, connected: bool) -> Call:
     """What a candidate in ``state`` asks, for a plan's ``act``."""
-    me, timing, rules, process = asker
+    me, timing, rules, process, hold, clocks = asker
     if act in ("campaign", "look"):
         claim = rules.claim(state, asked_at, timing)
         full = Call("campaign", "campaign", wire.campaign_arguments(timing, me, claim, INFO, process))
@@ -88,7 +92,8 @@ def call(asker: Asker, act: str, state: machine.State, asked_at: float, *, conne
     ended = state.ended
     token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
     claim = rules.claim(state, asked_at, timing)
-    arguments = wire.release_arguments(timing, me, token, reason, claim, leave=act == "leave", hold=0)
+    how: dict[str, Any] = {"leave": act == "leave", "hold": hold, "clocks": clocks if hold else ""}
+    arguments = wire.release_arguments(timing, me, token, reason, claim, **how)
     return Call(act, "release", arguments)
 
 

@@ -63,6 +63,8 @@ class World:
         self.token, self.began_at = 0, 0.0
         self.lost = False
         """Whether Redis has lost data since the last term began."""
+        self.held_until = 0.0
+        """The true instant before which nobody may lead, since the last leader's release holds."""
         self.waits: list[float] = []
         self._queue: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._order = itertools.count()
@@ -117,6 +119,9 @@ class World:
         excused = self.lost and self.server.wall(self.now) * 1e6 <= self.token
         if token <= self.token and not excused:
             self.violated(f"{candidate.name} leads with token {token} after token {self.token}")
+        if self.now < self.held_until and not self.lost:
+            self.violated(f"{candidate.name} leads with token {token} while the last release holds")
+        self.held_until = 0.0
         self.inherited += candidate.state.dead[1] == self.token > 0
         self.token, self.began_at, self.lost = max(token, self.token), self.now, self.lost and excused
         for other in self.candidates:
@@ -220,6 +225,9 @@ class World:
             self.snapshots.append((self.now, server.store.copy()))
         self.cluster.wrote(server)
         self._wake(server)
+        if call.script == "release" and reply and reply.endswith(b"released") and request.candidate.hold:
+            # Less what clocks may be wrong by over such a time.
+            self.held_until = request.sent + 0.98 * request.candidate.hold - 0.002
         return reply
 
     def _answer(self, request: Request, reply: Any) -> None:

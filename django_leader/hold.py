@@ -1,0 +1,76 @@
+"""How long ago a lease was released and held, for a candidate that was not there.
+
+NOT guaranteed here: that a hold lasts if two clocks are wrong at once. A hold ends early for a candidate on another
+host if both the server's wall clock and that of one of the two hosts are set forth meanwhile. Nobody leads twice by
+that: a held lease is a released one, and the next grant has a token of its own. But a job may run once more.
+
+A hold is a state like any other, and ends for a candidate that has watched it for its span (``watch``). Unlike the
+others it is mostly met by a process that has just come: the command that cron starts the next time. Such a process has
+watched nothing, and must not wait for the length of a hold that was over long ago. So whoever releases publishes what
+the clocks of its host showed, and the candidate takes the least of what these clocks tell it:
+
+- The boot clock, if both processes run on one boot of one machine. Nobody can set it, so it decides alone.
+- Otherwise the server's clock and the wall clocks of the two hosts. Each can be set, so the hold is over only when both
+  say so. That is longer than asked for if the hosts' clocks differ, by as much as they differ.
+- A clock by which the hold begins later than now, by more than the hold itself, tells nothing. Otherwise a host whose
+  clock is years ahead could hold a lease for years.
+- Machines that were resumed from one snapshot share the boot id. The wall time of boot tells them apart (``process``),
+  and where it does not agree the boot clock is one among the others.
+
+Counted from before the release is sent. Its sender has led no more since, so nothing depends on when it is executed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from .records import Answer
+
+HOLD = "hold:"
+"""How the version of such a state begins."""
+SAME_BOOT = 1.0
+"""Seconds by which the wall time of one boot may seem to differ: see ``process.SAME_BOOT``."""
+GRAIN = 0.001
+"""Seconds to which the clocks are published."""
+_TEXT = re.compile(r"([0-9a-f-]{36}|-) ([0-9]{1,15}) ([0-9]{1,15})")
+
+
+class Clocks(NamedTuple):
+    """What the clocks of a host show at one instant."""
+
+    boot: str
+    """Which boot of which machine ``at`` belongs to; '' where the system does not tell."""
+    at: float
+    """Seconds on the boot clock."""
+    wall: float
+    """Seconds on the wall clock."""
+
+    def to_text(self) -> str:
+        """Return one line of ASCII, of about 70 characters. Local."""
+        return f"{self.boot or '-'} {round(self.at * 1000)} {round(self.wall * 1000)}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Clocks | None:
+        """Return the reverse; None if ``text`` is not such a line. Never raises."""
+        match = _TEXT.fullmatch(text)
+        return cls(match[1].strip("-"), int(match[2]) / 1000, int(match[3]) / 1000) if match else None
+
+
+def held_since(answer: Answer, here: Clocks) -> float | None:
+    """Return the instant on our boot clock at which the hold in ``answer`` began, at the earliest. Pure.
+
+    ``here``: our clocks as the answer came. None if the state is no hold, if its holder has published no clocks, or if
+    no clock tells anything.
+    """
+    there = Clocks.from_text(answer.process) if answer.version.startswith(HOLD) else None
+    if there is None:
+        return None
+    one_boot = there.boot == here.boot != "" and there.at <= here.at + GRAIN
+    if one_boot and abs((there.wall - there.at) - (here.wall - here.at)) <= SAME_BOOT:
+        return there.at
+    elapsed = [answer.span - answer.remaining, here.wall - there.wall]
+    elapsed = [seconds for seconds in elapsed if seconds >= -answer.span]
+    if one_boot:
+        elapsed.append(here.at - there.at)
+    return here.at - min(elapsed) if elapsed else None
