@@ -12,6 +12,7 @@ from django_leader import candidacy, machine, runner, scripts
 from django_leader.delivery import Listeners
 from django_leader.election import LeaderElection
 from django_leader.process import HolderWatch, Identity
+from tests.simulation import bugs
 
 
 class Flag(LeaderElection):
@@ -35,6 +36,16 @@ def no_deadline() -> None:
 
     real = machine._campaigned
     machine._campaigned = campaigned  # type: ignore[assignment]
+
+
+def forgetful() -> None:
+    """That the server's clock was seen to be wrong is forgotten."""
+
+    def observe(state: machine.State, *args: object) -> machine.State:
+        return real(bugs.forgetful(state), *args)  # type: ignore[arg-type]
+
+    real = machine._observe
+    vars(machine)["_observe"] = observe
 
 
 def blind_release() -> None:
@@ -95,6 +106,7 @@ def stopped_is_dead() -> None:
 PLANTS: dict[str, tuple[type[LeaderElection], Callable[[], None]]] = {
     "": (LeaderElection, nothing),
     "no-deadline": (Flag, no_deadline),
+    "forgetful": (LeaderElection, forgetful),
     "blind-release": (LeaderElection, blind_release),
     "blind-claim": (LeaderElection, blind_claim),
     "no-fork-guard": (LeaderElection, no_fork_guard),

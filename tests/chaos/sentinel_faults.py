@@ -114,6 +114,28 @@ def replicas_killed(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]
         fleet.follow(server)
 
 
+@fault("RESETSTAT, a replica returns")
+def resetstat(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
+    # The counters of joins are reset in between, and may well come to what they were.
+    server = rng.choice(fleet.replicas)
+    server.kill()
+    for other in fleet.servers:
+        if other is not server:
+            other.admin().config_resetstat()
+    fleet.follow(server)
+    yield rng.uniform(0, fleet.options.ttl)
+
+
+@fault("RESETSTAT, failover")
+def resetstat_failover(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
+    for _ in range(2):
+        for server in fleet.servers:
+            server.admin().config_resetstat()
+        fleet.failover(rng)
+        fleet.repaired()
+    yield 0
+
+
 @fault("replicas frozen")
 def replicas_frozen(fleet: SentinelFleet, rng: random.Random) -> Iterator[float]:
     replicas = fleet.replicas

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -193,7 +195,7 @@ def script_flush(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Sinc
     yield 0, "began"
 
 
-CLOCK_KINDS = ("clock forward", "clock back", "clock back and forth, unseen")
+CLOCK_KINDS = ("clock forward", "clock back", "clock back and forth, unseen", "clock there, seen, and back")
 """The kinds that need a server whose clock can be set."""
 
 
@@ -236,3 +238,42 @@ def clock_unseen(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Sinc
         fleet.do(away, "start")
     else:
         proxy_of(away).heal()
+
+
+@fault("clock there, seen, and back")
+def clock_seen(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
+    # The leader renews while the clock is wrong, and is cut off; the others see that clock, and then the right one.
+    proxy, before = proxy_of(fleet.leader()), fleet.clock.offset
+    options = fleet.options
+    step = rng.choice([-1, -1, -1, 1]) * rng.uniform(options.margin / 2, options.retry)
+    fleet.note(f"by {step:.3f} s")
+    fleet.clock.set(before + step)
+    time.sleep(rng.uniform(0, 1.5) * options.heartbeat)
+    proxy.hold(requests=True, replies=True)
+    wait_for_polls(fleet)
+    fleet.clock.set(before)
+    yield beyond(fleet, rng), "began"
+    proxy.heal()
+
+
+def wait_for_polls(fleet: Fleet) -> None:
+    """Waits until each follower has taken in an answer: it polls again only then, which its score among them shows."""
+    admin, followers = fleet.primary.admin(), len(fleet.slots) - 1
+    last: dict[str, float] = {}
+    seen: Counter[str] = Counter()
+
+    def polled() -> bool:
+        for member, score in admin.zrange(keys().candidates, 0, -1, withscores=True):
+            me = member.decode()
+            seen[me] += last.setdefault(me, score) != score
+            last[me] = score
+        return sum(count >= 2 for count in seen.values()) >= followers
+
+    fleet.wait(polled, "each follower has polled twice")
+
+
+@fault("RESETSTAT")
+def resetstat(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
+    for _ in range(rng.randint(1, 3)):
+        fleet.primary.admin().config_resetstat()
+    yield 0, "healed"

@@ -59,6 +59,7 @@ def test_every_kind_of_fault_behind_sentinel(tmp_path: Path) -> None:
     [
         (Options(quarantine=0), "flush and freeze", "overlap"),
         (Options(plant="no-deadline"), "leader cut off", "overlap"),
+        (Options(plant="forgetful"), "clock there, seen, and back", "overlap"),
         (Options(plant="blind-release"), "follower stops", "overlap"),
         (Options(plant="blind-claim", alone=0), "flush and kill -9", "hasty"),
         (Options(plant="no-fork-guard"), "fork", "disorder"),
@@ -68,7 +69,8 @@ def test_every_kind_of_fault_behind_sentinel(tmp_path: Path) -> None:
     ids=lambda value: value.plant or "no quarantine" if isinstance(value, Options) else value,
 )
 def test_a_planted_fault_is_found(options: Options, kind: str, found: str, tmp_path: Path) -> None:
-    report = chaos(replace(options, candidates=2), Trial(SEED, 20, (kind,), until=found), tmp_path, print)
+    report = chaos(replace(options, candidates=2), Trial(SEED, 40, (kind,), until=found), tmp_path, print)
+    need(report.recoveries, "a C compiler, or a server that heeds a preloaded library: its clock was not set")
     assert report.count(found), f"seed {SEED}\n{table(report)}"
 
 
