@@ -104,7 +104,7 @@ def leader_required(
 def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[LeaderElection | None, str]]:
     """The election ``alias`` while this process leads it; or None, and why not."""
     election = elections[alias]
-    if election.decreed:
+    if election.overridden:
         yield (election, "") if election.is_leader() else (None, "this test says so")
         return
     with _busy_lock:

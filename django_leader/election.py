@@ -66,7 +66,7 @@ class LeaderElection(Queries):
         self._timing = self.config.timing
         self._candidacy: Candidacy | None = None
         self._grant = NO_GRANT
-        self.decreed: Grant | None = None
+        self.overridden: Grant | None = None
 
     @property
     def _connect(self) -> Connect:
@@ -76,15 +76,16 @@ class LeaderElection(Queries):
             self._connector = connector(client.connection_pool)
         return self._connector
 
-    def decree(self, grant: Grant | None) -> None:
-        """For tests: the answer to the local questions, whatever Redis says, while nothing starts. None ends it."""
-        candidacy = self._candidacy
-        with candidacy.changed if candidacy else nullcontext():
-            self.decreed = grant
-            self._publish(candidacy.grant if candidacy else NO_GRANT)
+    def override(self, grant: Grant | None) -> None:
+        """Answer the local questions by ``grant``, whatever Redis says, and start nothing. None ends it. For tests."""
+        with lifecycle.starting:  # a candidacy that begins at this moment must not publish its own grant over ours
+            candidacy = self._candidacy
+            with candidacy.changed if candidacy else nullcontext():
+                self.overridden = grant
+                self._publish(candidacy.grant if candidacy else NO_GRANT)
 
     def _publish(self, grant: Grant) -> None:
-        self._grant = self.decreed or grant
+        self._grant = self.overridden or grant
 
     def is_leader(self) -> bool:
         """Whether this process leads now. Local: no network, no lock, never raises. Any thread, any signal handler."""
@@ -189,8 +190,10 @@ class LeaderElection(Queries):
             raise
 
     def run(self) -> None:
-        """Takes part in the calling thread, until ``stop()``. Raises ``LeaderError`` when it already does."""
+        """Take part in the calling thread until ``stop()``. Raise ``LeaderError`` if it does already, or may not."""
         candidacy = self._begin()
+        if candidacy is None and self.overridden:
+            raise LeaderError(f"{self.label}: a test overrides this election; call run() outside of the override")
         if candidacy is None:
             raise LeaderError(f"{self.label}: takes part already; call run() or start() once")
         try:
@@ -215,7 +218,7 @@ class LeaderElection(Queries):
             if self._pid != os.getpid():
                 self.after_fork()  # a fork in C, of which nobody has told us
             last = self._candidacy
-            if (last and not last.stopping) or self.decreed or lifecycle.exiting:
+            if (last and not last.stopping) or self.overridden or lifecycle.exiting:
                 return None
             self.prepare()
             new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish)

@@ -33,9 +33,9 @@ def following(using: str = DEFAULT_ALIAS) -> Iterator[None]:
 @contextmanager
 def _decreed(using: str, grant: Grant) -> Iterator[None]:
     election = elections[using]
-    before = election.decreed
-    election.decree(grant)
+    before = election.overridden
+    election.override(grant)
     try:
         yield
     finally:
-        election.decree(before)
+        election.override(before)

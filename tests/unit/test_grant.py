@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -16,6 +17,7 @@ from django_leader.candidacy import Candidacy
 from django_leader.config import Config
 from django_leader.delivery import Listeners
 from django_leader.election import LeaderElection
+from django_leader.exceptions import LeaderError
 from django_leader.grant import NO_GRANT, OVER, Cell, Grant, PidCell, Stretch, new_cell
 from django_leader.records import Answer
 from tests.support.interleaving import Turns, every_order
@@ -270,18 +272,18 @@ def test_s04_a_renewal_that_is_accepted_while_somebody_sees_the_deadline_pass_en
     taking_part.close()
 
 
-def test_s04_token_and_deadline_are_of_one_term_whatever_is_decreed_meanwhile() -> None:
+def test_s04_token_and_deadline_are_of_one_term_whatever_overrides_them_meanwhile() -> None:
     election = LeaderElection(redis.Redis())
     taking_part = election._begin()
     assert taking_part
     assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
-    election.decree(Grant(7, [float("inf")]))
+    election.override(Grant(7, [float("inf")]))
     taking_part.feed(machine.Campaigned(clock.now(), answer("granted"), 0.0))
     assert (election.is_leader(), election.fencing_token, election.lease_left) == (True, 7, float("inf"))
-    election.decree(NO_GRANT)
+    election.override(NO_GRANT)
     taking_part.feed(machine.Renewed(clock.now(), answer("renewed")))
     assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
-    election.decree(None)
+    election.override(None)
     assert (election.is_leader(), election.fencing_token) == (True, 1)
     taking_part.feed(machine.Stop())
     assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
@@ -290,3 +292,28 @@ def test_s04_token_and_deadline_are_of_one_term_whatever_is_decreed_meanwhile() 
     assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
     taking_part.close()
     following.close()
+
+
+def test_an_override_that_begins_while_the_election_starts_counts() -> None:
+    election = LeaderElection(redis.Redis())
+    overriding = threading.Thread(target=election.override, args=[Grant(7, [float("inf")])])
+
+    def prepare(*, here: bool = True) -> None:
+        overriding.start()
+        overriding.join(0.2)  # long enough for it to end here, unless it waits for the start as it should
+
+    election.prepare = prepare  # type: ignore[method-assign]
+    taking_part = election._begin()
+    overriding.join()
+    assert election.fencing_token == 7
+    assert taking_part
+    taking_part.close()
+
+
+def test_an_election_that_is_overridden_says_so_instead_of_taking_part() -> None:
+    election = LeaderElection(redis.Redis())
+    election.override(NO_GRANT)
+    election.start()
+    assert not election.running
+    with pytest.raises(LeaderError, match="a test overrides this election"):
+        election.run()
