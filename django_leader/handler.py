@@ -24,6 +24,7 @@ from .conf import COMMAND_PREFIX, DEFAULT_ALIAS, Autostart, configured, starting
 from .config import SEED_FIELDS, Config
 from .exceptions import ConfigError, LeaderError
 from .log import log
+from .overrides import overrides
 from .signals import became_leader, leader_changed, lost_leadership
 
 if TYPE_CHECKING:
@@ -128,10 +129,11 @@ class ElectionHandler:
 
         election = LeaderElection(client, found.config, name=alias, after_callback=_close_connections)
         _send_signals(election)
+        overrides.follow(election)
         return election
 
     def reset(self) -> None:
-        """Stops and forgets all elections. Called when settings are overridden."""
+        """Stops and forgets all elections, but not their overrides. Called when settings are overridden."""
         with self._lock:
             made, self._made = self._made, {}
         for election in made.values():
@@ -198,4 +200,5 @@ def _settings_changed(*, setting: str, **kwargs: Any) -> None:
 
 
 os.register_at_fork(after_in_child=elections.unlock)
+os.register_at_fork(after_in_child=overrides.after_fork)
 setting_changed.connect(_settings_changed, dispatch_uid="django_leader.handler")

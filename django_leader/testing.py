@@ -1,41 +1,67 @@
-"""For the tests of a project that uses this package: leadership by decree, without Redis and without threads."""
+"""For the tests of a project that uses this package: who leads, without Redis and without threads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 
 from .conf import DEFAULT_ALIAS
-from .grant import NO_GRANT, Grant
+from .grant import NO_GRANT, Grant, new_cell
 from .handler import elections
+from .overrides import overrides
+from .scopes import Scope
 
 TEST_TOKEN = 1
 
 
-@contextmanager
-def leading(using: str = DEFAULT_ALIAS, *, token: int = TEST_TOKEN) -> Iterator[None]:
-    """Within it (or in a function that it decorates) this process leads ``using``, with the fencing token ``token``.
+def leading(using: str = DEFAULT_ALIAS, *, token: int = TEST_TOKEN) -> Scope:
+    """Have this process lead the election ``using``, with the fencing token ``token``.
 
-    No callback is called, no signal is sent, and no election starts; a ``@leader_required`` command runs, or does not,
-    by the decree. Local. Raises ``ImproperlyConfigured`` for bad settings.
+    The returned object is a decorator of functions, coroutine functions and classes of tests, and a context manager.
+    The newest override that has not ended counts, in all threads of this process, and through ``override_settings``.
+    No callback is called, no signal is sent, and no election starts. A ``@leader_required`` command runs, if its own
+    election is overridden: ``leading("command:<name>")``. A forked child does not lead. Local.
+
+    Raise ``TypeError`` or ``ValueError`` at once for arguments that cannot be, and ``ImproperlyConfigured`` on entering
+    when the settings know no election ``using``.
     """
-    with _decreed(using, Grant(token, [float("inf")])):
-        yield
+    if isinstance(token, bool) or not isinstance(token, int):
+        raise TypeError(f"leading: token is {token!r}; give an int")
+    if token < 1:
+        raise ValueError(f"leading: token is {token!r}; tokens begin with 1")
+    # A cell for each use, because a fork wipes it, and test runners fork after they have imported the tests.
+    return _override("leading", using, lambda: Grant(token, new_cell(math.inf)))
 
 
-@contextmanager
-def following(using: str = DEFAULT_ALIAS) -> Iterator[None]:
-    """Within it (or in a function that it decorates) this process does not lead ``using``. Local."""
-    with _decreed(using, NO_GRANT):
-        yield
+def following(using: str = DEFAULT_ALIAS) -> Scope:
+    """Have this process not lead the election ``using``, and a ``@leader_required`` command not run.
+
+    Used as ``leading``. Local.
+    """
+    return _override("following", using, lambda: NO_GRANT)
 
 
-@contextmanager
-def _decreed(using: str, grant: Grant) -> Iterator[None]:
-    election = elections[using]
-    before = election.overridden
-    election.override(grant)
-    try:
-        yield
-    finally:
-        election.override(before)
+def real_elections() -> Scope:
+    """Let ``@leader_required`` commands campaign on the Redis of the settings, which they refuse to do in tests.
+
+    Used as ``leading``. An override of a command's election still counts within it. Local.
+    """
+
+    def begin() -> Callable[[], None]:
+        overrides.begin_real_elections()
+        return overrides.end_real_elections
+
+    return Scope("real_elections", begin)
+
+
+def _override(name: str, using: str, grant: Callable[[], Grant]) -> Scope:
+    if callable(using):
+        raise TypeError(f"{name}: {using!r} is no alias of an election; write @{name}(), with parentheses")
+    if not isinstance(using, str):
+        raise TypeError(f"{name}: using is {using!r}; give the alias of an election")
+
+    def begin() -> Callable[[], None]:
+        override = overrides.begin(using, grant())
+        return lambda: overrides.end(override)
+
+    return Scope(name, begin, check=lambda: elections[using])

@@ -1,0 +1,89 @@
+"""The overrides of tests: what this process answers for an alias in place of its election.
+
+They are kept by alias, because ``override_settings`` makes the process forget its elections and make them anew. They
+count in the whole process, because the application that is tested may have threads of its own. A forked child starts
+without them, because it is another process.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .election import LeaderElection
+    from .grant import Grant
+
+
+class Override:
+    """One override, from its begin to its end. Compared by identity."""
+
+    __slots__ = ("alias", "grant")
+
+    def __init__(self, alias: str, grant: Grant) -> None:
+        self.alias, self.grant = alias, grant
+
+
+class Overrides:
+    """Those of this process that have not ended. Thread-safe; one object, made at import."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        # Under the lock:
+        self._active: list[Override] = []
+        """The newest last: that one counts."""
+        self._elections: weakref.WeakSet[LeaderElection] = weakref.WeakSet()
+        """Also those that were forgotten, because a module of the application may have kept one."""
+        self._real = 0
+        """How many uses of ``real_elections()`` have not ended."""
+
+    def begin(self, alias: str, grant: Grant) -> Override:
+        """Have ``grant`` answer for ``alias`` until ``end``. Local."""
+        override = Override(alias, grant)
+        with self._lock:
+            self._active.append(override)
+            self._apply(alias)
+        return override
+
+    def end(self, override: Override) -> None:
+        """End ``override``, whether or not it is the newest. Do nothing in a child that was forked since. Local."""
+        with self._lock:
+            if override in self._active:
+                self._active.remove(override)
+                self._apply(override.alias)
+
+    def follow(self, election: LeaderElection) -> None:
+        """Apply the overrides of its alias to ``election`` from now on. Local."""
+        with self._lock:
+            self._elections.add(election)
+            self._apply(election.name)
+
+    def _apply(self, alias: str) -> None:
+        grant = next((override.grant for override in reversed(self._active) if override.alias == alias), None)
+        for election in list(self._elections):
+            if election.name == alias and election.overridden is not grant:
+                election.override(grant)
+
+    @property
+    def real_elections(self) -> bool:
+        """Whether a test has said that commands shall campaign. Local."""
+        return self._real > 0
+
+    def begin_real_elections(self) -> None:
+        """Let commands campaign until ``end_real_elections`` has been called as often. Local."""
+        with self._lock:
+            self._real += 1
+
+    def end_real_elections(self) -> None:
+        """End one use. Local."""
+        with self._lock:
+            self._real -= 1
+
+    def after_fork(self) -> None:
+        """In a forked child, forget the overrides of the parent, and a lock that nobody is left to release."""
+        self._lock = threading.RLock()
+        self._active = []
+
+
+overrides = Overrides()
