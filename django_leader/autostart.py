@@ -113,6 +113,28 @@ def in_tests() -> bool:
     return "PYTEST_VERSION" in os.environ or "_pytest" in sys.modules or hasattr(mail, "outbox")
 
 
+def is_test_process() -> bool:
+    """Whether this very process runs tests: pytest's, those of Django's runner, or those of ``unittest``. Local.
+
+    This is narrower than ``in_tests``, because it decides whether a command is refused. A process that a test starts
+    inherits the environment of pytest, an application in production may import pytest, and the mail backend ``locmem``
+    makes an outbox there, too.
+    """
+    pytest = "_pytest" in sys.modules and ("PYTEST_VERSION" in os.environ or "PYTEST_CURRENT_TEST" in os.environ)
+    django = hasattr(getattr(sys.modules.get("django.test.utils"), "_TestState", None), "saved_data")
+    return pytest or django or _called_by_tests()
+
+
+def _called_by_tests() -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame:
+        module = str(frame.f_globals.get("__name__"))
+        if module in ("unittest.case", "unittest.suite") or module.startswith("_pytest."):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _has_threads(uwsgi: Any) -> bool:
     if hasattr(uwsgi, "has_threads"):  # of versions that always have them
         return bool(uwsgi.has_threads)

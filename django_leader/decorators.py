@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from django.core.management.base import BaseCommand, CommandError
 
+from .autostart import is_test_process
 from .conf import COMMAND_PREFIX
-from .exceptions import LeadershipLost, RedisUnavailable
+from .exceptions import LeadershipLost, OverrideMissing, RedisUnavailable
 from .handler import elections
+from .overrides import overrides
 
 if TYPE_CHECKING:
     from .election import LeaderElection
@@ -63,7 +65,8 @@ def leader_required(
 
     When another process leads, one line on stderr says who, and the body is not run. When Redis cannot be asked, the
     command fails with exit status 2. Options and help of the command stay as they are. Raises ``TypeError`` or
-    ``ValueError`` at once, where it is used, for arguments that cannot be.
+    ``ValueError`` at once, where it is used, for arguments that cannot be. In a test, the command raises
+    ``OverrideMissing`` unless the test says who leads: see ``testing``.
     """
     if not isinstance(election, str | None) or isinstance(exit_code, bool) or not isinstance(exit_code, int):
         raise TypeError(f"leader_required: election is {election!r}, exit_code {exit_code!r}; give a str and an int")
@@ -87,7 +90,8 @@ def leader_required(
             alias = election or COMMAND_PREFIX + type(self).__module__.rpartition(".")[2]
             with _leading(alias, wait, hold) as (leading, why):
                 if leading:
-                    with _interrupted(leading) if on_loss == "interrupt" else nullcontext():
+                    interruptible = on_loss == "interrupt" and not leading.overridden  # an override has no lease
+                    with _interrupted(leading) if interruptible else nullcontext():
                         return target(self, *args, **options)
             if exit_code:
                 raise CommandError(f"Not run: {why}", returncode=exit_code)
@@ -104,9 +108,16 @@ def leader_required(
 def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[LeaderElection | None, str]]:
     """The election ``alias`` while this process leads it; or None, and why not."""
     election = elections[alias]
-    if election.overridden:
-        yield (election, "") if election.is_leader() else (None, "this test says so")
+    if override := election.overridden:  # read once, because another thread may end it
+        yield (election, "") if override.cell[0] else (None, "this test says so")
         return
+    if is_test_process() and not overrides.real_elections:
+        raise OverrideMissing(
+            f"LEADER_ELECTIONS[{alias!r}]: this process runs tests, and none has said who leads, so the command does "
+            f"not ask Redis. Write 'with leading({alias!r}):' around the call to have the command run, "
+            f"'with following({alias!r}):' to have it not run, or 'with real_elections():' to have it campaign on the "
+            "Redis of the settings; all three are in django_leader.testing"
+        )
     with _busy_lock:
         free = alias not in _busy
         _busy.add(alias)

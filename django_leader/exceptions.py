@@ -15,6 +15,13 @@ class RedisUnavailable(LeaderError):
     """The server's fault: Redis cannot be reached, does not answer in time, or answers with an error."""
 
 
+class OverrideMissing(LeaderError):
+    """A test's fault: it calls a ``@leader_required`` command without saying who leads the command's election.
+
+    It is no ``CommandError``, because a test that expects one would pass.
+    """
+
+
 class LeadershipLost(BaseException):
     """Interrupts the body of a command whose process no longer leads (``on_loss="interrupt"``).
 

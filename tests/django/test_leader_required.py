@@ -23,6 +23,7 @@ from django_leader.channel import connector
 from django_leader.decorators import _who_leads
 from django_leader.lease import Lease
 from django_leader.records import Claim
+from django_leader.testing import real_elections
 from tests.commands.management.commands import guarded, guarded_class
 from tests.django.conftest import FAST
 from tests.support.candidates import ROOT
@@ -36,7 +37,8 @@ HOLD = 2.0
 @pytest.fixture(autouse=True)
 def clean(project: Settings) -> Iterator[None]:
     guarded.runs.clear()
-    yield
+    with real_elections():
+        yield
     guarded_class.body[0] = lambda: None
 
 
