@@ -2,7 +2,8 @@
 
 A lease goes on while a laptop or a VM sleeps, so the clock that measures it must go on, too.
 ``CLOCK_MONOTONIC`` stands still during a suspend on Linux; it is the fallback elsewhere.
-Wall time is never used for a decision: it can be set.
+Wall time never decides anything in favour of a candidate, because it can be set. It may refuse a proof of death: see
+``process.same_boot``.
 """
 
 from __future__ import annotations

@@ -4,22 +4,35 @@ NOT guaranteed here, so nothing that a take-over may rely on:
 
 - That nothing of a dead process goes on. Its children do, and what it had handed to the kernel, such as bytes in a
   socket's buffer, may still be delivered.
-- Anything about clones. Machines resumed from one snapshot share the boot id and every number behind it; a process
-  that is restored from a checkpoint (CRIU) outlives itself.
-- That a death is seen. Where the kernel or a sandbox does not tell, there is no proof, and the lease runs out.
+- Anything about clones that were running when the snapshot was taken. They are one process in everything that can be
+  asked: boot id, namespace, pid, start time, inode. A process that is restored from a checkpoint (CRIU) outlives
+  itself.
+- Anything about processes that were started after the snapshot, on machines that were resumed within a second of each
+  other or whose clocks are not set yet, if they also have the same pid and inode and were started in the same clock
+  tick. The tick is not compared where ``/proc`` hides the holder.
+- That a death is seen. Where the kernel or a sandbox does not tell, there is no proof, and the lease runs out. The same
+  holds for a candidate that has not seen the holder alive, and for one that first meets the holder after the wall clock
+  was stepped by more than a second and before the holder has published itself anew.
 
 Why the rest holds:
 
-- A pid means something among the processes of one pid namespace of one boot. The boot id is random. The inode of a
-  namespace is used again only when that namespace is gone, and all of its processes with it. So where both are equal
-  and ``pidfd_open`` finds no such process (ESRCH), it has ended. Refused for another reason, nothing is known.
+- A pid means something among the processes of one pid namespace of one boot. The inode of a namespace is used again
+  only when that namespace is gone, and all of its processes with it. The boot id is random, but machines that were
+  resumed from one snapshot share it. So the wall time of boot is compared, too (``same_boot``), and a holder that
+  started in the future of our boot clock is refused.
+- These may still be equal on two machines. So when ``pidfd_open`` finds no such process (ESRCH), that proves a death
+  only if the holder was seen alive here: a pidfd was opened, and the process behind it was the holder by all that its
+  identity says. Without pidfs, where that is pid and start time, the pidfd must also not have polled readable after the
+  start time was read, so that both were those of one process. The holder is then a process of this kernel, and no
+  process has its pid any more. Another error than ESRCH proves nothing.
 - A pidfd means one process for ever. It polls readable when the last thread has ended (pidfd_open(2)), after which no
   instruction of the program runs: not while it is stopped, traced, in D state or in execve, nor when only the main
   thread has ended, which ``/proc`` calls a zombie.
 - It means the process that published its identity. Since Linux 6.9 a pidfd has an inode (of pidfs) that no other
   process of this boot ever has. Before, start times are compared; they count clock ticks, of 10 ms (proc(5), by
   ``sysconf(_SC_CLK_TCK)``), and a pid can be used again within one. So the holder must also be seen renewing after the
-  pidfd was opened: it lived then, and its pid was nobody else's.
+  pidfd was opened: it lived then, and its pid was nobody else's. ESRCH needs no renewal, because the holder has ended
+  also if the pidfd was that of a later process with its pid.
 - What polls readable is the pidfd. An application may close what is not its own, and the number then be a socket's;
   so the descriptor is looked at again.
 
@@ -38,8 +51,16 @@ from typing import NamedTuple
 from . import clock
 from .hold import Clocks
 
-_TEXT = re.compile(r"([0-9a-f-]{36}) ([0-9]{1,20}:[0-9]{1,20}) ([1-9][0-9]{0,6}) ([0-9]{1,20}) ([0-9]{1,20})")
-"""A UUID, and numbers of 64 bits; but a pid is at most 2**22 (proc(5), pid_max)."""
+_TEXT = re.compile(
+    r"([0-9a-f-]{36}) ([0-9]{1,20}:[0-9]{1,20}) ([1-9][0-9]{0,6}) ([0-9]{1,20}) ([0-9]{1,20}) (-?[0-9]{1,15})"
+)
+"""A UUID, and numbers of 64 bits. A pid is at most 2**22 (proc(5), pid_max). A machine without a battery boots in 1970,
+so the wall time of its boot may be a little less than 0."""
+SAME_BOOT = 1000
+"""Milliseconds by which two readings of the wall time of one boot may differ. It changes only when the wall clock is
+stepped: by a leap second, or because it was wrong. chrony, as usually configured (``makestep 1``), steps it only if it
+is wrong by more than a second; slewing moves both clocks alike. On machines that were resumed from one snapshot at
+different times it differs by the time in between, once their wall clocks are set."""
 REFUSALS = (OSError, ValueError, LookupError, AttributeError)
 """What a kernel, a sandbox or another Python answers when it does not know what it is asked for."""
 _START_TIME = 22 - 3
@@ -57,16 +78,32 @@ class Identity(NamedTuple):
     """Clock ticks from the boot to its start."""
     inode: int
     """That of its pidfds; 0 where the kernel has no pidfs."""
+    booted: int
+    """Milliseconds on the wall clock at boot, as that clock showed when this was read."""
 
     def to_text(self) -> str:
-        """One line of ASCII, about 70 characters."""
+        """One line of ASCII, about 90 characters."""
         return " ".join(map(str, self))
 
     @classmethod
     def from_text(cls, text: str) -> Identity | None:
         """The reverse; None if it is not such a line. Never raises."""
         match = _TEXT.fullmatch(text)
-        return cls(match[1], match[2], int(match[3]), int(match[4]), int(match[5])) if match else None
+        return cls(match[1], match[2], *map(int, match.groups()[2:])) if match else None
+
+
+def boot_time() -> int:
+    """Return the milliseconds that the wall clock, as it is set now, showed at boot. Local, 1 µs."""
+    return round((time.time() - clock.now()) * 1000)
+
+
+def same_boot(mine: Identity, other: Identity) -> bool:
+    """Whether both tell of one boot of one machine: the same boot id, and a ``booted`` within ``SAME_BOOT``. Pure.
+
+    It is also False if the wall clock was stepped by more than a second between the two readings. The lease then runs
+    out as ever.
+    """
+    return mine.boot == other.boot and abs(mine.booted - other.booted) <= SAME_BOOT
 
 
 def own() -> Identity | None:
@@ -97,6 +134,8 @@ class HolderWatch:
         """What to poll. Each method may replace it."""
         self._node, self._inode, self._pid_in_proc = (0, 0), 0, 0
         self._followed: tuple[tuple[str, int], str] | None = None
+        # Of the last holder only: each is looked at when its term begins, and a proof is asked for of nobody else.
+        self._seen_alive: Identity | None = None
         self._known = self._dead = False
         self._opened_at, self._version = 0.0, ""
 
@@ -137,7 +176,10 @@ class HolderWatch:
         return self._followed[0] if self._dead and self._followed else None
 
     def forget(self) -> None:
-        """Watches nobody, and closes the descriptor. Local; also for the end, and for a child that inherited it."""
+        """Watches nobody, and closes the descriptor. Local; also for the end, and for a child that inherited it.
+
+        Which process was last seen alive is kept: it may lead again, and be gone before it is looked at again.
+        """
         self._close()
         self._followed, self._known, self._dead, self._version = None, False, False, ""
 
@@ -145,12 +187,14 @@ class HolderWatch:
         if not holder:
             return
         me = _own()  # it opens a pidfd, so that the next refusal is not that of a sandbox
-        if holder[:2] != me[:2] or holder.pid == me.pid:
+        if not _may_be_here(me, holder):
             return
+        # Its wall time of boot, which was compared already, is what was read then; the rest is the kernel's and stays.
+        same = holder._replace(booted=0)
         try:
             self.fd = _pidfd_open(holder.pid)
         except ProcessLookupError:
-            self._dead = True
+            self._dead = self._seen_alive == same
             return
         self._node = _node(self.fd)  # by which it is closed, whatever follows
         self._inode = _pidfs_inode(self.fd)
@@ -163,7 +207,9 @@ class HolderWatch:
             if not self._inode:
                 raise
             started = holder.started
-        if (self._inode, started) != (holder.inode, holder.started):
+        if (self._inode, started) == (holder.inode, holder.started):
+            self._seen_alive = same
+        else:
             self._close()
         self._known, self._opened_at = self._inode != 0, clock.now()
 
@@ -178,6 +224,13 @@ class HolderWatch:
                 os.close(fd)
 
 
+def _may_be_here(me: Identity, holder: Identity) -> bool:
+    """Whether the kernel can be asked about ``holder``, which is not this process itself."""
+    ticks = clock.now() * os.sysconf("SC_CLK_TCK")
+    here = same_boot(me, holder) and me.namespace == holder.namespace and holder.started <= ticks
+    return here and me.pid != holder.pid
+
+
 def _own() -> Identity:
     fd = _pidfd_open(os.getpid())
     try:
@@ -185,7 +238,8 @@ def _own() -> Identity:
     finally:
         os.close(fd)
     space = os.stat("/proc/thread-self/ns/pid")
-    return Identity(_boot_id(), f"{space.st_dev}:{space.st_ino}", os.getpid(), _start_time("self"), inode)
+    namespace = f"{space.st_dev}:{space.st_ino}"
+    return Identity(_boot_id(), namespace, os.getpid(), _start_time("self"), inode, boot_time())
 
 
 def clocks() -> Clocks:

@@ -19,7 +19,7 @@ import pytest
 
 from django_leader import process
 from django_leader.clock import now
-from django_leader.process import HolderWatch, Identity
+from django_leader.process import HolderWatch, Identity, same_boot
 from testproject.embedded import die_with_parent
 from tests.conftest import need
 from tests.support.holder_process import TERM, looks, watch
@@ -137,17 +137,41 @@ def test_s24_a_process_that_exits_is_dead(holder: Holder, watching: HolderWatch)
     assert watching.dead() == TERM
 
 
-@pytest.mark.parametrize("reaped", [False, True])
-def test_s24_a_newcomer_finds_that_a_process_is_gone(holder: Holder, reaped: bool) -> None:
+def test_s24_a_newcomer_knows_a_zombie_by_its_inode(holder: Holder) -> None:
     holder.process.kill()
-    if reaped:
-        holder.process.wait()
-    else:
-        eventually(lambda: holder.state == "Z", "it is a zombie")
-        need(holder.identity.inode, "a kernel with pidfs")  # without it the zombie's identity cannot be told
+    eventually(lambda: holder.state == "Z", "it is a zombie")
+    need(holder.identity.inode, "a kernel with pidfs")
     watching = watch(holder.text)
     assert watching.dead() == TERM
     assert watching.fd is None
+
+
+def test_s24_to_a_newcomer_a_process_that_is_gone_proves_nothing(holder: Holder) -> None:
+    holder.process.kill()
+    holder.process.wait()
+    assert looks(watch(holder.text)) == NOTHING
+
+
+def test_s24_a_process_that_was_seen_alive_and_is_gone_is_dead(holder: Holder, watching: HolderWatch) -> None:
+    watching.forget()
+    holder.process.kill()
+    holder.process.wait()
+    watching.follow(("holder:1", 8), holder.text, now(), "9")
+    assert watching.dead() == ("holder:1", 8)
+
+
+@pytest.mark.parametrize("milliseconds", [-1001, 1001])
+def test_s23_a_process_of_another_boot_is_not_watched(holder: Holder, milliseconds: int) -> None:
+    me = process.own()
+    assert me
+    assert same_boot(me, holder.identity), "what two processes of one boot read is equal"
+    text = holder.identity._replace(booted=me.booted + milliseconds).to_text()
+    assert looks(watch(text)) == NOTHING
+
+
+def test_s23_a_process_that_starts_in_the_future_is_not_watched(holder: Holder) -> None:
+    ticks = int((now() + 60) * os.sysconf("SC_CLK_TCK"))
+    assert looks(watch(holder.identity._replace(started=ticks).to_text())) == NOTHING
 
 
 def test_s24_a_stopped_process_is_not_dead(holder: Holder, watching: HolderWatch) -> None:
@@ -218,8 +242,8 @@ def test_s23_a_process_of_another_pid_namespace_is_not_watched(start: Start) -> 
         assert looks(watch(text)) == NOTHING
     inside.close()
     assert watch(inside.text).dead() is None
-    outside.close()
-    assert watch(outside.text).dead() == TERM, "in its own namespace it is proof that there is no such process"
+    for pid in (inside.identity.pid, free):
+        assert looks(watch(outside.identity._replace(pid=pid).to_text())) == NOTHING, "nor one that is not there"
 
 
 @pytest.mark.parametrize("more", [["--mount-proc"], []], ids=["its own /proc", "its parent's /proc"])

@@ -150,16 +150,63 @@ def test_s24_the_death_of_a_leader_is_seen_and_its_lease_taken_over(
 
 
 @pytest.mark.parametrize("attempt", [False, True])
-def test_s24_a_newcomer_leads_at_once_when_the_last_leader_is_dead(
+def test_s24_a_newcomer_that_has_not_seen_the_leader_alive_waits_for_the_end_of_its_lease(
     candidate: Make, own_server: RedisServer, attempt: bool
 ) -> None:
-    first = candidate("first")
+    first = candidate("first", **SHORT)
     first.hears("gain")
+    left = first.verdict()
     first.kill()
-    newcomer = candidate("newcomer", attempt=attempt)
+    newcomer = candidate("newcomer", **SHORT, attempt=attempt)
     if attempt:
-        assert newcomer.hears("attempted")["leads"] is True, "in its first attempt"
-    takes_over(own_server, newcomer)
+        assert newcomer.hears("attempted")["leads"] is False, "in its first attempt"
+    assert newcomer.hears("gain")["at"] > left["at"] + left["left"]
+    assert history(own_server) == [("elected", ""), ("taken-over", "")]
+
+
+def test_s24_a_leader_that_was_seen_alive_in_an_earlier_term_is_taken_over_at_once(
+    candidate: Make, own_server: RedisServer
+) -> None:
+    first, second = leader_and_follower(candidate)
+    for loser, winner in ((first, second), (second, first)):
+        loser.tell("resign")
+        winner.hears("gain")
+    second.freeze()
+    first.kill()
+    second.thaw()
+    takes_over(own_server, second)
+
+
+def a_free_pid() -> int:
+    return next(pid for pid in range(2**22 - 1, 0, -1) if not Path(f"/proc/{pid}").exists())
+
+
+CLONES: dict[str, Callable[[Identity], Identity]] = {
+    "a process that does not exist here": lambda leader: leader._replace(pid=a_free_pid()),
+    "a machine that was resumed at another time": lambda leader: leader._replace(booted=leader.booted + 5000),
+    "a process that starts in an hour": lambda leader: leader._replace(started=leader.started + 3600 * 100),
+}
+"""What the leader publishes instead, as on another machine that was resumed from the same snapshot: all but this is
+equal there."""
+
+
+@pytest.mark.parametrize("clone", CLONES)
+def test_s23_a_leader_on_a_clone_of_this_machine_is_not_taken_over(
+    candidate: Make, own_server: RedisServer, clone: str
+) -> None:
+    first = candidate("first", **SHORT)
+    first.hears("gain")
+    published = Identity.from_text(state(own_server, "process"))
+    assert published
+    text = CLONES[clone](published).to_text()
+    own_server.client().hset(f"{ROOT}:state", "process", text)
+    newcomer = follower(candidate, "newcomer", **SHORT)
+    follows(own_server, newcomer, "newcomer")
+    assert first.verdict()["leads"] is True
+    assert pidfds(newcomer) == 0
+    renewals(own_server)
+    assert state(own_server, "process") == text, "nothing has published it anew"
+    waits_for_the_end(own_server, first, newcomer)
 
 
 def test_s25_one_of_several_claimers_leads_and_the_others_follow_it(candidate: Make, own_server: RedisServer) -> None:

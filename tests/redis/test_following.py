@@ -113,14 +113,27 @@ def test_s24_a_follower_takes_over_when_the_leaders_process_dies(
     eventually(lambda: descriptor not in pidfds(), "nobody is watched by a leader")
 
 
-def test_s24_a_newcomer_leads_in_its_first_attempt_when_the_leader_is_dead(
+def test_s24_a_newcomer_leads_in_its_first_attempt_when_the_leader_is_a_zombie(
+    make: Make, holder: subprocess.Popen[str], token: int
+) -> None:
+    me = process.own()
+    need(me and me.inode, "a kernel with pidfs")
+    holder.kill()
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(0)
+
+
+def test_s24_a_newcomer_does_not_lead_when_the_leader_is_gone(
     make: Make, holder: subprocess.Popen[str], token: int
 ) -> None:
     holder.kill()
     holder.wait()
     election = make()
     election.start()
-    assert election.wait_for_leadership(0)
+    assert not election.wait_for_leadership(0)
+    assert not election.wait_for_leadership(3 * LONG.timing.retry), "nor at its next looks"
 
 
 def test_s25_a_claim_that_is_refused_is_not_made_again_and_again(

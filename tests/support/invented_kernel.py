@@ -1,4 +1,4 @@
-"""As much of a kernel as ``process`` asks: processes, descriptors and errors as the test says."""
+"""As much of a kernel as ``process`` asks: processes, clocks, descriptors and errors as the test says."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from django_leader import process
+from django_leader import clock, process
 
 BOOT = "37206924-49b4-42d0-a925-88f5ef7b5d09"
 NAMESPACE = "4:4026531836"
 ANONYMOUS, PIDFS, SOCKETS = (16, 1038), 5, 8
+BOOTED = 1_700_000_000_000
+TICKS = 100
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Process:
 
     @property
     def identity(self) -> process.Identity:
-        return process.Identity(BOOT, NAMESPACE, self.pid, self.started, self.inode)
+        return process.Identity(BOOT, NAMESPACE, self.pid, self.started, self.inode, BOOTED)
 
     @property
     def text(self) -> str:
@@ -37,7 +39,7 @@ class Process:
 
 
 class Kernel:
-    """Stands in for ``os`` and ``select``. Without ``pidfs`` a pidfd has the inode of everything anonymous."""
+    """Stands in for ``os``, ``select`` and clocks. Without ``pidfs`` a pidfd has the inode of everything anonymous."""
 
     O_RDONLY, O_CLOEXEC, POLLIN, POLLNVAL = 0, 0, 1, 32
 
@@ -50,6 +52,9 @@ class Kernel:
         self.missing = ""
         """The beginning of the paths that are not there."""
         self.limit = 1000
+        self.uptime = 3600.0
+        self.booted = BOOTED / 1000
+        """The wall time of boot. A step of the wall clock changes it."""
         self.me = self.runs(Process(100))
 
     def runs(self, process: Process) -> Process:
@@ -65,8 +70,19 @@ class Kernel:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(process, "os", self)
+        monkeypatch.setattr(process, "time", SimpleNamespace(time=lambda: self.booted + self.uptime))
+        monkeypatch.setattr(clock, "now", self.now)
         names = ("POLLIN", "POLLNVAL", "poll")
         monkeypatch.setattr(process, "select", SimpleNamespace(**{name: getattr(self, name) for name in names}))
+
+    def now(self) -> float:
+        """The boot clock. It goes on with each look at it."""
+        self.uptime += 0.001
+        return self.uptime - 0.001
+
+    def sysconf(self, name: str) -> int:
+        assert name == "SC_CLK_TCK"
+        return TICKS
 
     def _new(self, thing: object) -> int:
         if len(self.descriptors) >= self.limit:

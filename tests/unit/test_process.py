@@ -10,10 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from django_leader import process
-from django_leader.clock import now
-from django_leader.process import HolderWatch, Identity
-from tests.support.invented_kernel import Kernel, Process
+from django_leader import clock, process
+from django_leader.process import HolderWatch, Identity, boot_time, same_boot
+from tests.support.invented_kernel import BOOTED, TICKS, Kernel, Process
 
 TERM = ("holder:1", 7)
 numbers = st.integers(0, 2**64 - 1)
@@ -50,7 +49,7 @@ def watching() -> Iterator[HolderWatch]:
 
 def renews(watching: HolderWatch, text: str, *versions: str) -> None:
     for version in versions:
-        watching.follow(TERM, text, now(), version)
+        watching.follow(TERM, text, clock.now(), version)
 
 
 def state(watching: HolderWatch) -> tuple[bool, bool]:
@@ -99,14 +98,14 @@ def test_s24_without_pidfs_the_holder_must_be_seen_renewing(
     assert state(watching) == (False, False), "a zombie cannot be told apart"
     old.ends(holder)
     renews(watching, holder.text, "9")
-    assert state(watching) == (False, True), "but there is no such process any more"
+    assert state(watching) == (False, True), "but it was seen alive here, and now there is no such process"
 
 
 def test_s24_without_pidfs_an_answer_that_was_asked_for_before_is_no_renewal(
     old: Kernel, watching: HolderWatch
 ) -> None:
     holder = old.runs(Process(200))
-    before = now()
+    before = clock.now()
     watching.follow(TERM, holder.text, before, "1")
     watching.follow(TERM, holder.text, before, "2")
     watching.follow(TERM, holder.text, before, "3")
@@ -131,6 +130,9 @@ def test_s24_without_pidfs_a_kernel_whose_pidfds_are_always_readable_is_not_beli
     holder = old.runs(Process(200, ended=True))
     renews(watching, holder.text, "1", "2", "3", "4")
     assert state(watching) == (False, False)
+    old.ends(holder)
+    renews(watching, holder.text, "5")
+    assert state(watching) == (False, False), "nor was it ever seen alive, so that it is gone proves nothing"
 
 
 @pytest.mark.parametrize(
@@ -169,11 +171,125 @@ def test_s24_without_pidfs_a_hidden_process_is_not_watched(old: Kernel, watching
     holder = old.runs(Process(200, hidden=True))
     renews(watching, holder.text, "1", "2", "3")
     assert state(watching) == (False, False)
+    old.ends(holder)
+    renews(watching, holder.text, "4")
+    assert state(watching) == (False, False), "what cannot be looked at is not seen alive"
 
 
-def test_s24_a_process_that_does_not_exist_is_dead(kernel: Kernel, watching: HolderWatch) -> None:
-    renews(watching, Process(200).text, "1")
-    assert state(watching) == (False, True)
+def test_s24_that_a_process_was_never_seen_here_proves_nothing(kernel: Kernel, watching: HolderWatch) -> None:
+    """It may run on another machine that was resumed from the same snapshot."""
+    renews(watching, Process(200).text, "1", "2", "3")
+    assert state(watching) == (False, False)
+    kernel.runs(Process(200))
+    renews(watching, Process(200).text, "4")
+    assert state(watching) == (False, False), "and it is not looked for again in this term"
+
+
+def test_s24_a_holder_that_ends_before_it_could_be_looked_at_proves_nothing(
+    kernel: Kernel, watching: HolderWatch
+) -> None:
+    holder = kernel.runs(Process(200))
+    kernel.refused[200] = errno.EMFILE
+    renews(watching, holder.text, "1", "2", "3")
+    del kernel.refused[200]
+    kernel.ends(holder)
+    renews(watching, holder.text, "4")
+    assert state(watching) == (False, False)
+
+
+def test_s24_a_holder_that_was_seen_alive_in_an_earlier_term_and_is_gone_is_dead(
+    kernel: Kernel, watching: HolderWatch
+) -> None:
+    holder = kernel.runs(Process(200))
+    renews(watching, holder.text, "1")
+    watching.forget()  # as when it is released, and this candidate leads for a while
+    later = holder.identity._replace(booted=holder.identity.booted + 3)  # published anew, as it was measured then
+    kernel.ends(holder)
+    watching.follow(("holder:1", 9), later.to_text(), clock.now(), "7")
+    assert watching.dead() == ("holder:1", 9)
+
+
+def test_s24_only_the_last_process_that_was_seen_alive_is_remembered(kernel: Kernel, watching: HolderWatch) -> None:
+    first, second = kernel.runs(Process(200)), kernel.runs(Process(201, 6000, 70002))
+    renews(watching, first.text, "1")
+    watching.follow(("holder:2", 8), second.text, clock.now(), "2")
+    kernel.ends(first)
+    renews(watching, first.text, "3")
+    assert state(watching) == (False, False)
+
+
+def test_s24_what_was_seen_of_one_process_says_nothing_of_another(kernel: Kernel, watching: HolderWatch) -> None:
+    holder = kernel.runs(Process(200))
+    renews(watching, holder.text, "1")
+    kernel.ends(holder)
+    watching.follow(("holder:2", 8), holder.identity._replace(started=5001).to_text(), clock.now(), "2")
+    assert state(watching) == (False, False)
+
+
+@pytest.mark.parametrize("seconds", [1.0, -1.0])
+def test_s23_a_step_of_the_wall_clock_by_a_second_hinders_no_proof(
+    kernel: Kernel, watching: HolderWatch, seconds: float
+) -> None:
+    holder = kernel.runs(Process(200))
+    kernel.booted += seconds
+    renews(watching, holder.text, "1", "2", "3")
+    assert state(watching) == (True, False)
+    kernel.ends(holder)
+    assert watching.dead() == TERM
+
+
+@pytest.mark.parametrize("seconds", [1.001, -1.001, 3600.0])
+def test_s23_where_the_wall_time_of_boot_differs_nothing_is_proved(
+    kernel: Kernel, watching: HolderWatch, seconds: float
+) -> None:
+    holder = kernel.runs(Process(200))
+    kernel.booted += seconds
+    renews(watching, holder.text, "1", "2", "3")
+    assert state(watching) == (False, False)
+    kernel.ends(holder)
+    renews(watching, holder.text, "4")
+    assert state(watching) == (False, False)
+
+
+def test_s23_a_holder_that_is_watched_stays_watched_when_the_wall_clock_is_set(
+    kernel: Kernel, watching: HolderWatch
+) -> None:
+    holder = kernel.runs(Process(200))
+    renews(watching, holder.text, "1", "2", "3")
+    kernel.booted += 3600
+    renews(watching, holder.text, "4")
+    kernel.ends(holder)
+    assert watching.dead() == TERM
+
+
+def test_s23_a_holder_from_the_future_is_not_watched(kernel: Kernel, watching: HolderWatch) -> None:
+    holder = kernel.runs(Process(200, started=int(kernel.uptime + 1) * TICKS))
+    renews(watching, holder.text, "1", "2", "3")
+    assert state(watching) == (False, False)
+    kernel.uptime += 2
+    watching.follow(("holder:1", 8), holder.text, clock.now(), "4")
+    assert state(watching) == (True, False), "it has started by now"
+
+
+@given(st.integers(-(10**14), 10**14), st.integers(-(10**14), 10**14))
+@example(BOOTED, BOOTED + 1000)
+@example(BOOTED, BOOTED + 1001)
+def test_s23_one_boot_has_one_boot_id_and_one_wall_time(mine: int, other: int) -> None:
+    me = Process(100).identity._replace(booted=mine)
+    assert same_boot(me, me._replace(booted=other, namespace="4:1", pid=200, started=1, inode=1)) is (
+        abs(mine - other) <= 1000
+    )
+    assert not same_boot(me, me._replace(boot="00000000-49b4-42d0-a925-88f5ef7b5d09"))
+
+
+def test_s23_the_wall_time_of_boot_is_the_same_whenever_it_is_asked_for(kernel: Kernel) -> None:
+    assert boot_time() == BOOTED
+    kernel.uptime += 12345.6
+    me = process.own()
+    assert me
+    assert (me.booted, boot_time()) == (BOOTED, BOOTED)
+    kernel.booted -= 5
+    assert boot_time() == BOOTED - 5000
 
 
 @pytest.mark.parametrize("change", [{"boot": "00000000-49b4-42d0-a925-88f5ef7b5d09"}, {"namespace": "4:4026531999"}])
@@ -265,7 +381,7 @@ def test_a_new_term_replaces_the_old_one(kernel: Kernel, watching: HolderWatch) 
     first, second = kernel.runs(Process(200)), kernel.runs(Process(201, 6000, 70002 if kernel.pidfs else 0))
     renews(watching, first.text, "1", "2", "3")
     for _ in range(3):
-        watching.follow(("holder:2", 8), second.text, now(), "4")
+        watching.follow(("holder:2", 8), second.text, clock.now(), "4")
     assert len(kernel.descriptors) == 1
     kernel.ends(first)
     assert watching.dead() is None
@@ -274,9 +390,11 @@ def test_a_new_term_replaces_the_old_one(kernel: Kernel, watching: HolderWatch) 
 
 
 def test_a_proof_is_forgotten_when_another_leads(kernel: Kernel, watching: HolderWatch) -> None:
-    renews(watching, Process(200).text, "1")
+    holder = kernel.runs(Process(200))
+    renews(watching, holder.text, "1", "2", "3")
+    kernel.ends(holder)
     assert watching.dead() == TERM
-    watching.follow(("holder:2", 8), "", now(), "2")
+    watching.follow(("holder:2", 8), "", clock.now(), "2")
     assert state(watching) == (False, False)
 
 
@@ -300,15 +418,21 @@ def test_s24_a_number_that_became_something_else_proves_nothing(
     if kernel.pidfs or thing == "socket":
         assert list(kernel.descriptors.values()) == [thing], "and is not ours to close"
     kernel.descriptors.clear()
+    kernel.ends(holder)
+    renews(watching, holder.text, "4")
+    assert watching.dead() == TERM, "the next answer finds that the process is gone"
 
 
 @given(st.text())
 @example("")
-@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 0 5000 70001")
-@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 99999999999 5000 70001")
-@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 -5 5000 70001")
-@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 200 5000 70001\n")
-@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 \u0662\u0660\u0660 5000 70001")
+@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 200 5000 70001")  # as versions before this one did
+@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 0 5000 70001 1700000000000")
+@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 99999999999 5000 70001 1700000000000")
+@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 -5 5000 70001 1700000000000")
+@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 200 5000 70001 1700000000000\n")
+@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 200 5000 70001 17000000000000000")
+@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 200 5000 70001 1700000000000.5")
+@example("37206924-49b4-42d0-a925-88f5ef7b5d09 4:4026531836 \u0662\u0660\u0660 5000 70001 1700000000000")
 def test_garbage_is_nobody(text: str) -> None:
     assert Identity.from_text(text) is None
     watching = HolderWatch()
@@ -316,11 +440,11 @@ def test_garbage_is_nobody(text: str) -> None:
     assert state(watching) == (False, False)
 
 
-@given(st.uuids(), numbers, numbers, st.integers(1, 2**22), numbers, numbers)
+@given(st.uuids(), numbers, numbers, st.integers(1, 2**22), numbers, numbers, st.integers(-(10**15) + 1, 10**15 - 1))
 def test_an_identity_is_what_its_text_says(
-    boot: object, device: int, inode: int, pid: int, started: int, pidfs: int
+    boot: object, device: int, inode: int, pid: int, started: int, pidfs: int, booted: int
 ) -> None:
-    identity = Identity(str(boot), f"{device}:{inode}", pid, started, pidfs)
+    identity = Identity(str(boot), f"{device}:{inode}", pid, started, pidfs, booted)
     assert Identity.from_text(identity.to_text()) == identity
 
 
