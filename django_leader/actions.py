@@ -28,7 +28,7 @@ from .exceptions import RedisUnavailable
 from .hold import HOLD, held_since
 from .lease import Lease
 from .log import log
-from .process import HolderWatch, clocks, own
+from .process import HolderWatch, Identity, boot_time, clocks, own, same_boot
 from .records import Answer, Claim, LeaderInfo, utc_now
 from .waker import Waker
 
@@ -66,11 +66,19 @@ class Actions:
         self._advised = self._released = False
         self._prepared_at, self._candidates = -1, 0
         self._holder = HolderWatch()
+        self._identity: Identity | None = None
 
     def begin(self) -> None:
         """Finds out which process this is, before the first campaign publishes it. Local."""
         if self._config.same_host_takeover and (me := own()):
-            self._lease.process = me.to_text()
+            self._identity, self._lease.process = me, me.to_text()
+            self._prepared_at = -1
+
+    def _begin_again(self) -> None:
+        """Have the next request publish the process anew if the wall clock was stepped. Local, 1 µs if it was not."""
+        me = self._identity
+        if me and not same_boot(me, me._replace(booted=boot_time())):
+            self.begin()
 
     def end(self) -> None:
         """Gives back what is held at home; also in a forked child. Local."""
@@ -175,6 +183,7 @@ class Actions:
         return self._published
 
     def _wait(self, state: machine.State, todo: machine.Plan, asked_at: float) -> float:
+        self._begin_again()
         if not self._advised and not state.ended and not state.failures:
             self._advised = True
             with contextlib.suppress(RedisUnavailable):  # it may not be allowed

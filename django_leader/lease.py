@@ -36,7 +36,9 @@ class Lease:
     def __init__(self, connect: Connect, config: Config, waker: Waker | None = None) -> None:
         self._timing, self._keys = config.timing, config.keys
         self.process = ""
-        """What a grant publishes of this process; nothing, and its death lets nobody take over."""
+        """What a grant publishes of this process; nothing, and its death lets nobody take over. The next heartbeat
+        publishes what has changed."""
+        self._published = ""
         self._looked = False
         self.channel = Channel(connect, self._timing.operation, waker)
         self._runner = Runner(self.channel)
@@ -49,7 +51,9 @@ class Lease:
         request = self._prepared_campaign(me, claim, info)
         at = _iso(info.started_at or utc_now())
         values = (_digits(claim.latest * 1000, 13), at, at)
-        return self._replicated(wire.parse(self._runner.send("campaign", request, *values)))
+        answer = wire.parse(self._runner.send("campaign", request, *values))
+        self._published = self.process
+        return self._replicated(answer)
 
     def prepare(self, me: str, claim: Claim, info: LeaderInfo) -> None:
         """Packs the campaign that says this, so that it can leave at once, at whatever time. Local.
@@ -74,10 +78,13 @@ class Lease:
         It costs one round trip more when the state in Redis is not plainly the leader's own. Of ``claim`` count the
         version that was answered last, and the latest.
         """
-        if self.channel.connected and not confirm and (answer := self._renew(me, token, info)):
+        lean = self.channel.connected and not confirm and self._published == self.process
+        if lean and (answer := self._renew(me, token, info)):
             return self._replicated(answer)
         arguments = wire.reclaim_arguments(self._timing, me, token, info, claim, self.process, confirm=confirm)
-        return self._replicated(wire.parse(self._runner.run("reclaim", self._keys, *arguments)))
+        answer = wire.parse(self._runner.run("reclaim", self._keys, *arguments))
+        self._published = self.process
+        return self._replicated(answer)
 
     def release(
         self,
@@ -196,7 +203,7 @@ class Lease:
             sha, pack = self._runner.script("campaign").sha, self.channel.pack
             return wire.packed_campaign(pack, sha, self._keys, self._timing, me, claim, info, self.process)
 
-        return self._runner.prepared("campaign", (me, claim._replace(latest=0.0)), packed)
+        return self._runner.prepared("campaign", (me, claim._replace(latest=0.0), self.process), packed)
 
     def _prepared_release(self, me: str, token: int, reason: str, claim: Claim, **how: Any) -> Packed:
         def packed() -> Packed:

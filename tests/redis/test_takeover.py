@@ -10,6 +10,7 @@ import redis
 
 from django_leader.channel import Connect
 from django_leader.config import Config
+from django_leader.exceptions import RedisUnavailable
 from django_leader.lease import Lease
 from django_leader.records import Answer, Claim, LeaderInfo
 
@@ -247,6 +248,42 @@ def test_s23_a_reclaim_publishes_the_process_again(first: Lease, lease: Lease, c
     assert first.renew(A, token, INFO).process == process(client) == "process of A"
     first.renew(A, token, INFO)
     assert process(client) == "process of A", "and a heartbeat leaves it there"
+
+
+def test_s23_a_leader_whose_wall_clock_was_set_publishes_its_process_anew(
+    first: Lease, lease: Lease, client: Any, token: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first.process = "process of A, later"
+    assert first.renew(A, token, INFO).verdict == "renewed", "with its next heartbeat"
+    assert process(client) == lease.campaign(B, Claim(), INFO).process == "process of A, later"
+    monkeypatch.setattr(first._runner, "run", None)  # which would be the more costly heartbeat
+    assert first.renew(A, token, INFO).verdict == "renewed", "and once is enough"
+
+
+def test_s23_a_heartbeat_that_failed_publishes_the_process_the_next_time(
+    first: Lease, client: Any, token: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*said: Any) -> Any:
+        raise RedisUnavailable("it is away")
+
+    first.process = "process of A, later"
+    with monkeypatch.context() as away:
+        away.setattr(first._runner, "run", run)
+        with pytest.raises(RedisUnavailable):
+            first.renew(A, token, INFO)
+    assert process(client) == "process of A"
+    first.renew(A, token, INFO)
+    assert process(client) == "process of A, later"
+
+
+def test_s23_a_campaign_that_was_packed_before_publishes_the_process_of_now(
+    lease: Lease, client: Any, token: int
+) -> None:
+    lease.campaign(B, Claim(), INFO)
+    lease.prepare(B, Claim(dead=(A, token)), INFO)
+    lease.process = "process of B, later"
+    assert claim(lease, token).verdict == "granted"
+    assert process(client) == "process of B, later"
 
 
 def test_s23_who_publishes_nothing_leaves_nothing_of_the_last_holder(make: Make, client: Any, token: int) -> None:

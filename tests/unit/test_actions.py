@@ -16,6 +16,7 @@ from django_leader.config import Config
 from django_leader.lease import Lease
 from django_leader.records import Answer
 from django_leader.waker import Waker
+from tests.support.invented_kernel import Kernel
 
 
 def test_s08_nothing_is_released_when_the_lease_has_run_out_in_between() -> None:
@@ -97,3 +98,45 @@ def test_a_wait_follows_in_the_request_where_none_can_be_due_and_ends_exactly_wh
         for plan in ("look", "wait"):
             actions.do(machine.Plan(cast(Any, plan), clock.now() + 5, listen=True), 0.0)
     assert seen == {"with it": with_it, "exact": exact}
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_s23_a_step_of_the_wall_clock_is_published(leads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, kernel, published = Config().validate(), Kernel(pidfs=True), list[str]()
+    kernel.install(monkeypatch)
+    before, after, later = (
+        kernel.me.identity._replace(booted=kernel.me.identity.booted + step).to_text() for step in (0, 1800, 5400)
+    )
+    lease: Any = SimpleNamespace(server=dict, process="", channel=SimpleNamespace(connected=False))
+    lease.prepare, lease.wait = lambda *said: published.append(lease.process), lambda *said, **options: None
+    state = machine.State(term=machine.Term(7, clock.now() + 60)) if leads else machine.State()
+    with contextlib.closing(Waker()) as waker:
+        given = (cast(Lease, lease), "a:0", config, waker, Advice("a", config), 7)
+        actions = Actions(*given, lambda: state, lambda event: None)
+
+        def waits(step: float) -> str:
+            kernel.booted += step
+            actions.do(machine.Plan("wait", clock.now() + 5, listen=not leads), 0.0)
+            return str(lease.process)
+
+        actions.begin()
+        assert [waits(step) for step in (0.0, 0.9, 0.9, 0.0)] == [before, before, after, after]
+        kernel.limit = 0
+        assert waits(3.6) == after, "what it is cannot be found out for now"
+        kernel.limit = 1000
+        assert waits(0.0) == later
+    assert published == ([] if leads else [before, after, later]), "it is packed while there is time"
+    assert kernel.descriptors == {}
+
+
+def test_s23_who_does_not_publish_its_process_does_not_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, kernel = Config(same_host_takeover=False).validate(), Kernel(pidfs=True)
+    kernel.install(monkeypatch)
+    lease = SimpleNamespace(server=dict, process="", channel=SimpleNamespace(connected=False))
+    with contextlib.closing(Waker()) as waker:
+        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Advice("a", config), 7)
+        actions = Actions(*given, machine.State, lambda event: None)
+        actions.begin()
+        kernel.booted += 3600
+        actions.do(machine.Plan("wait", clock.now() + 5), 0.0)
+    assert lease.process == ""
