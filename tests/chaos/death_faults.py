@@ -22,8 +22,7 @@ def kill(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
 
 @fault("leader killed with a candidate on its host")
 def kill_beside(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    fleet.unite()
-    leader = fleet.leader()
+    leader = fleet.unite()
     others = [slot for slot in fleet.slots if slot is not leader]
     stopped = rng.choice([[], [], [leader], rng.sample(others, rng.randint(1, len(others) - 1))])
     for slot in stopped:
@@ -39,7 +38,7 @@ def kill_beside(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since
 
 @fault("leaders killed in a row")
 def kill_in_a_row(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
-    # Each of them as soon as it leads, which may be before anybody watches it.
+    # Each of them as soon as it leads, which may be before anybody watches it: then its lease runs out.
     killed, deaths = [], []
     for _ in range(rng.randint(2, len(fleet.slots) - 1)):
         killed.append(fleet.leader())

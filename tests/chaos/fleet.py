@@ -179,23 +179,37 @@ class Fleet:
         self.events.add("killed", process=slot.id)
         if not slot.takes_over:
             self.note(f"{slot.id} had not published itself")
+        claimable = self.claimable(slot)
         at = now()
         slot.signal(signal.SIGKILL)
         slot.end()
-        return Death(at, self.claimable(slot))
+        return Death(at, claimable)
 
-    def claimable(self, dead: Slot) -> bool:
-        """Whether one is there that can claim the lease of ``dead``, if that led and its data are still there."""
-        others = [slot for slot in self.slots if slot.process and slot.process.poll() is None and not slot.stopped]
-        return dead.takes_over and any(slot.takes_over for slot in others) and own() is not None
+    def claimable(self, leader: Slot) -> bool:
+        """Whether one is there that claims the lease of ``leader`` when that dies and its data are still there.
 
-    def unite(self) -> None:
-        """Has all take part in the take-over."""
+        Ask before the death: only a candidate that has seen the leader alive may claim its lease.
+        """
+        return any(slot.watches(leader) for slot in self._others(leader) if not slot.stopped)
+
+    def _others(self, leader: Slot) -> list[Slot]:
+        return [slot for slot in self.slots if slot is not leader and slot.process and slot.process.poll() is None]
+
+    def unite(self) -> Slot:
+        """Have all take part in the take-over. Return the leader, once all others watch it, where that is possible."""
         for slot in self.slots:
             if not slot.takes_over:
                 self.exit(slot)
                 slot.start(takes_over=True)
         self.settle()
+
+        def watched() -> Slot | None:
+            leader = self.leader()
+            watchers = self._others(leader)
+            return leader if all(slot.watches(leader) for slot in watchers) or own() is None else None
+
+        found: Slot = self.wait(watched, "the leader is watched")
+        return found
 
     def do(self, slot: Slot, command: str) -> None:
         """Has ``slot`` carry out a command, and waits for that."""

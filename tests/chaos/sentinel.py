@@ -181,7 +181,7 @@ class SentinelFleet(Fleet):
 
         self.wait(repaired, "the replicas are attached to the primary")
 
-    def claimable(self, dead: Slot) -> bool:
+    def claimable(self, leader: Slot) -> bool:
         """Never for certain: the replica that joined last may have started a quarantine."""
         return False
 

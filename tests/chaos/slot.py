@@ -68,6 +68,17 @@ class Slot:
         alive = self.process and self.process.returncode is None
         return self.word(LEADS) if alive and now() - self.word(SAMPLED_AT) < FRESH else 0
 
+    def watches(self, other: Slot) -> bool:
+        """Whether it has a pidfd of the process of ``other``, which it has then seen alive."""
+        assert self.process
+        assert other.process
+        line = f"Pid:\t{other.process.pid}\n"
+        for entry in Path(f"/proc/{self.process.pid}/fdinfo").glob("*"):
+            with contextlib.suppress(OSError):
+                if line in entry.read_text():
+                    return True
+        return False
+
     def tell(self, command: str) -> None:
         """Sends a command."""
         assert self.process
