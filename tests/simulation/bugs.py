@@ -186,4 +186,5 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         lambda: Rules(step=_forgets),
         ("clock-back", "cut-leader"),
     ),
+    "a process that does not exist here is taken for dead": (lambda: Rules(seen=False), ("crash-leader",)),
 }

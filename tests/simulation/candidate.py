@@ -84,7 +84,7 @@ class Candidate:
         self.name, self.state, self.rng, self.clock = name, state, rng, clock
         self.me = f"{name}:{world.number():016x}"
         self.process, self.published = process, world.hosts.publishes(process, rng)
-        self._holder = HolderWatch(world.hosts, process.host)
+        self._holder = HolderWatch(world.hosts, process)
         self.alive, self.paused, self.listening = True, False, False
         self.connected: tuple[Server, int] | None = None
         """To which server, in which of its lives."""

@@ -14,10 +14,10 @@ LATEST = 0.02
 
 
 class Process:
-    """A process as the kernel of its host knows it. It may have one candidacy after the other."""
+    """A process as the kernel of its machine knows it. It may have one candidacy after the other."""
 
-    def __init__(self, host: str, pid: str, number: int) -> None:
-        self.host, self.pid, self.number = host, pid, number
+    def __init__(self, host: str, machine: str, pid: str, number: int) -> None:
+        self.host, self.machine, self.pid, self.number = host, machine, pid, number
         self.frozen = self.dead = False
 
 
@@ -27,33 +27,42 @@ def identity(process: Process) -> str:
 
 
 class Hosts:
-    """All processes of an episode. Those of one name, one after the other, live on one host and have one pid."""
+    """All processes of an episode. Those of one name, one after the other, live on one machine and have one pid.
+
+    Several machines may look like one host, as if they were resumed from one snapshot.
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._known: dict[str, list[Process]] = defaultdict(list)
+        self._known: dict[tuple[str, str], list[Process]] = defaultdict(list)
 
     def spawn(self, name: str) -> Process:
         """A new process."""
-        host = f"host{ord(name[0]) % self.world.setup.hosts}"
-        process = Process(host, name, self.world.number())
-        self._known[self.world.rules.identity(process)].append(process)
+        setup = self.world.setup
+        number, host = divmod(ord(name[0]), setup.hosts)
+        process = Process(f"host{host}", f"machine{host}.{number % setup.clones}", name, self.world.number())
+        self._known[process.machine, self.world.rules.identity(process)].append(process)
         return process
 
     def publishes(self, process: Process, rng: random.Random) -> str:
         """The identity, or nothing where the process, or its kernel, does not take part in this."""
         return "" if rng.random() < self.world.setup.silent else self.world.rules.identity(process)
 
-    def dead(self, published: str) -> bool:
-        """Whether the kernel says so."""
-        return any(map(self.world.rules.dead, self._known[published]))
+    def found(self, machine: str, published: str) -> bool:
+        """Whether the kernel of this machine has such a process. Every second one that ended stays a zombie."""
+        return any(not process.dead or process.number % 2 for process in self._known[machine, published])
+
+    def dead(self, machine: str, published: str) -> bool:
+        """Whether the kernel of this machine says so, or that there is no such process."""
+        known = self._known[machine, published]
+        return not known or any(map(self.world.rules.dead, known))
 
     def changed(self, process: Process) -> None:
-        """Whoever waits on its host hears of it, if it is dead."""
+        """Whoever waits on its machine hears of it, if it is dead."""
         world = self.world
         if world.rules.dead(process):
             for candidate in world.candidates:
-                if candidate.process.host == process.host:
+                if candidate.process.machine == process.machine:
                     world.after(candidate.rng.random() * LATEST, candidate.heard)
 
     def die(self, process: Process) -> None:
@@ -65,20 +74,25 @@ class Hosts:
 class HolderWatch:
     """What a candidate knows of the process of whoever leads."""
 
-    def __init__(self, hosts: Hosts, host: str) -> None:
-        self._hosts, self._host = hosts, host
+    def __init__(self, hosts: Hosts, process: Process) -> None:
+        self._hosts, self._host, self._machine = hosts, process.host, process.machine
         self._term: tuple[str, int] | None = None
         self._published = ""
+        self._seen = set[str]()
+        """Of a real candidate only the last one counts. Here more deaths are proved, and so more can go wrong."""
 
     def follow(self, term: tuple[str, int], published: str) -> None:
         """Another process leads, by this term."""
         here = published.partition(" ")[0] == self._host
         self._term, self._published = (term, published) if here else (None, "")
+        if here and self._hosts.found(self._machine, published):
+            self._seen.add(published)
 
     def forget(self) -> None:
         """Nobody else leads."""
         self._term = None
 
     def dead(self) -> tuple[str, int] | None:
-        """The term whose process is dead."""
-        return self._term if self._term and self._hosts.dead(self._published) else None
+        """The term whose process is dead, if that was seen on this machine."""
+        known = self._published in self._seen or not self._hosts.world.rules.seen
+        return self._term if self._term and known and self._hosts.dead(self._machine, self._published) else None

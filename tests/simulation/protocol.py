@@ -47,6 +47,8 @@ class Rules:
     waits: bool = True
     identity: Callable[[Process], str] = identity
     dead: Callable[[Process], bool] = lambda process: process.dead
+    seen: bool = True
+    """Whether only the death of a process counts that was seen on the same machine."""
 
 
 class Call(NamedTuple):

@@ -31,6 +31,8 @@ class Setup:
     """How likely a process is to publish nothing of itself, and to watch nobody."""
     crowd: int
     """Of more candidates than this each looks more rarely."""
+    clones: int
+    """How many machines look like each host, as if resumed from one snapshot. Each has its own processes."""
     seed: int
 
     @property
@@ -71,5 +73,6 @@ def draw_setup(seed: int, *, replicated: bool = False) -> Setup:
         rng.choice([1, 1, 2, 5]),
         rng.choice([0.0, 0.0, 0.3, 1.0]),
         rng.choice([1, 2, pace.CROWD]),
+        2 if rng.random() < 0.15 else 1,
         seed,
     )
