@@ -2,8 +2,8 @@
 
 A lease goes on while a laptop or a VM sleeps, so the clock that measures it must go on, too.
 ``CLOCK_MONOTONIC`` stands still during a suspend on Linux; it is the fallback elsewhere.
-Wall time never decides anything in favour of a candidate, because it can be set. It may refuse a proof of death: see
-``process.same_boot``.
+Wall time never decides anything in favour of a candidate by itself, because it can be set. It may refuse a proof of
+death (``process.same_boot``), and confirm to a process on another host that a hold is over (``hold``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ from __future__ import annotations
 import time
 
 BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+SAME_BOOT = 1.0
+"""Seconds by which two readings of the wall time of one boot may differ. It changes only when the wall clock is
+stepped: by a leap second, or because it was wrong. chrony, as usually configured (``makestep 1``), steps it only if it
+is wrong by more than a second; slewing moves both clocks alike. On machines that were resumed from one snapshot at
+different times it differs by the time in between, once their wall clocks are set."""
 
 
 def now() -> float:

@@ -25,12 +25,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from .clock import SAME_BOOT
 from .records import Answer
 
 HOLD = "hold:"
 """How the version of such a state begins."""
-SAME_BOOT = 1.0
-"""Seconds by which the wall time of one boot may seem to differ: see ``process.SAME_BOOT``."""
 GRAIN = 0.001
 """Seconds to which the clocks are published."""
 _TEXT = re.compile(r"([0-9a-f-]{36}|-) ([0-9]{1,15}) ([0-9]{1,15})")

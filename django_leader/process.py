@@ -49,6 +49,7 @@ import time
 from typing import NamedTuple
 
 from . import clock
+from .clock import SAME_BOOT
 from .hold import Clocks
 
 _TEXT = re.compile(
@@ -56,11 +57,6 @@ _TEXT = re.compile(
 )
 """A UUID, and numbers of 64 bits. A pid is at most 2**22 (proc(5), pid_max). A machine without a battery boots in 1970,
 so the wall time of its boot may be a little less than 0."""
-SAME_BOOT = 1000
-"""Milliseconds by which two readings of the wall time of one boot may differ. It changes only when the wall clock is
-stepped: by a leap second, or because it was wrong. chrony, as usually configured (``makestep 1``), steps it only if it
-is wrong by more than a second; slewing moves both clocks alike. On machines that were resumed from one snapshot at
-different times it differs by the time in between, once their wall clocks are set."""
 REFUSALS = (OSError, ValueError, LookupError, AttributeError)
 """What a kernel, a sandbox or another Python answers when it does not know what it is asked for."""
 _START_TIME = 22 - 3
@@ -103,7 +99,7 @@ def same_boot(mine: Identity, other: Identity) -> bool:
     It is also False if the wall clock was stepped by more than a second between the two readings. The lease then runs
     out as ever.
     """
-    return mine.boot == other.boot and abs(mine.booted - other.booted) <= SAME_BOOT
+    return mine.boot == other.boot and abs(mine.booted - other.booted) <= SAME_BOOT * 1000
 
 
 def own() -> Identity | None:

@@ -154,7 +154,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
     ),
     "a death says something in a quarantine": (
         lambda: _lua("campaign", DEAD, DEAD.replace("kind == 'lease'", "(kind == 'lease' or kind == 'quarantine')")),
-        ("crash-leader", "failover", "restart-old", "link-slow"),
+        ("crash-leader", "restart-old"),
     ),
     "a death says something right after a reclaim": (
         lambda: _lua("campaign", DEAD, DEAD.replace("kind == 'lease'", "led")),

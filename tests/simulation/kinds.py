@@ -78,6 +78,13 @@ WITH_A_DEATH = (
 """Faults that are drawn together with the death of a leader, when what is left of its lease may be claimed."""
 OF_REPLICAS = {"promote", "split", "lag", "rejoin", "flap", "leave", "resetstat"}
 
+THEMES = (
+    ("clock-back", "clock-forth", "clock-little", "cut-leader", "link-slow", "stop"),
+    ("promote", "split", "rejoin", "flap", "leave", "resetstat", "link-cut"),
+    ("crash-leader", "last-words", "flush", "restart-old", "failover", "link-late", "pause"),
+)
+"""Kinds that do their worst together. Some episodes have no others: among all kinds they would hardly ever meet."""
+
 
 class Fault(NamedTuple):
     """One fault: when, what, whom it hits (a number that is taken modulo), and two measures between 0 and 1."""
@@ -113,7 +120,8 @@ def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
     """The faults of an episode, in order; ``only`` of these kinds, if some are named."""
     rng = random.Random(f"faults {setup.seed}")
     ttl = setup.timing.ttl
-    kinds = [*only] or rng.sample(KINDS, rng.randint(1, len(KINDS)))
+    theme = rng.choice(THEMES) if rng.random() < 0.4 else KINDS
+    kinds = [*only] or rng.sample(theme, rng.randint(1, len(theme)))
     weights = [WEIGHTS[kind] for kind in kinds]
     spacing = ttl * rng.choice([0.1, 0.3, 1.0, 2.0])
     shortest = min(timing.ttl for timing in setup.timings)
@@ -128,7 +136,7 @@ def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
         kind = rng.choices(kinds, weights)[0]
         seconds = draw_duration(setup, rng) if rng.random() < exact else 0.0
         faults.append(Fault(now, kind, rng.randrange(60), rng.random(), rng.random(), seconds, number))
-        if rng.random() < undone:
+        if rng.random() < (max(undone, 0.5) if kind.startswith("clock") else undone):
             faults.append(Fault(now + draw_duration(setup, rng), UNDO, 0, 0.0, 0.0, 0.0, number))
         if kind.startswith("clock") and "cut-leader" in kinds and rng.random() < 0.5:
             # Its last renewal tells the others when its lease ends, by whatever clock.

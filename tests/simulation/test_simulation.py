@@ -13,7 +13,7 @@ from .protocol import Rules
 
 STEPS = 100_000
 """At least; twice: with fixed seeds, and with others each time."""
-ENOUGH = 250_000
+ENOUGH = 300_000
 """Steps in which a planted bug must be found."""
 
 
