@@ -134,15 +134,16 @@ def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
     for number in range(rng.randint(1, 30)):
         now += rng.expovariate(1 / (shortest / 10 if rng.random() < together else spacing))
         kind = rng.choices(kinds, weights)[0]
-        seconds = draw_duration(setup, rng) if rng.random() < exact else 0.0
+        clock = kind.startswith("clock")
+        seconds = draw_duration(setup, rng) if rng.random() < (max(exact, 0.7) if clock else exact) else 0.0
         faults.append(Fault(now, kind, rng.randrange(60), rng.random(), rng.random(), seconds, number))
-        if rng.random() < (max(undone, 0.5) if kind.startswith("clock") else undone):
+        if rng.random() < (max(undone, 0.7) if clock else undone):
             faults.append(Fault(now + draw_duration(setup, rng), UNDO, 0, 0.0, 0.0, 0.0, number))
-        if kind.startswith("clock") and "cut-leader" in kinds and rng.random() < 0.5:
+        if clock and "cut-leader" in kinds and rng.random() < 0.5:
             # Its last renewal tells the others when its lease ends, by whatever clock.
             soon = now + rng.random() * shortest / 2
-            faults.append(Fault(soon, "cut-leader", 0, rng.random(), rng.random()))
-        if kind.startswith("clock") and "link-cut" in kinds and rng.random() < 0.5:
+            faults.append(Fault(soon, "cut-leader", 0, rng.uniform(0.4, 1), rng.random()))
+        if clock and "link-cut" in kinds and rng.random() < 0.5:
             # Whoever has just been cut off may still lead when the others see what the clock shows.
             before = max(now - rng.random() * shortest, 0.0)
             faults.append(Fault(before, "link-cut", rng.randrange(60), rng.random() * 0.1, rng.random()))
