@@ -12,6 +12,8 @@ outcome as unknown.
   rest is waited here.
 - A wait can be sent in one piece with the request before it. Its reply is then owed; until it has come, the connection
   cannot be used for anything else, and whoever cannot wait for it takes a new one.
+- A channel belongs to the process that made it. In a child of a fork whatever would send or read raises ``Forked``, and
+  the inherited descriptor is closed without a word to the server.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from . import clock
 from .exceptions import RedisUnavailable
+from .forks import Forked, OwnSocket, check, close_silently, own
 from .sentinel import Primary, private
 from .waker import Waker
 from .wire import Packed
@@ -55,6 +58,7 @@ class Channel:
     """A connection that is made when it is needed and dropped when it is in doubt. For one thread at a time."""
 
     def __init__(self, connect: Connect, timeout: float, waker: Waker | None = None) -> None:
+        self._pid = os.getpid()
         self._connect, self._timeout, self._waker = connect, timeout, waker
         self._connection: Connection | None = None
         self._stale: Connection | None = None
@@ -90,6 +94,7 @@ class Channel:
     def pack(self, *command: Any) -> bytes:
         """The command as it is sent. Connects if there is no connection. Raises ``RedisUnavailable``."""
         try:
+            check(self._pid)
             # Any connection packs alike, also one on which a wait goes on.
             return b"".join((self._connection or self._open()).pack_command(*command))  # type: ignore[no-untyped-call]
         except BaseException as error:
@@ -105,6 +110,7 @@ class Channel:
         assert self._waker, "a channel that waits needs a waker"
         patience = until if exact else until + 2 * SERVER_TIMER
         try:
+            check(self._pid)
             if self._owed is None:
                 seconds = until - clock.now() - (SERVER_TIMER if exact else 0.0)
                 if seconds < SERVER_TIMER / 2:
@@ -152,8 +158,7 @@ class Channel:
             sock = getattr(connection, "_sock", None)
             if connection is not None and sock is not None:
                 connection._sock = None
-                with contextlib.suppress(OSError):
-                    os.close(sock.detach())
+                close_silently(sock)
         self._connection = self._stale = self._owed = None
         self._connect = _refuse
 
@@ -174,6 +179,9 @@ class Channel:
         self._stale = None
 
     def _dropped(self, error: BaseException) -> BaseException:
+        if self._pid != os.getpid():  # whatever failed, it was the parent's
+            self.abandon()
+            return Forked()
         self.drop()
         if isinstance(error, RedisError | OSError | ValueError):
             said = "Redis answered: " if isinstance(error, ResponseError) else ""
@@ -181,6 +189,7 @@ class Channel:
         return error
 
     def _open(self) -> Connection:
+        check(self._pid)
         if self._owed is not None:
             self._set_aside()
         if self._connection is None:
@@ -203,7 +212,7 @@ class Channel:
         assert self._connection
         assert self._waker
         sock = getattr(self._connection, "_sock", None)
-        if isinstance(sock, socket.socket):
+        if isinstance(sock, socket.socket | OwnSocket):
             if self._connection.can_read(0):
                 return True
             return self._waker.wait(until - clock.now(), sock)[1]
@@ -220,7 +229,7 @@ def duration(seconds: float) -> bytes:
 
 
 def _refuse(timeout: float) -> Connection:
-    raise RedisUnavailable("this connection was another process's, of which this one is a fork")
+    raise Forked
 
 
 def _close(connection: Connection | None) -> None:
@@ -237,13 +246,13 @@ def connector(pool: ConnectionPool) -> Connect:
     # RESP2 and no client info: a new connection costs no handshake beyond what the server asks for.
     kwargs = private(pool.connection_kwargs) | _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
     kwargs |= {"decode_responses": False, "health_check_interval": 0}
-    primary = Primary(pool) if isinstance(pool, SentinelConnectionPool) else None
+    primary, kind = Primary(pool) if isinstance(pool, SentinelConnectionPool) else None, own(pool.connection_class)
 
     def connect(timeout: float) -> Connection:
-        own: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        given: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
         if primary:
-            own["connection_pool"] = primary.within(timeout)
-        connection: Connection = pool.connection_class(**kwargs | own)
+            given["connection_pool"] = primary.within(timeout)
+        connection: Connection = kind(**kwargs | given)
         return connection
 
     return connect

@@ -9,6 +9,7 @@ from typing import TypeVar
 from .channel import Connect
 from .config import Config
 from .exceptions import RedisUnavailable
+from .forks import Forked
 from .lease import Lease
 from .records import ElectionStatus, Event, LeaderInfo
 
@@ -67,6 +68,9 @@ class Queries:
             return question(lease)
         except RedisUnavailable as error:
             raise RedisUnavailable(f"{self.label}: {error}") from error
+        except Forked:
+            text = "this process was forked while its parent asked; ask again"
+            raise RedisUnavailable(f"{self.label}: {text}") from None
         finally:
             lease.channel.drop()
 

@@ -6,25 +6,20 @@ NOT guaranteed here: that there is anything to do. Whoever waits looks for itsel
 from __future__ import annotations
 
 import contextlib
-import math
-import select
+import os
 import socket
 
-
-def _poll(descriptors: list[int], seconds: float) -> list[int]:
-    """Those of ``descriptors`` that can be read, or have ended, within so many seconds."""
-    if not hasattr(select, "poll"):
-        return select.select(descriptors, [], [], seconds)[0]
-    poll = select.poll()  # unlike select it knows descriptors above 1023, and gevent has it
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return [descriptor for descriptor, _ in poll.poll(math.ceil(seconds * 1000))]
+from .forks import OwnSocket, check, poll
 
 
 class Waker:
-    """Wakes a thread that waits: from any thread, any number of times, also from a signal handler."""
+    """Wakes a thread that waits: from any thread, any number of times, also from a signal handler.
+
+    A child of a fork shares the descriptors with its parent. There it neither wakes nor waits.
+    """
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self._reader, self._writer = socket.socketpair()
         for end in (self._reader, self._writer):
             end.setblocking(False)
@@ -33,13 +28,19 @@ class Waker:
 
     def set(self) -> None:
         """Ends the wait that is under way, or the next one. Local, never blocks."""
-        with contextlib.suppress(OSError):
-            self._writer.send(b"!")
+        if self._pid == os.getpid():
+            with contextlib.suppress(OSError):
+                self._writer.send(b"!")
 
-    def wait(self, seconds: float, sock: socket.socket | None = None) -> tuple[bool, bool]:
-        """Waits for ``set()``, for something to read on ``sock``, or for the time. Says which: (set, readable)."""
+    def wait(self, seconds: float, sock: socket.socket | OwnSocket | None = None) -> tuple[bool, bool]:
+        """Waits for ``set()``, for something to read on ``sock``, or for the time. Says which: (set, readable).
+
+        Raises ``Forked`` in another process than the one that made this, and takes nothing out then.
+        """
+        check(self._pid)
         own, other = self._reader.fileno(), -1 if sock is None else sock.fileno()
-        ready = _poll([fd for fd in (own, other, self.also) if fd is not None and fd >= 0], max(0.0, seconds))
+        ready = poll([fd for fd in (own, other, self.also) if fd is not None and fd >= 0], max(0.0, seconds))
+        check(self._pid)
         if own in ready:
             with contextlib.suppress(OSError):
                 while self._reader.recv(4096):
