@@ -38,7 +38,7 @@ class Advice:
         self.delay = 0.0
         """Seconds by which the election thread was late for the last request that was due."""
 
-    def failed(self, error: Exception, *, unexpected: bool) -> None:
+    def failed(self, error: BaseException, *, unexpected: bool) -> None:
         """Redis could not be asked."""
         known, self.outage = self.outage, str(error) or type(error).__name__
         if not known:

@@ -12,6 +12,8 @@ application has stopped its work when it is over. Who may lead is decided by ``m
 - No exception ends the loop, only ``Stop`` does; what fails is tried again.
 - Every candidacy has an identity of its own (``me``), so that two processes that were given one instance id, or a
   process and its fork, exclude each other like any two.
+- A fork in C tells nobody, and greenlets go on in the child. So the loop asks in each turn whose process this is, and
+  ends in a child without a word; nothing that still runs there applies an event, publishes, logs or calls back.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import random
 import secrets
 import threading
 from collections import deque
+from itertools import takewhile
 from typing import Any
 
 from . import clock, machine
@@ -32,6 +35,7 @@ from .channel import Connect
 from .config import Config
 from .delivery import Listeners, News, TermDelivery
 from .exceptions import RedisUnavailable
+from .forks import Forked, check
 from .grant import NO_GRANT, Cell, Grant, Publish, new_cell
 from .hold import HOLD
 from .lease import Lease
@@ -63,8 +67,7 @@ class Candidacy:
         self._next_cell: Cell | None = None
         self._last_leader = ""
         self.advice = Advice(label, config)
-        self.hold = 0.0
-        self.pid = os.getpid()
+        self.hold, self.pid = 0.0, os.getpid()
         self._actions = Actions(
             self._lease, self._me, config, self._waker, self.advice, self.pid, lambda: self._state, self._apply
         )
@@ -98,7 +101,7 @@ class Candidacy:
     def _let_go(self, *, here: bool = True) -> None:
         """Carries out a release that is due, since whoever waits for it need not wait for another thread to wake up."""
         # To connect may take longer than whoever waits has time; and what a fork in C inherits is not touched.
-        if here and not self.ended and self._lease.channel.connected and self.pid == os.getpid():
+        if here and not self.ended and self._lease.channel.connected and self._ours():
             seated, thread = False, threading.get_ident()
             self._at_desk.add(thread)
             try:
@@ -106,7 +109,7 @@ class Candidacy:
                 todo = machine.plan(self._state, clock.now())
                 if seated and todo.act == "release":
                     self._actions.do(todo, self.hold)
-            except Exception as error:
+            except (Exception, Forked) as error:  # forked: in a child the caller goes on, with nothing to release
                 self._failed(error)
             finally:
                 if seated:
@@ -119,6 +122,10 @@ class Candidacy:
         here = threading.current_thread()
         depends = here is self._thread or here.ident in self._at_desk or here.ident == self._applying
         return depends or (self._delivery is not None and self._delivery.runs_here())
+
+    def _ours(self) -> bool:
+        """Whether this is the process that takes part, and not a child of it. Local, below a microsecond."""
+        return self.pid == os.getpid()
 
     @property
     def idle(self) -> float:
@@ -162,6 +169,10 @@ class Candidacy:
         What runs it may have been inherited, too: a loss callback that forked, or the greenlets of gevent.
         """
         self._state, self._publish, self.ended = machine.State(stopping=True), lambda grant: None, True
+        # Greenlets may wait for the change. A lock that is held may be that of a thread that is not here.
+        if self.changed.acquire(blocking=False):
+            self.changed.notify_all()
+            self.changed.release()
         self.changed = threading.Condition(threading.RLock())
         if self._delivery:
             self._delivery.abandon()
@@ -172,6 +183,9 @@ class Candidacy:
     def close(self) -> None:
         """Gives back what it holds at home. Local."""
         self._tell(at_last=True)
+        if not self._ours():
+            self.abandon()
+            return
         with self.changed:
             if self._next_delivery:
                 self._next_delivery.cancel()
@@ -195,21 +209,26 @@ class Candidacy:
             self.close()
 
     def _loop(self) -> None:
-        while True:
-            self._ticked_at = clock.now()
-            with self._desk:
-                wait = self._turn()
-            if wait is None:
-                break
-            self.advice.rests(self._state, wait)
-            if wait > 0:
-                self._waker.wait(min(wait, 3600.0))
-        if not self.advice.outage and self._state.watch.look:
-            with contextlib.suppress(Exception):
-                self._actions.leave()
+        with contextlib.suppress(Forked):
+            while self._ours():  # in a child the desk may be held by a thread that is not there
+                self._ticked_at = clock.now()
+                with self._desk:
+                    wait = self._turn()
+                if wait is None:
+                    break
+                self.advice.rests(self._state, wait)
+                if wait > 0:
+                    self._waker.wait(min(wait, 3600.0))
+            if not self.advice.outage and self._state.watch.look:
+                with contextlib.suppress(Exception):
+                    self._actions.leave()
 
     def _turn(self) -> float | None:
-        """Decides and carries out one thing, at the desk. Gives how long to wait away from it; None: no more to do."""
+        """Decides and carries out one thing, at the desk. Gives how long to wait away from it; None: no more to do.
+
+        Raises ``Forked`` in a child.
+        """
+        check(self.pid)
         try:
             self.advice.woke()
             self._actions.mourn()
@@ -217,6 +236,7 @@ class Candidacy:
                 self._apply(machine.Stop())
             if self._state.term or self._state.pending or self._state.ended:  # of which one may have run out
                 self._apply(machine.Tick())
+            check(self.pid)  # again: greenlets take turns at a lock, too
             todo = machine.plan(self._state, clock.now())
             if todo.act == "leave":
                 return None
@@ -229,22 +249,24 @@ class Candidacy:
             # If it is a bug, the show goes on, but not in a tight loop.
             return 0.0 if isinstance(error, RedisUnavailable) else min(0.2, self._timing.retry)
 
-    def _failed(self, error: Exception) -> None:
-        self.advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))
-        self._apply(machine.Failed(random.random()))
+    def _failed(self, error: BaseException) -> None:
+        if self._ours():  # if not, it failed because it is the parent's
+            self.advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))
+            self._apply(machine.Failed(random.random()))
 
     def _apply(self, event: machine.AnyEvent, *, tell: bool = True) -> None:
-        with self.changed:
+        with (changed := self.changed):  # a child of a fork replaces it
             self._events.append(event)
-            if self._applying:  # by this very thread, in which a signal handler feeds us
+            # Applied by this very thread, in which a signal handler feeds us; or by nobody, in a child.
+            if self._applying or not self._ours():
                 return
             self._applying = threading.get_ident()
             try:
-                while self._events:
+                while self._events and self._ours():  # to announce a term waits, and greenlets fork meanwhile
                     self._apply_one(self._events.popleft())
             finally:
                 self._applying = None
-            self.changed.notify_all()
+            changed.notify_all()
         if tell:
             self._tell()
 
@@ -253,7 +275,7 @@ class Candidacy:
         if (self._stop_asked or self._applying) and not at_last:
             return
         lines, self._lines = self._lines, []
-        for line in lines:
+        for line in takewhile(lambda line: self._ours(), lines):  # to log waits, and greenlets fork meanwhile
             log(*line)
 
     def _apply_one(self, event: machine.AnyEvent) -> None:

@@ -245,8 +245,8 @@ class LeaderElection(Queries):
         candidacy.stop(here=not here and bound >= self._timing.operation)
         if here:
             return
-        with candidacy.changed:
-            candidacy.changed.wait_for(lambda: candidacy.ended, max(0.0, until - clock.now()))
+        with (changed := candidacy.changed):
+            changed.wait_for(lambda: candidacy.ended, max(0.0, until - clock.now()))
         lifecycle.sigterm.finish()
 
     @property
@@ -295,8 +295,8 @@ class LeaderElection(Queries):
             left = (until if attempts else max(first_attempt, candidacy.proof_at + 4 * timing.operation)) - clock.now()
             if left <= 0:
                 break
-            with candidacy.changed:
-                candidacy.changed.wait_for(partial(self._has_changed, candidacy, attempts), min(left, 3600.0))
+            with (changed := candidacy.changed):
+                changed.wait_for(partial(self._has_changed, candidacy, attempts), min(left, 3600.0))
         return self.is_leader()
 
     def _has_changed(self, candidacy: Candidacy, attempts: int) -> bool:

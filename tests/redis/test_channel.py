@@ -1,0 +1,235 @@
+"""The connection of an election belongs to one process: in a child of a fork it refuses, and leaves the parent alone.
+
+The child is invented. The parent's share of the connection is a copy of its descriptor.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from django_leader import Config, LeaderElection, RedisUnavailable, clock, wire
+from django_leader.channel import Channel, connector
+from django_leader.forks import Forked
+from django_leader.lease import Lease
+from django_leader.waker import Waker
+from tests.support.servers import GENEROUS, RedisServer, eventually
+
+Fork = Callable[[], None]
+
+
+@pytest.fixture
+def fork(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fork]:
+    """Has this process be another one from now on."""
+    with monkeypatch.context() as patch:
+        yield lambda: patch.setattr(os, "getpid", lambda: -1)
+
+
+@pytest.fixture
+def channel(some_server: RedisServer) -> Iterator[Channel]:
+    waker = Waker()
+    made = Channel(connector(redis.Redis(port=some_server.port).connection_pool), 5, waker)
+    yield made
+    made.drop()
+    waker.close()
+
+
+def copy(channel: Channel) -> socket.socket:
+    connection: Any = channel._connection
+    made = socket.socket(fileno=os.dup(connection._sock.fileno()))
+    made.settimeout(GENEROUS)
+    return made
+
+
+PING = b"*1\r\n$4\r\nPING\r\n"
+ASKS: list[Callable[[Channel], object]] = [
+    lambda channel: channel.call("SET", "touched", 1),
+    lambda channel: channel.call_packed(b"*3\r\n$3\r\nSET\r\n$7\r\ntouched\r\n$1\r\n1\r\n"),
+    lambda channel: channel.pack("SET", "touched", 1),
+    lambda channel: channel.wait(wire.packed_wait(lambda *words: b"", []), clock.now() + GENEROUS),
+    lambda channel: channel.wait(wire.packed_wait(lambda *words: b"", []), clock.now()),
+    lambda channel: channel.open(),
+]
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_s06_a_child_sends_nothing_and_closes_its_descriptor_without_a_word(
+    channel: Channel, fork: Fork, some_server: RedisServer, ask: Callable[[Channel], object]
+) -> None:
+    channel.call("PING")
+    with copy(channel) as parent:
+        inherited: Any = channel._connection
+        descriptor = inherited._sock.fileno()
+        fork()
+        for _ in range(2):
+            with pytest.raises(Forked):
+                ask(channel)
+            assert not channel.connected
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+        parent.sendall(PING)
+        assert parent.recv(100) == b"+PONG\r\n", "the parent's connection is as before"
+    assert some_server.client().get("touched") is None
+
+
+def test_s06_a_child_reads_no_reply(channel: Channel, fork: Fork, some_server: RedisServer) -> None:
+    channel.call("PING")
+    connection: Any = channel._connection
+    with copy(channel) as parent:
+        connection.send_command("ECHO", "reply")
+        channel._owed = clock.now() + GENEROUS
+        fork()
+        with pytest.raises(Forked):
+            channel.wait(wire.packed_wait(lambda *words: b"", []), clock.now() + GENEROUS)
+        assert parent.recv(100) == b"$5\r\nreply\r\n"
+
+
+def test_s06_a_fork_while_it_waits_at_redis_is_seen_before_the_reply_is_read(
+    channel: Channel, fork: Fork, some_server: RedisServer
+) -> None:
+    channel.call("PING")
+    admin, found = some_server.client(), list[object]()
+
+    def wait() -> None:
+        with pytest.raises(Forked) as error:
+            channel.wait(wire.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS)
+        found.append(error.value)
+
+    with copy(channel) as parent:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        eventually(lambda: any("b" in client["flags"] for client in admin.client_list()))
+        fork()
+        admin.rpush("wake", "0")
+        thread.join(GENEROUS)
+        assert len(found) == 1
+        assert parent.recv(100) == b"*2\r\n$4\r\nwake\r\n$1\r\n0\r\n"
+
+
+def test_s06_what_fails_in_a_child_because_it_is_the_parents_is_no_failure_of_redis(
+    channel: Channel, fork: Fork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel.call("PING")
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        fork()
+        raise redis.TimeoutError("the time of a connect is over in both")
+
+    monkeypatch.setattr(channel, "_open", fail)
+    with pytest.raises(Forked):
+        channel.call("PING")
+    assert not channel.connected
+
+
+def test_dropping_and_hanging_up_in_a_child_leaves_the_parents_connections(channel: Channel, fork: Fork) -> None:
+    channel.call("PING")
+    with copy(channel) as parent:
+        channel._owed = clock.now() + GENEROUS
+        fork()
+        channel.hang_up()
+        channel.drop()
+        parent.sendall(PING)
+        assert parent.recv(100) == b"+PONG\r\n"
+
+
+@pytest.fixture
+def election(some_server: RedisServer) -> Iterator[LeaderElection]:
+    config = Config(lock_ttl=30.0, heartbeat_interval=0.2, retry_interval=0.2, quarantine=0)
+    made = LeaderElection(redis.Redis(port=some_server.port), config)
+    yield made
+    made.stop()
+
+
+def test_a_question_that_a_child_goes_on_with_fails_like_any_that_has_no_answer(
+    election: LeaderElection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forked(lease: Lease) -> None:
+        raise Forked
+
+    monkeypatch.setattr(Lease, "status", forked)
+    with pytest.raises(RedisUnavailable, match="forked while its parent asked"):
+        election.status()
+
+
+def test_s19_the_loop_ends_in_a_child_without_a_word(
+    election: LeaderElection, fork: Fork, some_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost: list[str] = []
+    election.on_lose_leadership(lambda: lost.append("told"))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy: Any = election._candidacy
+    # What a child inherits is wiped, but this is none.
+    admin = some_server.client()
+    before = admin.xlen(election.config.keys.events)
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    fork()
+    candidacy._thread.join(GENEROUS)
+    assert not candidacy._thread.is_alive()
+    assert (candidacy.ended, candidacy._lease.channel.connected, lost, caplog.text) == (True, False, [], "")
+    assert admin.get(election.config.keys.lock) == candidacy._me.encode(), "the lease is the parent's"
+    assert admin.xlen(election.config.keys.events) == before
+    assert admin.zscore(election.config.keys.candidates, candidacy._me) is not None
+
+
+def test_s19_nothing_is_applied_published_or_logged_in_a_child(
+    election: LeaderElection, fork: Fork, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a greenlet of the application was in ``stop()`` or ``resign()``."""
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy: Any = election._candidacy
+    state = candidacy._state
+    fork()
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    candidacy._lines.append((logging.INFO, "a line of the parent"))
+    candidacy.stop(here=True)
+    candidacy._failed(RedisUnavailable("the descriptor was closed"))
+    candidacy._delivered(state.term.token)
+    assert candidacy._state is state or candidacy.ended, "only a child's own loop has given it up"
+    assert caplog.text == ""
+
+
+def test_s19_a_release_that_a_child_goes_on_with_ends_there(
+    election: LeaderElection, fork: Fork, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy: Any = election._candidacy
+
+    def forked(*args: Any) -> None:
+        fork()
+        raise Forked
+
+    monkeypatch.setattr(candidacy._actions, "do", forked)
+    caplog.clear()
+    election.stop(timeout=GENEROUS)
+    assert not election.running
+    assert caplog.text == ""
+
+
+def test_s19_who_waits_for_the_election_in_a_child_waits_no_longer(election: LeaderElection) -> None:
+    """A greenlet of the application, which finds that its process takes no part."""
+    other = LeaderElection(election._client, election._given, name="other")
+    other.start()
+    assert other.wait_for_leadership(GENEROUS)
+    election.start()
+    eventually(lambda: election._candidacy and election._candidacy.attempts)
+    found: list[bool] = []
+    waits = threading.Thread(target=lambda: found.append(election.wait_for_leadership(None)), daemon=True)
+    waits.start()
+    candidacy: Any = election._candidacy
+    eventually(lambda: candidacy.changed._waiters)
+    candidacy.abandon()
+    waits.join(GENEROUS)
+    assert found == [False]
+    other.stop()
