@@ -11,12 +11,14 @@ A term has a *watcher*, which does no I/O, and a thread for each gain callback:
 - The watcher and the first gain thread are started while a follower has time, and then wait for their term: a
   hand-over does not have to start them, and at interpreter exit, when no thread can be started, they are there.
 - When its term has ended, the watcher has nothing more to watch, and runs the loss callbacks itself, in order.
+- In a child of a fork, where the thread that forked goes on, or all greenlets, nothing is told and nothing called.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -39,7 +41,8 @@ Callback = Callable[[], Any]
 class Listeners:
     """What the application wants to be told: functions of the token, of token and reason, of the two leaders.
 
-    ``after_callback`` is called behind each of them, in the same thread.
+    ``after_callback`` is called behind each of them, in the same thread; not in a child that the callback has forked,
+    because it may close what the child shares with its parent, such as a connection to a database.
     """
 
     def __init__(self, after_callback: Callback) -> None:
@@ -63,10 +66,12 @@ class Listeners:
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Callback:
         def call() -> None:
+            pid = os.getpid()
             try:
                 function(*args)
             finally:
-                self._after_callback()
+                if pid == os.getpid():
+                    self._after_callback()
 
         return call
 
@@ -83,7 +88,8 @@ class TermDelivery:
 
     ``deadline`` gives the instant up to which a term lasts; after it ``expired`` is called until ``end`` was.
     ``gain_failed`` is called when a gain callback raised, ``delivered`` when the loss callbacks have returned. All but
-    ``expired`` take the token of the term.
+    ``expired`` take the token of the term. None of these is called, and no callback run, in another process than the
+    one that made this.
     """
 
     def __init__(
@@ -103,6 +109,7 @@ class TermDelivery:
         self._token: int | None = None
         self._reason: str | None = None
         self._cancelled = False
+        self._pid = os.getpid()
         self.looked_at = clock.now()
         """When the watcher last looked at the deadline, at least twice a second while the term lasts."""
         self._gain: list[tuple[Callback, threading.Lock]] = []
@@ -121,6 +128,8 @@ class TermDelivery:
 
     def begin(self, token: int) -> None:
         """The term has begun: it is watched from now on, and the gain callbacks run. Local, takes ``HEAD_START``."""
+        if not self._ours():
+            return
         self._gain = [(callback, _locked()) for callback in self._listeners.gained(token)]
         self._token, self.looked_at = token, clock.now()
         self._gun.release()
@@ -130,6 +139,8 @@ class TermDelivery:
             with self._changed:
                 self._changed.notify_all()
         for gain in self._gain[1:]:
+            if not self._ours():
+                return
             try:
                 threading.Thread(target=self._run_gain, args=gain, name=f"{self._name} gain", daemon=True).start()
             except RuntimeError:
@@ -162,6 +173,10 @@ class TermDelivery:
         """Whether the caller is a loss callback of this term."""
         return threading.current_thread() is self._watcher
 
+    def _ours(self) -> bool:
+        # Asked wherever other greenlets may have run, or a callback: one of these may have forked.
+        return self._pid == os.getpid()
+
     def _watch(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._token is not None or self._cancelled)
@@ -175,6 +190,8 @@ class TermDelivery:
                     self._changed.wait(min(left, LONGEST_LOOK))
                 if self._reason is not None:
                     break
+            if not self._ours():  # whose deadline is void, but not over
+                return
             if self._deadline(self._token) <= clock.now():
                 run(self._expired, f"{self._name}: the end of the term")
         if self._reason is None:
@@ -182,8 +199,10 @@ class TermDelivery:
         for _, begun in self._gain:
             begun.acquire()
         for callback in self._listeners.lost(self._token, self._reason):
-            run(callback, f"{self._name}: a loss callback")
-        self._delivered(self._token)
+            if self._ours():
+                run(callback, f"{self._name}: a loss callback")
+        if self._ours():
+            self._delivered(self._token)
 
     def _run_first_gain(self) -> None:
         self._gun.acquire()
@@ -191,8 +210,10 @@ class TermDelivery:
             self._run_gain(*self._gain[0])
 
     def _run_gain(self, callback: Callback, begun: threading.Lock) -> None:
+        if not self._ours():
+            return
         begun.release()
-        if not run(callback, f"{self._name}: a gain callback") and self._token is not None:
+        if not run(callback, f"{self._name}: a gain callback") and self._token is not None and self._ours():
             self._gain_failed(self._token)
 
 
@@ -214,10 +235,13 @@ def run(callback: Callback, what: str) -> bool:
 
 
 class News:
-    """Runs what is given to it in order, in a thread that lives only as long as there is something to run."""
+    """Runs what is given to it in order, in a thread that lives only as long as there is something to run.
+
+    In another process than the one that made this, it runs nothing.
+    """
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name, self._pid = name, os.getpid()
         self._lock = threading.Lock()
         self._waiting: deque[Callback] = deque()
         self._busy = False
@@ -226,7 +250,7 @@ class News:
         """Runs ``callbacks`` after those given before. At interpreter exit no thread starts, so not at all. Local."""
         with self._lock:
             self._waiting.extend(callbacks)
-            if self._busy or not self._waiting:
+            if self._busy or not self._waiting or self._pid != os.getpid():
                 return
             self._busy = True
         try:
@@ -237,7 +261,7 @@ class News:
     def _work(self) -> None:
         while True:
             with self._lock:
-                if not self._waiting:
+                if not self._waiting or self._pid != os.getpid():
                     self._busy = False
                     return
                 callback = self._waiting.popleft()

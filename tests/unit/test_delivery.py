@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -208,3 +210,85 @@ def test_s19_in_a_fork_an_inherited_watcher_ends_and_tells_nobody(stage: Stage) 
     assert not term._watcher.is_alive()
     assert stage.log == []
     assert not stage.delivered.is_set()
+
+
+@pytest.fixture
+def fork(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Has this process be another one from now on: the child of a fork in C, in which all greenlets go on."""
+    return lambda: monkeypatch.setattr(os, "getpid", lambda: -1)
+
+
+Fork = Callable[[], None]
+
+
+def test_s19_nobody_is_told_of_a_loss_in_a_child(stage: Stage, fork: Fork) -> None:
+    term = stage.start()
+    fork()
+    stage.now = 120.0  # the deadline is void in a child, which is no end of the term
+    term._watcher.join(LONG)
+    assert not term._watcher.is_alive()
+    assert (stage.log, stage.expired.is_set(), stage.delivered.is_set()) == ([], False, False)
+
+
+def test_s19_a_loss_that_was_being_told_goes_on_in_no_child(stage: Stage, fork: Fork) -> None:
+    """A callback forks, and returns in the child."""
+    stage.loss = [fork, lambda: stage.log.append("next")]
+    term = stage.start()
+    term.end("resigned")
+    term._watcher.join(LONG)
+    assert (stage.log, stage.delivered.is_set()) == (["loss resigned"], False)
+
+
+def test_s19_a_gain_callback_that_forks_and_fails_in_the_child_ends_no_term(stage: Stage, fork: Fork) -> None:
+    def forks() -> None:
+        fork()
+        raise RuntimeError("in the child alone")
+
+    stage.gain = [forks]
+    term = stage.start()
+    term._first_gain.join(LONG)
+    assert not stage.failed.is_set()
+
+
+def test_s19_a_gain_is_announced_in_no_child(stage: Stage, fork: Fork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a term is announced other greenlets run, and so may fork."""
+    stage.gain = [lambda: stage.log.append("first"), lambda: stage.log.append("second")]
+    term = stage.prepare()
+
+    def sleep(seconds: float) -> None:
+        term._first_gain.join(LONG)
+        fork()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    term.begin(1)
+    assert stage.log == ["first"]
+    term = stage.prepare()
+    term._pid = 0
+    term.begin(2)
+    assert term._gain == []
+    term.cancel()
+    term._run_gain(lambda: stage.log.append("third"), threading.Lock())
+    assert stage.log == ["first"]
+
+
+def test_s19_what_is_called_behind_a_callback_is_not_called_in_a_child_that_it_has_forked(fork: Fork) -> None:
+    """It closes connections to the database, which the child shares with its parent."""
+    behind: list[str] = []
+    listeners = Listeners(lambda: behind.append("closed"))
+    listeners.on_gain = [lambda token: None, lambda token: fork()]
+    first, second = listeners.gained(1)
+    first()
+    second()
+    assert behind == ["closed"]
+
+
+def test_s19_news_are_told_in_no_child(fork: Fork) -> None:
+    told: list[str] = []
+    news = News("test")
+    news.put([fork, lambda: told.append("next")])
+    for thread in threading.enumerate():
+        if thread.name == "test news":
+            thread.join(LONG)
+    news.put([lambda: told.append("later")])
+    assert told == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "test news"]
