@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import signal
 import threading
 import time
@@ -166,7 +167,11 @@ def _check_seconds(name: str, value: Any) -> None:
 
 @contextmanager
 def _interrupted(election: LeaderElection) -> Iterator[None]:
-    """Raises ``LeadershipLost`` in the body when the lease is nearly over and has not been renewed."""
+    """Raises ``LeadershipLost`` in the body when the lease is nearly over and has not been renewed.
+
+    In a child of a fork, which never leads, the body goes on uninterrupted.
+    """
+    pid = os.getpid()
     token, over, lost = election.fencing_token, threading.Event(), threading.Event()
     grace = election.config.timing.ttl * GRACE
 
@@ -174,9 +179,10 @@ def _interrupted(election: LeaderElection) -> Iterator[None]:
         while (left := election.lease_left - grace) > 0 and election.fencing_token == token:
             if over.wait(min(left, LOOK)):
                 return
-        lost.set()
-        if not over.is_set():
-            interrupt()
+        if pid == os.getpid():  # if not, this is a greenlet that a fork in C has copied
+            lost.set()
+            if not over.is_set():
+                interrupt()
 
     in_main = threading.current_thread() is threading.main_thread()
     interrupt, restore = (_by_signal if in_main else _by_exception)(lambda: lost.is_set() and not over.is_set())
@@ -189,7 +195,8 @@ def _interrupted(election: LeaderElection) -> Iterator[None]:
     finally:
         try:
             over.set()
-            watcher.join()
+            if pid == os.getpid():  # no thread goes on in the child of a fork in C, and Python does not know
+                watcher.join()
         except LeadershipLost:
             over.set()  # it was on its way when the body ended by itself
         restore()

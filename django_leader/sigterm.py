@@ -58,6 +58,7 @@ class Sigterm:
             return
         # Each handler knows its own: whoever has chained behind the one of a parent calls that one from a child's.
         self._handler, self._previous, self._pid = partial(self._handle, previous), previous, os.getpid()
+        self._ending = False  # of a parent that has forked in C meanwhile
         with suppress(ValueError):  # a sub-interpreter, as mod_wsgi makes them, handles no signal
             signal.signal(signal.SIGTERM, self._handler)
 
@@ -79,7 +80,7 @@ class Sigterm:
     def finish(self) -> None:
         """Called where an election has handed over: if the end of this very thread waits for that, it comes now."""
         if self._ending and self._pid == os.getpid() and threading.current_thread() is threading.main_thread():
-            self._wait()
+            self._wait(self._pid)
 
     def _handle(self, previous: Any, number: int, frame: FrameType | None) -> Any:
         ours = self._pid == os.getpid()  # if not, a fork in C has told nobody
@@ -93,18 +94,19 @@ class Sigterm:
         self._ending = True
         if self._here() or threading.current_thread() is not threading.main_thread():
             # It goes on only when this handler has returned.
-            _thread.start_new_thread(self._wait, ())
+            _thread.start_new_thread(self._wait, (os.getpid(),))
         else:
-            self._wait()
+            self._wait(os.getpid())
         return None
 
-    def _wait(self) -> None:
+    def _wait(self, pid: int) -> None:
         try:
             until = clock.now() + PATIENCE
-            while self._busy() and clock.now() < until:
+            while pid == os.getpid() and self._busy() and clock.now() < until:
                 time.sleep(LOOK)
         finally:
-            _end()
+            if pid == os.getpid():  # the signal was not meant for a child that was forked in C meanwhile
+                _end()
 
 
 def _end() -> None:

@@ -77,8 +77,9 @@ class Starter:
 
     def _start_when_ready(self) -> None:
         # A receiver that another app connects in its own ready() must not miss the first gain.
+        start = _unless_forked(lambda: self._start("", "now"))
         apps.ready_event.wait()
-        self._start("", "now")
+        start()
 
     def _request_started(self, sender: Any = None, **kwargs: Any) -> None:
         due = [start for start in STARTS if self._started.get(start) != os.getpid()]
@@ -186,13 +187,19 @@ def _chain_exit(uwsgi: Any) -> None:
     uwsgi.atexit = at_exit
 
 
+def _unless_forked(call: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls ``call`` in this process, and does nothing in a child of it."""
+    pid = os.getpid()
+    return lambda: call() if pid == os.getpid() else None
+
+
 def _chain_post_fork(uwsgi: Any, start: Callable[[], None]) -> None:
     """Has uWSGI see to it that ``start`` is called in each worker, behind what it calls there already."""
 
     def in_worker() -> None:
         if uwsgi.worker_id() > 0:  # and not in a mule or a spooler
             _chain_exit(uwsgi)
-            timer = threading.Timer(SERVES_SOON, start)
+            timer = threading.Timer(SERVES_SOON, _unless_forked(start))
             timer.daemon, timer.name = True, "django_leader start"
             timer.start()
 

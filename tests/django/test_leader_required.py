@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from pytest_django import Settings
 
 from django_leader import Config, LeaderElection, LeaderInfo, LeadershipLost, elections, leader_required
 from django_leader.channel import connector
-from django_leader.decorators import _who_leads
+from django_leader.decorators import _interrupted, _who_leads
 from django_leader.lease import Lease
 from django_leader.records import Claim
 from django_leader.testing import real_elections
@@ -281,6 +282,28 @@ def test_with_continue_the_body_goes_on(frozen: RedisServer) -> None:
     guarded_class.body[0] = body
     call_command("guarded_default")
     assert ended == [True]
+
+
+def test_s19_a_body_that_goes_on_in_the_child_of_a_fork_in_c_is_not_interrupted(
+    project: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under gevent its watcher goes on there, too, and sees no lease; otherwise there is none to wait for."""
+    election: Any = elections["default"]
+    monkeypatch.setattr(type(election), "lease_left", property(lambda self: left))
+    left, ended = LONG, False
+    with _interrupted(election):
+        [watcher] = [thread for thread in threading.enumerate() if thread.name.endswith(" interrupt")]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: -1)
+            left = 0.0
+            watcher.join(LONG)
+        ended = True
+    assert ended
+    assert not watcher.is_alive()
+    left = LONG
+    with monkeypatch.context() as patch, _interrupted(election):
+        patch.setattr(threading.Thread, "join", None)
+        patch.setattr(os, "getpid", lambda: -1)
 
 
 def test_a_real_interrupt_reaches_the_body_as_ever(project: Settings) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.core.signals import request_started
 from django.test.client import ClientHandler
 from pytest_django import Settings
@@ -77,6 +78,38 @@ def test_a_worker_of_uwsgi_starts_when_it_serves_and_not_again(
     timer.cancel()
     timer.function()
     assert caplog.text.count("takes part") == 1
+
+
+def test_s19_a_child_that_a_worker_of_uwsgi_forks_in_c_does_not_start_in_its_place(
+    starter: Starter, uwsgi: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With gevent the timer is a greenlet, which goes on in the child."""
+    monkeypatch.setattr(starting, "SERVES_SOON", 3600.0)
+    starter.ready()
+    uwsgi.worker_id = lambda: 1
+    uwsgi.post_fork_hook()
+    [timer] = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    timer.cancel()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        timer.function()
+    assert starter._started == {}
+    timer.function()
+    eventually(lambda: elections["default"].running)
+
+
+def test_s19_a_child_that_is_forked_in_c_before_django_is_ready_does_not_start(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ready:
+        def wait(self) -> None:
+            monkeypatch.setattr(os, "getpid", lambda: -1)
+
+    started: list[str] = []
+    monkeypatch.setattr(apps, "ready_event", Ready())
+    monkeypatch.setattr(starter, "_start", lambda *args: started.append("in the child"))
+    starter._start_when_ready()
+    assert started == []
 
 
 def test_a_worker_that_loads_the_application_itself_stops_with_uwsgi_too(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from django_leader import sigterm as module
 from django_leader.sigterm import Sigterm
 
 
@@ -35,3 +38,44 @@ def test_nothing_of_ours_keeps_the_handler_of_before_from_being_called() -> None
     finally:
         signal.signal(signal.SIGTERM, before)
     assert called == [signal.SIGTERM]
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The processes that would have ended. There is no handler of SIGTERM before."""
+    found: list[int] = []
+    monkeypatch.setattr(module, "_end", lambda: found.append(os.getpid()))
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield found
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_s19_a_child_that_is_forked_in_c_during_the_hand_over_does_not_end_with_its_parent(
+    ended: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = os.getpid()
+
+    def busy() -> bool:
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        return True
+
+    sigterm = Sigterm(ask=lambda: None, busy=busy, here=lambda: False)
+    sigterm.chain()
+    signal.raise_signal(signal.SIGTERM)
+    assert ended == []
+    monkeypatch.setattr(os, "getpid", lambda: parent)
+    sigterm.finish()
+    assert ended == [], "that was the child's again"
+
+
+def test_s20_a_child_of_a_process_that_was_about_to_end_hands_over_like_any(
+    ended: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    sigterm = Sigterm(ask=lambda: asked.append(os.getpid()), busy=lambda: len(asked) < 1, here=lambda: False)
+    sigterm.chain()
+    signal.raise_signal(signal.SIGTERM)
+    assert sigterm._ending
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    sigterm.chain()
+    assert not sigterm._ending
