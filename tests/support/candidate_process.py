@@ -27,7 +27,7 @@ STALL = 2.0
 
 def say(event: str, **values: Any) -> None:
     # One write for each line, and no lock that a fork could copy while another thread holds it.
-    os.write(1, json.dumps({"event": event, "at": now(), **values}).encode() + b"\n")
+    os.write(1, json.dumps({"event": event, "at": now(), "pid": os.getpid(), **values}).encode() + b"\n")
 
 
 class Say(logging.Handler):
@@ -38,13 +38,15 @@ class Say(logging.Handler):
 def main() -> None:
     options = json.loads(sys.argv[1])
     port, block, fail = options.pop("port"), options.pop("block", ""), options.pop("fail", "")
-    attempt = options.pop("attempt", False)
+    attempt, in_callback = options.pop("attempt", False), options.pop("in_callback", {})
     logging.getLogger("django_leader").addHandler(Say())
     logging.getLogger("django_leader").setLevel("INFO")
     election = LeaderElection(redis.Redis(port=port), Config(**options))
 
     def gained(token: int) -> None:
         say("gain", token=token, leads=election.is_leader())
+        if command := in_callback.get("gain"):
+            COMMANDS[command](election)
         if fail == "gain":
             raise RuntimeError("this callback fails")
         if block == "gain":
@@ -52,6 +54,8 @@ def main() -> None:
 
     def lost(token: int, reason: str) -> None:
         say("loss", token=token, reason=reason, leads=election.is_leader())
+        if command := in_callback.get("loss"):
+            COMMANDS[command](election)
         if block == "loss":
             time.sleep(3600)
 
