@@ -25,7 +25,6 @@ import random
 import secrets
 import threading
 from collections import deque
-from itertools import takewhile
 from typing import Any
 
 from . import clock, machine
@@ -37,11 +36,11 @@ from .delivery import Listeners, News, TermDelivery
 from .exceptions import RedisUnavailable
 from .forks import Forked, check
 from .grant import NO_GRANT, Cell, Grant, Publish, new_cell
-from .hold import HOLD
 from .lease import Lease
 from .log import log
 from .records import NONCE_LENGTH, instance_of
 from .waker import Waker
+from .watch import Watch
 
 
 class Candidacy:
@@ -67,7 +66,8 @@ class Candidacy:
         self._next_cell: Cell | None = None
         self._last_leader = ""
         self.advice = Advice(label, config)
-        self.hold, self.pid = 0.0, os.getpid()
+        self.hold = 0.0
+        self.pid = os.getpid()
         self._actions = Actions(
             self._lease, self._me, config, self._waker, self.advice, self.pid, lambda: self._state, self._apply
         )
@@ -134,16 +134,9 @@ class Candidacy:
         return clock.now() - (min(self._ticked_at, watcher.looked_at) if watcher else self._ticked_at)
 
     @property
-    def proof_at(self) -> float:
-        """The instant at which the state in Redis is proved to be over; 0 while it has not been seen. Local."""
-        watch = self._state.watch
-        return watch.over_at if watch.version else 0.0
-
-    @property
-    def hold_left(self) -> float:
-        """Seconds for which nobody may lead because the last leader's release holds; 0 if none does. Local."""
-        held = self._state.watch.version.startswith(HOLD)
-        return max(0.0, self.proof_at - clock.now()) if held else 0.0
+    def watch(self) -> Watch:
+        """What it has seen of the state in Redis. Local."""
+        return self._state.watch
 
     @property
     def stopping(self) -> bool:
@@ -155,12 +148,7 @@ class Candidacy:
         if self._stop_asked:  # the election thread may not have come to it yet
             self._apply(machine.Stop())
         with self.changed:
-            ended = self._state.ended
-            undelivered = ended._replace(owes_release=False) if ended and not ended.delivered else None
-            heir._state = machine.State(
-                floor=self._state.floor, ended=undelivered, watch=self._state.watch, untold=self._state.untold
-            )
-            self._heir = heir
+            heir._state, self._heir = machine.inherited(self._state), heir
             self.changed.notify_all()
 
     def abandon(self) -> None:
@@ -275,7 +263,7 @@ class Candidacy:
         if (self._stop_asked or self._applying) and not at_last:
             return
         lines, self._lines = self._lines, []
-        for line in takewhile(lambda line: self._ours(), lines):  # to log waits, and greenlets fork meanwhile
+        for line in lines:
             log(*line)
 
     def _apply_one(self, event: machine.AnyEvent) -> None:

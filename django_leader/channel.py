@@ -12,8 +12,8 @@ outcome as unknown.
   rest is waited here.
 - A wait can be sent in one piece with the request before it. Its reply is then owed; until it has come, the connection
   cannot be used for anything else, and whoever cannot wait for it takes a new one.
-- A channel belongs to the process that made it. In a child of a fork whatever would send or read raises ``Forked``, and
-  the inherited descriptor is closed without a word to the server.
+- A channel belongs to the process that made it. In a child of a fork whatever would send, or act on a reply, raises
+  ``Forked``, and the inherited descriptor is closed without a word to the server.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from . import clock
 from .exceptions import RedisUnavailable
-from .forks import Forked, OwnSocket, check, close_silently, own
+from .forks import Forked, check, close_silently
 from .sentinel import Primary, private
 from .waker import Waker
 from .wire import Packed
@@ -195,6 +195,7 @@ class Channel:
         if self._connection is None:
             self._connection = self._connect(self._timeout)
             self._connection.connect()  # type: ignore[no-untyped-call]
+            check(self._pid)  # again: to connect takes a while, and greenlets may have forked meanwhile
         return self._connection
 
     def _call(self, packed: list[bytes], until: float | None = None, pause: float = 0.0) -> Any:
@@ -204,6 +205,7 @@ class Channel:
         if pause:
             time.sleep(pause)
         reply = connection.read_response(disable_decoding=True)
+        check(self._pid)  # before anybody acts on it: see ``forks``
         if self._stale:
             self._close_stale()
         return reply
@@ -212,7 +214,7 @@ class Channel:
         assert self._connection
         assert self._waker
         sock = getattr(self._connection, "_sock", None)
-        if isinstance(sock, socket.socket | OwnSocket):
+        if isinstance(sock, socket.socket):
             if self._connection.can_read(0):
                 return True
             return self._waker.wait(until - clock.now(), sock)[1]
@@ -246,13 +248,13 @@ def connector(pool: ConnectionPool) -> Connect:
     # RESP2 and no client info: a new connection costs no handshake beyond what the server asks for.
     kwargs = private(pool.connection_kwargs) | _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
     kwargs |= {"decode_responses": False, "health_check_interval": 0}
-    primary, kind = Primary(pool) if isinstance(pool, SentinelConnectionPool) else None, own(pool.connection_class)
+    primary = Primary(pool) if isinstance(pool, SentinelConnectionPool) else None
 
     def connect(timeout: float) -> Connection:
-        given: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        own: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
         if primary:
-            given["connection_pool"] = primary.within(timeout)
-        connection: Connection = kind(**kwargs | given)
+            own["connection_pool"] = primary.within(timeout)
+        connection: Connection = pool.connection_class(**kwargs | own)
         return connection
 
     return connect

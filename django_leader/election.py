@@ -29,6 +29,7 @@ from .config import Config
 from .delivery import Listeners, plain
 from .exceptions import LeaderError
 from .grant import NO_GRANT, Grant
+from .hold import hold_left
 from .lifecycle import lifecycle
 from .machine import Resign
 from .queries import Queries, in_thread
@@ -252,7 +253,7 @@ class LeaderElection(Queries):
     @property
     def hold_left(self) -> float:
         """Seconds for which the last leader's ``hold`` goes on, as this candidate can prove; 0 if none does. Local."""
-        return self._candidacy.hold_left if self._candidacy and self.running else 0.0
+        return hold_left(self._candidacy.watch, clock.now()) if self._candidacy and self.running else 0.0
 
     async def astop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
         """Like ``stop()``, for an event loop."""
@@ -292,7 +293,8 @@ class LeaderElection(Queries):
         while (candidacy := self._candidacy) and self.running and not self.is_leader():
             attempts = candidacy.attempts
             # The state that it watches may last longer than this process would have set it for.
-            left = (until if attempts else max(first_attempt, candidacy.proof_at + 4 * timing.operation)) - clock.now()
+            over_at = candidacy.watch.over_at if candidacy.watch.version else 0.0
+            left = (until if attempts else max(first_attempt, over_at + 4 * timing.operation)) - clock.now()
             if left <= 0:
                 break
             with (changed := candidacy.changed):

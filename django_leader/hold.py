@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from .clock import SAME_BOOT
 from .records import Answer
+from .watch import Watch
 
 HOLD = "hold:"
 """How the version of such a state begins."""
@@ -73,3 +74,8 @@ def held_since(answer: Answer, here: Clocks) -> float | None:
     if one_boot:
         elapsed.append(here.at - there.at)
     return here.at - min(elapsed) if elapsed else None
+
+
+def hold_left(watch: Watch, now: float) -> float:
+    """Return the seconds for which the last leader's hold goes on by what was seen of it; 0 if none does. Pure."""
+    return max(0.0, watch.over_at - now) if watch.version.startswith(HOLD) else 0.0

@@ -182,6 +182,17 @@ def claim(state: State, asked_at: float, timing: Timing) -> Claim:
     return Claim(state.floor, state.watch.over(asked_at), latest, state.untold, state.dead)
 
 
+def inherited(state: State) -> State:
+    """Return what the next candidacy of the same process begins with. Pure.
+
+    It does not campaign before the loss callbacks of the last term have returned. The last candidacy gives the lease of
+    that term back itself.
+    """
+    ended = state.ended
+    undelivered = ended._replace(owes_release=False) if ended and not ended.delivered else None
+    return State(floor=state.floor, ended=undelivered, watch=state.watch, untold=state.untold)
+
+
 def heeds(state: State, now: float) -> bool:
     """Whether a candidate that waits at Redis campaigns when it is woken. Pure: ``plan`` of ``Woken``, for less."""
     return not (state.term or state.pending or state.ended or state.stopping) and now >= state.not_before

@@ -14,8 +14,6 @@ from redis.connection import ConnectionPool
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from .forks import own
-
 
 class Primary:
     """What a connection of redis-py that is managed by Sentinel asks for its address."""
@@ -54,7 +52,7 @@ def _client(sentinel: redis.Redis, timeout: float) -> redis.Redis:
     pool = sentinel.connection_pool
     kwargs: dict[str, Any] = private(pool.connection_kwargs)
     kwargs |= {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
-    return redis.Redis(connection_pool=ConnectionPool(connection_class=own(pool.connection_class), **kwargs))
+    return redis.Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
 
 
 def private(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,22 @@ NOT guaranteed here: that there is anything to do. Whoever waits looks for itsel
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import socket
 
-from .forks import OwnSocket, check, poll
+from .forks import check
+
+
+def _poll(descriptors: list[int], seconds: float) -> list[int]:
+    """Those of ``descriptors`` that can be read, or have ended, within so many seconds."""
+    if not hasattr(select, "poll"):
+        return select.select(descriptors, [], [], seconds)[0]
+    poll = select.poll()  # unlike select it knows descriptors above 1023, and gevent has it
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(math.ceil(seconds * 1000))]
 
 
 class Waker:
@@ -32,14 +44,14 @@ class Waker:
             with contextlib.suppress(OSError):
                 self._writer.send(b"!")
 
-    def wait(self, seconds: float, sock: socket.socket | OwnSocket | None = None) -> tuple[bool, bool]:
+    def wait(self, seconds: float, sock: socket.socket | None = None) -> tuple[bool, bool]:
         """Waits for ``set()``, for something to read on ``sock``, or for the time. Says which: (set, readable).
 
         Raises ``Forked`` in another process than the one that made this, and takes nothing out then.
         """
         check(self._pid)
         own, other = self._reader.fileno(), -1 if sock is None else sock.fileno()
-        ready = poll([fd for fd in (own, other, self.also) if fd is not None and fd >= 0], max(0.0, seconds))
+        ready = _poll([fd for fd in (own, other, self.also) if fd is not None and fd >= 0], max(0.0, seconds))
         check(self._pid)
         if own in ready:
             with contextlib.suppress(OSError):

@@ -176,22 +176,27 @@ def test_s19_the_child_of_a_fork_in_c_keeps_no_lease_of_a_leader_that_is_killed(
     assert history(own_server) == [("elected", "first"), ("taken-over", "second")]
 
 
-def test_s06_the_child_of_a_fork_in_c_takes_no_reply_of_its_parent(fleet: Fleet, own_server: RedisServer) -> None:
-    """The parent is stopped while the reply comes: a child that reads would have it alone."""
+def test_s06_a_reply_that_the_child_of_a_fork_in_c_takes_costs_its_parent_one_try(
+    fleet: Fleet, own_server: RedisServer, monitor: Monitor
+) -> None:
+    """The parent is stopped while the reply to a heartbeat comes, so that the child has it alone."""
     leader = fleet.make("first")
     token = leader.hears("gain")["token"]
     own_server.freeze()
     pass_time(2 * HEARTBEAT)  # a heartbeat waits for its reply
+    asked = len(monitor.numbers("first"))
     child = fleet.child_of(leader)
     leader.freeze()
     own_server.thaw()
     pass_time(2 * HEARTBEAT)
     leader.thaw()
-    own_server.client().set("thawed", 1)
-    asked_at = now()
-    eventually(lambda: (v := leader.verdict())["left"] > 0 and v["at"] + v["left"] > asked_at + LONG["lock_ttl"] * 0.97)
+    thawed_at = now()
+    eventually(
+        lambda: (v := leader.verdict())["left"] > 0 and v["at"] + v["left"] > thawed_at + LONG["lock_ttl"] * 0.97
+    )
     assert leader.verdict()["token"] == token
-    check_silent(leader, child["pid"])
+    check_each_once(monitor, "first", asked)
+    assert [one for one in leader.pending() if one["pid"] == child["pid"]] == [], "the child does nothing with it"
     assert history(own_server) == [("elected", "first")]
 
 
@@ -270,136 +275,3 @@ def test_s07_the_child_of_a_fork_in_c_under_gevent_takes_part_as_another(
     leader.kill()
     assert leader.hears("gain", pid=child["pid"])["token"] > token
     assert history(own_server) == [("elected", name), ("taken-over", child["name"])]
-
-
-class Peer:
-    """A server of one connection that reads and answers when the test says so."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
-        self.port: int = self._listener.getsockname()[1]
-        self._queued: list[socket.socket] = []
-        self._connection: socket.socket | None = None
-
-    def refuse_for_now(self) -> None:
-        """Fill the queue of those that connect, so that the next one waits."""
-        for _ in range(2):
-            sock = socket.socket()
-            sock.setblocking(False)
-            sock.connect_ex(("127.0.0.1", self.port))
-            self._queued.append(sock)
-
-    def accept(self) -> None:
-        """Accept the connection that is no filler. If it had to wait, this takes a second or three."""
-        self._listener.settimeout(20.0)
-        fillers = {sock.getsockname() for sock in self._queued}
-        while True:
-            connection, address = self._listener.accept()
-            if address not in fillers:
-                self._connection = connection
-                return
-            connection.close()
-
-    def read(self, size: int, timeout: float = 20.0) -> bytes:
-        """Read up to ``size`` bytes; fewer if no more come within ``timeout`` seconds."""
-        assert self._connection
-        self._connection.settimeout(timeout)
-        found = bytearray()
-        with contextlib.suppress(TimeoutError):
-            while len(found) < size and (read := self._connection.recv(min(65536, size - len(found)))):
-                found += read
-        return bytes(found)
-
-    def send(self, data: bytes) -> None:
-        assert self._connection
-        self._connection.sendall(data)
-
-    def close(self) -> None:
-        for sock in (self._listener, *self._queued, *([self._connection] if self._connection else [])):
-            sock.close()
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    made = Peer()
-    yield made
-    made.close()
-
-
-class Asker:
-    """A process whose greenlet sends one request to the peer, and a child of it."""
-
-    def __init__(self, fleet: Fleet, peer: Peer, *, size: int = 3, db: int = 0) -> None:
-        self._fleet = fleet
-        self.request = b"*2\r\n$4\r\nECHO\r\n$%d\r\n%s\r\n" % (size, b"x" * size)
-        self.parent = Candidate(peer.port, program="tests.support.gevent_channel_process", size=size, db=db)
-        fleet.candidates.append(self.parent)
-        self.parent.hears("ready")
-
-    @contextlib.contextmanager
-    def only_the_child_runs(self) -> Iterator[None]:
-        """What happens meanwhile is seen by the child alone, which gives up."""
-        child = self._fleet.child_of(self.parent, "fork")
-        self.parent.freeze()
-        yield
-        ended = self.parent.hears("ended", pid=child["pid"])
-        assert (ended["how"], ended["connected"]) == ("Forked", False)
-        self.parent.thaw()
-
-    def check_answered(self, reply: str) -> None:
-        ended = self.parent.hears("ended", pid=self.parent.pid)
-        assert (ended["how"], ended.get("reply")) == ("reply", reply)
-
-
-QUIET = 0.5
-"""Seconds after which bytes that have not come will not."""
-
-
-def test_s06_a_fork_in_c_while_a_greenlet_connects(fleet: Fleet, peer: Peer) -> None:
-    peer.refuse_for_now()
-    asker = Asker(fleet, peer)
-    with asker.only_the_child_runs():
-        peer.accept()
-        assert peer.read(1, QUIET) == b""
-    assert peer.read(len(asker.request)) == asker.request
-    peer.send(b"+yes\r\n")
-    asker.check_answered("yes")
-
-
-def test_s06_a_fork_in_c_while_a_greenlet_logs_in(fleet: Fleet, peer: Peer) -> None:
-    asker = Asker(fleet, peer, db=1)
-    peer.accept()
-    select = b"*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n"
-    assert peer.read(len(select)) == select
-    with asker.only_the_child_runs():
-        peer.send(b"+OK\r\n")
-        assert peer.read(1, QUIET) == b""
-    assert peer.read(len(asker.request)) == asker.request
-    peer.send(b"+yes\r\n")
-    asker.check_answered("yes")
-
-
-@pytest.mark.parametrize("before", [b"", b"$3\r\ny"], ids=["the whole", "the rest"])
-def test_s06_a_fork_in_c_while_a_greenlet_waits_for_its_reply(fleet: Fleet, peer: Peer, before: bytes) -> None:
-    asker = Asker(fleet, peer)
-    peer.accept()
-    assert peer.read(len(asker.request)) == asker.request
-    if before:
-        peer.send(before)
-        pass_time(QUIET)
-    with asker.only_the_child_runs():
-        peer.send(b"$3\r\nyes\r\n"[len(before) :])
-    asker.check_answered("yes")
-    assert peer.read(1, QUIET) == b""
-
-
-def test_s06_a_fork_in_c_while_a_greenlet_sends(fleet: Fleet, peer: Peer) -> None:
-    asker = Asker(fleet, peer, size=32 * 1024 * 1024)
-    peer.accept()
-    pass_time(QUIET)  # the buffers are full by then
-    with asker.only_the_child_runs():
-        read = peer.read(len(asker.request), QUIET)
-        assert len(read) < len(asker.request)
-    assert read + peer.read(len(asker.request) - len(read)) == asker.request
-    peer.send(b"+yes\r\n")
-    asker.check_answered("yes")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.connection import Connection
 
 from django_leader import Config, LeaderElection, RedisUnavailable, clock, wire
 from django_leader.channel import Channel, connector
@@ -111,6 +112,24 @@ def test_s06_a_fork_while_it_waits_at_redis_is_seen_before_the_reply_is_read(
         thread.join(GENEROUS)
         assert len(found) == 1
         assert parent.recv(100) == b"*2\r\n$4\r\nwake\r\n$1\r\n0\r\n"
+
+
+@pytest.mark.parametrize("does", ["connect", "read_response"])
+def test_s06_a_fork_while_a_request_is_under_way_is_seen_before_anybody_acts_on_its_reply(
+    channel: Channel, fork: Fork, some_server: RedisServer, monkeypatch: pytest.MonkeyPatch, does: str
+) -> None:
+    real = getattr(Connection, does)
+
+    def forks_meanwhile(self: Connection, *args: Any, **kwargs: Any) -> Any:
+        reply = real(self, *args, **kwargs)
+        fork()
+        return reply
+
+    monkeypatch.setattr(Connection, does, forks_meanwhile)
+    with pytest.raises(Forked):
+        channel.call("SET", "touched", 1)
+    assert not channel.connected
+    assert (some_server.client().get("touched") is None) == (does == "connect")
 
 
 def test_s06_what_fails_in_a_child_because_it_is_the_parents_is_no_failure_of_redis(

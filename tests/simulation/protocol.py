@@ -121,8 +121,3 @@ def event(call: Call, answer: Answer | None, asked_at: float, chance: float) -> 
 def waits(answer: Answer | None, timing: Timing) -> bool:
     """Whether replicas must have the outcome before it counts."""
     return bool(timing.replicas and answer and answer.verdict in ("granted", "renewed"))
-
-
-def heir(state: machine.State) -> machine.State:
-    """What the next candidacy of the same process knows, once the last loss is delivered."""
-    return machine.State(floor=state.floor, watch=state.watch, untold=state.untold)

@@ -140,7 +140,7 @@ class World:
             before = None
         rng = random.Random(f"{name} {self.setup.seed} {self.number()}")
         clock = before.clock if before else Clock(self.now, rng.uniform(0, 1000), self.rate(rng))
-        state = protocol.heir(before.state) if before else machine.State()
+        state = machine.inherited(before.state) if before else machine.State()
         process = before.process if before else self.hosts.spawn(name)
         timing = self.timings[self._started % len(self.timings)]
         candidate = Candidate(self, name, process, state, rng, clock, timing)
