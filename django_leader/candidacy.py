@@ -260,7 +260,7 @@ class Candidacy:
 
     def _tell(self, *, at_last: bool = False) -> None:
         # Whoever waits for us in a signal handler may have interrupted whoever logs. Whoever applies tells behind it.
-        if (self._stop_asked or self._applying) and not at_last:
+        if ((self._stop_asked or self._applying) and not at_last) or not self._ours():
             return
         lines, self._lines = self._lines, []
         for line in lines:
