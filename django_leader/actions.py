@@ -113,9 +113,9 @@ class Actions:
 
     def _release(self, state: machine.State, asked_at: float, hold: float) -> None:
         if state.ended and state.ended.owes_release:
-            claim, token = machine.claim(state, asked_at, self._timing), state.ended.term.token
-            shown = clocks().to_text() if hold else ""
-            self._lease.release(self._me, token, state.ended.reason, claim, leave=False, hold=hold, clocks=shown)
+            claim, (token, deadline) = machine.claim(state, asked_at, self._timing), state.ended.term
+            how: dict[str, Any] = {"hold": hold, "clocks": clocks().to_text() if hold else "", "deadline": deadline}
+            self._lease.release(self._me, token, state.ended.reason, claim, leave=False, **how)
             self._released = not hold
 
     def _campaign(self, state: machine.State, asked_at: float, *, look: bool) -> None:

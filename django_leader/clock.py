@@ -2,8 +2,8 @@
 
 A lease goes on while a laptop or a VM sleeps, so the clock that measures it must go on, too.
 ``CLOCK_MONOTONIC`` stands still during a suspend on Linux; it is the fallback elsewhere.
-Wall time never decides anything in favour of a candidate by itself, because it can be set. It may refuse a proof of
-death (``process.same_boot``), and confirm to a process on another host that a hold is over (``hold``).
+Wall time says nothing of a lease, because it can be set. It may refuse a proof of death (``process.same_boot``), and it
+is asked, beside the server's clock, how long ago another host has released a lease and held it (``hold``).
 """
 
 from __future__ import annotations

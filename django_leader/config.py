@@ -71,7 +71,8 @@ class Config:
     """The settings of an election. Frozen; ``validate()`` gives a copy that is fit for use.
 
     ``quarantine``: seconds for which nobody is elected after Redis has lost data; None is the lease, 0 turns it off.
-    ``min_replicas``: how many replicas must have a grant or a renewal before it counts. ``same_host_takeover``: whether
+    ``min_replicas``: how many replicas must have a grant or a renewal before it counts, of a set of servers that is
+    fixed (raise it before you add one). ``same_host_takeover``: whether
     the lease of this process may be claimed when it dies, and whether it claims that of one that dies on its host; to
     be turned off where child processes work on for a leader. ``handle_sigterm``: whether SIGTERM hands over before the
     process ends as it would without us. Raises ``ConfigError`` at once for a value of a kind that

@@ -289,12 +289,14 @@ class LeaderElection(Queries):
         timing = self._timing
         until = clock.now() + (float("inf") if timeout is None else timeout)
         proof = max(timing.ttl, timing.quarantine) + timing.retry
-        first_attempt = until + proof + 4 * timing.operation
+        first_attempt, watching = until + proof + 4 * timing.operation, False
         while (candidacy := self._candidacy) and self.running and not self.is_leader():
-            attempts = candidacy.attempts
-            # The state that it watches may last longer than this process would have set it for.
-            over_at = candidacy.watch.over_at if candidacy.watch.version else 0.0
-            left = (until if attempts else max(first_attempt, over_at + 4 * timing.operation)) - clock.now()
+            attempts, watch = candidacy.attempts, candidacy.watch
+            if watch.version and not watching:
+                # It may last longer than this process would have set it for. Only the first state that is found counts,
+                # because one that is replaced again and again would put the end off for ever.
+                watching, first_attempt = True, max(first_attempt, watch.over_at + 4 * timing.operation)
+            left = (until if attempts else first_attempt) - clock.now()
             if left <= 0:
                 break
             with (changed := candidacy.changed):

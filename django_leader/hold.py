@@ -1,19 +1,26 @@
 """How long ago a lease was released and held, for a candidate that was not there.
 
-NOT guaranteed here: that a hold lasts if two clocks are wrong at once. A hold ends early for a candidate on another
-host if both the server's wall clock and that of one of the two hosts are set forth meanwhile. Nobody leads twice by
-that: a held lease is a released one, and the next grant has a token of its own. But a job may run once more.
+NOT guaranteed here:
+
+- That a hold lasts if two clocks are wrong, each by about as much as the hold or more: the server's, and the wall clock
+  of the host of the last leader or of the candidate.
+- That a hold outlives its record. It is gone with the data of Redis. A restart or a failover of Redis, and a replica
+  that joins, replace it by a quarantine, which may be shorter. A release that Redis does not answer is not repeated, so
+  then nobody leads only until the lease is over.
+
+Nobody leads twice by either: a held lease is a released one, and the next grant has a token of its own. But a job may
+run once more.
 
 A hold is a state like any other, and ends for a candidate that has watched it for its span (``watch``). Unlike the
 others it is mostly met by a process that has just come: the command that cron starts the next time. Such a process has
-watched nothing, and must not wait for the length of a hold that was over long ago. So whoever releases publishes what
-the clocks of its host showed, and the candidate takes the least of what these clocks tell it:
+watched nothing, and must not wait for the length of a hold that was over long ago. So the process that releases
+publishes what the clocks of its host showed, and the candidate goes by the clock that has counted least since then:
 
 - The boot clock, if both processes run on one boot of one machine. Nobody can set it, so it decides alone.
 - Otherwise the server's clock and the wall clocks of the two hosts. Each can be set, so the hold is over only when both
   say so. That is longer than asked for if the hosts' clocks differ, by as much as they differ.
-- A clock by which the hold begins later than now, by more than the hold itself, tells nothing. Otherwise a host whose
-  clock is years ahead could hold a lease for years.
+- A clock by which the hold begins later than now, by more than the hold itself, is not asked, and the others decide.
+  Otherwise a host whose clock is years ahead could hold a lease for years. If none is left, the hold is watched.
 - Machines that were resumed from one snapshot share the boot id. The wall time of boot tells them apart (``process``),
   and where it does not agree the boot clock is one among the others.
 
@@ -27,7 +34,7 @@ from typing import NamedTuple
 
 from .clock import SAME_BOOT
 from .records import Answer
-from .watch import Watch
+from .watch import STATES, Watch
 
 HOLD = "hold:"
 """How the version of such a state begins."""
@@ -58,12 +65,14 @@ class Clocks(NamedTuple):
 
 
 def held_since(answer: Answer, here: Clocks) -> float | None:
-    """Return the instant on our boot clock at which the hold in ``answer`` began, at the earliest. Pure.
+    """Return the instant on our boot clock at which the hold in ``answer`` began. Pure.
 
-    ``here``: our clocks as the answer came. None if the state is no hold, if its holder has published no clocks, or if
-    no clock tells anything.
+    Of clocks that disagree the one counts by which the hold began last.
+    ``here``: our clocks as the answer came. None if the state is no hold, if the answer does not say what is left of
+    it, if its holder has published no clocks, or if no clock tells anything.
     """
-    there = Clocks.from_text(answer.process) if answer.version.startswith(HOLD) else None
+    held = answer.version.startswith(HOLD) and answer.verdict in STATES
+    there = Clocks.from_text(answer.process) if held else None
     if there is None:
         return None
     one_boot = there.boot == here.boot != "" and there.at <= here.at + GRAIN

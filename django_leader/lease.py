@@ -96,16 +96,23 @@ class Lease:
         leave: bool,
         hold: float = 0,
         clocks: str = "",
+        deadline: float = 0.0,
     ) -> bool:
         """Gives the term ``token`` back, and with ``leave`` takes part no longer. One round trip.
 
+        A second one if the server's clock was set since the last answer, so that it took the request for too old. It is
+        then sent again, to be executed before the instant ``deadline`` at which the lease ends (0: not again).
         Of ``claim`` count floor, version and latest. ``hold``: seconds for which nobody may lead yet; ``clocks``: what
         the clocks of this host show, so that a process that comes later can tell when that is over. Without them it
         has to watch for so long. Gives whether there was a lease of ours to give back. Raises ``RedisUnavailable``.
         """
         request = self._prepared_release(me, token, reason, claim, leave=leave, hold=hold, clocks=clocks)
         latest, pause = _digits(claim.latest * 1000, 13), YIELD if token and not hold else 0.0
-        return self._runner.send("release", request, latest, pause=pause).endswith(b"released")
+        reply = self._runner.send("release", request, latest, pause=pause)
+        if b"\nlate\n" in reply and (left := deadline - clock.now()) > 0:
+            # Executed before now, so at the deadline the server's clock shows this or more.
+            reply = self._runner.send("release", request, _digits((wire.parse(reply).at + left) * 1000, 13))
+        return reply.endswith(b"released")
 
     def prepare_release(self, me: str, token: int, reason: str, claim: Claim) -> None:
         """Packs the release that says this, so that it can leave at once. Local, and errors as of ``prepare``."""

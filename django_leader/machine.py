@@ -204,8 +204,11 @@ def decided(event: AnyEvent, after: State) -> bool:
         return True
     if not isinstance(event, Campaigned) or after.watch.over(event.asked_at):
         return False
+    answer = event.answer
+    # A state of which more is left than it lasts: the server's clock was set back, so its word is worth nothing.
+    held = answer.verdict == "held" and answer.remaining <= answer.span
     # A hold that goes on by the proof turns down, also where the server's clock says that it is over.
-    return event.answer.verdict in ("held", "foreign") or event.answer.held_since is not None
+    return held or answer.verdict == "foreign" or answer.held_since is not None
 
 
 def plan(state: State, now: float) -> Plan:

@@ -127,7 +127,7 @@ class Answer(NamedTuple):
     mail: bool = False
     """Whether there is something in the leader's inbox."""
     held_since: float | None = None
-    """Of a hold: the instant on our boot clock at which it began, at the earliest; None if nobody can tell."""
+    """Of a hold: the instant on our boot clock at which it began (``hold``); None if no clock can tell."""
 
 
 def instance_of(me: str) -> str:

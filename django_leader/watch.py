@@ -2,8 +2,8 @@
 
 NOT guaranteed here:
 
-- Anything, if the server's clock steps there and back between two polls of one candidate with no poll in between. Two
-  polls are a retry interval apart (in a large fleet up to four), and the timeout of an operation.
+- Anything, if the server's clock steps there and back between two polls of one candidate, with no poll in between whose
+  answer it had. Two polls are a retry interval apart (in a large fleet up to four), and the timeout of an operation.
 - Anything, if the clocks of the holder and of the candidate together are wrong by more than the margin over one lease
   (by more than half of it where the server's clock is believed).
 
@@ -91,6 +91,8 @@ class Watch(NamedTuple):
 
 def _set_between(before: Look, look: Look, answer: Answer) -> bool:
     """Whether the state was set between the two looks, on a server's clock that ran as ours."""
+    if answer.held_since is not None:  # nobody has left a margin for the end of a hold, and other clocks tell it
+        return False
     # The margin that counts is the holder's, who may be configured with another lease than ours.
     slack = margin_of(answer.span) / 2
     steady = look.most - before.least <= slack and before.most - look.least <= slack

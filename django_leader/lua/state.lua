@@ -36,8 +36,8 @@
 --
 -- A join is told in two ways, because CONFIG RESETSTAT sets the counters to 0: by the server's count of joins, and by
 -- an address that was not attached before. One that leaves is taken from the record, so that its return is a join. Not
--- told is a replica that leaves and returns while no script runs here, if meanwhile the counters were reset and have
--- come to the very same numbers again.
+-- told is a replica that leaves and returns while none of these three scripts runs, if meanwhile the counters were reset
+-- and have come to the very same numbers again. (Where too few replicas are left a lease ends, and then one does run.)
 local echo, me, floor = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local quarantine, replicas = tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,12 +12,15 @@ import redis
 from django_leader import Config, LeaderElection, actions, clock
 from django_leader.hold import Clocks
 from django_leader.process import clocks
+from django_leader.watch import Watch
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 OPTIONS: dict[str, Any] = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.3, "quarantine": 0}
 HOLD = 1.5
-STEP = 10_000
-"""Milliseconds, more than the hold lasts."""
+LONG = 30.0
+"""A hold that is over in no test."""
+STEP = 60_000
+"""Milliseconds, more than any hold lasts."""
 Make = Callable[..., LeaderElection]
 
 
@@ -34,12 +38,12 @@ def make(some_server: RedisServer) -> Iterator[Make]:
         election.stop()
 
 
-def held(make: Make) -> float:
+def held(make: Make, hold: float = LONG) -> float:
     """Leads, and lets go with a hold; the instant before that."""
     leader = make()
     assert leader.wait_for_leadership(GENEROUS)
     at = clock.now()
-    leader.stop(hold=HOLD)
+    leader.stop(hold=hold)
     return at
 
 
@@ -69,16 +73,39 @@ def test_s12_who_comes_while_a_hold_goes_on_is_turned_down_at_once(
     step_clock(some_server, step)
     newcomer = make()
     assert not newcomer.wait_for_leadership(0)
-    assert 0 < newcomer.hold_left <= HOLD
-    assert newcomer.wait_for_leadership(GENEROUS), "and leads when it is over"
+    assert 0 < newcomer.hold_left <= LONG
+
+
+@pytest.mark.parametrize("step", [STEP, -STEP, 0])
+def test_s12_who_comes_while_a_hold_goes_on_leads_when_it_is_over(
+    make: Make, some_server: RedisServer, step: int
+) -> None:
+    at = held(make, HOLD)
+    step_clock(some_server, step)
+    newcomer = make()
+    assert newcomer.wait_for_leadership(GENEROUS)
+    assert clock.now() - at > HOLD
     assert newcomer.hold_left == 0
+
+
+def test_s08_a_hold_is_kept_though_the_servers_clock_was_set_behind_the_last_heartbeat(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = make()
+    assert leader.wait_for_leadership(GENEROUS)
+    monkeypatch.setattr(Watch, "server_time", lambda self, at, *, most: 1.0)  # so the server is far ahead of that
+    leader.stop(hold=LONG)
+    monkeypatch.undo()
+    newcomer = make()
+    assert not newcomer.wait_for_leadership(0)
+    assert newcomer.hold_left > OPTIONS["lock_ttl"], "and it is no lease that nobody has given back"
 
 
 @pytest.mark.parametrize("step", [STEP, -STEP, 0])
 def test_s12_who_comes_when_a_hold_is_over_leads_in_its_first_attempt(
     make: Make, some_server: RedisServer, step: int
 ) -> None:
-    at = held(make)
+    at = held(make, HOLD)
     step_clock(some_server, step)
     eventually(lambda: clock.now() > at + HOLD + 0.5)
     assert make().wait_for_leadership(0)
@@ -107,7 +134,7 @@ def test_s12_on_another_host_one_clock_that_was_set_does_not_end_a_hold(
 def test_s12_on_another_host_a_hold_that_is_over_keeps_nobody_waiting(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = held(make)
+    at = held(make, HOLD)
     eventually(lambda: clock.now() > at + HOLD + 0.5)
     on_another_host(monkeypatch, 0.0)
     assert make().wait_for_leadership(0)
@@ -117,7 +144,7 @@ def test_a_hold_without_clocks_that_is_longer_than_a_lease_is_watched_to_its_end
     make: Make, some_server: RedisServer
 ) -> None:
     """The first attempt of a newcomer may take longer than any state that it would set itself."""
-    held(make)
+    held(make, HOLD)
     client: Any = some_server.client()
     keys = Config().keys
     client.hset(keys.state, mapping={"process": "", "span": 3000, "until": 1})
@@ -125,3 +152,42 @@ def test_a_hold_without_clocks_that_is_longer_than_a_lease_is_watched_to_its_end
     at = clock.now()
     assert make(lock_ttl=0.5, heartbeat_interval=0.1, retry_interval=0.1).wait_for_leadership(0)
     assert clock.now() - at > 3.0
+
+
+def test_s12_a_lease_that_a_clock_that_was_set_back_prolongs_is_watched_by_who_has_just_come(
+    make: Make, some_server: RedisServer
+) -> None:
+    """Its holder is gone, and the server says that a day is left of it."""
+    leader = make()
+    assert leader.wait_for_leadership(GENEROUS)
+    leader.stop(hold=HOLD)
+    client: Any = some_server.client()
+    keys = Config().keys
+    client.hset(keys.state, mapping={"kind": "lease", "process": "", "span": 1000})
+    client.hincrby(keys.state, "until", 86_400_000)
+    assert make().wait_for_leadership(0)
+
+
+def test_an_attempt_ends_though_what_it_watches_is_replaced_again_and_again(
+    make: Make, some_server: RedisServer
+) -> None:
+    """As by a replica that joins again and again."""
+    client, over = some_server.client(), threading.Event()
+
+    def replaces() -> None:
+        while not over.wait(0.05):
+            client.flushall()
+
+    thread = threading.Thread(target=replaces)
+    thread.start()
+    try:
+        found: list[bool] = []
+        election = make(lock_ttl=0.5, heartbeat_interval=0.1, retry_interval=0.1, quarantine=0.5)
+        waits = threading.Thread(target=lambda: found.append(election.wait_for_leadership(0)))
+        waits.start()
+        waits.join(GENEROUS)
+        assert found == [False]
+    finally:
+        over.set()
+        thread.join()
+        waits.join()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from django_leader import clock
 from django_leader.channel import Connect
 from django_leader.config import Config
 from django_leader.exceptions import RedisUnavailable
@@ -181,6 +182,18 @@ def test_s06_a_heartbeat_that_is_answered_by_something_else_is_an_error(
             patch.setattr(lease.channel, "call_packed", lambda command, reply=reply, **options: reply)
             with pytest.raises(RedisUnavailable, match="does not belong to its request"):
                 lease.renew(A, token, INFO)
+
+
+@pytest.mark.parametrize(("left", "released"), [(30.0, True), (0.0, False), (-1.0, False)])
+def test_s08_a_release_that_is_late_by_a_clock_that_was_set_is_sent_again_while_the_lease_lasts(
+    lease: Lease, client: Any, token: int, left: float, released: bool
+) -> None:
+    """The server's clock was set forth behind its last answer, so the first request seems to come too late."""
+    seconds, _ = client.time()
+    deadline = clock.now() + left if left else 0.0
+    claim = Claim(latest=seconds - 3600)
+    assert lease.release(A, token, "resigned", claim, leave=False, hold=30, deadline=deadline) is released
+    assert client.hget(KEYS.state, "kind") == (b"hold" if released else b"lease")
 
 
 def test_s10_whoever_reclaimed_too_late_is_not_granted_because_the_state_says_it_holds(

@@ -10,6 +10,7 @@ from django_leader.config import Config
 from django_leader.hold import Clocks, held_since
 from django_leader.machine import Campaigned, State, decided, step
 from django_leader.records import Answer
+from django_leader.watch import Watch
 
 BOOT, OTHER = "37206924-49b4-42d0-a925-88f5ef7b5d09", "00000000-49b4-42d0-a925-88f5ef7b5d09"
 SPAN = 8.0
@@ -86,6 +87,11 @@ def test_s12_of_a_hold_whose_holder_tells_no_clocks_nothing_is_known(process: st
     assert held_since(hold(11.6, process), same_host(1.6)) is None
 
 
+@pytest.mark.parametrize("verdict", ["late", "foreign"])
+def test_s12_an_answer_that_does_not_say_what_is_left_tells_nothing_of_a_hold(verdict: str) -> None:
+    assert held_since(hold(11.6)._replace(verdict=verdict), same_host(1.6)) is None
+
+
 def test_s12_a_lease_is_not_proved_by_the_clocks_of_two_hosts() -> None:
     for kind in ("lease", "regained", "quarantine"):
         assert held_since(hold(11.6, version=f"{kind}:7:1:1"), same_host(99)) is None
@@ -119,6 +125,24 @@ def test_s12_a_newcomer_is_turned_down_by_a_hold_that_goes_on(by_the_server: flo
     assert over
     assert state.watch.over(106.39) == ""
     assert state.watch.over(106.41)
+
+
+@pytest.mark.parametrize("version", ["hold:7:1:1", "lease:7:1:1", "regained:7:1:1"])
+def test_s12_a_newcomer_watches_what_the_server_says_to_last_longer_than_it_can(version: str) -> None:
+    """Its clock was set back, so that every process that comes would be turned down for as long."""
+    state, over = campaigned(hold(-3600.0, "", version))
+    assert not over
+    assert state.watch.over(108.1) == version
+    _, over = campaigned(hold(0.0, "", version))
+    assert over, "and not what has just been set"
+
+
+def test_s12_the_steady_clock_of_a_server_does_not_end_a_hold_for_which_nobody_has_left_a_margin() -> None:
+    """Half the margin of a lease as long as this hold is 36 seconds."""
+    long = hold(0.5)._replace(span=3600.0, remaining=3564.0, at=5037.0, held_since=101.5)
+    watch = Watch().observe(100.0, hold(0.0, version="lease:7:1:1")._replace(at=5000.0), 100.0, 4.0)
+    watch = watch.observe(102.0, long, 102.0, 4.0)
+    assert watch.over_at == 101.5 + 3600
 
 
 def test_s12_a_newcomer_watches_a_hold_of_which_nothing_is_known() -> None:
