@@ -7,7 +7,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from django_leader import machine
+from django_leader import machine, wire
 from django_leader.config import Timing
 from django_leader.hold import HOLD, Clocks, held_since
 from django_leader.records import Answer
@@ -257,29 +257,50 @@ class Candidate:
             self.connected = None
         else:
             self.connected = request.connection
-            if call.script == "WAIT":
-                answer = request.answer if request.reply >= self.timing.replicas else None
-                self.connected = request.connection if answer else None
-            elif call.script != "release":
-                self._ran = request.executed
-                answer = protocol.parse(call, request.reply, self.timing)
-                if answer and answer.version.startswith(HOLD):
-                    answer = answer._replace(held_since=held_since(answer, self._clocks()))
-                if self.rules.waits and protocol.waits(answer, self.timing):
-                    self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
-                    return
-                if answer is None and call.then:
-                    self._ask(call.then, request.asked_at, mourns=request.mourns)
-                    return
-                if answer and call.act == "campaign" and not request.mourns and self._follow(answer):
-                    self._begin("campaign", self.clock.local(self.world.now), mourns=True)
-                    return
+            answer, goes_on = self._read(request)
+            if goes_on:
+                return
         if answer is not None:
             self.looked = self._ran
         self.apply(protocol.event(call, answer, request.asked_at, chance))
         if request.reply is None and call.script == "release":
             self.apply(machine.Failed(chance))
         self.go_on()
+
+    def _read(self, request: Request) -> tuple[Answer | None, bool]:
+        """What was answered, and whether another request has been sent because of it."""
+        call = request.call
+        if call.script == "WAIT":
+            answer = request.answer if request.reply >= self.timing.replicas else None
+            self.connected = request.connection if answer else None
+            return answer, False
+        if call.script == "release":
+            if again := self._again(call, request.reply):
+                self._ask(again, request.asked_at)
+            return None, again is not None
+        self._ran = request.executed
+        answer = protocol.parse(call, request.reply, self.timing)
+        if answer and answer.version.startswith(HOLD):
+            answer = answer._replace(held_since=held_since(answer, self._clocks()))
+        if self.rules.waits and protocol.waits(answer, self.timing):
+            self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
+            return None, True
+        if answer is None and call.then:
+            self._ask(call.then, request.asked_at, mourns=request.mourns)
+            return None, True
+        if answer and call.act == "campaign" and not request.mourns and self._follow(answer):
+            self._begin("campaign", self.clock.local(self.world.now), mourns=True)
+            return None, True
+        return answer, False
+
+    def _again(self, call: protocol.Call, reply: bytes) -> protocol.Call | None:
+        """A release that the server took for too old, if the lease goes on: its clock was set."""
+        ended = self.state.ended
+        if call.act != "release" or b"\nlate\n" not in reply or not ended or not ended.owes_release:
+            return None
+        left = ended.term.deadline - self.clock.local(self.world.now)
+        latest = math.floor((wire.parse(reply).at + left) * 1000)
+        return call._replace(act="release again", args=(*call.args[:4], latest, *call.args[5:])) if left > 0 else None
 
     def pause(self) -> None:
         """SIGSTOP: it does nothing, and its clock goes on."""
