@@ -463,3 +463,9 @@ def test_a_descriptor_is_closed_though_none_is_left_to_tell_what_it_is(monkeypat
     watch = HolderWatch()
     watch.follow(("a", 1), leader.text, 0.0, "v")
     assert (watch.fd, kernel.descriptors) == (None, {})
+
+
+def test_s12_the_clocks_of_a_host_name_its_boot_where_the_system_tells(kernel: Kernel) -> None:
+    assert process.clocks().boot == kernel.me.identity.boot
+    kernel.missing = "/proc"
+    assert process.clocks().boot == ""
