@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ class Stage:
         self.delivered, self.failed, self.expired = threading.Event(), threading.Event(), threading.Event()
         self.gain: list[Callable[[], Any]] = []
         self.loss: list[Callable[[], Any]] = []
+        self.made: list[TermDelivery] = []
         monkeypatch.setattr(clock, "now", lambda: self.now)
         monkeypatch.setattr(delivery, "LONGEST_LOOK", 0.001)
 
@@ -42,6 +43,7 @@ class Stage:
             gain_failed=lambda token: self.failed.set(),
             delivered=lambda token: self.delivered.set(),
         )
+        self.made.append(self.term)
         self.term.prepare()
         return self.term
 
@@ -55,8 +57,11 @@ class Stage:
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
-    return Stage(monkeypatch)
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    stage = Stage(monkeypatch)
+    yield stage
+    for term in stage.made:
+        term.cancel()  # or its watcher looks at a clock that is no longer invented, again and again
 
 
 def test_s16_gain_then_loss_each_once(stage: Stage) -> None:
