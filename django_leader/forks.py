@@ -31,6 +31,6 @@ def check(pid: int) -> None:
 
 
 def close_silently(sock: Any) -> None:
-    """Close a descriptor of which another process has a copy, without a word to whoever is at the other end."""
+    """Close a descriptor of which another process has a copy, without a word to the other end."""
     with contextlib.suppress(OSError, AttributeError):
         os.close(sock.detach())

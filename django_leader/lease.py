@@ -104,7 +104,7 @@ class Lease:
         then sent again, to be executed before the instant ``deadline`` at which the lease ends (0: not again).
         Of ``claim`` count floor, version and latest. ``hold``: seconds for which nobody may lead yet; ``clocks``: what
         the clocks of this host show, so that a process that comes later can tell when that is over. Without them it
-        has to watch for so long. Gives whether there was a lease of ours to give back. Raises ``RedisUnavailable``.
+        has to watch for so long. Returns True if there was a lease of ours to give back. Raises ``RedisUnavailable``.
         """
         request = self._prepared_release(me, token, reason, claim, leave=leave, hold=hold, clocks=clocks)
         latest, pause = _digits(claim.latest * 1000, 13), YIELD if token and not hold else 0.0
