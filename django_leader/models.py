@@ -1,15 +1,55 @@
-"""A model without a table: it gives the admin page its place in the index, and its permission."""
+"""A model without a table: it gives the admin page its place in the index, and its permission.
+
+Whatever goes through all models of a project (``dumpdata``, a loop over ``apps.get_models()``) finds it, too. So it
+answers as a table without rows would, and sends the database nothing.
+
+NOT guaranteed here: SQL that names the table. There is none.
+"""
 
 from __future__ import annotations
 
-from django.db import models
+from typing import Any, ClassVar, NoReturn
+
+from django.db import NotSupportedError, models
+
+REFUSED = "elections are not in the database: they are made in LEADER_ELECTIONS, in the settings"
+
+
+class NoRowsQuerySet(models.QuerySet["Election"]):
+    """Refuses every insert."""
+
+    def _insert(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotSupportedError(REFUSED)  # save, create, bulk_create and loaddata all come here
+
+
+class NoRows(models.Manager.from_queryset(NoRowsQuerySet)):  # type: ignore[misc]
+    """Finds nothing, without asking the database."""
+
+    use_in_migrations = True  # a data migration can go through all models, too
+
+    def get_queryset(self) -> NoRowsQuerySet:
+        """Return the empty queryset, for any database. Local."""
+        empty: NoRowsQuerySet = super().get_queryset().none()
+        return empty
 
 
 class Election(models.Model):
     """Stands for the elections in the admin. There are no rows."""
 
+    name = models.CharField(max_length=255, primary_key=True)  # not numbered: a number has a sequence to be reset
+
+    objects: ClassVar[NoRows] = NoRows()
+
     class Meta:
         managed = False
+        base_manager_name = "objects"
         default_permissions = ("view",)
         verbose_name = "election"
         verbose_name_plural = "elections"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def delete(self, using: str | None = None, keep_parents: bool = False) -> NoReturn:
+        """Raise ``NotSupportedError``: there is nothing to delete. Local."""
+        raise NotSupportedError(REFUSED)

@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from django.db import migrations, models
 
+import django_leader.models
+
 
 class Migration(migrations.Migration):
     """The admin's model without a table."""
@@ -15,14 +17,14 @@ class Migration(migrations.Migration):
     operations: ClassVar = [
         migrations.CreateModel(
             name="Election",
-            fields=[
-                ("id", models.BigAutoField(primary_key=True, serialize=False, auto_created=True, verbose_name="ID"))
-            ],
+            fields=[("name", models.CharField(max_length=255, primary_key=True, serialize=False))],
             options={
                 "verbose_name": "election",
                 "verbose_name_plural": "elections",
                 "managed": False,
                 "default_permissions": ("view",),
+                "base_manager_name": "objects",
             },
+            managers=[("objects", django_leader.models.NoRows())],
         )
     ]
