@@ -12,6 +12,7 @@ command's own, because web workers hold ``default`` for as long as they live.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import os
 import signal
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -29,11 +30,10 @@ from .conf import COMMAND_PREFIX
 from .exceptions import LeadershipLost, OverrideMissing, RedisUnavailable
 from .handler import elections
 from .overrides import overrides
+from .targets import ADVICE, Decorator, Target, check_target
 
 if TYPE_CHECKING:
     from .election import LeaderElection
-
-Target = TypeVar("Target", bound=Callable[..., Any])
 
 GRACE = 0.1
 """Of the lease: what must be left of it when the body is interrupted, so that it can end before the lease does."""
@@ -44,6 +44,30 @@ UNAVAILABLE_EXIT = 2
 
 _busy: set[str] = set()
 _busy_lock = threading.Lock()
+
+
+@overload
+def leader_required(
+    target: Target,
+    *,
+    election: str | None = ...,
+    wait: float | None = ...,
+    hold: float = ...,
+    on_loss: Literal["interrupt", "continue"] = ...,
+    exit_code: int = ...,
+) -> Target: ...
+
+
+@overload
+def leader_required(
+    target: None = None,
+    *,
+    election: str | None = ...,
+    wait: float | None = ...,
+    hold: float = ...,
+    on_loss: Literal["interrupt", "continue"] = ...,
+    exit_code: int = ...,
+) -> Decorator: ...
 
 
 def leader_required(
@@ -64,10 +88,13 @@ def leader_required(
     ``"interrupt"`` raises ``LeadershipLost`` in it, before the lease has ended, and the command ends with an error;
     ``"continue"`` lets it go on. ``exit_code``: the exit status when another process leads.
 
-    When another process leads, one line on stderr says who, and the body is not run. When Redis cannot be asked, the
-    command fails with exit status 2. Options and help of the command stay as they are. Raises ``TypeError`` or
-    ``ValueError`` at once, where it is used, for arguments that cannot be. In a test, the command raises
-    ``OverrideMissing`` unless the test says who leads: see ``testing``.
+    When another process leads, one line on stderr says who, and the body is not run. With ``--verbosity 0`` nothing is
+    said, unless ``exit_code`` makes it an error. When Redis cannot be asked, the command fails with exit status 2.
+    Options and help of the command stay as they are.
+
+    Raise ``TypeError`` or ``ValueError`` at once, where it is used, for arguments that cannot be, and ``TypeError`` for
+    a target that cannot be guarded: what is no command, and what another framework calls (see ``targets``). In a test,
+    the command raises ``OverrideMissing`` unless the test says who leads: see ``testing``.
     """
     if not isinstance(election, str | None) or isinstance(exit_code, bool) or not isinstance(exit_code, int):
         raise TypeError(f"leader_required: election is {election!r}, exit_code {exit_code!r}; give a str and an int")
@@ -77,17 +104,18 @@ def leader_required(
     if on_loss not in ("interrupt", "continue"):
         raise ValueError(f"leader_required: on_loss is {on_loss!r}; use 'interrupt' or 'continue'")
 
-    def decorate(target: Target) -> Target:
-        if isinstance(target, type) and issubclass(target, BaseCommand):
-            target.handle = decorate(target.handle)  # type: ignore[method-assign]
+    def decorate(target: Any) -> Any:
+        check_target(target)
+        if isinstance(target, type):
+            target.handle = decorate(inspect.getattr_static(target, "handle"))  # type: ignore[attr-defined]
             return target
-        if not callable(target) or isinstance(target, type):
-            raise TypeError(f"leader_required: {target!r} is neither a command class nor its handle")
         if getattr(target, "_leader_required", False):
             raise TypeError("leader_required: decorate the command or its handle, not both")
 
         @functools.wraps(target)
         def handle(self: BaseCommand, *args: Any, **options: Any) -> Any:
+            if not isinstance(self, BaseCommand):
+                raise TypeError(f"leader_required: {target!r} was called with {self!r}, which is no command. {ADVICE}")
             alias = election or COMMAND_PREFIX + type(self).__module__.rpartition(".")[2]
             with _leading(alias, wait, hold) as (leading, why):
                 if leading:
@@ -96,11 +124,12 @@ def leader_required(
                         return target(self, *args, **options)
             if exit_code:
                 raise CommandError(f"Not run: {why}", returncode=exit_code)
-            self.stderr.write(f"Not run: {why}", self.style.WARNING)
+            if options.get("verbosity") != 0:
+                self.stderr.write(f"Not run: {why}", self.style.WARNING)
             return None
 
         handle._leader_required = True  # type: ignore[attr-defined]
-        return handle  # type: ignore[return-value]
+        return handle
 
     return decorate if target is None else decorate(target)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
 from typing import Any
+from unittest import mock
 
 import pytest
 import redis
+from asgiref.sync import async_to_sync
 from django.core.management import call_command, load_command_class
 from django.core.management.base import BaseCommand, CommandError
 from pytest_django import Settings
@@ -24,7 +29,7 @@ from django_leader.channel import connector
 from django_leader.decorators import _interrupted, _who_leads
 from django_leader.lease import Lease
 from django_leader.records import Claim
-from django_leader.testing import real_elections
+from django_leader.testing import following, leading, real_elections
 from tests.commands.management.commands import guarded, guarded_class
 from tests.django.conftest import FAST
 from tests.support.candidates import ROOT
@@ -373,12 +378,159 @@ def test_bad_arguments_are_refused_where_they_are_written(
         leader_required(**arguments)
 
 
-def test_only_commands_can_be_decorated_and_only_once() -> None:
-    with pytest.raises(TypeError, match="neither a command class nor its handle"):
-        leader_required(int)
-    with pytest.raises(TypeError, match="neither a command class nor its handle"):
-        leader_required(5)
+def plain(name: str = "x") -> None:
+    """A function outside of a class, as a framework's own command, task or view is."""
 
+
+def registered(function: Any) -> Any:
+    """Keep the function as django-typer's ``@command()`` does: in what an attribute of it calls."""
+    function.register = lambda: function
+    return function
+
+
+class Methods:
+    def method(self) -> None: ...
+
+    async def coroutine(self) -> None: ...
+
+    def generator(self) -> Iterator[None]:
+        yield
+
+    async def asynchronous_generator(self) -> AsyncIterator[None]:
+        yield
+
+    @registered
+    def kept(self) -> None: ...
+
+    def by_name(*, self: Any) -> None: ...
+
+
+class WithStatic(BaseCommand):
+    @staticmethod
+    def handle(*args: Any, **options: Any) -> None: ...
+
+
+class WithCoroutine(BaseCommand):
+    async def handle(self, *args: Any, **options: Any) -> None: ...  # type: ignore[override]
+
+
+class WithoutHandle(BaseCommand):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        (int, "it is no subclass of BaseCommand"),
+        (5, "it is an object of int"),
+        (print, "it is an object of builtin_function_or_method"),
+        (plain, "it is a function outside of a class"),
+        (functools.partial(plain, "y"), "it is an object of functools.partial"),
+        (functools.partial(Methods.method), "it is an object of functools.partial"),
+        (functools.partialmethod(Methods.method), "it is an object of functools.partialmethod"),
+        (staticmethod(plain), "a staticmethod is not called with the command"),
+        (
+            classmethod(Methods.method),  # type: ignore[arg-type]
+            "a classmethod is not called with the command",
+        ),
+        (property(plain), "it is an object of property"),
+        (mock.MagicMock(), "it is an object of unittest.mock.MagicMock"),
+        (Methods().method, "it is bound to an object"),
+        (Methods.coroutine, "it is a coroutine function"),
+        (Methods.generator, "it is a generator function"),
+        (Methods.asynchronous_generator, "it is a generator function"),
+        (Methods.kept, "its attribute register leads to the unguarded function"),
+        (Methods.by_name, "it cannot be called with the command as its first argument"),
+        (lambda: None, "it cannot be called with the command as its first argument"),
+        (guarded.Command(), "it is an instance"),
+        (WithStatic, "of its handle, a staticmethod is not called with the command"),
+        (WithCoroutine, "of its handle, it is a coroutine function"),
+        (WithoutHandle, "the class has no handle"),
+    ],
+)
+@pytest.mark.parametrize("decorate", [leader_required, leader_required(wait=1)])
+def test_what_nobody_would_call_guarded_is_refused_with_what_to_decorate(decorate: Any, target: Any, why: str) -> None:
+    message = re.escape("is neither a command class nor its handle: " + why)
+    with pytest.raises(TypeError, match=f"(?s){message}.* Decorate a subclass of BaseCommand, or its method"):
+        decorate(target)
+
+
+@pytest.mark.parametrize("decorators", ["@leader_required\n@click.command()", "@click.command()\n@leader_required"])
+@pytest.mark.parametrize("parameters", ["", "name='x'"])
+def test_a_command_of_django_click_is_refused_in_either_order(
+    decorators: str, parameters: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("nightly")
+    monkeypatch.setitem(sys.modules, "nightly", module)
+    imports = "import djclick as click\nfrom django_leader import leader_required"
+    source = f"{imports}\n{decorators}\ndef command({parameters}): ..."
+    with pytest.raises(TypeError, match="Decorate a subclass of BaseCommand"):
+        exec(source, vars(module))
+
+
+def from_a_module(self: BaseCommand, *args: Any, **options: Any) -> str:
+    return "from a module"
+
+
+def unnamed(function: Callable[..., str]) -> Callable[..., str]:
+    return lambda *args, **options: function(*args, **options)
+
+
+async def awaited(self: BaseCommand, *args: Any, **options: Any) -> str:
+    return "awaited"
+
+
+class Compiled:
+    """A function that is compiled, and tells nothing of its signature."""
+
+    __signature__ = "unknown"
+
+    def __get__(self, instance: object, owner: object = None) -> Any:
+        raise NotImplementedError
+
+    def __call__(self, command: BaseCommand, **options: Any) -> str:
+        return "compiled"
+
+
+@pytest.mark.parametrize(
+    ("handle", "result"),
+    [
+        (from_a_module, "from a module"),
+        (unnamed(from_a_module), "from a module"),
+        (functools.lru_cache(from_a_module), "from a module"),
+        (async_to_sync(awaited), "awaited"),
+        (Compiled(), "compiled"),
+    ],
+)
+def test_whatever_else_works_as_a_method_is_guarded(handle: Any, result: str) -> None:
+    command: Any = type("Command", (BaseCommand,), {"handle": leader_required(handle, election="default")})
+    for scope, expected in ((leading(), result), (following(), None)):
+        with scope:
+            assert command(stderr=StringIO()).handle() == expected
+
+
+def test_a_guarded_method_that_is_called_with_no_command_raises_instead_of_running() -> None:
+    class View:
+        @leader_required
+        def get(self, *args: Any, **kwargs: Any) -> None:
+            raise AssertionError("unguarded")
+
+    with leading(), pytest.raises(TypeError, match=r"get .* was called with <.*View .*>, which is no command"):
+        View().get()
+
+
+@pytest.mark.parametrize(("verbosity", "said"), [(0, 0), (1, 1), (2, 1), (3, 1)])
+def test_with_verbosity_0_nothing_is_said_where_another_leads(verbosity: int, said: int) -> None:
+    out, err = StringIO(), StringIO()
+    with following("command:guarded"):
+        call_command("guarded", verbosity=verbosity, stdout=out, stderr=err)
+    assert (out.getvalue(), len(err.getvalue().splitlines())) == ("", said)
+    with following("command:guarded_class"), pytest.raises(CommandError) as error:
+        call_command("guarded_class", verbosity=verbosity)
+    assert error.value.returncode == 3
+
+
+def test_a_command_is_decorated_once() -> None:
     class Command(BaseCommand):
         @leader_required
         def handle(self, *args: Any, **options: Any) -> None: ...
