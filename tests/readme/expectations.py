@@ -1,0 +1,131 @@
+"""What type checkers must find: every line that is wrong is marked, and a mark that is not needed is an error.
+
+Not imported by any test; mypy and pyright read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from typing_extensions import assert_type
+
+from django_leader import LeaderElection, LeaderInfo, elections, is_leader, leader_required
+from django_leader.testing import following, leading
+
+
+class Plain(BaseCommand):
+    @leader_required
+    def handle(self, *args: Any, **options: Any) -> None: ...
+
+
+class WithArguments(BaseCommand):
+    @leader_required(election="default", wait=None, hold=1, on_loss="continue", exit_code=3)
+    def handle(self, *args: Any, **options: Any) -> str:
+        return "done"
+
+
+class OnlyCalled(BaseCommand):
+    @leader_required()
+    def handle(self, *args: Any, **options: Any) -> str | None: ...
+
+
+@leader_required
+class PlainClass(BaseCommand):
+    answer = 42
+
+
+@leader_required(wait=0.5)
+class ClassWithArguments(BaseCommand):
+    answer = 42
+
+
+class Parts(BaseCommand):
+    @leader_required(hold=30)
+    def part(self, number: int, *, name: str = "") -> str:
+        return name * number
+
+
+assert_type(Plain().handle(), None)
+assert_type(WithArguments().handle(), str)
+assert_type(OnlyCalled().handle(), str | None)
+assert_type(PlainClass, type[PlainClass])
+assert_type(PlainClass().answer, int)
+assert_type(ClassWithArguments(), ClassWithArguments)
+assert_type(Parts().part(3, name="x"), str)
+Parts().part("3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Called(BaseCommand):
+    def handle(self, *args: Any, **options: Any) -> None: ...
+
+
+assert_type(leader_required(Called), type[Called])
+assert_type(leader_required(Called, wait=3), type[Called])
+assert_type(leader_required(wait=3)(Called), type[Called])
+
+leader_required(wait="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+leader_required(on_loss="stop")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+leader_required(int)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue]
+leader_required(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+class Wrong:
+    @leader_required  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
+    async def coroutine(self) -> None: ...
+
+    @leader_required()  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportUntypedFunctionDecorator]
+    def generator(self) -> Iterator[str]:
+        yield ""
+
+    @leader_required  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
+    def number(self) -> int:  # where another leads there is none
+        return 1
+
+
+election = elections["default"]
+
+
+@election.on_become_leader
+async def gained() -> None:
+    assert_type(await election.aget_leader_info(), LeaderInfo | None)
+
+
+@election.on_lose_leadership
+def lost() -> str:
+    return "stopped"
+
+
+assert_type(election, LeaderElection)
+assert_type(election.fencing_token, int | None)
+assert_type(is_leader("default"), bool)
+assert_type(lost(), str)
+is_leader(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@leading()
+def test_function(number: int) -> str:
+    return str(number)
+
+
+@following("other")
+async def test_coroutine(number: int) -> str:
+    return str(number)
+
+
+@leading("command:nightly", token=2)
+class Tests:
+    answer = 42
+
+
+assert_type(test_function(3), str)
+assert_type(Tests().answer, int)
+
+
+async def awaits() -> None:
+    assert_type(await test_coroutine(3), str)
+
+
+with leading():
+    leading(token="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
