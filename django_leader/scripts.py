@@ -2,6 +2,8 @@
 
 NOT guaranteed here: what they do; that stands at the top of each.
 
+They are read when this module is imported: a process whose package is replaced under it keeps those it has begun with.
+
 They say to Redis 7 that they may run when its memory is full: they rewrite a few keys of bounded size, and may well
 free some. Redis 6.2 does not know how to be told so.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 from typing import NamedTuple
 
 
@@ -21,6 +23,10 @@ class Script(NamedTuple):
     sha: str
 
 
+SOURCES = {
+    file.name.removesuffix(".lua"): file.read_text(encoding="utf-8")
+    for file in (files("django_leader") / "lua").iterdir()  # no path: the package may lie in a zip
+}
 STATE_SCRIPTS = ("campaign", "reclaim", "release")
 MAY_WRITE = (*STATE_SCRIPTS, "renew", "look")
 FLAGS = "#!lua flags=allow-oom\n"
@@ -31,7 +37,6 @@ NOT_UNDERSTOOD = "near '#'"
 @cache
 def script(name: str, flags: str = "") -> Script:
     """The script ``lua/<name>.lua``, behind the common beginning if it has one."""
-    folder = Path(__file__).parent / "lua"
     names = ("state", name) if name in STATE_SCRIPTS else (name,)
-    source = flags + "".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in names)
+    source = flags + "".join(SOURCES[part] for part in names)
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

@@ -29,7 +29,7 @@ settings.configure(
 )
 import django, django_leader
 django.setup()
-assert "site-packages" in django_leader.__file__, django_leader.__file__
+assert os.environ["FROM"] in django_leader.__file__, django_leader.__file__
 from django.core.management import call_command
 call_command("migrate", verbosity=0)
 election = django_leader.elections["default"]
@@ -37,6 +37,21 @@ election.start()
 assert election.wait_for_leadership(20)
 assert django_leader.is_leader()
 call_command("leader_status")
+"""
+REST = """
+election.stop()
+from io import StringIO
+from django.core.management.base import BaseCommand
+
+class Command(BaseCommand):
+    @django_leader.leader_required(election="default")
+    def handle(self, *args, **options):
+        return "guarded"
+
+assert call_command(Command(), stdout=StringIO()) == "guarded"
+call_command("makemigrations", check_changes=True, verbosity=0)
+from django_leader import scripts
+assert sorted(scripts.SOURCES) == sorted(os.environ["SCRIPTS"].split())
 """
 
 
@@ -76,14 +91,27 @@ def test_the_wheel_works_in_a_clean_environment(wheel: Path, tmp_path: Path, som
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    out = run(python, PROJECT, tmp_path, URL=some_server.url, FROM="site-packages")
+    assert "default" in out
+
+
+def test_the_wheel_works_without_being_unpacked(wheel: Path, tmp_path: Path, some_server: RedisServer) -> None:
+    """As in a zipapp, with the packages of this environment."""
+    lua = [path.stem for path in (ROOT / "django_leader" / "lua").iterdir()]
+    more = {"PYTHONPATH": str(wheel), "SCRIPTS": " ".join(lua), "FROM": f"{wheel.name}/django_leader"}
+    out = run(sys.executable, PROJECT + REST, tmp_path, URL=some_server.url, **more)
+    assert "default" in out
+
+
+def run(python: str, program: str, folder: Path, **more: str) -> str:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON", "DJANGO"))}
     done = subprocess.run(
-        [python, "-W", "error", "-c", PROJECT],
-        cwd=tmp_path,
-        env={**clean, "URL": some_server.url},
+        [python, "-W", "error", "-c", program],
+        cwd=folder,
+        env={**clean, **more},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "default" in done.stdout
+    return done.stdout
