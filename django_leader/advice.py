@@ -14,6 +14,7 @@ from .channel import SERVER_TIMER
 from .config import Config
 from .log import log
 from .machine import State, Term
+from .reasons import way_to
 from .records import Answer
 
 LATE = 0.5
@@ -40,12 +41,12 @@ class Advice:
 
     def failed(self, error: BaseException, *, unexpected: bool) -> None:
         """Redis could not be asked."""
-        known, self.outage = self.outage, str(error) or type(error).__name__
+        known, self.outage = self.outage, type(error).__name__ if unexpected else str(error)
         if not known:
             self._warn(
                 "Redis cannot be asked (%s). Nobody can be elected until it can; the application is not affected, and "
-                "the election goes on by itself.",
-                error, exc_info=unexpected,
+                "the election goes on by itself.%s",
+                self.outage, f"\n{way_to(error)}" if unexpected else "",
             )  # fmt: skip
 
     def answered(self, answer: Answer) -> None:
@@ -108,8 +109,8 @@ class Advice:
         for advice in of_server(info, self._config.min_replicas):
             self._warn("%s", advice)
 
-    def _warn(self, text: str, *args: object, exc_info: bool = False) -> None:
-        log(logging.WARNING, f"%s: {text}", self.label, *args, exc_info=exc_info)
+    def _warn(self, text: str, *args: object) -> None:
+        log(logging.WARNING, f"%s: {text}", self.label, *args)
 
 
 def of_server(info: dict[str, str], min_replicas: int) -> list[str]:

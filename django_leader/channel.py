@@ -5,8 +5,13 @@ outcome as unknown.
 
 - Never a pool that the application uses, and never its timeouts: a pool of redis-py is shared, and its defaults
   retry a request that may already have been executed, for up to a minute.
-- Nothing is sent twice. After any error or missing reply the connection is dropped, so that no later request can
+- Nothing is sent twice here. After any error or missing reply the connection is dropped, so that no later request can
   be answered by the reply to an earlier one.
+- A connection that ended while it was idle (a restart, the server's ``timeout``, a proxy, ``CLIENT KILL``) is replaced
+  before a request is sent, if the kernel knows of its end by then. If it does not, the request fails with
+  ``ConnectionClosed``. Whoever knows that the request may be executed twice can then send it again: see ``runner``.
+- A wait that is ended in this way is begun again, once. An element that the first one took is lost with its reply, as
+  it is without a second one; who waits comes back to look after its time in any case.
 - Waiting is a blocking command at the server and, at the same time, a poll at home on the socket and on a ``Waker``.
   The server's timer is coarse (up to 0.1 s late by default). Where the instant counts, it is asked to end early and the
   rest is waited here.
@@ -26,17 +31,19 @@ import socket
 import time
 from collections.abc import Callable
 from inspect import signature
-from typing import Any
+from typing import Any, NoReturn
 
 from redis.connection import AbstractConnection, Connection, ConnectionPool
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
 from redis.sentinel import SentinelConnectionPool
 
 from . import clock
 from .exceptions import RedisUnavailable
 from .forks import Forked, check, close_silently
+from .reasons import closed, explain, place_of
 from .sentinel import Primary, private
-from .waker import Waker
+from .waker import Waker, poll
 from .wire import Packed
 
 Connect = Callable[[float], Connection]
@@ -54,6 +61,10 @@ _NO_CLIENT_INFO: dict[str, None] = (
 )
 
 
+class ConnectionClosed(RedisUnavailable):
+    """The other end has closed a connection that had answered before. Whether the request was executed is unknown."""
+
+
 class Channel:
     """A connection that is made when it is needed and dropped when it is in doubt. For one thread at a time."""
 
@@ -62,21 +73,35 @@ class Channel:
         self._connect, self._timeout, self._waker = connect, timeout, waker
         self._connection: Connection | None = None
         self._stale: Connection | None = None
+        self._answered = False
+        """Whether the connection has given a reply. One that is closed before cannot be used at all."""
         self._owed: float | None = None
         """The instant up to which a wait was asked for whose reply has not come."""
 
     def call(self, *command: Any) -> Any:
         """Sends one command once and gives its reply. One round trip, more if it must connect first.
 
-        Raises ``RedisUnavailable``; what became of the command is then unknown. ``NoScriptError`` passes, since it
-        is the one error reply by which the caller knows what to do.
+        Raises ``RedisUnavailable``; what became of the command is then unknown. It is ``ConnectionClosed`` if it may be
+        that the connection ended before. ``NoScriptError`` passes, since it is the one error reply by which the caller
+        knows what to do.
         """
         try:
-            return self._call(self._open().pack_command(*command))  # type: ignore[no-untyped-call]
+            connection = self._open()
+            return self._call(connection, connection.pack_command(*command))  # type: ignore[no-untyped-call]
         except NoScriptError:
             raise
         except BaseException as error:
-            raise self._dropped(error) from error
+            self._fail(error)
+
+    def call_after(self, *command: Any) -> Any:
+        """Like ``call``, but never on another connection than that of the last call, whose end is an error."""
+        try:
+            check(self._pid)
+            if self._connection is None or not self.connected:
+                raise RedisConnectionError
+            return self._call(self._connection, self._connection.pack_command(*command))  # type: ignore[no-untyped-call]
+        except BaseException as error:
+            self._fail(error)
 
     def call_packed(self, command: bytes, *, until: float | None = None, pause: float = 0.0) -> Any:
         """Like ``call``, for a command that ``pack`` has packed.
@@ -85,11 +110,11 @@ class Channel:
         which the reply is not looked for.
         """
         try:
-            return self._call([command], until, pause)
+            return self._call(self._open(), [command], until, pause)
         except NoScriptError:
             raise
         except BaseException as error:
-            raise self._dropped(error) from error
+            self._fail(error)
 
     def pack(self, *command: Any) -> bytes:
         """The command as it is sent. Connects if there is no connection. Raises ``RedisUnavailable``."""
@@ -98,7 +123,7 @@ class Channel:
             # Any connection packs alike, also one on which a wait goes on.
             return b"".join((self._connection or self._open()).pack_command(*command))  # type: ignore[no-untyped-call]
         except BaseException as error:
-            raise self._dropped(error) from error
+            self._fail(error)
 
     def wait(self, command: Packed, until: float, *, exact: bool = True) -> tuple[bytes, bytes] | None:
         """Waits for an element in one of the lists of ``command`` until an instant, or until the waker is set.
@@ -107,6 +132,12 @@ class Channel:
         if it was meant to last as long, or is not to be ``exact``, it may end late by the server's timer.
         Raises ``RedisUnavailable``.
         """
+        try:
+            return self._wait(command, until, exact=exact)
+        except ConnectionClosed:
+            return self._wait(command, until, exact=exact)
+
+    def _wait(self, command: Packed, until: float, *, exact: bool) -> tuple[bytes, bytes] | None:
         assert self._waker, "a channel that waits needs a waker"
         patience = until if exact else until + 2 * SERVER_TIMER
         try:
@@ -126,8 +157,9 @@ class Channel:
                 self._set_aside()
                 return None
             reply, owed, self._owed = self._connection.read_response(disable_decoding=True), self._owed, None
+            self._answered = True
         except BaseException as error:
-            raise self._dropped(error) from error
+            self._fail(error)
         if reply is None:
             if owed >= until > clock.now():  # one that was meant to be shorter is followed by another one
                 self._waker.wait(until - clock.now())
@@ -136,21 +168,24 @@ class Channel:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection. Local."""
-        return self._connection is not None
+        """Whether there is a connection whose end the kernel does not know of. Local, any thread."""
+        # An idle one has nothing to read but its end, or what nobody has asked for.
+        connection = self._connection
+        return connection is not None and (self._owed is not None or not _has_something_to_read(connection))
 
     def drop(self) -> None:
         """Closes the connection. The next call makes a new one."""
         self._close_stale()
         _close(self._connection)
         self._connection = self._owed = None
+        self._answered = False
 
     def open(self) -> None:
         """Connects ahead of the next call, if there is no connection. Raises ``RedisUnavailable``."""
         try:
             self._open()
         except BaseException as error:
-            raise self._dropped(error) from error
+            self._fail(error)
 
     def abandon(self) -> None:
         """In a forked child: closes the inherited descriptor without a word to the server."""
@@ -178,33 +213,36 @@ class Channel:
         _close(self._stale)
         self._stale = None
 
-    def _dropped(self, error: BaseException) -> BaseException:
+    def _fail(self, error: BaseException) -> NoReturn:
         if self._pid != os.getpid():  # whatever failed, it was the parent's
             self.abandon()
-            return Forked()
+            raise Forked from None
+        answered, place = self._answered, place_of(self._connection)
         self.drop()
-        if isinstance(error, RedisError | OSError | ValueError):
-            said = "Redis answered: " if isinstance(error, ResponseError) else ""
-            return RedisUnavailable(said + (str(error) or type(error).__name__))
-        return error
+        if not isinstance(error, RedisError | OSError | ValueError):
+            raise error
+        kind = ConnectionClosed if answered and closed(error) else RedisUnavailable
+        raise kind(explain(error, place)) from None  # a traceback would print the text of the cause
 
     def _open(self) -> Connection:
         check(self._pid)
         if self._owed is not None:
             self._set_aside()
-        if self._connection is None:
+        if not self.connected:
+            self.drop()
             self._connection = self._connect(self._timeout)
             self._connection.connect()  # type: ignore[no-untyped-call]
-            check(self._pid)  # again: to connect takes a while, and greenlets may have forked meanwhile
+        check(self._pid)  # again: to connect takes a while, and greenlets may have forked meanwhile
+        assert self._connection
         return self._connection
 
-    def _call(self, packed: list[bytes], until: float | None = None, pause: float = 0.0) -> Any:
-        connection = self._open()
+    def _call(self, connection: Connection, packed: list[bytes], until: float | None = None, pause: float = 0.0) -> Any:
         connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
         self._owed = until
         if pause:
             time.sleep(pause)
         reply = connection.read_response(disable_decoding=True)
+        self._answered = True
         check(self._pid)  # before anybody acts on it: see ``forks``
         if self._stale:
             self._close_stale()
@@ -228,6 +266,13 @@ def duration(seconds: float) -> bytes:
     """How long a command blocks, at the least, as it is sent: always of one length. At most an hour. Local."""
     # Redis cuts its clock to milliseconds.
     return b"%012.3f" % (max(1, math.ceil(min(seconds, 3600) * 1000) + 1) / 1000)
+
+
+def _has_something_to_read(connection: Connection) -> bool:
+    """Whether the kernel has something for us, or the end. False if it cannot be told, as of fakeredis."""
+    sock = getattr(connection, "_sock", None)
+    descriptor = sock.fileno() if isinstance(sock, socket.socket) else -1  # so it is also when another thread closed it
+    return descriptor >= 0 and bool(poll([descriptor], 0))
 
 
 def _refuse(timeout: float) -> Connection:

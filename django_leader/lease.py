@@ -9,13 +9,14 @@ unknown, and the connection is closed by then. What the scripts guarantee stands
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from datetime import datetime, timezone
 from typing import Any
 
 from . import clock, wire
-from .channel import SERVER_TIMER, Channel, Connect, duration
+from .channel import SERVER_TIMER, Channel, Connect, ConnectionClosed, duration
 from .config import Config, inbox
 from .exceptions import RedisUnavailable
 from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, utc_now
@@ -69,7 +70,10 @@ class Lease:
         tell: the state is not plainly such a lease, or older than the token ``floor``, or nobody has campaigned on this
         connection.
         """
-        answer = self._glance(me, until, wake=wake) if self.channel.connected else None
+        answer = None
+        if self.channel.connected:
+            with contextlib.suppress(ConnectionClosed):
+                answer = self._glance(me, until, wake=wake)
         return answer if answer and answer.token >= floor else None
 
     def renew(self, me: str, token: int, info: LeaderInfo, claim: Claim = NO_CLAIM, *, confirm: bool = False) -> Answer:
@@ -79,8 +83,10 @@ class Lease:
         version that was answered last, and the latest.
         """
         lean = self.channel.connected and not confirm and self._published == self.process
-        if lean and (answer := self._renew(me, token, info)):
-            return self._replicated(answer)
+        if lean:
+            with contextlib.suppress(ConnectionClosed):
+                if answer := self._renew(me, token, info):
+                    return self._replicated(answer)
         arguments = wire.reclaim_arguments(self._timing, me, token, info, claim, self.process, confirm=confirm)
         answer = wire.parse(self._runner.run("reclaim", self._keys, *arguments))
         self._published = self.process
@@ -104,7 +110,8 @@ class Lease:
         then sent again, to be executed before the instant ``deadline`` at which the lease ends (0: not again).
         Of ``claim`` count floor, version and latest. ``hold``: seconds for which nobody may lead yet; ``clocks``: what
         the clocks of this host show, so that a process that comes later can tell when that is over. Without them it
-        has to watch for so long. Returns True if there was a lease of ours to give back. Raises ``RedisUnavailable``.
+        has to watch for so long. Returns True if there was a lease of ours to give back, which is False if a request
+        whose reply was lost has given it back already. Raises ``RedisUnavailable``.
         """
         request = self._prepared_release(me, token, reason, claim, leave=leave, hold=hold, clocks=clocks)
         latest, pause = _digits(claim.latest * 1000, 13), YIELD if token and not hold else 0.0
@@ -174,7 +181,7 @@ class Lease:
         """Waits until enough replicas have what was just written. Raises ``RedisUnavailable`` when they do not."""
         # The server's timer may be late: what it has not said by then would end the connection.
         patience = max(1, math.floor((self._timing.operation - SERVER_TIMER) * 1000))
-        have = self.channel.call("WAIT", self._timing.replicas, patience)
+        have = self.channel.call_after("WAIT", self._timing.replicas, patience)
         if have < self._timing.replicas:
             raise RedisUnavailable(f"{have} of {self._timing.replicas} replicas (MIN_REPLICAS) have confirmed it")
 
@@ -185,7 +192,7 @@ class Lease:
             sha = self._runner.script("renew").sha
             return wire.packed_heartbeat(self.channel.pack, sha, self._keys, self._timing, me, token, info)
 
-        reply = self._runner.send("renew", self._runner.prepared("renew", token, packed), _iso(utc_now()))
+        reply = self._runner.send("renew", self._runner.prepared("renew", token, packed), _iso(utc_now()), once=True)
         try:
             return wire.parse_renewed(reply, me, token, self._timing)
         except ValueError as error:
@@ -201,7 +208,7 @@ class Lease:
         # The first time the server may not know the script, and the wait behind it would eat what is meant for us.
         request, until = self._runner.prepared("look", me, packed), until if self._looked else None
         wait = b"" if until is None else self._waiting(me, wake=wake).filled(duration(until - clock.now()))
-        reply = self._runner.send("look", request, wait=wait, until=until)
+        reply = self._runner.send("look", request, wait=wait, until=until, once=True)
         self._looked = True
         return None if reply.endswith(b"\nunsure") else wire.parse(reply)
 

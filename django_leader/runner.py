@@ -5,18 +5,29 @@ NOT guaranteed here: that a request which raised was not executed. What a script
 - A request carries a number, which its reply repeats. A reply to anything else is an error, not an answer. The numbers
   grow: the scripts refuse a request of this process that a later one has overtaken.
 - A script is named by its digest. A server that does not know it has executed nothing, and is given its source.
+- A request on a connection that the other end has closed meanwhile is sent once more, on a new one. If the first was
+  executed, and its reply lost, the second does no harm, because it is a request with a number of its own: what a
+  candidate sends anyway when it tries again after an error. It is bounded by the same instant of the server's clock,
+  and the term that it grants counts from before the first. Script by script, when the first was executed:
+  campaign: the second is granted as after any lost reply, with a new token, as "regained" until the next heartbeat;
+  reclaim: the second finds the lease that the first has set, and extends it; release: the second finds nothing to give
+  back, touches nobody's lease, and at most wakes another follower; post: the message arrives twice, and the receivers
+  heed each once; status reads. A renewal or a look is not sent again: a connection that is new may lead to another
+  server, so reclaim or campaign, which ask that, take their place. ``WAIT`` is never sent on another connection,
+  where it would count replicas that do not have the grant.
 - A request is packed once, as long as it says the same, and only its holes are filled each time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from .channel import Channel
+from .channel import Channel, ConnectionClosed
 from .exceptions import RedisUnavailable
 from .scripts import FLAGS, MAY_WRITE, NOT_UNDERSTOOD, Script, script
 from .wire import Packed
@@ -55,12 +66,17 @@ class Runner:
         wait: bytes = b"",
         until: float | None = None,
         pause: float = 0.0,
+        once: bool = False,
     ) -> bytes:
         """Sends a prepared request, and ``wait`` behind it. Gives its reply, which is known to be its.
 
-        One round trip, up to two more if the server does not know the script. Raises ``RedisUnavailable``.
+        One round trip, up to two more if the server does not know the script. Raises ``RedisUnavailable``; with
+        ``once`` it is ``ConnectionClosed`` when the connection was closed meanwhile.
         ``until`` and ``pause``: see ``Channel.call_packed``.
         """
+        if not once:
+            with contextlib.suppress(ConnectionClosed):
+                return self.send(name, request, *values, wait=wait, until=until, pause=pause, once=True)
         number = _number()
         command = request.filled(number, *values) + wait
         reply = self._evaluate(
@@ -74,6 +90,11 @@ class Runner:
 
     def run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
         """Runs a script that is not worth preparing. Gives its reply, and costs and raises as ``send``."""
+        with contextlib.suppress(ConnectionClosed):
+            return self._run(name, keys, *args)
+        return self._run(name, keys, *args)
+
+    def _run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
         number = _number()
         words = (len(keys), *keys, number, *args)
         sha = self.script(name).sha

@@ -11,8 +11,11 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
+from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from .reasons import NoPrimary, explain, place_in
 
 
 class Primary:
@@ -25,7 +28,7 @@ class Primary:
         self.service_name = pool.service_name
         known = pool.sentinel_manager
         self._sentinel = Sentinel([], min_other_sentinels=known.min_other_sentinels)  # type: ignore[no-untyped-call]
-        self._sentinel._force_master_ip = getattr(known, "_force_master_ip", None)
+        self._force_master_ip = getattr(known, "_force_master_ip", None)
         self._known, self._timeout = known.sentinels, 0.0
 
     def within(self, timeout: float) -> Primary:
@@ -38,14 +41,28 @@ class Primary:
     def get_master_address(self) -> tuple[str, int]:
         """Host and port. One round trip to the Sentinel that answered last, then to the others.
 
-        Raises redis-py's ``MasterNotFoundError`` when none knows.
+        Raises ``NoPrimary``, which is a ``MasterNotFoundError`` of redis-py, when none knows.
         """
+        # Not ``discover_master`` of redis-py: what that says of a Sentinel which does not answer may hold its password.
+        sentinels, failures = self._sentinel.sentinels, []
         try:
-            address: tuple[str, int] = self._sentinel.discover_master(self.service_name)  # type: ignore[no-untyped-call]
-            return address
+            for sentinel in sentinels:
+                place = place_in(sentinel.connection_pool.connection_kwargs)
+                try:
+                    masters: Any = sentinel.sentinel_masters()
+                except (RedisError, OSError) as error:
+                    failures.append(explain(error, place))
+                    continue
+                state = masters.get(self.service_name)
+                if state and self._sentinel.check_master_state(state, self.service_name):  # type: ignore[no-untyped-call]
+                    sentinels.remove(sentinel)
+                    sentinels.insert(0, sentinel)
+                    return self._force_master_ip or state["ip"], state["port"]
+                failures.append(f"{place} {'says that it is down' if state else 'does not know it'}")
         finally:
-            for sentinel in self._sentinel.sentinels:
+            for sentinel in sentinels:
                 sentinel.close()
+        raise NoPrimary(f"no Sentinel names a primary for {self.service_name!r} ({'; '.join(failures)})")
 
 
 def _client(sentinel: redis.Redis, timeout: float) -> redis.Redis:

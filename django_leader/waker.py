@@ -14,14 +14,14 @@ import socket
 from .forks import check
 
 
-def _poll(descriptors: list[int], seconds: float) -> list[int]:
+def poll(descriptors: list[int], seconds: float) -> list[int]:
     """Those of ``descriptors`` that can be read, or have ended, within so many seconds."""
     if not hasattr(select, "poll"):
         return select.select(descriptors, [], [], seconds)[0]
-    poll = select.poll()  # unlike select it knows descriptors above 1023, and gevent has it
+    poller = select.poll()  # unlike select it knows descriptors above 1023, and gevent has it
     for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return [descriptor for descriptor, _ in poll.poll(math.ceil(seconds * 1000))]
+        poller.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poller.poll(math.ceil(seconds * 1000))]
 
 
 class Waker:
@@ -51,7 +51,7 @@ class Waker:
         """
         check(self._pid)
         own, other = self._reader.fileno(), -1 if sock is None else sock.fileno()
-        ready = _poll([fd for fd in (own, other, self.also) if fd is not None and fd >= 0], max(0.0, seconds))
+        ready = poll([fd for fd in (own, other, self.also) if fd is not None and fd >= 0], max(0.0, seconds))
         check(self._pid)
         if own in ready:
             with contextlib.suppress(OSError):

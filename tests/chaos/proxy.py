@@ -10,11 +10,16 @@ import asyncio
 import contextlib
 import random
 import socket
+import struct
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 BACKLOG = 64
+IDLE = 0.02
+"""Seconds without a byte after which a connection is idle."""
+RESET = struct.pack("ii", 1, 0)
+"""Of the option SO_LINGER: to close is to reset."""
 
 
 def quiet_port() -> int:
@@ -36,8 +41,12 @@ class Direction:
         self.lost = False
         self.delay = (0.0, 0.0)
 
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[], bool] = lambda: True
+    ) -> None:
         """Carries bytes until their end. What was held is delivered, even if the sender has gone meanwhile.
+
+        ``passes`` is asked about each piece. If it says no, this is the end.
 
         What nobody receives any more is read all the same: to close over unread bytes would take back sent ones.
         """
@@ -45,6 +54,8 @@ class Direction:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self.open.wait()
+                if not passes():
+                    break
                 if self.delay[1]:
                     await asyncio.sleep(random.uniform(*self.delay))
                 if not self.lost and not gone:
@@ -56,6 +67,49 @@ class Direction:
         with contextlib.suppress(OSError):
             await self.open.wait()
             writer.write_eof()
+
+
+class Line:
+    """One connection through a proxy. ``harm``: how connections end at the moment, see ``Proxy.close_lines``."""
+
+    def __init__(self, harm: Callable[[], str], near: socket.socket) -> None:
+        self._harm, self._near = harm, near
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self._answered = self._idle = self._was_idle = False
+
+    def asks(self) -> bool:
+        """Whether a piece of a request passes."""
+        self._was_idle, self._idle = self._idle, False
+        self._rest()
+        return self._harm() != "fresh" and not (self._was_idle and self._harm() == "request lost")
+
+    def answers(self) -> bool:
+        """Whether a piece of a reply passes."""
+        if (self._was_idle or self._idle) and self._harm() == "reply lost":
+            return False
+        self._answered, self._idle = True, False
+        self._rest()
+        return True
+
+    def begin(self) -> None:
+        """A harm begins. Whoever has had a reply counts as idle."""
+        self._idle = self._answered
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if self._answered and self._harm():
+            self._timer = asyncio.get_running_loop().call_later(IDLE, self._rests)
+
+    def _rests(self) -> None:
+        self._idle = True
+        if self._harm() == "idle, reset":
+            self._near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        if self._harm().startswith("idle"):
+            assert self._task
+            self._task.cancel()
 
 
 class Network:
@@ -85,6 +139,8 @@ class Proxy:
         self.port = quiet_port()
         self._fillers: list[socket.socket] = []
         self._connections: set[asyncio.Task[None]] = set()
+        self.lines: set[Line] = set()
+        self._harm = ""
         network.run(self._begin())
 
     async def _begin(self) -> None:
@@ -109,12 +165,15 @@ class Proxy:
     async def _serve(self, sock: socket.socket) -> None:
         near_reader, near = await asyncio.open_connection(sock=sock)
         far: asyncio.StreamWriter | None = None
+        line = Line(lambda: self._harm, sock)
+        self.lines.add(line)
         try:
             with contextlib.suppress(OSError):
                 far_reader, far = await asyncio.open_connection("127.0.0.1", self._target())
-                there = self.requests.carry(near_reader, far)
-                await _both(there, self.replies.carry(far_reader, near))
+                there = self.requests.carry(near_reader, far, line.asks)
+                await _both(there, self.replies.carry(far_reader, near, line.answers))
         finally:
+            self.lines.discard(line)
             for writer in (near, far):
                 if writer:
                     writer.transport.abort()
@@ -132,6 +191,21 @@ class Proxy:
     def cut(self) -> None:
         """Closes all connections. New ones can be made."""
         self._network.run(self._cut())
+
+    def close_lines(self, harm: str) -> None:
+        """From now on, until ``heal``, a connection ends by itself. New ones can be made.
+
+        ``harm`` says when: "idle" or "idle, reset", as soon as it is idle; "request lost", by the next request after it
+        was idle, which does not arrive; "reply lost", by the reply to that. Idle is a connection that has had a reply
+        and then, for a while, nothing. "fresh": by its first request.
+        """
+
+        async def close_lines() -> None:
+            self._harm = harm
+            for line in self.lines:
+                line.begin()
+
+        self._network.run(close_lines())
 
     def hold(self, *, requests: bool, replies: bool) -> None:
         """Keeps bytes here, to deliver them later."""
@@ -193,6 +267,7 @@ class Proxy:
         self._network.run(self._heal())
 
     async def _heal(self) -> None:
+        self._harm = ""
         if self.replies.lost:
             await self._cut()
         for filler in self._fillers:
