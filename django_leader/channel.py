@@ -49,6 +49,8 @@ from .wire import Packed
 Connect = Callable[[float], Connection]
 """Makes a connection, unconnected, whose connect and each of whose reads end after so many seconds."""
 
+EXPECTED = (RedisError, OSError, ValueError)
+"""What a connection raises when it fails; anything else that comes from a request is a defect."""
 SERVER_TIMER = 0.1
 """Seconds by which a blocking command may end late: Redis looks at its clients ten times a second (``hz 10``)."""
 SLICE = 0.02
@@ -219,7 +221,7 @@ class Channel:
             raise Forked from None
         answered, place = self._answered, place_of(self._connection)
         self.drop()
-        if not isinstance(error, RedisError | OSError | ValueError):
+        if not isinstance(error, EXPECTED):
             raise error
         kind = ConnectionClosed if answered and closed(error) else RedisUnavailable
         raise kind(explain(error, place)) from None  # a traceback would print the text of the cause
@@ -231,7 +233,12 @@ class Channel:
         if not self.connected:
             self.drop()
             self._connection = self._connect(self._timeout)
-            self._connection.connect()  # type: ignore[no-untyped-call]
+            try:
+                self._connection.connect()  # type: ignore[no-untyped-call]
+            except EXPECTED:
+                raise
+            except Exception as error:  # of a credential provider, say
+                raise RedisUnavailable(explain(error, place_of(self._connection))) from None
         check(self._pid)  # again: to connect takes a while, and greenlets may have forked meanwhile
         assert self._connection
         return self._connection

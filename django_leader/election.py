@@ -33,6 +33,7 @@ from .hold import hold_left
 from .lifecycle import lifecycle
 from .machine import Resign
 from .queries import Queries, in_thread
+from .reasons import refuse
 
 Callback = TypeVar("Callback", bound=Callable[[], Any])
 
@@ -42,7 +43,8 @@ class LeaderElection(Queries):
 
     ``client`` (or a function that gives it, called when Redis is first needed) tells where Redis is and how to log in;
     its connections are not used. ``name`` is for logs and errors.
-    ``after_callback`` is called behind each callback, in its thread. Raises ``ConfigError`` for a bad ``config``.
+    ``after_callback`` is called behind each callback, in its thread. Raises ``ConfigError`` for a bad ``config`` and
+    for a client of another kind, such as that of a Redis Cluster (a function's when Redis is first needed).
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class LeaderElection(Queries):
         after_callback: Callable[[], Any] = lambda: None,
     ) -> None:
         self.name, self.label = name, f"LEADER_ELECTIONS[{name!r}]"
+        if not callable(client):
+            refuse(client)
         self._given = config or Config()
         self._client = client
         self._connector: Connect | None = None
@@ -74,6 +78,7 @@ class LeaderElection(Queries):
         # No cached_property: it would write to __dict__, and every look at another attribute be slower by that.
         if self._connector is None:
             client = self._client if isinstance(self._client, redis.Redis) else self._client()
+            refuse(client)
             self._connector = connector(client.connection_pool)
         return self._connector
 

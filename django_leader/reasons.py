@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from redis import exceptions
+from redis import Redis, exceptions
 from redis.sentinel import MasterNotFoundError
 
 from .exceptions import ConfigError
@@ -110,10 +110,13 @@ def way_to(error: BaseException) -> str:
     return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
 
 
-def refuse_cluster(client: object) -> None:
-    """Raise ``ConfigError`` for the client of a Redis Cluster. Local."""
-    if any(kind.__name__ == "RedisCluster" for kind in type(client).__mro__):
-        raise ConfigError(CLUSTER.format(f" ({type(client).__name__})"))
+def refuse(client: object) -> None:
+    """Raise ``ConfigError`` for what is no client of a single server or Sentinel. Local."""
+    kind = type(client)
+    if any(base.__name__ == "RedisCluster" for base in kind.__mro__):  # of redis.asyncio, too
+        raise ConfigError(CLUSTER.format(f" ({kind.__name__})"))
+    if not isinstance(client, Redis):
+        raise ConfigError(f"client must be a redis.Redis or a function that returns one, and is {kind.__qualname__}")
 
 
 def _place(host: Any, port: Any) -> str:

@@ -263,7 +263,7 @@ def test_a_wait_that_was_ended_twice_is_an_error(channel: Channel, proxy: Proxy,
     thread.start()
     killed: list[str] = []
     for _ in range(2):
-        killed += eventually(lambda: [address for address in waiting(admin) if address not in killed])
+        killed += eventually(lambda: [address for address in waiting(admin) if address not in killed])  # noqa: B023
         assert found == []
         kill_clients(admin)
     thread.join(GENEROUS)

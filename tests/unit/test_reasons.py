@@ -24,7 +24,7 @@ from django_leader.reasons import (
     explain,
     place_in,
     place_of,
-    refuse_cluster,
+    refuse,
     way_to,
 )
 from django_leader.scripts import NOT_UNDERSTOOD
@@ -212,5 +212,5 @@ def test_the_way_to_an_exception_is_told_without_its_text_and_without_that_of_it
 def test_the_client_of_a_cluster_is_refused(make: Callable[[], Any]) -> None:
     kind = make()
     with pytest.raises(ConfigError, match=rf"^this is a Redis Cluster \({kind.__name__}\){CLUSTER}$"):
-        refuse_cluster(kind.__new__(kind))
-    refuse_cluster(redis.Redis())
+        refuse(kind.__new__(kind))
+    refuse(redis.Redis())
