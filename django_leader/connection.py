@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 from django.conf import settings
@@ -10,8 +13,16 @@ from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
+from .reasons import CLUSTER
+
 DJANGO_REDIS = "django_redis.cache.RedisCache"
 DJANGO = "django.core.cache.backends.redis.RedisCache"
+SCHEMES = ("redis://", "rediss://", "unix://")
+NEEDED = "CACHES[{!r}]['LOCATION'] must be a URL such as {}"
+WITH_PASSWORD = "redis://:password@127.0.0.1:6379/0"
+ENCODED = "in the password write %2F for /, %3F for ?, %23 for #, %40 for @"
+ADDRESS = r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?(/\d{1,5})?"
+"""Host, port and database, as somebody may write them without a scheme."""
 
 
 def problem(cache: str) -> str | None:
@@ -26,13 +37,48 @@ def problem(cache: str) -> str | None:
         supported = False
     if not supported:
         return f"CACHE is {cache!r}, whose backend is {backend!r}; an election needs {DJANGO_REDIS!r} or {DJANGO!r}"
-    if "Shard" in str((configured[cache].get("OPTIONS") or {}).get("CLIENT_CLASS", "")):
+    options = configured[cache].get("OPTIONS") or {}
+    if "Shard" in str(options.get("CLIENT_CLASS", "")):
         return f"CACHE is {cache!r}, which shards over several servers; an election needs a cache with one primary"
+    if "RedisCluster" in str(options.get("REDIS_CLIENT_CLASS", "")):  # to make one connects
+        return f"CACHE is {cache!r}: {CLUSTER.format('')}"
+    location = configured[cache].get("LOCATION")
+    if _is_cut(location):
+        return f"CACHE is {cache!r}: {NEEDED.format(cache, WITH_PASSWORD)}; {ENCODED}"
     try:
         _client(cache)
     except Exception as error:  # whatever a backend makes of a bad LOCATION or OPTIONS; it may name a password
-        return f"CACHE is {cache!r}, which cannot be used ({type(error).__name__}); look at its LOCATION and OPTIONS"
+        failed = f"CACHE is {cache!r}, which cannot be used ({type(error).__name__})"
+        return f"{failed}; {_misread(cache, location) or 'look at its LOCATION and OPTIONS'}"
     return None
+
+
+def _is_cut(location: Any) -> bool:
+    """Whether a URL ends within its password, of which the rest is then taken for the name of a host."""
+    urls = re.split("[;,]", location) if isinstance(location, str) else location or ()
+    for url in urls if isinstance(urls, list | tuple) else ():
+        if str(url).startswith(SCHEMES[:2]):
+            with contextlib.suppress(ValueError):
+                parts = urlsplit(str(url))
+                if "@" in parts.path + parts.fragment or ("@" in parts.query and "=" not in parts.query):
+                    return True
+    return False
+
+
+def _misread(cache: str, location: Any) -> str:
+    """Why LOCATION is no URL of a Redis, without a part of it that may be a password; empty if it seems to be one."""
+    found = location[0] if isinstance(location, list | tuple) and location else location or ""
+    if not isinstance(found, str) or not found.startswith(SCHEMES):
+        rest = str(found).rpartition("@")[2]
+        shown = (
+            f"{'is' if rest == str(found) else 'ends in'} {rest!r}" if re.fullmatch(ADDRESS, rest) else "is no such URL"
+        )
+        return f"{NEEDED.format(cache, 'redis://127.0.0.1:6379/0')}, and {'is empty' if not found else shown}"
+    try:
+        _ = urlsplit(found).port
+    except ValueError:
+        return f"{NEEDED.format(cache, WITH_PASSWORD)}; {ENCODED}"
+    return ""
 
 
 def client(cache: str) -> redis.Redis:

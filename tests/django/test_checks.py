@@ -18,6 +18,11 @@ OTHER_REDIS = {
     "leader": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1/1"},
     "local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     "bad": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "localhost:6379"},
+    "cluster": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": "redis://127.0.0.1:1",
+        "OPTIONS": {"REDIS_CLIENT_CLASS": "redis.cluster.RedisCluster"},
+    },
     "broken": {"BACKEND": "no.such.Backend"},
     "shards": {
         "BACKEND": "django_redis.cache.RedisCache",
@@ -48,7 +53,16 @@ CASES: list[tuple[str, Any, str]] = [
     ("E012", {"default": {"SERVING_COMMANDS": [5]}}, "give a list of management commands"),
     ("E006", {"a: b": {"LOCK_TTL": "10"}}, "give seconds"),
     ("E008", {"default": {"RETRY_INTERVAL": 1e-6}}, "give at least 0.01 s"),
-    ("E003", {"default": {"CACHE": "bad"}}, "cannot be used"),
+    (
+        "E003",
+        {"default": {"CACHE": "bad"}},
+        "cannot be used (ValueError); CACHES['bad']['LOCATION'] must be a URL such as ",
+    ),
+    (
+        "E003",
+        {"default": {"CACHE": "cluster"}},
+        "CACHE is 'cluster': this is a Redis Cluster, which django-leader does",
+    ),
     ("E001", {}, "is empty"),
     ("W001", {"default": {"LOCK_TTL": 10_000, "HEARTBEAT_INTERVAL": 3000}}, "nobody leads"),
     ("W006", {"default": {"LOCK_TTL": 0}}, "10.0 is used instead"),
@@ -68,6 +82,45 @@ CASES: list[tuple[str, Any, str]] = [
     ("W004", {"default": {"REDIS_KEY_NAME": ""}}, "'maplefile:leader:lock' is used instead"),
     ("W005", {"default": {"REDIS_INFO_KEY_NAME": ""}}, "'maplefile:leader:info' is used instead"),
 ]
+
+
+URL = "must be a URL such as redis://127.0.0.1:6379/0, and "
+ENCODED = "must be a URL such as redis://:password@127.0.0.1:6379/0; in the password write %2F for /"
+LOCATIONS: list[tuple[Any, str]] = [
+    ("127.0.0.1:6379", URL + "is '127.0.0.1:6379'"),
+    ("localhost/1", URL + "is 'localhost/1'"),
+    (":hunter2@127.0.0.1:6379", URL + "ends in '127.0.0.1:6379'"),
+    ("redis//:hunter2@cache.internal", URL + "ends in 'cache.internal'"),
+    ("http://:hunter2@h/?hunter2", URL + "is no such URL"),
+    ("redis:hunter2:hunter2", URL + "is no such URL"),
+    (["127.0.0.1:6379"], URL + "is '127.0.0.1:6379'"),
+    ("", URL + "is empty"),
+    ([], URL + "is empty"),
+    (None, URL + "is empty"),
+    (6379, URL + "is '6379'"),
+    ("redis://:hunter2@h:port/0", ENCODED),
+    ("redis://:a/hunter2@h:1/0", ENCODED),
+    ("redis://:a@hun/ter2@h:1/0", ENCODED),
+    ("redis://:a@hun#ter2@h:1/0", ENCODED),
+    ("redis://:a@hun?ter2@h:1/0", ENCODED),
+    (["redis://:a@hun/ter2@h:1/0"], ENCODED),
+    ("redis://h/0?socket_timeout=hunter2", "look at its LOCATION and OPTIONS"),
+]
+GOOD: list[Any] = [
+    "redis://127.0.0.1:1", "redis://:p@ss@h:1/0", "redis://:a%2Fb@h:1/0", "rediss://u:p@h/1", "unix:///run/redis?db=1",
+    "unix://:p@/run/redis@1", "redis://:p@h:1/0,redis://:p@h:2/0", ["redis://:p@h:1/0", "redis://:p@h:2/0"],
+    "redis://h:1/0?password=a@b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["django_redis.cache.RedisCache", "django.core.cache.backends.redis.RedisCache"])
+def test_a_location_that_is_no_url_is_told_with_what_was_found_but_no_secret(backend: str) -> None:
+    for location, said in [*LOCATIONS, *((location, "") for location in GOOD)]:
+        entry = {"BACKEND": backend} | ({} if location is None else {"LOCATION": location})
+        with override_settings(CACHES={"default": entry}, LEADER_ELECTIONS={"default": {}}):
+            told = [message.msg for message in checks.check_elections()]
+            assert [said in message for message in told] == ([True] if said else []), (location, told)
+            assert not any("hun" in message or "ter2" in message for message in told)
 
 
 def run() -> list[CheckMessage]:
