@@ -19,6 +19,8 @@ from .records import Answer
 
 LATE = 0.5
 """Of the heartbeat interval: a beat that is later than this has been held up by more than the jitter of a busy host."""
+MOST_TWINS = 10
+"""Warnings of another process with the same instance id: whoever writes to Redis can make up any number."""
 PAUSE = 60.0
 """Seconds between two warnings of a quarantine: a replica that joins again and again makes many."""
 
@@ -96,7 +98,7 @@ class Advice:
 
     def twin(self, other: str) -> None:
         """The candidacy ``other`` has the same instance id."""
-        if other not in self._twins:
+        if other not in self._twins and len(self._twins) < MOST_TWINS:
             self._twins.add(other)
             self._warn(
                 "another process takes part as %r, too. Only one of them can lead at a time, but nobody can tell them "

@@ -33,7 +33,7 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any, NoReturn
 
-from redis.connection import AbstractConnection, Connection, ConnectionPool
+from redis.connection import AbstractConnection, Connection, ConnectionPool, DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.sentinel import SentinelConnectionPool
@@ -41,6 +41,7 @@ from redis.sentinel import SentinelConnectionPool
 from . import clock
 from .exceptions import RedisUnavailable
 from .forks import Forked, check, close_silently
+from .limits import limited
 from .reasons import closed, explain, place_of
 from .sentinel import Primary, private
 from .waker import Waker, poll
@@ -300,6 +301,7 @@ def connector(pool: ConnectionPool) -> Connect:
     # RESP2 and no client info: a new connection costs no handshake beyond what the server asks for.
     kwargs = private(pool.connection_kwargs) | _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
     kwargs |= {"decode_responses": False, "health_check_interval": 0}
+    kwargs["parser_class"] = limited(kwargs.get("parser_class", DefaultParser))
     primary = Primary(pool) if isinstance(pool, SentinelConnectionPool) else None
 
     def connect(timeout: float) -> Connection:

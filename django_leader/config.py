@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from .exceptions import ConfigError
-from .records import UNPRINTABLE
+from .records import LONGEST_NAME, UNPRINTABLE
 
 Duration = float | timedelta
 
@@ -29,8 +29,6 @@ LONGEST_DURATION = 366 * 86400.0
 """Seconds. Above it a value is a mistake of units, and Redis' own limits come near."""
 LONGEST_OPERATION = 2.0
 """Seconds that one Redis operation may take, however long the lease: it bounds what a stop can cost."""
-LONGEST_NAME = 255
-"""Characters of an instance id or a host name: the longest DNS name has 253."""
 MOST_REPLICAS = 100
 """More than any primary has: above it a value is a mistake."""
 

@@ -12,14 +12,16 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from datetime import datetime, timezone
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from . import clock, wire
 from .channel import SERVER_TIMER, Channel, Connect, ConnectionClosed, duration
 from .config import Config, inbox
 from .exceptions import RedisUnavailable
-from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, utc_now
+from .limits import TooLong
+from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, parse_number, utc_now
 from .runner import Runner
 from .waker import Waker
 from .wire import Packed
@@ -27,6 +29,8 @@ from .wire import Packed
 YIELD = 0.003
 """Seconds for which whoever has released leaves the processors to whoever is woken by it: on two of them a hand-over
 was measured to take a fifth less."""
+MOST_EVENTS = 2000
+"""Of the history. The scripts keep a thousand, and up to a hundred more."""
 MOST_MESSAGES = 100
 """How many messages are collected at a time: more than anybody sends within a heartbeat."""
 
@@ -52,7 +56,7 @@ class Lease:
         request = self._prepared_campaign(me, claim, info)
         at = _iso(info.started_at or utc_now())
         values = (_digits(claim.latest * 1000, 13), at, at)
-        answer = wire.parse(self._runner.send("campaign", request, *values))
+        answer = self._parsed("campaign", self._runner.send("campaign", request, *values))
         self._published = self.process
         return self._replicated(answer)
 
@@ -88,7 +92,7 @@ class Lease:
                 if answer := self._renew(me, token, info):
                     return self._replicated(answer)
         arguments = wire.reclaim_arguments(self._timing, me, token, info, claim, self.process, confirm=confirm)
-        answer = wire.parse(self._runner.run("reclaim", self._keys, *arguments))
+        answer = self._parsed("reclaim", self._runner.run("reclaim", self._keys, *arguments))
         self._published = self.process
         return self._replicated(answer)
 
@@ -118,7 +122,8 @@ class Lease:
         reply = self._runner.send("release", request, latest, pause=pause)
         if b"\nlate\n" in reply and (left := deadline - clock.now()) > 0:
             # Executed before now, so at the deadline the server's clock shows this or more.
-            reply = self._runner.send("release", request, _digits((wire.parse(reply).at + left) * 1000, 13))
+            at = self._parsed("release", reply).at
+            reply = self._runner.send("release", request, _digits((at + left) * 1000, 13))
         return reply.endswith(b"released")
 
     def prepare_release(self, me: str, token: int, reason: str, claim: Claim) -> None:
@@ -127,27 +132,29 @@ class Lease:
 
     def status(self) -> ElectionStatus:
         """Who leads. One round trip. Raises ``RedisUnavailable``."""
-        _, holder, left, info, token, candidates, kind = self._runner.run("status", self._keys)
-        leader = LeaderInfo.from_json(wire.decode(info), instance_of(wire.decode(holder))) if holder else None
-        token = int(token) if token.isdigit() else 0
-        return ElectionStatus(leader, left / 1000, token, candidates, kind == b"quarantine" and not leader and left > 0)
+        with self._reading("status"):
+            _, holder, left, info, token, candidates, kind = self._runner.run("status", self._keys)
+            leader = LeaderInfo.from_json(wire.decode(info), instance_of(wire.decode(holder))) if holder else None
+            quarantined = kind == b"quarantine" and not leader and left > 0
+            return ElectionStatus(leader, left / 1000, parse_number(wire.decode(token)), int(candidates), quarantined)
 
     def history(self, limit: int) -> list[Event]:
-        """The newest ``limit`` changes, the newest first. One round trip. Raises ``RedisUnavailable``."""
-        events = []
-        for entry, flat in self.channel.call("XREVRANGE", self._keys.events, "+", "-", "COUNT", limit):
-            values = dict(zip(map(wire.decode, flat[::2]), map(wire.decode, flat[1::2]), strict=False))
-            at = datetime.fromtimestamp(int(entry.split(b"-")[0]) / 1000, timezone.utc)
-            holder, token = values.get("holder", ""), values.get("token", "")
-            number = int(token) if token.isdigit() else 0
-            events.append(Event(at, values.get("kind", ""), instance_of(holder), number, values.get("reason", "")))
-        return events
+        """The newest ``limit`` changes, the newest first: about a thousand are kept.
+
+        One round trip. Raises ``RedisUnavailable``.
+        """
+        if limit <= 0:
+            return []
+        with self._reading("history"):
+            _, *texts = map(wire.decode, self._runner.run("history", self._keys, min(limit, MOST_EVENTS)))
+            return [Event.from_texts(*entry) for entry in zip(*[iter(texts)] * 5, strict=False)]
 
     def server(self) -> dict[str, str]:
         """How the server is configured, as far as it says so. Two round trips. Raises ``RedisUnavailable``."""
-        sections = (self.channel.call("INFO", section) for section in ("memory", "replication"))
-        lines = (line.partition(":") for text in sections for line in wire.decode(text).splitlines())
-        return {name: value for name, _, value in lines}
+        with self._reading("INFO"):
+            sections = (self.channel.call("INFO", section) for section in ("memory", "replication"))
+            lines = (line.partition(":") for text in sections for line in wire.decode(text).splitlines())
+            return {name: value for name, _, value in lines}
 
     def post(self, to: str, message: dict[str, Any]) -> None:
         """Puts a message into the inbox of the candidacy ``to``. One round trip. Raises ``RedisUnavailable``."""
@@ -155,22 +162,45 @@ class Lease:
         self._runner.run("post", (inbox(self._keys, to),), json.dumps(message), lifetime)
 
     def collect(self, me: str) -> list[dict[str, Any]]:
-        """The messages to ``me`` that are waiting. One round trip. Raises ``RedisUnavailable``."""
-        return [
-            wire.parse_message(text) for text in self.channel.call("LPOP", inbox(self._keys, me), MOST_MESSAGES) or ()
-        ]
+        """The messages to ``me`` that are waiting. One round trip. Raises ``RedisUnavailable``.
+
+        If one is too long, it and those behind it are lost: see ``collect.lua``.
+        """
+        limits = MOST_MESSAGES, wire.LONGEST_MESSAGE
+        with self._reading("collect"):
+            _, *messages = self._runner.run("collect", (inbox(self._keys, me),), *limits)
+            return [wire.parse_message(text) for text in messages]
 
     def wait(self, me: str, *, wake: bool, until: float, exact: bool = True) -> dict[str, Any] | None:
         """Waits for a message to ``me``, and with ``wake`` for a wake-up, until the instant ``until``.
 
         Gives the message, ``{"wake": True}`` for a wake-up, or None when the wait ended otherwise. A wait that began
-        with a look goes on. Unless it is to be ``exact``, it may end 0.2 s late. Raises ``RedisUnavailable``.
+        with a look goes on. Unless it is to be ``exact``, it may end 0.2 s late. Raises ``RedisUnavailable``, also for
+        a message that is too long; the others of its kind are taken out of the inbox then.
         """
-        element = self.channel.wait(self._waiting(me, wake=wake), until, exact=exact)
+        try:
+            element = self.channel.wait(self._waiting(me, wake=wake), until, exact=exact)
+        except RedisUnavailable as error:
+            if isinstance(error.__context__, TooLong):
+                with contextlib.suppress(RedisUnavailable):
+                    self.collect(me)
+            raise
         if element is None:
             return None
         key, value = element
         return {"wake": True} if key.decode() == self._keys.wake else wire.parse_message(value)
+
+    def _parsed(self, name: str, reply: bytes) -> Answer:
+        with self._reading(name):
+            return wire.parse(reply)
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """A reply that is not of the kind that the script ``name`` gives becomes ``RedisUnavailable``."""
+        try:
+            yield
+        except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
+            raise self._runner.not_ours(name) from error
 
     def _replicated(self, answer: Answer) -> Answer:
         if self._timing.replicas and answer.verdict in ("granted", "renewed"):
@@ -193,10 +223,8 @@ class Lease:
             return wire.packed_heartbeat(self.channel.pack, sha, self._keys, self._timing, me, token, info)
 
         reply = self._runner.send("renew", self._runner.prepared("renew", token, packed), _iso(utc_now()), once=True)
-        try:
+        with self._reading("renew"):
             return wire.parse_renewed(reply, me, token, self._timing)
-        except ValueError as error:
-            raise self._runner.not_ours("renew") from error
 
     def _glance(self, me: str, until: float | None, *, wake: bool) -> Answer | None:
         """The lean look; None when it was unsure."""
@@ -210,7 +238,7 @@ class Lease:
         wait = b"" if until is None else self._waiting(me, wake=wake).filled(duration(until - clock.now()))
         reply = self._runner.send("look", request, wait=wait, until=until, once=True)
         self._looked = True
-        return None if reply.endswith(b"\nunsure") else wire.parse(reply)
+        return None if reply.endswith(b"\nunsure") else self._parsed("look", reply)
 
     def _prepared_campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Packed:
         def packed() -> Packed:

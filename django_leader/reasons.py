@@ -24,6 +24,7 @@ from redis import Redis, exceptions
 from redis.sentinel import MasterNotFoundError
 
 from .exceptions import ConfigError
+from .limits import TooLong
 from .scripts import NOT_UNDERSTOOD
 
 CLOSED = (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED)
@@ -70,7 +71,7 @@ class NoPrimary(MasterNotFoundError):  # type: ignore[misc, unused-ignore]
 
 def explain(error: BaseException, place: str = "Redis") -> str:
     """What went wrong at ``place``, without a word of ``error`` that could be a secret. Local, never raises."""
-    if isinstance(error, NoPrimary):
+    if isinstance(error, NoPrimary | TooLong):
         return str(error)
     if code := _code(error):
         return _answered(code, str(error))

@@ -9,7 +9,12 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 NONCE_LENGTH = 16
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+LONGEST_NAME = 255
+"""Characters of an instance id or a host name: the longest DNS name has 253."""
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line separators, what turns the direction of writing around, and halves of characters."""
+LATEST_TIME = datetime(9998, 12, 31, tzinfo=timezone.utc)
+"""It can be shown in every time zone."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ class LeaderInfo:
             hostname=printable(_of(str, data.get("hostname"), "")),
             started_at=parse_time(data.get("started_at")),
             last_heartbeat=parse_time(data.get("last_heartbeat")),
-            fencing_token=_of(int, data.get("fencing_token"), 0),
-            pid=_of(int, data.get("pid"), 0),
+            fencing_token=_number_of(data.get("fencing_token")),
+            pid=_number_of(data.get("pid")),
         )
 
 
@@ -82,6 +87,16 @@ class Event:
     instance_id: str
     fencing_token: int
     reason: str = ""
+
+    @classmethod
+    def from_texts(cls, entry: str, kind: str, reason: str, holder: str, token: str) -> Event:
+        """Return an entry of the stream, of which ``entry`` is the id; never raises. Local.
+
+        What cannot be read of it is empty, 0, or the last time that can be shown.
+        """
+        at = parse_number(entry.partition("-")[0], digits=20) / 1000
+        when = datetime.fromtimestamp(min(at, LATEST_TIME.timestamp()), timezone.utc)
+        return cls(when, printable(kind), printable(instance_of(holder)), parse_number(token), printable(reason))
 
 
 class Claim(NamedTuple):
@@ -137,8 +152,13 @@ def instance_of(me: str) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` without what a terminal or a page would not show as it is."""
-    return UNPRINTABLE.sub("", text)
+    """``text`` as it is shown: without what a terminal or a page would not show as it is, and cut. Local."""
+    return UNPRINTABLE.sub("", text[: 2 * LONGEST_NAME])[:LONGEST_NAME]
+
+
+def parse_number(text: str, *, digits: int = 16) -> int:
+    """Return the number that ``text`` is, of at most so many digits, or 0; never raises. Local."""
+    return int(text) if len(text) <= digits and text.isascii() and text.isdigit() else 0
 
 
 def utc_now() -> datetime:
@@ -156,7 +176,12 @@ def parse_time(value: Any) -> datetime | None:
     except ValueError:
         return None
     # Go's zero time and the like cannot be shown in every time zone.
-    return time if time.tzinfo and 1970 <= time.year < 9999 else None
+    return time if time.tzinfo and 1970 <= time.year <= LATEST_TIME.year else None
+
+
+def _number_of(value: Any) -> int:
+    number: int = _of(int, value, 0)
+    return number if 0 <= number < 2**63 else 0
 
 
 def _of(kind: type, value: Any, default: Any) -> Any:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .config import Keys, Timing, inbox, lifetime
-from .records import Answer, Claim, LeaderInfo, utc_now
+from .config import LONGEST_DURATION, Keys, Timing, inbox, lifetime
+from .records import UNPRINTABLE, Answer, Claim, LeaderInfo, utc_now
 
 ECHO, TIME = b"\0" * 12, b"\1" * 32
 """The holes: the number of the request, and a time of day."""
@@ -23,6 +23,11 @@ LATEST = b"\2" * 13
 """The hole for the server's time after which the request is too old, in milliseconds."""
 SECONDS = b"\3" * 12
 """The hole for how long to wait."""
+
+LONGEST_MESSAGE = 4096
+"""Bytes of a message into an inbox. What we send has an instance id, of at most 255 characters."""
+LONGEST_NUMBER = 24
+"""Characters. What a script replies has 17, and Python refuses to read some thousands."""
 
 Pack = Callable[..., bytes]
 Words = tuple[Any, ...]
@@ -117,8 +122,10 @@ def release_arguments(
 
 
 def parse(reply: bytes) -> Answer:
-    """What a script answered to a campaign, a look or a renewal. Local."""
+    """What a script answered to a campaign, a look or a renewal. Raises ``ValueError``. Local."""
     _, verdict, token, left, candidates, at, version, span, twin, process, holder = decode(reply).split("\n", 10)
+    if max(map(len, (token, left, candidates, at, span))) > LONGEST_NUMBER:
+        raise ValueError("a number is too long")
     seconds, server, lasts = int(left) / 1000, int(at) / 1000, int(span) / 1000
     return Answer(verdict, int(token), holder, seconds, int(candidates), twin, server, version, lasts, process)
 
@@ -128,18 +135,23 @@ def parse_renewed(reply: bytes, me: str, token: int, timing: Timing) -> Answer |
     _, verdict, now, version, mail = reply.split(b" ")
     if verdict != b"renewed":
         return None
+    if len(now) > LONGEST_NUMBER:
+        raise ValueError("a number is too long")
     ttl, at = _milliseconds(timing.ttl) / 1000, int(now) / 1000
-    return Answer("renewed", token, me, ttl, 0, "", at, version.decode(), ttl, mail=mail == b"1")
+    return Answer("renewed", token, me, ttl, 0, "", at, decode(version), ttl, mail=mail == b"1")
 
 
 def parse_message(text: bytes) -> dict[str, Any]:
     """What somebody has put into an inbox; empty if it is garbage. Local."""
     try:
-        message = json.loads(text)
-    except ValueError:
+        message = json.loads(text) if len(text) <= LONGEST_MESSAGE else None
+    except (ValueError, RecursionError):
         message = None
     # Only the list of wake-ups says who is woken; an inbox that does is garbage.
-    return {name: value for name, value in message.items() if name != "wake"} if isinstance(message, dict) else {}
+    found = {name: value for name, value in message.items() if name != "wake"} if isinstance(message, dict) else {}
+    twin = found.get("twin")
+    # Our answer goes to it.
+    return {} if isinstance(twin, str) and UNPRINTABLE.search(twin) else found
 
 
 def decode(value: bytes) -> str:
@@ -165,7 +177,15 @@ def _release(
     clocks: str,
 ) -> Words:
     who = _who(timing, me, max(claim.floor, token), latest)
-    return (*who, token, reason, int(leave), math.ceil(hold * 1000), regained(claim.version), clocks)
+    return (
+        *who,
+        token,
+        reason,
+        int(leave),
+        math.ceil(min(hold, LONGEST_DURATION) * 1000),
+        regained(claim.version),
+        clocks,
+    )
 
 
 def regained(version: str) -> str:

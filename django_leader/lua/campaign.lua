@@ -22,18 +22,20 @@ local ttl = tonumber(ARGV[7])
 redis.call('XLEN', KEYS[5])
 redis.call('LLEN', KEYS[6])
 
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. int(now))
+-- A thousand at a time, and of a crowd a part is asked for twins: each campaign is one step of the server.
+local gone = redis.call('ZRANGE', KEYS[4], '-inf', '(' .. int(now), 'BYSCORE', 'LIMIT', 0, 1000)
+if #gone > 0 then redis.call('ZREM', KEYS[4], unpack(gone)) end
 local twin, joined = '', redis.call('ZADD', KEYS[4], int(now + ARGV[8]), me)
 redis.call('PEXPIRE', KEYS[4], ARGV[8])
 if joined == 1 then
-  local id, others = string.sub(me, 1, -17), redis.call('ZRANGE', KEYS[4], 0, -1)
+  local id, others = string.sub(me, 1, -17), redis.call('ZRANGE', KEYS[4], -5000, -1)
   if led then others[#others + 1] = holder end
   for _, other in ipairs(others) do
     if other ~= me and string.sub(other, 1, -17) == id then twin = other end
   end
 end
-candidates = redis.call('ZCARD', KEYS[4])
-if tonumber(ARGV[12]) > (number(found[9]) or 0) then
+candidates = redis.call('ZCOUNT', KEYS[4], int(now), '+inf')
+if tonumber(ARGV[12]) > (believed(found[9]) or 0) then
   remember(ARGV[13], '', me, ARGV[12])
   redis.call('HSET', KEYS[3], 'told', ARGV[12])
 end
@@ -42,7 +44,9 @@ local claimed = ARGV[11] == version()
 local dead = kind == 'lease' and ARGV[14] == holder and ARGV[15] == int(token)
 local own = kind == 'lease' and holder == me and tonumber(echo) > request
 local left = lock and lock ~= me and redis.call('PTTL', KEYS[1]) or 0
-if left > 0 and (lock ~= holder or kind == 'free') then return answer('foreign', lock, left, twin) end
+if left > 0 and left <= LONGEST and (lock ~= holder or kind == 'free') then
+  return answer('foreign', lock, left, twin)
+end
 if not (claimed or dead or own or kind == 'free') then
   if kind == 'quarantine' then return answer('quarantined', '', until_ - now, twin) end
   return answer(until_ > now and 'held' or 'expired', holder, until_ - now, twin)
@@ -51,7 +55,7 @@ if replicas > tonumber(string.match(replication, 'connected_slaves:(%d+)') or 0)
   return redis.error_reply('NOREPLICAS fewer replicas are connected than MIN_REPLICAS asks for')
 end
 
-token = math.max(token + 1, time[1] * 1000000 + time[2])
+token = math.max(token + 1, clock)
 remember(led and holder ~= me and 'taken-over' or 'elected', dead and 'died' or '', me, int(token))
 kind = own and not claimed and 'regained' or 'lease'
 holder, until_, span, request, process = me, now + ttl, ttl, echo, ARGV[10]

@@ -11,7 +11,9 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function plain(text) return text and #text <= 16 and string.match(text, '^%d+$') end
 local led = (kind == 'lease' or kind == 'regained') and holder and process
-led = led and plain(token) and plain(until_) and plain(span) and plain(request)
+led = led and plain(token) and plain(until_) and plain(span) and plain(request) and #process + #holder <= 32768
+-- A span and a token as state.lua believes them.
+led = led and tonumber(span) <= 366 * 86400000 and tonumber(token) < math.min(now * 1000, 2 ^ 52) + 2 ^ 52
 local left = led and until_ - now or 0
 if left <= 0 or holder == ARGV[2] or redis.call('GET', KEYS[1]) ~= holder then return ARGV[1] .. '\nunsure' end
 

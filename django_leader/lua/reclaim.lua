@@ -18,7 +18,8 @@
 local ttl, answered = tonumber(ARGV[7]), ARGV[12] == version()
 local own = led and holder == me and token == floor
 local reclaims = token == floor and (kind == 'quarantine' or lost) and ARGV[11] ~= '1'
-local foreign = lock and lock ~= me and lock ~= holder and redis.call('PTTL', KEYS[1]) > 0
+local left = lock and lock ~= me and lock ~= holder and redis.call('PTTL', KEYS[1]) or 0
+local foreign = left > 0 and left <= LONGEST
 if foreign or not (own or reclaims) then
   local who = foreign and lock or led and holder or ''
   return answer(kind == 'quarantine' and 'quarantined' or 'refused', who, until_ - now)

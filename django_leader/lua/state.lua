@@ -30,6 +30,14 @@
 --       candidates, now (server's ms), version, span, twin, the holder's process, holder. The version names the state
 --       as the script leaves it; every change makes another.
 --
+-- What others have forged is read up to a size and believed up to a number, because nobody may be locked out for ever.
+-- A lock that is too long is told by its size. A state that is too long, or that lasts longer than any lease can, is
+-- garbage. So is one with a token that the protocol cannot have made. A grant takes the token after the last one, or the
+-- server's time in microseconds if that is higher; the time counts up to 2^52 (the year 2112). A token is believed if
+-- it is less than 2^52 above that time. Time passes faster than tokens are granted, and no clock stands before 1970. So
+-- whatever the clock shows, no token is lost that was granted without a forged one before it. The same holds for a
+-- floor, because the candidates that have seen a forged token would bring it back.
+--
 -- The state is lost when it is absent or garbage, when it is another server's (a restart or a promotion changes
 -- master_replid), or when the caller knows a higher token. With replicas also when one has joined: it may have been
 -- the one that confirmed the last lease of another primary. Whoever comes first says so, for all.
@@ -38,20 +46,32 @@
 -- an address that was not attached before. One that leaves is taken from the record, so that its return is a join. Not
 -- told is a replica that leaves and returns while none of these three scripts runs, if meanwhile the counters were reset
 -- and have come to the very same numbers again. (Where too few replicas are left a lease ends, and then one does run.)
-local echo, me, floor = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local echo, me = ARGV[1], ARGV[2]
+local BYTES, LONGEST = 32768, 366 * 86400000  -- of what is read of one key; ms of a lease
 local quarantine, replicas = tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local lock = redis.call('GET', KEYS[1])
+local function int(number) return string.format('%.0f', number) end
+local length = redis.call('STRLEN', KEYS[1])
+local lock = length > BYTES and '(' .. int(length) .. ' bytes)' or redis.call('GET', KEYS[1])
 local found = redis.call('HMGET', KEYS[3], 'kind', 'token', 'until', 'span', 'request', 'holder', 'sid', 'joins',
   'told', 'process', 'replicas')
 -- A key of a wrong type is an error here, before anything is written: it is not ours, and never deleted.
 redis.call('STRLEN', KEYS[2])
 local candidates = redis.call('ZCARD', KEYS[4])
 
-local function int(number) return string.format('%.0f', number) end
-local function number(text)
-  return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) < 2 ^ 53 and tonumber(text)
+local function number(text, limit)
+  local value = text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text)
+  return value and value < (limit or 2 ^ 53) and value
+end
+local clock = math.min(time[1] * 1000000 + time[2], 2 ^ 52)  -- what the server's time gives to a token
+local function believed(text) return number(text, clock + 2 ^ 52) end
+local floor = believed(ARGV[3]) or -1
+local size = 0
+for index = 1, 11 do size = size + #(found[index] or '') end
+if size > BYTES then
+  redis.call('DEL', KEYS[3])
+  found = {}
 end
 local function remember(event, reason, holder, token)
   redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*',
@@ -84,7 +104,7 @@ end
 
 local kinds = {lease = true, regained = true, quarantine = true, hold = true, free = true}
 local kind, holder = kinds[found[1]] and found[1], found[6]
-local token, until_, span, request = number(found[2]), number(found[3]), number(found[4]), number(found[5])
+local token, until_, span, request = believed(found[2]), number(found[3]), number(found[4], LONGEST + 1), number(found[5])
 local process, lost = found[10] or '', false
 if not (kind and holder and token and until_ and span and request) then lost = 'state lost'
 elseif sid ~= '' and sid ~= found[7] then lost = 'another server'
@@ -100,7 +120,7 @@ if lost then
   redis.call('XLEN', KEYS[5])
   -- Of a lock alone it cannot be said when its lease ends, but the quarantine lasts at least as long.
   holder = holder or lock and string.match(string.sub(lock, -17), '^:%x+$') and lock or ''
-  kind, token, until_, span, request = 'quarantine', math.max(token or 0, floor), now + quarantine, quarantine, echo
+  kind, token, until_, span, request = 'quarantine', math.max(token or 0, floor, 0), now + quarantine, quarantine, echo
   process = ''
   if quarantine == 0 then kind = 'free' end
   save()

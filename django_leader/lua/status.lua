@@ -6,14 +6,19 @@
 --       ms left of the holder's lease; without a holder, of the time in which nobody may lead yet
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local lock = redis.call('GET', KEYS[1])
+local function text(key)  -- what is too long is told by its size, as in state.lua
+  local length = redis.call('STRLEN', key)
+  return length > 32768 and '(' .. string.format('%.0f', length) .. ' bytes)' or redis.call('GET', key)
+end
+local function digits(found) return found and #found <= 16 and string.match(found, '^%d+$') end
+local lock = text(KEYS[1])
 local left = math.max(redis.call('PTTL', KEYS[1]), 0)
 local found = redis.call('HMGET', KEYS[3], 'kind', 'token', 'until')
-local kind, holder = found[1] or '', lock or ''
+local kind, holder = found[1] and #found[1] <= 16 and found[1] or '', lock or ''
 if kind == 'hold' or kind == 'quarantine' then
   -- After a loss of data the leader may still be there, and is shown while its lock is.
   if kind == 'hold' then holder = '' end
-  if holder == '' then left = math.max(tonumber(found[3] or 0) or 0, now) - now end
+  if holder == '' then left = math.max(tonumber(digits(found[3]) or 0), now) - now end
 end
 local candidates = redis.call('ZCOUNT', KEYS[4], string.format('%.0f', now), '+inf')
 -- A leader says in the state that it is there.
@@ -23,8 +28,8 @@ return {
   ARGV[1],
   holder,
   left,
-  redis.call('GET', KEYS[2]) or '',
-  found[2] or '0',
+  text(KEYS[2]) or '',
+  digits(found[2]) or '0',
   candidates,
   kind,
 }

@@ -218,9 +218,15 @@ class Store:
             and (score < most if high[:1] == b"(" else score <= most)
         ]
 
-    def cmd_zrange(self, key: bytes, first: bytes, last: bytes) -> Any:
+    def cmd_zrange(self, key: bytes, first: bytes, last: bytes, *options: bytes) -> Any:
         pairs = (self._get(key, Zset) or {}).items()
-        return _slice([member for _, member in sorted((score, member) for member, score in pairs)], first, last)
+        ordered = [member for _, member in sorted((score, member) for member, score in pairs)]
+        if not options:
+            return _slice(ordered, first, last)
+        if len(options) != 4 or options[:2] != (b"BYSCORE", b"LIMIT"):
+            raise RedisError("ERR syntax error")
+        within, offset = set(self._zwithin(key, first, last)), _int(options[2])
+        return [member for member in ordered if member in within][offset : offset + _int(options[3])]
 
     def cmd_zremrangebyscore(self, key: bytes, low: bytes, high: bytes) -> Any:
         return self._zremove(key, self._zwithin(key, low, high))

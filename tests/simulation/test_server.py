@@ -210,6 +210,10 @@ def test_the_embedded_server_answers_as_real_ones_do(client: redis.Redis) -> Non
         "redis.call('HSET', 'h', 'a', 1, 'b', 2) redis.call('HDEL', 'h', 'a', 'b') return redis.call('EXISTS', 'h')",
         "redis.call('ZADD', 'z', 2, 'b', 1, 'c', 2, 'a') return redis.call('ZRANGE', 'z', 0, -1)",
         "redis.call('ZADD', 'z', 2, 'b', 1, 'c') return redis.call('ZREMRANGEBYSCORE', 'z', '-inf', '(2')",
+        "redis.call('ZADD', 'z', 2, 'b', 1, 'c', 1, 'a') "
+        "return redis.call('ZRANGE', 'z', '-inf', '(2', 'BYSCORE', 'LIMIT', 0, 1)",
+        "redis.call('ZADD', 'z', 2, 'b', 1, 'c', 1, 'a') return redis.call('ZRANGE', 'z', -2, -1)",
+        "redis.call('ZADD', 'z', 2, 'b', 1, 'c') return {redis.call('ZREM', 'z', 'b', 'c'), redis.call('ZCARD', 'z')}",
         "redis.call('ZADD', 'z', 2, 'b', 1, 'c') return redis.call('ZCOUNT', 'z', 2, '+inf')",
         "redis.call('RPUSH', 'l', 'a', 'b') return {redis.call('LPOP', 'l'), redis.call('LRANGE', 'l', -5, 9)}",
         "redis.call('SET', 'k', 'v') return {redis.call('PEXPIRE', 'k', -1), redis.call('PTTL', 'k')}",
