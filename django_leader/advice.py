@@ -28,8 +28,8 @@ PAUSE = 60.0
 class Advice:
     """For one candidacy. Local, any thread; never raises."""
 
-    def __init__(self, label: str, config: Config) -> None:
-        self.label, self._config = label, config
+    def __init__(self, label: str, config: Config, about: dict[str, str] | None = None) -> None:
+        self.label, self._config, self._about = label, config, about
         self._twins: set[str] = set()
         self._due, self._rested = clock.now(), True
         self._term: Term | None = None
@@ -112,7 +112,7 @@ class Advice:
             self._warn("%s", advice)
 
     def _warn(self, text: str, *args: object) -> None:
-        log(logging.WARNING, f"%s: {text}", self.label, *args)
+        log(logging.WARNING, f"%s: {text}", self.label, *args, extra=self._about)
 
 
 def of_server(info: dict[str, str], min_replicas: int) -> list[str]:

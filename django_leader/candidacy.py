@@ -19,13 +19,11 @@ application has stopped its work when it is over. Who may lead is decided by ``m
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import random
 import secrets
 import threading
 from collections import deque
-from typing import Any
 
 from . import clock, machine
 from .actions import Actions
@@ -37,8 +35,8 @@ from .exceptions import RedisUnavailable
 from .forks import Forked, check
 from .grant import NO_GRANT, Cell, Grant, Publish, new_cell
 from .lease import Lease
-from .log import log
-from .records import NONCE_LENGTH, instance_of
+from .records import NONCE_LENGTH
+from .term_log import TermLog
 from .waker import Waker
 from .watch import Watch
 
@@ -46,13 +44,15 @@ from .watch import Watch
 class Candidacy:
     """What one process is and does in one election while it takes part."""
 
-    def __init__(self, connect: Connect, config: Config, label: str, listeners: Listeners, publish: Publish) -> None:
+    def __init__(
+        self, connect: Connect, config: Config, label: str, listeners: Listeners, publish: Publish, name: str = ""
+    ) -> None:
         self._label, self._config, self._listeners, self._publish = label, config, listeners, publish
         self._timing = config.timing
         self._state = machine.State()
         self._events: deque[machine.AnyEvent] = deque()
         self._applying: int | None = None
-        self._lines: list[tuple[Any, ...]] = []
+        self._log = TermLog(label, name, config.instance_id)
         self._thread: threading.Thread | None = None
         self._heir: Candidacy | None = None
         self._stop_asked = False
@@ -64,8 +64,7 @@ class Candidacy:
         self._delivery: TermDelivery | None = None
         self._next_delivery: TermDelivery | None = None
         self._next_cell: Cell | None = None
-        self._last_leader = ""
-        self.advice = Advice(label, config)
+        self.advice = Advice(label, config, self._log.about)
         self.hold = 0.0
         self.pid = os.getpid()
         self._actions = Actions(
@@ -262,9 +261,7 @@ class Candidacy:
         # Whoever waits for us in a signal handler may have interrupted whoever logs. Whoever applies tells behind it.
         if ((self._stop_asked or self._applying) and not at_last) or not self._ours():
             return
-        lines, self._lines = self._lines, []
-        for line in lines:
-            log(*line)
+        self._log.write()
 
     def _apply_one(self, event: machine.AnyEvent) -> None:
         before, after = self._state, machine.step(self._state, event, clock.now(), self._timing)
@@ -276,7 +273,7 @@ class Candidacy:
             assert after.ended
             if self._delivery and self._delivery.end(after.ended.reason):
                 self._events.append(machine.Delivered(after.ended.term.token))
-            self._lines.append((logging.INFO, "%s: lost leadership: %s", self._label, after.ended.reason))
+            self._log.lost(before.term.token, after.ended.reason, min(clock.now(), before.term.deadline))
         elif before.term and after.term:
             if not self.grant.extend(after.term.deadline):
                 self._events.appendleft(machine.Broken(after.term.token))
@@ -286,10 +283,9 @@ class Candidacy:
             self.grant = Grant(after.term.token, cell)
             self._publish(self.grant)
             self._announce(after.term.token)
-            self._lines.append((logging.INFO, "%s: leader, with token %d", self._label, after.term.token))
-        if after.leader and after.leader != self._last_leader:
-            previous, self._last_leader = instance_of(self._last_leader), after.leader
-            self._news.put(self._listeners.changed(previous, instance_of(after.leader)))
+            self._log.gained(after.term.token)
+        if change := self._log.leads(after.leader, self._me):
+            self._news.put(self._listeners.changed(*change))
 
     def _delivered(self, token: int) -> None:
         with self.changed:
@@ -318,5 +314,5 @@ class Candidacy:
             self._delivery, self._next_delivery = self._next_delivery or self._prepare(), None
             self._delivery.begin(token)
         except RuntimeError as error:
-            self._lines.append((logging.ERROR, "%s: cannot lead: %s", self._label, error))
+            self._log.cannot_lead(error)
             self._events.extend([machine.Resign(token, "callback-failed"), machine.Delivered(token)])

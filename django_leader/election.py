@@ -227,7 +227,7 @@ class LeaderElection(Queries):
             if (last and not last.stopping) or self.overridden or lifecycle.exiting:
                 return None
             self.prepare()
-            new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish)
+            new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish, self.name)
             self._candidacy, self._grant = new, new.grant
             if last:
                 last.bequeath(new)

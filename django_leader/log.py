@@ -6,10 +6,19 @@ import contextlib
 import logging
 from typing import Any
 
+from .records import printable
+
 logger = logging.getLogger("django_leader")
+LONGEST = 2000
+"""Characters of a text in a line. Those of a library may have whatever a server or another process has written."""
 
 
-def log(level: int, message: str, *args: Any, exc_info: Any = None) -> None:
-    """Logs; an exception from a handler or a filter is dropped. May block as long as a handler does: hold no lock."""
+def log(level: int, message: str, *args: Any, exc_info: Any = None, extra: dict[str, Any] | None = None) -> None:
+    """Logs; an exception from a handler or a filter is dropped. May block as long as a handler does: hold no lock.
+
+    Texts and exceptions among ``args`` are written as they may be shown (``printable``). ``extra`` become attributes of
+    the record.
+    """
     with contextlib.suppress(Exception):
-        logger.log(level, message, *args, exc_info=exc_info)
+        shown = (printable(str(arg), LONGEST) if isinstance(arg, str | BaseException) else arg for arg in args)
+        logger.log(level, message, *shown, exc_info=exc_info, extra=extra)

@@ -151,9 +151,9 @@ def instance_of(me: str) -> str:
     return head if colon and len(nonce) == NONCE_LENGTH else me
 
 
-def printable(text: str) -> str:
+def printable(text: str, longest: int = LONGEST_NAME) -> str:
     """``text`` as it is shown: without what a terminal or a page would not show as it is, and cut. Local."""
-    return UNPRINTABLE.sub("", text[: 2 * LONGEST_NAME])[:LONGEST_NAME]
+    return UNPRINTABLE.sub("", text[: 2 * longest])[:longest]
 
 
 def parse_number(text: str, *, digits: int = 16) -> int:

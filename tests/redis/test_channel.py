@@ -210,7 +210,7 @@ def test_s19_nothing_is_applied_published_or_logged_in_a_child(
     fork()
     caplog.set_level(logging.INFO)
     caplog.clear()
-    candidacy._lines.append((logging.INFO, "a line of the parent"))
+    candidacy._log.gained(7)
     candidacy.stop(here=True)
     candidacy._failed(RedisUnavailable("the descriptor was closed"))
     candidacy._delivered(state.term.token)
