@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .conf import UnknownElection
     from .config import Config
     from .decorators import leader_required
     from .election import LeaderElection
@@ -30,6 +31,7 @@ __all__ = [
     "LeaderInfo",
     "LeadershipLost",
     "RedisUnavailable",
+    "UnknownElection",
     "became_leader",
     "elections",
     "is_leader",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "conf": ("UnknownElection",),
     "config": ("Config",),
     "decorators": ("leader_required",),
     "election": ("LeaderElection",),

@@ -34,7 +34,7 @@ from .delivery import Listeners, News, TermDelivery
 from .exceptions import RedisUnavailable
 from .forks import Forked, check
 from .grant import NO_GRANT, Cell, Grant, Publish, new_cell
-from .lease import Lease
+from .local import open_lease
 from .records import NONCE_LENGTH
 from .term_log import TermLog
 from .waker import Waker
@@ -58,7 +58,7 @@ class Candidacy:
         self._stop_asked = False
         self._desk, self._at_desk = threading.Lock(), set[int]()
         self._waker = Waker()
-        self._lease = Lease(connect, config, self._waker)
+        self._lease = open_lease(connect, config, self._waker)
         self._me = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
         self._news = News(label)
         self._delivery: TermDelivery | None = None

@@ -1,12 +1,19 @@
-"""System checks of ``LEADER_ELECTIONS``. They connect to nothing."""
+"""System checks of ``LEADER_ELECTIONS``. They connect to nothing.
+
+An error of Django's checks ends every command, ``migrate`` and ``test``, too. So a cache that cannot carry an election,
+as a laptop or a build often has, is a warning, and an error only before a deployment.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from . import connection
-from .conf import configured
+from .conf import DEFAULT_ALIAS, configured
+from .config import DEFAULTS
 from .handler import KEYS, ElectionSettings, read
 
 NUMBERS = {key: number + (number > 12) for number, key in enumerate(KEYS, 3)}
@@ -33,14 +40,20 @@ def check_elections() -> list[CheckMessage]:
             continue
         readable.append(found)
         messages += _check_one(found)
+    if DEFAULT_ALIAS not in aliases:
+        text = "LEADER_ELECTIONS has no 'default': is_leader() without an alias is False everywhere, and the elections "
+        text += "of @leader_required commands have the default settings"
+        hint = "Add 'default', or rename one of the others to it."
+        messages.append(Warning(text, hint=hint, id="django_leader.W019"))
     return messages + _check_together(readable)
 
 
 def _check_one(found: ElectionSettings) -> list[CheckMessage]:
     label = f"LEADER_ELECTIONS[{found.alias!r}]"
     messages: list[CheckMessage] = []
-    if why := connection.problem(found.cache):
-        messages.append(Error(f"{label}: {why}", id="django_leader.E003"))
+    if why := _carries_none(found):
+        hint = "The election starts nowhere, and @leader_required commands fail. An error with check --deploy."
+        messages.append(Warning(why, hint=hint, id="django_leader.W003"))
     for repair in found.config.repairs():
         field, rest = repair.split(" ", 1)
         hint = (
@@ -63,6 +76,12 @@ def _check_one(found: ElectionSettings) -> list[CheckMessage]:
     return messages
 
 
+def _carries_none(found: ElectionSettings) -> str:
+    """Why the cache of an election cannot carry it; empty if it can, or if it does not have to."""
+    why = None if found.local else connection.problem(found.cache)
+    return f"LEADER_ELECTIONS[{found.alias!r}]: {why}" if why else ""
+
+
 def _check_together(readable: list[ElectionSettings]) -> list[CheckMessage]:
     owners: dict[tuple[str, str], str] = {}
     messages: list[CheckMessage] = []
@@ -78,18 +97,60 @@ def _check_together(readable: list[ElectionSettings]) -> list[CheckMessage]:
 
 
 def check_deployment() -> list[CheckMessage]:
-    """Advice for production, with ``check --deploy``: W002."""
+    """What stands in the way of a deployment, and advice for it: with ``check --deploy``."""
     try:
-        shared = [alias for alias in configured() if read(alias).cache == "default"]
+        readable = [read(alias) for alias in configured()]
     except ImproperlyConfigured:
         return []  # check_elections says so
-    if not shared:
-        return []
-    return [
-        Warning(
-            f"LEADER_ELECTIONS[{shared[0]!r}]: shares the Redis database of the cache 'default', and cache.clear() "
-            "empties it, the lease included",
+    hint = "Give a CACHE that all processes share, or take django_leader out of INSTALLED_APPS."
+    messages: list[CheckMessage] = [
+        Error(why, hint=hint, id="django_leader.E003") for found in readable if (why := _carries_none(found))
+    ]
+    messages += [
+        Error(
+            f"LEADER_ELECTIONS[{found.alias!r}]: LOCAL is True, so every process leads for itself",
+            hint="Take LOCAL out, and give a CACHE that all processes share. It is for development.",
+            id=f"django_leader.E{NUMBERS['LOCAL']:03}",
+        )
+        for found in readable
+        if found.local
+    ]
+    shared = [found for found in readable if not found.local]
+    return messages + [advice for advise in (_share_a_cache, _share_keys, _no_quarantine) for advice in advise(shared)]
+
+
+def _share_a_cache(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
+    if labels := _labels(one for one in found if one.cache == "default"):
+        yield Warning(
+            f"{labels}: shares the Redis database of the cache 'default', and cache.clear() empties it, the lease "
+            "included",
             hint="Give elections a CACHES entry with a Redis database of its own, and name it with CACHE.",
             id="django_leader.W002",
         )
-    ]
+
+
+def _share_keys(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
+    for number, (setting, default) in enumerate(list(DEFAULTS.items())[:2]):
+        # Also the names that are made of the default with an alias at the end.
+        names = [(one, one.config.keys[number]) for one in found]
+        if labels := _labels(one for one, name in names if name in (default, f"{default}:{one.alias}")):
+            yield Warning(
+                f"{labels}: {setting.upper()} is the default, which every project has that shares the Redis database: "
+                "one leader is elected among them all",
+                hint="Give each project and each stage names of its own: REDIS_KEY_NAME and REDIS_INFO_KEY_NAME.",
+                id=f"django_leader.W{NUMBERS[setting.upper()]:03}",
+            )
+
+
+def _no_quarantine(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
+    if labels := _labels(one for one in found if one.config.validate().timing.quarantine == 0):
+        yield Warning(
+            f"{labels}: QUARANTINE is 0, so two processes can lead when Redis has lost its data, until the lease of "
+            "the first is over",
+            hint="Leave the key out, unless Redis is started empty together with the processes.",
+            id=f"django_leader.W{NUMBERS['QUARANTINE']:03}",
+        )
+
+
+def _labels(found: Iterable[ElectionSettings]) -> str:
+    return ", ".join(f"LEADER_ELECTIONS[{one.alias!r}]" for one in found)

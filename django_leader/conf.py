@@ -17,8 +17,14 @@ COMMAND_PREFIX = "command:"
 Autostart = bool | Literal["auto"]
 
 
+class UnknownElection(ImproperlyConfigured, KeyError):
+    """The settings know no election of this alias. Also a ``KeyError``, because ``elections`` is a mapping."""
+
+    __str__ = Exception.__str__  # that of KeyError would put the sentence in quotes
+
+
 def configured() -> dict[str, dict[str, Any]]:
-    """``LEADER_ELECTIONS`` as it stands. Raises ``ImproperlyConfigured`` when it is no dict of dicts."""
+    """Return ``LEADER_ELECTIONS`` as it stands. Raise ``ImproperlyConfigured`` when it is no dict of dicts."""
     value = getattr(settings, "LEADER_ELECTIONS", None)
     if value is None:
         return {DEFAULT_ALIAS: {}}
@@ -28,6 +34,26 @@ def configured() -> dict[str, dict[str, Any]]:
     if not all(isinstance(alias, str) and alias and isinstance(entry, dict) for alias, entry in entries):
         raise ImproperlyConfigured("LEADER_ELECTIONS must be a dict of dicts, like {'default': {'CACHE': 'default'}}")
     return dict(value)
+
+
+def entry_of(alias: str) -> tuple[str, dict[str, Any]]:
+    """Return the alias under which the settings of the election ``alias`` stand, and these settings. Local.
+
+    The election of a command that is not declared has those of ``default``. Where the others are declared and
+    ``default`` is not, it has the package's defaults, but starts nowhere by itself: nobody has asked for it.
+    Raise ``UnknownElection``, which names the aliases that exist, or what ``configured`` raises.
+    """
+    entries = configured()
+    command = isinstance(alias, str) and alias.startswith(COMMAND_PREFIX) and alias not in entries
+    source = DEFAULT_ALIAS if command else alias
+    if source in entries:
+        return source, entries[source]
+    if source == DEFAULT_ALIAS:
+        return source, {"AUTOSTART": False}
+    known = ", ".join(map(repr, entries))
+    raise UnknownElection(
+        f"LEADER_ELECTIONS[{source!r}]: there is no such election (there are: {known}); add it to the setting"
+    )
 
 
 def starting(alias: str, entry: dict[str, Any]) -> tuple[Autostart, tuple[str, ...]]:

@@ -36,7 +36,10 @@ def problem(cache: str) -> str | None:
     except (ImportError, TypeError):
         supported = False
     if not supported:
-        return f"CACHE is {cache!r}, whose backend is {backend!r}; an election needs {DJANGO_REDIS!r} or {DJANGO!r}"
+        return (
+            f"CACHE is {cache!r}, whose backend is {backend!r}; an election needs {DJANGO_REDIS!r} or {DJANGO!r}. "
+            "Set LOCAL to True to develop without Redis"
+        )
     options = configured[cache].get("OPTIONS") or {}
     if "Shard" in str(options.get("CLIENT_CLASS", "")):
         return f"CACHE is {cache!r}, which shards over several servers; an election needs a cache with one primary"

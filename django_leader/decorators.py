@@ -23,6 +23,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
 from .autostart import is_test_process
@@ -137,7 +138,8 @@ def leader_required(
 @contextmanager
 def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[LeaderElection | None, str]]:
     """The election ``alias`` while this process leads it; or None, and why not."""
-    election = elections[alias]
+    with _as_command_error():
+        election = elections[alias]
     if override := election.overridden:  # read once, because another thread may end it
         yield (election, "") if override.cell[0] else (None, "this test says so")
         return
@@ -157,7 +159,8 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
     ours, leads = not election.running, False
     try:
         if ours:
-            election.start()
+            with _as_command_error():
+                election.start()
         if election.wait_for_leadership(wait):
             leads = True
             yield election, ""
@@ -168,6 +171,15 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
             election.stop(hold=hold if leads else 0.0)  # what has not run is not to be held back
         with _busy_lock:
             _busy.discard(alias)
+
+
+@contextmanager
+def _as_command_error() -> Iterator[None]:
+    """Have settings that cannot be used end the command with their sentence alone, and not with a traceback."""
+    try:
+        yield
+    except ImproperlyConfigured as error:
+        raise CommandError(f"Not run: {error}", returncode=UNAVAILABLE_EXIT) from error
 
 
 def _who_leads(election: LeaderElection) -> str:

@@ -31,6 +31,7 @@ from .exceptions import LeaderError
 from .grant import NO_GRANT, Grant
 from .hold import hold_left
 from .lifecycle import lifecycle
+from .local import Local
 from .machine import Resign
 from .queries import Queries, in_thread
 from .reasons import refuse
@@ -49,7 +50,7 @@ class LeaderElection(Queries):
 
     def __init__(
         self,
-        client: redis.Redis | Callable[[], redis.Redis],
+        client: redis.Redis | Local | Callable[[], redis.Redis | Local],
         config: Config | None = None,
         *,
         name: str = "default",
@@ -77,9 +78,12 @@ class LeaderElection(Queries):
     def _connect(self) -> Connect:
         # No cached_property: it would write to __dict__, and every look at another attribute be slower by that.
         if self._connector is None:
-            client = self._client if isinstance(self._client, redis.Redis) else self._client()
-            refuse(client)
-            self._connector = connector(client.connection_pool)
+            client = self._client if isinstance(self._client, redis.Redis | Local) else self._client()
+            if isinstance(client, Local):
+                self._connector = client
+            else:
+                refuse(client)
+                self._connector = connector(client.connection_pool)
         return self._connector
 
     def override(self, grant: Grant | None) -> None:

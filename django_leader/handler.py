@@ -16,11 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import connections
 
-from .conf import COMMAND_PREFIX, DEFAULT_ALIAS, Autostart, configured, starting
+from .conf import DEFAULT_ALIAS, Autostart, UnknownElection, configured, entry_of, starting
 from .config import SEED_FIELDS, Config
 from .exceptions import ConfigError, LeaderError
 from .log import log
@@ -34,9 +35,17 @@ if TYPE_CHECKING:
 
 FIELDS = {field.name.upper(): field.name for field in fields(Config)}
 """The settings that are fields of ``Config``."""
+NO_DEFAULT = (
+    "LEADER_ELECTIONS['default'] is asked for, but declared are only: %s. No process takes part in it by itself, so "
+    "is_leader() without an alias is False. Declare 'default', or name the election, as in is_leader(%r)."
+)
+LOCAL = (
+    "LEADER_ELECTIONS[%r]: LOCAL is True: each process that takes part leads, this one, too; nothing is shared through "
+    "Redis. This is for development with one process. In production take LOCAL out and give a CACHE."
+)
 PATIENCE = 5.0
 """Seconds that a receiver may take before we say what waits for it."""
-KEYS = ("CACHE", *list(FIELDS)[:SEED_FIELDS], "AUTOSTART", "SERVING_COMMANDS", *list(FIELDS)[SEED_FIELDS:])
+KEYS = ("CACHE", *list(FIELDS)[:SEED_FIELDS], "AUTOSTART", "SERVING_COMMANDS", *list(FIELDS)[SEED_FIELDS:], "LOCAL")
 """All settings of an election, in the order in which they came into being: see ``checks``."""
 
 
@@ -49,6 +58,7 @@ class ElectionSettings:
     autostart: Autostart
     serving_commands: tuple[str, ...]
     config: Config
+    local: bool = False
 
 
 def read(alias: str) -> ElectionSettings:
@@ -58,20 +68,17 @@ def read(alias: str) -> ElectionSettings:
     its own. It never starts by itself unless ``AUTOSTART`` says so. Every other alias but ``default`` gets keys that
     end in its name, too.
     """
-    entries = configured()
-    command = isinstance(alias, str) and alias.startswith(COMMAND_PREFIX) and alias not in entries
-    source = DEFAULT_ALIAS if command else alias
+    source, entry = entry_of(alias)
+    command = source != alias
     label = f"LEADER_ELECTIONS[{source!r}]"
-    if source not in entries:
-        known = ", ".join(map(repr, entries)) or "none"
-        raise ImproperlyConfigured(f"{label}: there is no such election (there are: {known}); add it to the setting")
-    entry = entries[source]
     if unknown := [key for key in entry if key not in KEYS]:
         raise ImproperlyConfigured(f"{label}: unknown key {unknown[0]!r}; take it out, or use one of {', '.join(KEYS)}")
     autostart, serving = starting(source, entry)
     cache = entry.get("CACHE", "default")
     if not isinstance(cache, str):
         raise ImproperlyConfigured(f"{label}: CACHE is {cache!r}; give the name of an entry of CACHES")
+    if not isinstance(local := entry.get("LOCAL", False), bool):
+        raise ImproperlyConfigured(f"{label}: LOCAL is {local!r}; use True or False")
     try:
         config = Config(**{field: entry[key] for key, field in FIELDS.items() if key in entry})
         if alias != DEFAULT_ALIAS:
@@ -80,7 +87,7 @@ def read(alias: str) -> ElectionSettings:
     except ConfigError as error:
         message = re.sub(r"\b(" + "|".join(FIELDS.values()) + r")\b", lambda m: m[0].upper(), str(error))
         raise ImproperlyConfigured(f"{label}: {message}") from error
-    return ElectionSettings(alias, cache, False if command else autostart, serving, config)
+    return ElectionSettings(alias, cache, False if command else autostart, serving, config, local)
 
 
 def _fill(config: Config, own: Config, entry: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +106,10 @@ class ElectionHandler:
         self._lock = threading.RLock()
 
     def __getitem__(self, alias: str) -> LeaderElection:
-        """The election ``alias``. Local, connects to nothing. Raises ``ImproperlyConfigured`` for bad settings.
+        """Return the election ``alias``. Local, connects to nothing.
+
+        Raise ``ImproperlyConfigured`` for bad settings, and ``UnknownElection`` for an alias that is not declared.
+        ``default`` is always there: where only others are declared, it has the default settings and starts nowhere.
 
         A ``CACHE`` that cannot carry an election is refused later, by whatever needs Redis: in tests, where the caches
         are often local, ``is_leader()`` is simply False.
@@ -118,10 +128,16 @@ class ElectionHandler:
     def _make(self, alias: str) -> LeaderElection:
         from . import connection
         from .election import LeaderElection
+        from .local import Local
 
         found = read(alias)
+        if alias == DEFAULT_ALIAS and alias not in (declared := configured()):
+            log(logging.WARNING, NO_DEFAULT, ", ".join(map(repr, declared)), next(iter(declared)))
 
-        def client() -> redis.Redis:
+        def client() -> redis.Redis | Local:
+            if found.local:
+                log(logging.INFO if settings.DEBUG else logging.WARNING, LOCAL, alias)
+                return Local()
             try:
                 return connection.client(found.cache)
             except ImproperlyConfigured as error:
@@ -184,14 +200,25 @@ def _send_signals(election: LeaderElection) -> None:
 
 
 elections = ElectionHandler()
+_told: set[str] = set()
+"""What ``is_leader`` has said of bad settings."""
 
 
 def is_leader(using: str = DEFAULT_ALIAS) -> bool:
-    """Whether this process leads the election ``using``. Local: no network, no lock. Any thread.
+    """Return whether this process leads the election ``using``. Local: no network, no lock. Any thread.
 
-    False in a process that does not take part. Raises ``ImproperlyConfigured`` on first use with bad settings.
+    False in a process that does not take part. False, too, with settings that cannot be used, and then the log says
+    once what is wrong. Raise ``UnknownElection`` (a ``KeyError``) for an alias that is not declared.
     """
-    return elections[using].is_leader()
+    try:
+        return elections[using].is_leader()
+    except UnknownElection:
+        raise
+    except ImproperlyConfigured as error:
+        if (text := str(error)) not in _told:
+            _told.add(text)
+            log(logging.ERROR, "%s. Until then is_leader(%r) is False in this process.", text, using)
+        return False
 
 
 def _settings_changed(*, setting: str, **kwargs: Any) -> None:

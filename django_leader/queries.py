@@ -11,6 +11,7 @@ from .config import Config
 from .exceptions import RedisUnavailable
 from .forks import Forked
 from .lease import Lease
+from .local import open_lease
 from .records import ElectionStatus, Event, LeaderInfo
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ class Queries:
 
     def status(self) -> ElectionStatus:
         """The election as Redis has it. One round trip; raises ``RedisUnavailable``."""
-        return self._ask(Lease.status)
+        return self._ask(lambda lease: lease.status())
 
     def get_leader_info(self) -> LeaderInfo | None:
         """Who leads, None when nobody does. One round trip; raises ``RedisUnavailable``."""
@@ -63,7 +64,7 @@ class Queries:
         return await in_thread(lambda: self.history(limit))
 
     def _ask(self, question: Callable[[Lease], T]) -> T:
-        lease = Lease(self._connect, self.config)
+        lease = open_lease(self._connect, self.config)
         try:
             return question(lease)
         except RedisUnavailable as error:

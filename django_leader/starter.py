@@ -103,7 +103,10 @@ class Starter:
                 try:
                     do(elections[alias], decision)
                 except Exception as error:
-                    logger.exception("LEADER_ELECTIONS[%r]: not started", alias)
+                    if isinstance(error, ImproperlyConfigured):  # whose sentence says all
+                        logger.error("LEADER_ELECTIONS[%r]: not started. %s", alias, error)
+                    else:
+                        logger.exception("LEADER_ELECTIONS[%r]: not started", alias)
                     self.decisions[alias] = Decision("never", f"it failed: {error}")  # and is not told again
 
     def _follow_server(self) -> None:
@@ -224,5 +227,7 @@ def begin() -> None:
     """Called by ``AppConfig.ready()``. Never raises."""
     try:
         starter.ready()
+    except ImproperlyConfigured as error:
+        logger.error("no election starts in this process: %s", error)
     except Exception:
         logger.exception("LEADER_ELECTIONS: no election starts in this process")

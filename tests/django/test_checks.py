@@ -12,6 +12,9 @@ from django.test import override_settings
 
 from django_leader import checks
 from django_leader.handler import KEYS
+from tests.support.candidates import ROOT
+
+README = ROOT / "README.md"
 
 OTHER_REDIS = {
     "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1"},
@@ -34,10 +37,10 @@ OTHER_REDIS = {
 CASES: list[tuple[str, Any, str]] = [
     ("E001", [], "must be a dict of dicts"),
     ("E002", {"default": {"TTL": 10}}, "unknown key 'TTL'"),
-    ("E003", {"default": {"CACHE": "nowhere"}}, "not in CACHES"),
-    ("E003", {"default": {"CACHE": "local"}}, "an election needs 'django_redis.cache.RedisCache' or"),
-    ("E003", {"default": {"CACHE": "broken"}}, "'no.such.Backend'"),
-    ("E003", {"default": {"CACHE": "shards"}}, "shards over several servers"),
+    ("W003", {"default": {"CACHE": "nowhere"}}, "not in CACHES"),
+    ("W003", {"default": {"CACHE": "local"}}, "an election needs 'django_redis.cache.RedisCache' or"),
+    ("W003", {"default": {"CACHE": "broken"}}, "'no.such.Backend'"),
+    ("W003", {"default": {"CACHE": "shards"}}, "shards over several servers"),
     ("E003", {"default": {"CACHE": None}}, "give the name of an entry of CACHES"),
     ("E004", {"default": {"REDIS_KEY_NAME": b"lock"}}, "give a str"),
     ("E004", {"default": {"REDIS_KEY_NAME": "a{b"}}, "braces mark a Redis Cluster hash tag"),
@@ -51,19 +54,24 @@ CASES: list[tuple[str, Any, str]] = [
     ("E011", {"default": {"AUTOSTART": "sometimes"}}, "use True, False or 'auto'"),
     ("E013", {"default": {}, "two": {"REDIS_KEY_NAME": "maplefile:leader:lock"}}, "and so does 'default'"),
     ("E012", {"default": {"SERVING_COMMANDS": [5]}}, "give a list of management commands"),
-    ("E006", {"a: b": {"LOCK_TTL": "10"}}, "give seconds"),
+    ("E006", {"default": {}, "a: b": {"LOCK_TTL": "10"}}, "give seconds"),
     ("E008", {"default": {"RETRY_INTERVAL": 1e-6}}, "give at least 0.01 s"),
     (
-        "E003",
+        "W003",
         {"default": {"CACHE": "bad"}},
         "cannot be used (ValueError); CACHES['bad']['LOCATION'] must be a URL such as ",
     ),
     (
-        "E003",
+        "W003",
         {"default": {"CACHE": "cluster"}},
         "CACHE is 'cluster': this is a Redis Cluster, which django-leader does",
     ),
     ("E001", {}, "is empty"),
+    ("E001", "default", "must be a dict of dicts"),
+    ("E001", {"default": "cache"}, "must be a dict of dicts"),
+    ("E001", {None: {}}, "must be a dict of dicts"),
+    ("E018", {"default": {"LOCAL": "yes"}}, "use True or False"),
+    ("W019", {"reports": {}}, "has no 'default'"),
     ("W001", {"default": {"LOCK_TTL": 10_000, "HEARTBEAT_INTERVAL": 3000}}, "nobody leads"),
     ("W006", {"default": {"LOCK_TTL": 0}}, "10.0 is used instead"),
     ("W006", {"default": {"LOCK_TTL": -5}}, "10.0 is used instead"),
@@ -73,9 +81,9 @@ CASES: list[tuple[str, Any, str]] = [
     ("E014", {"default": {"QUARANTINE": "10"}}, "give seconds"),
     ("E015", {"default": {"MIN_REPLICAS": "1"}}, "give a whole number of replicas"),
     ("E015", {"default": {"MIN_REPLICAS": -1}}, "give a whole number of replicas"),
-    ("E015", {"a": {"MIN_REPLICAS": True}}, "give a whole number of replicas"),
+    ("E015", {"default": {}, "a": {"MIN_REPLICAS": True}}, "give a whole number of replicas"),
     ("E016", {"default": {"SAME_HOST_TAKEOVER": 1}}, "use True or False"),
-    ("E016", {"a": {"SAME_HOST_TAKEOVER": None}}, "use True or False"),
+    ("E016", {"default": {}, "a": {"SAME_HOST_TAKEOVER": None}}, "use True or False"),
     ("E017", {"default": {"HANDLE_SIGTERM": "yes"}}, "use True or False"),
     ("W014", {"default": {"QUARANTINE": -1}}, "10.0 is used instead"),
     ("W014", {"default": {"QUARANTINE": 5}}, "shorter than LOCK_TTL"),
@@ -136,14 +144,46 @@ def test_each_check(number: str, setting: Any, says: str) -> None:
     assert message.msg.startswith("LEADER_ELECTIONS")
 
 
-def test_w002_advises_a_database_of_its_own_before_a_deployment() -> None:
-    with override_settings(CACHES=OTHER_REDIS):
-        [message] = checks.check_deployment()
-        assert message.id == "django_leader.W002"
-        with override_settings(LEADER_ELECTIONS={"default": {"CACHE": "leader"}}):
-            assert checks.check_deployment() == []
-        with override_settings(LEADER_ELECTIONS=[]):
-            assert checks.check_deployment() == []
+OWN = {"CACHE": "leader", "REDIS_KEY_NAME": "shop:lock", "REDIS_INFO_KEY_NAME": "shop:info"}
+DEPLOYED: list[tuple[list[str], Any]] = [
+    ([], {"default": OWN}),
+    ([], {"default": OWN, "two": {"CACHE": "leader", "REDIS_KEY_NAME": "a", "REDIS_INFO_KEY_NAME": "b"}}),
+    ([], []),
+    (["W002", "W004", "W005"], None),
+    (["W002"], {"default": {**OWN, "CACHE": "default"}}),
+    (["W004"], {"default": {**OWN, "REDIS_KEY_NAME": "maplefile:leader:lock"}}),
+    (["W004", "W005"], {"default": {"CACHE": "leader"}, "two": {"CACHE": "leader"}}),
+    (["W004", "W005"], {"default": OWN, "command:report": {"CACHE": "leader"}}),
+    (["W005"], {"default": {**OWN, "REDIS_INFO_KEY_NAME": None}}),
+    (["W014"], {"default": {**OWN, "QUARANTINE": 0}}),
+    ([], {"default": {**OWN, "LOCK_TTL": 0}}),
+    (["E003"], {"default": {**OWN, "CACHE": "local"}}),
+    (["E003"], {"default": {**OWN, "CACHE": "nowhere"}}),
+    (["E018"], {"default": {"LOCAL": True}}),
+    ([], {"default": {**OWN, "LOCAL": False}}),
+]
+
+
+@pytest.mark.parametrize(("numbers", "setting"), DEPLOYED)
+def test_what_is_said_before_a_deployment(numbers: list[str], setting: Any) -> None:
+    with override_settings(LEADER_ELECTIONS=setting, CACHES=OTHER_REDIS):
+        messages = checks.check_deployment()
+    assert [message.id for message in messages] == [f"django_leader.{number}" for number in numbers]
+    assert all(message.msg.startswith("LEADER_ELECTIONS[") and message.hint for message in messages)
+
+
+def test_the_first_lines_of_the_readme_are_fit_for_a_deployment() -> None:
+    [text] = re.findall(r"^```python\n# settings.py\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(text, found)
+    assert "django_leader" in found["INSTALLED_APPS"]
+    with override_settings(LEADER_ELECTIONS=found.get("LEADER_ELECTIONS"), CACHES=found["CACHES"]):
+        assert run() == checks.check_deployment() == []
+
+
+def test_an_election_without_redis_needs_no_cache() -> None:
+    with override_settings(LEADER_ELECTIONS={"default": {"LOCAL": True, "CACHE": "local"}}, CACHES=OTHER_REDIS):
+        assert run() == []
 
 
 @pytest.mark.parametrize(
@@ -155,6 +195,7 @@ def test_w002_advises_a_database_of_its_own_before_a_deployment() -> None:
         {"default": {"QUARANTINE": 0, "MIN_REPLICAS": 1}, "b": {"QUARANTINE": None}},
         {"default": {"SAME_HOST_TAKEOVER": False}, "b": {"SAME_HOST_TAKEOVER": True}},
         {"default": {}, "b": {}},
+        {"default": {"LOCAL": False}},
     ],
 )
 def test_good_settings_get_no_message(setting: Any) -> None:
@@ -165,7 +206,7 @@ def test_good_settings_get_no_message(setting: Any) -> None:
 def test_every_id_has_a_test_and_every_setting_an_id() -> None:
     source = Path(checks.__file__).read_text()
     literal = set(re.findall(r"django_leader\.([EW]\d{3})", source)) | {"E002"}
-    tested = {number for number, _, _ in CASES} | {"W002"}
+    tested = {number for number, _, _ in CASES} | {number for numbers, _ in DEPLOYED for number in numbers}
     assert literal <= tested
-    assert {f"E{number:03}" for number in range(1, 17)} <= tested
+    assert {f"E{number:03}" for number in range(1, 19)} <= tested
     assert set(checks.NUMBERS) == set(KEYS)

@@ -74,8 +74,7 @@ def test_an_election_of_a_command_is_derived_from_the_default() -> None:
     ("setting", "alias", "message"),
     [
         ({"default": {}}, "reports", r"^LEADER_ELECTIONS\['reports'\]: there is no such election .*'default'.*add it"),
-        ({"a": {}}, "default", r"^LEADER_ELECTIONS\['default'\]: there is no such election .*'a'"),
-        ({"a": {}}, "command:x", r"^LEADER_ELECTIONS\['default'\]: there is no such election"),
+        ({"a": {}, "b": {}}, "c", r"^LEADER_ELECTIONS\['c'\]: there is no such election \(there are: 'a', 'b'\)"),
         ({"default": {"TTL": 5}}, "default", r"^LEADER_ELECTIONS\['default'\]: unknown key 'TTL'.*LOCK_TTL"),
         ({"default": {"LOCK_TTL": "5"}}, "default", r"^LEADER_ELECTIONS\['default'\]: LOCK_TTL is '5'; give seconds"),
         ({"default": {"INSTANCE_ID": "a\n"}}, "default", r"^LEADER_ELECTIONS\['default'\]: INSTANCE_ID is"),
@@ -88,11 +87,46 @@ def test_an_election_of_a_command_is_derived_from_the_default() -> None:
         ([], "default", "^LEADER_ELECTIONS must be a dict of dicts"),
         ({"default": None}, "default", "^LEADER_ELECTIONS must be a dict of dicts"),
         ({5: {}}, "default", "^LEADER_ELECTIONS must be a dict of dicts"),
+        ("default", "default", "^LEADER_ELECTIONS must be a dict of dicts"),
+        ({"default": {"LOCAL": 1}}, "default", r"^LEADER_ELECTIONS\['default'\]: LOCAL is 1; use True or False"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_what_to_do(setting: Any, alias: str, message: str) -> None:
     with override_settings(LEADER_ELECTIONS=setting), pytest.raises(ImproperlyConfigured, match=message):
         elections[alias]
+
+
+@pytest.mark.parametrize("alias", ["nowhere", None])
+def test_an_unknown_alias_is_a_key_error_too(alias: Any) -> None:
+    for ask in (elections.__getitem__, is_leader):
+        with pytest.raises(KeyError) as error:
+            ask(alias)
+        assert isinstance(error.value, ImproperlyConfigured)
+        assert str(error.value).endswith("there is no such election (there are: 'default'); add it to the setting")
+
+
+def test_without_a_default_is_leader_is_false_and_the_log_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
+    with override_settings(LEADER_ELECTIONS={"reports": {}}):
+        assert (is_leader(), is_leader(), is_leader("reports")) == (False, False, False)
+        assert list(elections) == ["reports"]
+        assert read("default").autostart is False
+        assert read("command:nightly").config.keys.lock == "maplefile:leader:lock:command:nightly"
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "is_leader('reports')" in record.getMessage()
+
+
+@pytest.mark.parametrize("setting", [[], {}, {"default": {"TTL": 5}}, {"default": {"LOCK_TTL": "5"}}])
+def test_is_leader_is_false_with_settings_that_cannot_be_used_and_the_log_says_why_once(
+    setting: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler, "_told", set())
+    with override_settings(LEADER_ELECTIONS=setting):
+        assert (is_leader(), is_leader()) == (False, False)
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.getMessage().startswith("LEADER_ELECTIONS")
+    assert record.exc_info is None
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import unittest
 from pathlib import Path
 
 import pytest
-from django.core.exceptions import ImproperlyConfigured
 from django.test import SimpleTestCase, override_settings
 
-from django_leader import elections, is_leader
+from django_leader import UnknownElection, elections, is_leader
 from django_leader.testing import following, leading
 from tests.support.inner_classes import ISOLATED, PLAIN, TEST_CASES, TEST_CASES_COUNT
 from tests.support.inner_tests import Project
@@ -54,7 +53,7 @@ def test_a_class_whose_election_is_not_configured_fails_and_leaves_nothing_behin
     result = unittest.TestResult()
     unittest.defaultTestLoader.loadTestsFromTestCase(Case).run(result)
     [(_, error)] = result.errors
-    assert ImproperlyConfigured.__name__ in error
+    assert UnknownElection.__name__ in error
     assert result.testsRun == 0
     with override_settings(LEADER_ELECTIONS={"default": {}, "jobs": {}}):
         assert elections["jobs"].overridden is None

@@ -81,6 +81,10 @@ def _ask(alias: str) -> dict[str, Any]:
         found = election.status()
     except RedisUnavailable as error:
         return row | {"error": str(error)}
+    if read(alias).local:
+        row["error"] = f"{alias}: LOCAL is True: every process that takes part leads for itself, and knows of no other"
+    if read(alias).local and not election.running:
+        return row
     row |= {"token": found.fencing_token or None, "candidates": found.candidates, "status": LEADERLESS}
     row["quarantined"] = found.quarantined
     row["lease_left"] = round(found.lease_left, 3) or None

@@ -1,0 +1,159 @@
+"""An election within one process, for a machine without Redis: ``LOCAL``. For development.
+
+NOT guaranteed here: that one process leads. Nothing is shared, so every process that takes part leads for itself, and a
+hold ends with its process.
+
+Only the server is replaced. The candidate is the same as everywhere, so terms, callbacks, signals and hand-overs are,
+too. There is no other clock and no lost reply, so an end that was published is an end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+from redis.connection import Connection
+
+from . import clock
+from .channel import Connect
+from .config import Config
+from .hold import HOLD
+from .lease import Lease
+from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, utc_now
+from .waker import Waker
+
+MOST_EVENTS = 1000
+
+
+class Local:
+    """What this process knows of one election, where others ask Redis. A child of a fork begins with nothing."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin with nothing. Local."""
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        # Under the lock:
+        self.token = 0
+        self.holder, self.until = "", 0.0
+        """The candidacy that leads, and the instant at which its lease ends; without one, that of the hold."""
+        self.info: LeaderInfo | None = None
+        self.span, self.clocks = 0.0, ""
+        """Of a hold: how long it lasts, and what the clocks showed at its begin."""
+        self.events: deque[Event] = deque(maxlen=MOST_EVENTS)
+
+    def __call__(self, timeout: float) -> Connection:
+        """Raise ``OSError``: there is nothing to connect to."""
+        raise OSError("LOCAL is True: this election does not use Redis")
+
+
+def open_lease(connect: Connect, config: Config, waker: Waker | None = None) -> Lease:
+    """Return the operations of one candidate or question, at Redis or within this process. Local."""
+    return LocalLease(connect, config, waker) if isinstance(connect, Local) else Lease(connect, config, waker)
+
+
+class LocalLease(Lease):
+    """The operations of ``Lease``, within this process. Each is local, never raises, and has no cost to speak of."""
+
+    def __init__(self, local: Local, config: Config, waker: Waker | None = None) -> None:
+        super().__init__(local, config, waker)
+        if local.pid != os.getpid():  # the lock may be one that nobody is left to release
+            local.forget()
+        self._local, self._waker = local, waker
+
+    def campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Answer:
+        """Lead, unless another candidacy of this process does, or a hold goes on."""
+        local, now = self._local, clock.now()
+        with local.lock:
+            if claim.lost[0]:
+                self._remember(claim.lost[1], me, claim.lost[0])
+            if local.holder != me and now < local.until:
+                return self._answer("held", now)
+            local.token = max(local.token + 1, claim.floor + 1, time.time_ns() // 1000)
+            local.holder, local.until = me, now + self._timing.ttl
+            self._describe(info)
+            self._remember("elected", me, local.token)
+            return self._answer("granted", now)
+
+    def renew(self, me: str, token: int, info: LeaderInfo, claim: Claim = NO_CLAIM, *, confirm: bool = False) -> Answer:
+        """The heartbeat of the term ``token``."""
+        local, now = self._local, clock.now()
+        with local.lock:
+            if (local.holder, local.token) != (me, token):
+                return self._answer("refused", now)
+            local.until = now + self._timing.ttl
+            self._describe(info)
+            return self._answer("renewed", now)
+
+    def release(
+        self,
+        me: str,
+        token: int,
+        reason: str,
+        claim: Claim = NO_CLAIM,
+        *,
+        leave: bool,
+        hold: float = 0,
+        clocks: str = "",
+        deadline: float = 0.0,
+    ) -> bool:
+        """Give the term ``token`` back. Return whether there was one."""
+        local = self._local
+        with local.lock:
+            if (local.holder, local.token) != (me, token):
+                return False
+            local.holder, local.until, local.span, local.clocks = "", clock.now() + hold, hold, clocks
+            self._remember(reason, me, token)
+            return True
+
+    def status(self) -> ElectionStatus:
+        """Return what this process knows: nothing of the others."""
+        local = self._local
+        with local.lock:
+            left = max(0.0, local.until - clock.now())
+            leader = local.info if local.holder and left else None
+            return ElectionStatus(leader, left, local.token, int(leader is not None))
+
+    def history(self, limit: int) -> list[Event]:
+        """Return the newest changes in this process."""
+        with self._local.lock:
+            return list(self._local.events)[::-1][:limit]
+
+    def wait(self, me: str, *, wake: bool, until: float, exact: bool = True) -> dict[str, Any] | None:
+        """Wait until the instant ``until``, or for the waker. Return None."""
+        assert self._waker
+        self._waker.wait(until - clock.now())
+        return None
+
+    def look(self, me: str, floor: int, until: float | None = None, *, wake: bool = True) -> Answer | None:
+        """Return None: a campaign tells as much."""
+        return None
+
+    def prepare(self, me: str, claim: Claim, info: LeaderInfo) -> None:
+        """Do nothing: there is no request to pack."""
+
+    def prepare_release(self, me: str, token: int, reason: str, claim: Claim) -> None:
+        """Do nothing: there is no request to pack."""
+
+    def server(self) -> dict[str, str]:
+        """Return nothing: there is no server."""
+        return {}
+
+    def _answer(self, verdict: str, now: float) -> Answer:
+        local = self._local
+        led = bool(local.holder)
+        kind, span, process = ("lease:", self._timing.ttl, "") if led else (HOLD, local.span, local.clocks)
+        version = f"{kind}{local.token}:{local.until}"
+        return Answer(verdict, local.token, local.holder, local.until - now, int(led), "", now, version, span, process)
+
+    def _describe(self, info: LeaderInfo) -> None:
+        self._local.info = replace(info, last_heartbeat=utc_now(), fencing_token=self._local.token)
+
+    def _remember(self, kind: str, me: str, token: int) -> None:
+        self._local.events.append(Event(utc_now(), kind, instance_of(me), token))
