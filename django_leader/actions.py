@@ -29,7 +29,7 @@ from .hold import HOLD, held_since
 from .lease import Lease
 from .log import log
 from .process import HolderWatch, Identity, boot_time, clocks, own, same_boot
-from .records import Answer, Claim, LeaderInfo, utc_now
+from .records import Answer, Claim, LeaderInfo, other_project, utc_now
 from .waker import Waker
 
 SECOND_CHANCE = 0.01
@@ -67,6 +67,8 @@ class Actions:
         self._prepared_at, self._candidates = -1, 0
         self._holder = HolderWatch()
         self._identity: Identity | None = None
+        self._compared: str | None = ""
+        """The leader whose project was asked for last; None when one has said it."""
 
     def begin(self) -> None:
         """Finds out which process this is, before the first campaign publishes it. Local."""
@@ -179,7 +181,13 @@ class Actions:
         """What is published of this process. While it leads always the same object."""
         if not state.term:
             since = utc_now()
-            self._published = LeaderInfo(self._config.instance_id, self._config.hostname, since, None, pid=self._pid)
+            self._published = LeaderInfo(
+                self._config.instance_id,
+                self._config.hostname,
+                since,
+                pid=self._pid,
+                project="".join(self._config.projects[:1]),
+            )
         return self._published
 
     def _wait(self, state: machine.State, todo: machine.Plan, asked_at: float) -> float:
@@ -188,6 +196,9 @@ class Actions:
             self._advised = True
             with contextlib.suppress(RedisUnavailable):  # it may not be allowed
                 self._advice.server(self._lease.server())
+        if self._compared is not None and not state.failures:
+            with contextlib.suppress(RedisUnavailable):
+                self._compare_projects(state)
         if todo.listen and asked_at >= self._deaf_until:
             self._listen(state, todo.until)
             return 0.0
@@ -199,6 +210,21 @@ class Actions:
                     self._me, state.term.token, "resigned", Claim(state.floor, state.watch.version)
                 )
         return todo.until - clock.now()
+
+    def _compare_projects(self, state: machine.State) -> None:
+        """Tell this process and the leader, once, if they are of two projects. Raise ``RedisUnavailable``.
+
+        One round trip for each new leader, until one says its project: of two projects the one that comes second
+        follows the other, so it asks. An older release of this package does not say it.
+        """
+        if not self._config.projects or state.leader in ("", self._me, self._compared):
+            return
+        self._compared, leader = state.leader, self._lease.status().leader
+        if leader and leader.project:
+            self._compared = None
+        if other := other_project(leader, self._config.projects):
+            self._advice.project(other)
+            self._lease.post(state.leader, {"project": self._config.projects[0]})
 
     def _listen(self, state: machine.State, until: float) -> None:
         try:
@@ -234,3 +260,5 @@ class Actions:
             self._advice.twin(twin)
             if not message.get("answer"):
                 self._lease.post(twin, {"twin": self._me, "answer": True})
+        elif self._config.projects and isinstance(other := message.get("project"), str):
+            self._advice.project(other)

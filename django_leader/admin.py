@@ -62,13 +62,18 @@ def _aliases() -> list[str]:
 
 
 def _describe(alias: str) -> dict[str, Any]:
-    from .handler import elections  # every process imports this module, and few show the page
+    # Every process imports this module, and few show the page.
+    from .advice import shared_key
+    from .handler import elections
+    from .records import other_project
 
     described: dict[str, Any] = {"alias": alias, "decision": starter.decisions.get(alias)}
     try:
         election = described["election"] = elections[alias]
         described["leads_here"] = election.is_leader()
         described["status"] = status = election.status()
+        if other := other_project(status.leader, election.config.projects):
+            described["warning"] = shared_key(other, election.config)
         if status.leader:
             described["since"] = status.leader.started_at and localtime(status.leader.started_at)
             described["heartbeat"] = status.leader.last_heartbeat and localtime(status.leader.last_heartbeat)

@@ -11,7 +11,7 @@ import math
 
 from . import clock, starvation
 from .channel import SERVER_TIMER
-from .config import Config
+from .config import FINGERPRINT_LENGTH, Config
 from .log import log
 from .machine import State, Term
 from .reasons import way_to
@@ -31,6 +31,7 @@ class Advice:
     def __init__(self, label: str, config: Config, about: dict[str, str] | None = None) -> None:
         self.label, self._config, self._about = label, config, about
         self._twins: set[str] = set()
+        self._shared = False
         self._due, self._rested = clock.now(), True
         self._term: Term | None = None
         self._counts: starvation.Counts | None = None
@@ -106,6 +107,12 @@ class Advice:
                 self._config.instance_id,
             )
 
+    def project(self, other: str) -> None:
+        """A candidate of the project ``other`` takes part. If that is not ours, it is told once."""
+        if not self._shared and other not in self._config.projects:
+            self._shared = True
+            self._warn("%s", shared_key(other, self._config))
+
     def server(self, info: dict[str, str]) -> None:
         """How the server is configured, as it says itself."""
         for advice in of_server(info, self._config.min_replicas):
@@ -113,6 +120,15 @@ class Advice:
 
     def _warn(self, text: str, *args: object) -> None:
         log(logging.WARNING, f"%s: {text}", self.label, *args, extra=self._about)
+
+
+def shared_key(other: str, config: Config) -> str:
+    """What to say when a candidate is of the project ``other``, and not of ours. Pure."""
+    return (
+        f"another project takes part (fingerprint {other[:FINGERPRINT_LENGTH]!r}; ours is {config.projects[0]!r}). "
+        f"Both use the key {config.keys.lock!r} in one Redis database, so one leader is elected among them all. Give "
+        "each project a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own."
+    )
 
 
 def of_server(info: dict[str, str], min_replicas: int) -> list[str]:

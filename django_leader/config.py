@@ -29,6 +29,8 @@ LONGEST_DURATION = 366 * 86400.0
 """Seconds. Above it a value is a mistake of units, and Redis' own limits come near."""
 LONGEST_OPERATION = 2.0
 """Seconds that one Redis operation may take, however long the lease: it bounds what a stop can cost."""
+FINGERPRINT_LENGTH = 8
+"""Characters by which a project is known to others."""
 MOST_REPLICAS = 100
 """More than any primary has: above it a value is a mistake."""
 
@@ -73,8 +75,9 @@ class Config:
     fixed (raise it before you add one). ``same_host_takeover``: whether
     the lease of this process may be claimed when it dies, and whether it claims that of one that dies on its host; to
     be turned off where child processes work on for a leader. ``handle_sigterm``: whether SIGTERM hands over before the
-    process ends as it would without us. Raises ``ConfigError`` at once for a value of a kind that
-    can never be used.
+    process ends as it would without us. ``projects``: short texts that each name the project of this process; the first
+    is published. A candidate of another project is warned of, but not if either names none. Raises ``ConfigError`` at
+    once for a value of a kind that can never be used.
     """
 
     redis_key_name: str = "maplefile:leader:lock"
@@ -88,6 +91,7 @@ class Config:
     min_replicas: int = 0
     same_host_takeover: bool = True
     handle_sigterm: bool = True
+    projects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.quarantine is not None:
@@ -96,6 +100,8 @@ class Config:
         for name in ("same_host_takeover", "handle_sigterm"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(f"{name} is {value!r}; use True or False")
+        if not isinstance(self.projects, tuple) or not all(isinstance(name, str) for name in self.projects):
+            raise ConfigError(f"projects is {self.projects!r}; give a tuple of str")
         for field in fields(self)[:SEED_FIELDS]:
             value = getattr(self, field.name)
             number = field.name in DEFAULTS and isinstance(DEFAULTS[field.name], float)

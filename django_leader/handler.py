@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -24,6 +24,7 @@ from django.db import connections
 from .conf import DEFAULT_ALIAS, Autostart, UnknownElection, configured, entry_of, starting
 from .config import SEED_FIELDS, Config
 from .exceptions import ConfigError, LeaderError
+from .fingerprint import fingerprints
 from .log import log
 from .overrides import overrides
 from .signals import became_leader, leader_changed, lost_leadership
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from .election import LeaderElection
 
-FIELDS = {field.name.upper(): field.name for field in fields(Config)}
+FIELDS = {field.name.upper(): field.name for field in fields(Config) if field.name != "projects"}
 """The settings that are fields of ``Config``."""
 NO_DEFAULT = (
     "LEADER_ELECTIONS['default'] is asked for, but declared are only: %s. No process takes part in it by itself, so "
@@ -80,10 +81,11 @@ def read(alias: str) -> ElectionSettings:
     if not isinstance(local := entry.get("LOCAL", False), bool):
         raise ImproperlyConfigured(f"{label}: LOCAL is {local!r}; use True or False")
     try:
-        config = Config(**{field: entry[key] for key, field in FIELDS.items() if key in entry})
+        given = {field: entry[key] for key, field in FIELDS.items() if key in entry}
+        config = Config(**given, projects=fingerprints())
         if alias != DEFAULT_ALIAS:
             own = config.derive(alias)
-            config = own if command else Config(**_fill(config, own, entry))
+            config = own if command else replace(config, **_fill(config, own, entry))
     except ConfigError as error:
         message = re.sub(r"\b(" + "|".join(FIELDS.values()) + r")\b", lambda m: m[0].upper(), str(error))
         raise ImproperlyConfigured(f"{label}: {message}") from error

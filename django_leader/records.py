@@ -30,6 +30,8 @@ class LeaderInfo:
     last_heartbeat: datetime | None = None
     fencing_token: int = 0
     pid: int = 0
+    project: str = ""
+    """What names its project (``Config.projects``)."""
 
     def to_json(self) -> str:
         """The JSON object that is stored under the info key. Times are RFC 3339, in UTC."""
@@ -60,7 +62,14 @@ class LeaderInfo:
             last_heartbeat=parse_time(data.get("last_heartbeat")),
             fencing_token=_number_of(data.get("fencing_token")),
             pid=_number_of(data.get("pid")),
+            project=printable(_of(str, data.get("project"), "")),
         )
+
+
+def other_project(leader: LeaderInfo | None, projects: tuple[str, ...]) -> str:
+    """Return what names the leader's project; empty if that is one of ``projects``, or if either is not known. Pure."""
+    known = leader is not None and leader.project and projects
+    return leader.project if known and leader and leader.project not in projects else ""
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.test import Client
+from django.test import Client, override_settings
 from pytest_django import Settings
 
-from django_leader import elections
+from django_leader import LeaderElection, elections
+from django_leader.handler import read
 from tests.django.conftest import FAST
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -98,6 +99,17 @@ def test_it_shows_what_is_wrong_instead_of_failing(viewer: Client, project: Sett
     assert "LOCK_TTL is" in text(viewer)
     project.LEADER_ELECTIONS = []
     assert "must be a dict of dicts" in text(viewer)
+
+
+def test_it_shows_a_leader_of_another_project(viewer: Client, project: Settings, some_server: RedisServer) -> None:
+    with override_settings(SECRET_KEY="that of another project"):
+        leader = LeaderElection(some_server.client(), read("default").config)
+    leader.start()
+    assert leader.wait_for_leadership(GENEROUS)
+    shown = text(viewer)
+    assert "Another project takes part" in shown
+    assert f"{leader.instance_id} leads" in shown
+    leader.stop()
 
 
 def test_what_a_leader_calls_itself_is_escaped(viewer: Client, project: Settings, some_server: RedisServer) -> None:

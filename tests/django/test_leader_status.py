@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.test import override_settings
 from pytest_django import Settings
 
-from django_leader import elections
+from django_leader import LeaderElection, elections
+from django_leader.handler import read
 from django_leader.management.commands import leader_status
 from tests.django.conftest import FAST
 from tests.support.servers import GENEROUS, RedisServer, eventually
@@ -165,3 +167,21 @@ def test_a_quarantine_is_said_to_people_and_to_programs(project: Settings) -> No
     code, out, _ = status("--json")
     [row] = json.loads(out)
     assert (code, row["quarantined"], row["leader"]) == (1, True, None)
+
+
+def test_a_leader_of_another_project_is_told_to_people_and_to_programs(
+    project: Settings, some_server: RedisServer
+) -> None:
+    with override_settings(SECRET_KEY="that of another project"):
+        theirs = read("default").config.projects
+        leader = LeaderElection(some_server.client(), read("default").config)
+    leader.start()
+    assert leader.wait_for_leadership(GENEROUS)
+    code, _, err = status()
+    assert code == 0
+    assert err.startswith(f"default: another project takes part (fingerprint {theirs[0]!r}; ours is ")
+    assert "'maplefile:leader:lock'" in err
+    assert "REDIS_KEY_NAME" in err
+    [row] = json.loads(status("--json")[1])
+    assert (row["status"], row["other_project"]) == (0, theirs[0])
+    leader.stop()

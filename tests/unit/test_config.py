@@ -113,6 +113,13 @@ def test_the_take_over_is_on_or_off(value: Any) -> None:
         made({"same_host_takeover": value})
 
 
+@pytest.mark.parametrize("value", [None, "a", ["a"], ("a", 5)])
+def test_projects_are_texts(value: Any) -> None:
+    assert Config(projects=("a", "b")).derive("x").validate().projects == ("a", "b")
+    with pytest.raises(ConfigError, match=r"^projects is .*; give a tuple of str"):
+        made({"projects": value})
+
+
 @pytest.mark.parametrize("name", ["instance_id", "hostname"])
 @pytest.mark.parametrize("value", ["x" * 10_000, "a\x00b", "a\nb", "\x7f", b"web", 5, "\ud800"])
 def test_a_name_that_cannot_be_shown_is_refused(name: str, value: Any) -> None:

@@ -11,13 +11,17 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.timezone import localtime
 
+from django_leader.advice import shared_key
 from django_leader.autostart import VARIABLE, Seen, decide
 from django_leader.exceptions import RedisUnavailable
 from django_leader.handler import elections, read
 from django_leader.process import unsupported
+from django_leader.records import other_project
 from django_leader.starter import starter
 
 LED, LEADERLESS, UNKNOWN = 0, 1, 2
+HIDDEN = ("status", "error", "quarantined", "other_project")
+"""For programs, or said in a sentence below the table."""
 
 
 class Command(BaseCommand):
@@ -56,7 +60,7 @@ class Command(BaseCommand):
             raise SystemExit(status)
 
     def _print(self, rows: list[dict[str, Any]]) -> None:
-        titles = [name for name in rows[0] if name not in ("status", "error", "quarantined")]
+        titles = [name for name in rows[0] if name not in HIDDEN]
         table = [[name.replace("_", " ").upper() for name in titles]]
         table += [[_show(row[name]) for name in titles] for row in rows]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -77,6 +81,7 @@ def _ask(alias: str) -> dict[str, Any]:
         ("election", "leader", "host", "since", "last_heartbeat", "lease_left", "token", "candidates")
     )
     row |= {"election": alias, "this_process": verdict, "status": UNKNOWN, "error": None, "quarantined": False}
+    row["other_project"] = None
     try:
         found = election.status()
     except RedisUnavailable as error:
@@ -88,6 +93,8 @@ def _ask(alias: str) -> dict[str, Any]:
     row |= {"token": found.fencing_token or None, "candidates": found.candidates, "status": LEADERLESS}
     row["quarantined"] = found.quarantined
     row["lease_left"] = round(found.lease_left, 3) or None
+    if other := other_project(found.leader, election.config.projects):
+        row |= {"other_project": other, "error": f"{alias}: {shared_key(other, election.config)}"}
     if leader := found.leader:
         row |= {
             "leader": leader.instance_id,

@@ -1,0 +1,35 @@
+"""By what two projects that share the keys of an election notice each other.
+
+NOT guaranteed here: that projects with one ``SECRET_KEY`` are told apart, such as copies of a template, or two stages
+with the same settings.
+
+What differs between projects and is the same in all their processes and releases is ``SECRET_KEY``. The name of the
+settings module is not: web processes and workers of one project may have a module each, and two projects ``mysite``.
+
+A fingerprint is published in Redis. It has 32 bits, so it says nothing of a key that is as random as that of
+``startproject``; one that can be guessed can be guessed from any signed cookie as well.
+"""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.crypto import salted_hmac
+
+from .config import FINGERPRINT_LENGTH
+
+SALT = "django_leader.fingerprint"
+
+
+def fingerprints() -> tuple[str, ...]:
+    """Return those of this project, its own first; then those of ``SECRET_KEY_FALLBACKS``. Local, never raises.
+
+    Empty without a ``SECRET_KEY``.
+    """
+    try:
+        keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+        return tuple(
+            salted_hmac(SALT, "", secret=key, algorithm="sha256").hexdigest()[:FINGERPRINT_LENGTH] for key in keys
+        )
+    except (ImproperlyConfigured, TypeError):  # Django says what is wrong with it, where it is needed
+        return ()
