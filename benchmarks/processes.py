@@ -148,7 +148,14 @@ def project(how: str, address: str, key: str, *apps: str) -> None:
         ],
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         CACHES={"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": address}},
-        LEADER_ELECTIONS={"default": {"REDIS_KEY_NAME": key, "REDIS_INFO_KEY_NAME": f"{key}:info", "QUARANTINE": 0}},
+        LEADER_ELECTIONS={
+            "default": {
+                "REDIS_KEY_NAME": key,
+                "REDIS_INFO_KEY_NAME": f"{key}:info",
+                "QUARANTINE": 0,
+                "AUTOSTART": "auto" if how == "command" else True,  # no server is on the stack
+            }
+        },
     )
     setup, taken = django.setup, list[float]()
     connected, threads = threading.Event(), list[int]()

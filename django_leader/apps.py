@@ -20,6 +20,7 @@ class DjangoLeaderConfig(AppConfig):
     def ready(self) -> None:
         """Runs at the end of ``django.setup()``. Local; opens no connection, never raises."""
         register(check_elections)
+        register(check_process)
         register(check_deployment, deploy=True)
         starter.begin()
 
@@ -32,6 +33,13 @@ def check_elections(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     from . import checks
 
     return checks.check_elections()
+
+
+def check_process(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """What keeps every election from starting in this process."""
+    from . import checks
+
+    return checks.check_process()
 
 
 def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:

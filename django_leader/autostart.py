@@ -16,6 +16,23 @@ from typing import Any, Literal, NamedTuple
 VARIABLE = "DJANGO_LEADER_AUTOSTART"
 RELOADED_COMMANDS = ("runserver", "runserver_plus")
 ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+LOADERS = (
+    "cheroot.cli",
+    "daphne",
+    "granian",
+    "gunicorn.workers",
+    "hypercorn.asyncio",
+    "hypercorn.trio",
+    "uvicorn",
+    "waitress.runner",
+)
+"""Modules of servers that are on the stack where, and only where, a process loads the application to serve it.
+
+gunicorn's arbiter and hypercorn's reloader load it, too, and do not serve. A program that has loaded it by itself and
+calls a server then may be the supervisor of those that serve, or a child that imports its parent's program.
+"""
+EMBEDDING = ("mod_wsgi", "uwsgi")
+"""Modules that a server in C adds to the interpreter in which it serves: it leaves nothing on the stack."""
 
 
 class Seen(NamedTuple):
@@ -23,6 +40,8 @@ class Seen(NamedTuple):
 
     variable: str = ""
     testing: bool = False
+    inherited: bool = False
+    """Not this process runs tests, but the one that has started it: pytest leaves its mark in the environment."""
     command: str | None = None
     serving: bool = False
     """Of the two processes of ``runserver`` the one that serves."""
@@ -32,13 +51,18 @@ class Seen(NamedTuple):
     """uWSGI runs no thread but those that serve: an election would stand still in it."""
     celery: bool = False
     entry_point: bool = False
-    """``get_wsgi_application`` or ``get_asgi_application`` called it."""
+    """A server, in a process that serves, called ``get_wsgi_application`` or ``get_asgi_application``."""
+    loaded: bool = False
+    """Something else called one of them."""
 
 
 Start = Literal["now", "in each worker", "at the first request", "never"]
 IN_WORKERS: Start = "in each worker"
 AT_REQUEST: Start = "at the first request"
 THREADLESS = "uWSGI runs without threads; add --enable-threads (enable-threads = true) to it"
+STARTED_BY_TESTS = (
+    f"pytest has started this server, as PYTEST_VERSION in its environment says; {VARIABLE}=1 lets it take part"
+)
 
 
 class Decision(NamedTuple):
@@ -56,8 +80,11 @@ def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = 
     """
     reloader = seen.command in RELOADED_COMMANDS and not seen.serving
     serving = seen.command in RELOADED_COMMANDS or seen.command in serving_commands
+    serves = serving or seen.entry_point or seen.loaded
+    refused = refusal(seen.variable)
     on = f"the environment variable {VARIABLE} says so"
     rules: list[tuple[bool, Start, str]] = [
+        (bool(refused), "never", refused),
         (seen.variable.lower() in OFF, "never", on),
         (setting is False and seen.variable.lower() not in ON, "never", "AUTOSTART is False"),
         (reloader, "never", f"this is the reloader of {seen.command!r}, not the process that serves"),
@@ -65,16 +92,25 @@ def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = 
         (seen.prefork_master, IN_WORKERS, "this process only forks the ones that serve"),
         (seen.variable.lower() in ON, "now", on),
         (setting is True, "now", "AUTOSTART is True"),
+        (seen.testing and seen.inherited and serves, "never", STARTED_BY_TESTS),
         (seen.testing, "never", "this is a test run"),
         (serving, "now", f"this is the process of {seen.command!r} that serves"),
         (seen.command is not None, "never", f"this is the management command {seen.command!r}"),
         (seen.celery, "never", f"this is a Celery process; {VARIABLE}=1 lets its main process take part"),
         (seen.entry_point, "now", "a server has loaded the WSGI or ASGI application"),
+        (seen.loaded, AT_REQUEST, "no server that is known has loaded the application; the first request decides"),
     ]
     for holds, start, why in rules:
         if holds:
             return Decision(start, why)
     return Decision(AT_REQUEST, "nothing says that this process serves requests, until it does")
+
+
+def refusal(variable: str) -> str:
+    """Why the value of the environment variable is refused; empty if it is not. Pure."""
+    if variable.lower() in ("", *ON, *OFF):
+        return ""
+    return f"the environment variable {VARIABLE} is {variable!r}; use 1, 0, or leave it out"
 
 
 def look() -> Seen:
@@ -91,9 +127,15 @@ def look() -> Seen:
     modules = {module for module, _ in names}
     packages = {module.partition(".")[0] for module in modules}
     uwsgi: Any = sys.modules.get("uwsgi")
+    loaded = not names.isdisjoint(
+        {("django.core.wsgi", "get_wsgi_application"), ("django.core.asgi", "get_asgi_application")}
+    )
+    server = any(f"{module}.".startswith(f"{loader}.") for module in modules for loader in LOADERS)
+    entry_point = loaded and (server or any(name in sys.modules for name in EMBEDDING))
     return Seen(
         variable=os.environ.get(VARIABLE, ""),
         testing=in_tests(),
+        inherited="_pytest" not in sys.modules and not _has_outbox(),
         command=None if argv is None else (argv[1] if len(argv) > 1 else "help"),
         serving="true" in (os.environ.get("RUN_MAIN"), os.environ.get("WERKZEUG_RUN_MAIN"))
         or any(argument.startswith("--nor") for argument in argv or ()),  # which may be shortened so far
@@ -101,16 +143,18 @@ def look() -> Seen:
         or (uwsgi is not None and uwsgi.worker_id() == 0),
         threadless=uwsgi is not None and not _has_threads(uwsgi),
         celery=any(module.startswith(("celery.bin", "celery.__main__")) for module in modules),
-        entry_point=bool(
-            names & {("django.core.wsgi", "get_wsgi_application"), ("django.core.asgi", "get_asgi_application")}
-        ),
+        entry_point=entry_point,
+        loaded=loaded and not entry_point,
     )
 
 
 def in_tests() -> bool:
     """Under pytest, or while Django's test environment is set up: then the mails go to ``mail.outbox``."""
-    mail = sys.modules.get("django.core.mail")
-    return "PYTEST_VERSION" in os.environ or "_pytest" in sys.modules or hasattr(mail, "outbox")
+    return "PYTEST_VERSION" in os.environ or "_pytest" in sys.modules or _has_outbox()
+
+
+def _has_outbox() -> bool:
+    return hasattr(sys.modules.get("django.core.mail"), "outbox")
 
 
 def is_test_process() -> bool:

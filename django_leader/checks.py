@@ -6,12 +6,14 @@ as a laptop or a build often has, is a warning, and an error only before a deplo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from . import connection
+from .autostart import VARIABLE, refusal
 from .conf import DEFAULT_ALIAS, configured
 from .config import DEFAULTS
 from .handler import KEYS, ElectionSettings, read
@@ -154,3 +156,11 @@ def _no_quarantine(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
 
 def _labels(found: Iterable[ElectionSettings]) -> str:
     return ", ".join(f"LEADER_ELECTIONS[{one.alias!r}]" for one in found)
+
+
+def check_process() -> list[CheckMessage]:
+    """What keeps every election from starting in this process: E011."""
+    if why := refusal(os.environ.get(VARIABLE, "")):
+        hint = "No election starts by itself in a process that has this value in its environment."
+        return [Error(f"LEADER_ELECTIONS: {why}", hint=hint, id="django_leader.E011")]
+    return []

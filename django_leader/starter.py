@@ -22,7 +22,19 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started
 
-from .autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, Start, decide, in_tests, look
+from .autostart import (
+    AT_REQUEST,
+    IN_WORKERS,
+    STARTED_BY_TESTS,
+    THREADLESS,
+    Decision,
+    Seen,
+    Start,
+    decide,
+    in_tests,
+    look,
+    refusal,
+)
 from .conf import configured, starting
 from .lifecycle import lifecycle
 from .log import logger
@@ -49,19 +61,21 @@ class Starter:
 
     def ready(self) -> None:
         """Decides for every election, and has those start that are to."""
-        self._decide()
+        seen = self._decide()
         starts = {decision.start for decision in self.decisions.values()}
         if starts - {"never"}:
             request_started.connect(self._request_started, dispatch_uid="django_leader.starter")
         if IN_WORKERS in starts:
             self._prepare(IN_WORKERS)
             self._watch_forks()
+        if AT_REQUEST in starts and seen.loaded:  # the first request may come in another thread
+            self._prepare(AT_REQUEST)
         if "now" in starts:
             self._prepare("now")
             self._follow_server()
             threading.Thread(target=self._start_when_ready, name="django_leader start", daemon=True).start()
 
-    def _decide(self) -> None:
+    def _decide(self) -> Seen:
         seen, self.decisions = look(), {}
         for alias, entry in configured().items():
             try:
@@ -69,11 +83,14 @@ class Starter:
             except ImproperlyConfigured as error:
                 logger.error("%s; this election does not start", error)
                 continue
-            if decision.why == THREADLESS:
-                logger.error("LEADER_ELECTIONS[%r]: does not start: %s", alias, THREADLESS)
+            if decision.why in (THREADLESS, refusal(seen.variable)):
+                logger.error("LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
+            elif decision.why == STARTED_BY_TESTS:
+                logger.warning("LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
+        return seen
 
     def _prepare(self, start: Start) -> None:
-        self._for_each(lambda election, decision: election.prepare(here=start == "now"), start)
+        self._for_each(lambda election, decision: election.prepare(here=start != IN_WORKERS), start)
 
     def _start_when_ready(self) -> None:
         # A receiver that another app connects in its own ready() must not miss the first gain.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from django.core import checks
 from django.core.signals import request_started
 from pytest_django import Settings
 
@@ -28,7 +30,8 @@ TABLE: list[tuple[dict[str, Any], Any, str]] = [
     ({"variable": "on", "command": "shell"}, "auto", NOW),
     ({"variable": "0", "entry_point": True}, True, NEVER),
     ({"variable": "False", "command": "runserver", "serving": True}, "auto", NEVER),
-    ({"variable": "what?", "entry_point": True}, "auto", NOW),
+    ({"variable": "flase", "entry_point": True}, "auto", NEVER),
+    ({"variable": "flase", "prefork_master": True}, True, NEVER),
     ({"command": "migrate", "testing": True}, True, NOW),
     ({"command": "runserver"}, True, NEVER),
     ({"entry_point": True, "variable": "1"}, False, NOW),
@@ -57,8 +60,13 @@ TABLE: list[tuple[dict[str, Any], Any, str]] = [
     ({"prefork_master": True, "entry_point": True}, "auto", WORKERS),
     ({"threadless": True, "entry_point": True}, "auto", NEVER),
     ({"threadless": True, "prefork_master": True, "variable": "1"}, True, NEVER),
-    # rule 7: a server
+    # rule 7: a server, and a program that loads the application as if it were one
     ({"entry_point": True}, "auto", NOW),
+    ({"loaded": True}, "auto", FIRST),
+    ({"loaded": True}, True, NOW),
+    ({"loaded": True}, False, NEVER),
+    ({"loaded": True, "testing": True, "inherited": True}, "auto", NEVER),
+    ({"loaded": True, "testing": True, "inherited": True, "variable": "1"}, "auto", NOW),
     # rule 8: anything else
     ({}, "auto", FIRST),
 ]
@@ -109,8 +117,14 @@ def decision_of(arguments: list[str], **environment: str) -> str:
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("from django.core.wsgi import get_wsgi_application; get_wsgi_application()", NOW),
-        ("from django.core.asgi import get_asgi_application; get_asgi_application()", NOW),
+        ("from django.core.wsgi import get_wsgi_application; get_wsgi_application()", FIRST),
+        ("from django.core.asgi import get_asgi_application; get_asgi_application()", FIRST),
+        ("import testproject.wsgi", FIRST),
+        ("import pydoc; pydoc.render_doc('testproject.wsgi')", FIRST),
+        (
+            "import pkgutil, waitress.runner as r; r.run(['w', 'testproject.wsgi:application'], lambda *a, **k: None)",
+            NOW,
+        ),
         ("import django; django.setup()", FIRST),
         ("from django.core.management import execute_from_command_line as e; e(['manage.py', 'check'])", NEVER),
         ("from django.core.management import execute_from_command_line as e; e(['manage.py', 'diffsettings'])", NEVER),
@@ -236,6 +250,89 @@ def test_a_stack_with_gunicorns_arbiter_and_no_worker_is_a_master() -> None:
     assert not arbiter["run"](lambda: worker["run"](look)).prefork_master  # type: ignore[operator]
 
 
+APPLICATION: dict[str, Any] = {"__name__": "django.core.asgi"}
+exec("def get_asgi_application(): return look()", APPLICATION | {"look": look}, APPLICATION)
+LOADED = [
+    (["__main__"], "loaded"),
+    (["__mp_main__"], "loaded"),
+    (["sphinx.ext.autodoc"], "loaded"),
+    (["celery.loaders.app"], "loaded"),
+    (["multiprocessing.spawn", "__mp_main__"], "loaded"),
+    (["multiprocessing.forkserver", "__mp_main__"], "loaded"),
+    (["concurrent.futures.process", "my_project.asgi"], "loaded"),
+    (["uvicorn_of_mine.importer", "my_project.asgi"], "loaded"),
+    (["hypercorn.run", "my_project.asgi"], "loaded"),  # its reloader
+    (["gunicorn.arbiter", "my_project.asgi"], "loaded"),  # its master
+    (["hypercorn.asyncio.run", "my_project.asgi"], "entry_point"),
+    (["gunicorn.workers.sync", "my_project.asgi"], "entry_point"),
+    (["__main__", "uvicorn.importer", "my_project.asgi"], "entry_point"),
+    (["multiprocessing.spawn", "granian.server.mp", "my_project.asgi"], "entry_point"),
+    (["daphne.cli", "my_project.asgi"], "entry_point"),
+]
+
+
+@pytest.mark.parametrize(("modules", "what"), LOADED, ids=lambda value: "-".join(value) if value[1:] else None)
+def test_who_loads_the_application_serves_only_where_a_server_that_is_known_does_it(
+    modules: list[str], what: str
+) -> None:
+    call: Any = APPLICATION["get_asgi_application"]
+    for module in reversed(modules):
+        namespace: dict[str, Any] = {"__name__": module}
+        exec("def run(call): return call()", namespace)
+        call = functools.partial(namespace["run"], call)
+    seen = call()
+    assert {"entry_point": seen.entry_point, "loaded": seen.loaded} == {
+        "entry_point": what == "entry_point",
+        "loaded": what == "loaded",
+    }
+
+
+@pytest.mark.parametrize("module", ["uwsgi", "mod_wsgi"])
+def test_a_server_in_c_leaves_a_module_and_nothing_on_the_stack(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    server: Any = ModuleType(module)
+    server.worker_id, server.has_threads = lambda: 1, 1
+    monkeypatch.setitem(sys.modules, module, server)
+    assert APPLICATION["get_asgi_application"]().entry_point
+
+
+@pytest.mark.parametrize("value", ["flase", "2", "now"])
+def test_an_unknown_value_of_the_variable_starts_nothing_and_is_told_as_an_error(
+    project: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    monkeypatch.setenv("DJANGO_LEADER_AUTOSTART", value)
+    starting.Starter().ready()
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert f"does not start: the environment variable DJANGO_LEADER_AUTOSTART is {value!r}; use 1, 0" in caplog.text
+    assert [message.id for message in checks.run_checks() if value in message.msg] == ["django_leader.E011"]
+
+
+def server_that_pytest_starts(**environment: str) -> str:
+    code = (
+        "import logging; logging.basicConfig()\n"
+        "import waitress.runner as runner\n"
+        "runner.run(['waitress-serve', 'testproject.wsgi:application'], lambda *args, **kwargs: None)\n"
+        "from django_leader.starter import starter; print(starter.decisions['default'].start)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "PYTEST_VERSION": "9", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout + done.stderr
+
+
+def test_a_server_that_pytest_starts_takes_no_part_and_says_so() -> None:
+    said = server_that_pytest_starts()
+    assert said.startswith("never")
+    assert "WARNING:django_leader:LEADER_ELECTIONS['default']: does not start: pytest has started this server" in said
+    assert "DJANGO_LEADER_AUTOSTART=1" in said
+    assert "WARNING" not in server_that_pytest_starts(DJANGO_LEADER_AUTOSTART="0")
+
+
 @pytest.mark.parametrize(("option", "serves"), [("--noreload", True), ("--norel", True), ("--nothreading", False)])
 def test_noreload_is_seen_also_where_it_is_shortened(
     monkeypatch: pytest.MonkeyPatch, option: str, serves: bool
@@ -251,6 +348,7 @@ def test_redis_away_changes_nothing_for_the_application(own_server: RedisServer)
     own_server.stop()
     code = (
         "import logging; logging.basicConfig()\n"
+        "import os; os.environ['DJANGO_LEADER_AUTOSTART'] = '1'\n"
         "from django.core.wsgi import get_wsgi_application\n"
         "application = get_wsgi_application()\n"
         "from django.test import RequestFactory\n"

@@ -133,6 +133,11 @@ def script(name: str, arguments: str, note: str) -> Way:
     return Way(name, command, "Django", note, main=True, at_request=True)
 
 
+def itself(name: str, way: str, package: str, note: str, **more: Any) -> Way:
+    command = f"python -m {PROJECT}.itself {way} {{port}}"
+    return Way(f"own program, {name}", command, package, note, at_request=True, **more)
+
+
 # Both reloaders wait in subprocess.call(), which kills 0.25 s after Ctrl-C.
 CTRL_C: dict[str, Any] = {"stop": signal.SIGINT, "to_all": True, "children": 1, "hurried": True}
 RELOADER = "the process that serves, not the reloader"
@@ -143,6 +148,12 @@ DIES = "a worker that is stopped within a request runs no `atexit`: its death is
 ORPHANS = "workers outlive a main process that is killed, and lead on"
 COMMANDS = "`SERVING_COMMANDS` for one that serves"
 TESTS = "`django_leader.testing.leading()` for a test of what leaders do"
+FIRST = "from its first request on"
+SUPERVISOR = (
+    "workers from their first request on; the process that starts them never, although it loads the application"
+)
+POOL = "children that work for the server take no part, although they load the application"
+LOADED = "who loads the application, and never serves, takes no part"
 PREFORK = "worker --pool prefork --concurrency 2"
 PLUS: dict[str, Any] = {"needs": ("Werkzeug",), "environment": {"SERVERS_APPS": "django_extensions"}}
 SAMPLE = "tests/process/servers/project/sample.py"
@@ -226,6 +237,30 @@ WAYS: list[Command] = [
         SIGTERM,
         main=True,
     ),
+    Way(
+        "hypercorn --reload",
+        f"hypercorn --reload --workers 2 --bind 127.0.0.1:{{port}} {ASGI}",
+        "Hypercorn",
+        RELOADER,
+        children=2,
+        replaces=False,
+    ),
+    Way("cheroot", f"cheroot --bind 127.0.0.1:{{port}} {WSGI}", "cheroot", SIGTERM, main=True),
+    Way(
+        f"twist web --listen tcp:{{port}}:interface=127.0.0.1 --wsgi {PROJECT}.wsgi.application",
+        "Twisted",
+        SIGTERM,
+        main=True,
+    ),
+    itself("uvicorn.run", "uvicorn", "uvicorn", FIRST, main=True),
+    itself("uvicorn.run, workers=2", "uvicorn-workers", "uvicorn", SUPERVISOR, children=2, orphans=True),
+    itself("uvicorn.run, reload=True", "uvicorn-reload", "uvicorn", SUPERVISOR, children=1, replaces=False),
+    itself("hypercorn.asyncio.serve", "hypercorn", "Hypercorn", FIRST, main=True),
+    itself("granian, workers=2", "granian", "granian", SUPERVISOR, children=2, replaces=False),
+    itself("waitress.serve", "waitress", "waitress", FIRST, main=True),
+    itself("gunicorn BaseApplication", "gunicorn", "gunicorn", SUPERVISOR, children=2),
+    itself("children by spawn", "spawn", "waitress", POOL, main=True),
+    itself("children by forkserver", "forkserver", "waitress", POOL, main=True),
     celery("worker, solo", "worker --pool solo"),
     celery("worker, threads", "worker --pool threads --concurrency 2"),
     celery("worker, prefork", PREFORK),
@@ -239,5 +274,7 @@ WAYS: list[Command] = [
     Command("collectstatic", "{manage} collectstatic --noinput -v0", note=COMMANDS),
     Command("shell", "{manage} shell -c 'import time; time.sleep(0.5)'", note=COMMANDS),
     Command("test", f"{{manage}} test {PROJECT}.sample", note=TESTS),
+    Command("import of wsgi.py", f"python -c 'import {PROJECT}.wsgi, time; time.sleep(0.5)'", note=LOADED),
+    Command("pydoc", f"python -m pydoc {PROJECT}.wsgi", note=LOADED),
     Command("pytest-django", f"pytest --ds {PROJECT}.settings -p no:cacheprovider {SAMPLE}", "pytest-django", TESTS),
 ]
