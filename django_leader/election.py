@@ -185,9 +185,12 @@ class LeaderElection(Queries):
     def start(self) -> None:
         """Takes part from now on, in a daemon thread. Does nothing when it already does, or at exit. Local.
 
-        Called in the main thread it has SIGTERM hand over first (``handle_sigterm``).
+        Called in the main thread it has SIGTERM hand over first (``handle_sigterm``). Called in the fork server of
+        ``multiprocessing``, which imports the main program, it takes effect in each child of it.
         Raises ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it.
         """
+        if lifecycle.defer(self):
+            return
         candidacy = self._begin()
         if candidacy is None:
             return

@@ -17,6 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import threading
+from types import FrameType
 from typing import Any
 
 
@@ -28,6 +31,19 @@ def check(pid: int) -> None:
     """Raise ``Forked`` in any process but ``pid``. Local: a system call, below a microsecond."""
     if os.getpid() != pid:
         raise Forked
+
+
+def in_fork_server() -> bool:
+    """Whether this is the fork server of ``multiprocessing``, which imports the main program and only forks. Local."""
+    if "multiprocessing.forkserver" not in sys.modules:
+        return False
+    functions = set()
+    frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame:
+        if frame.f_globals.get("__name__") == "multiprocessing.forkserver":
+            functions.add(frame.f_code.co_name)
+        frame = frame.f_back
+    return "main" in functions and "_serve_one" not in functions  # which is on the stack of its children
 
 
 def close_silently(sock: Any) -> None:

@@ -8,11 +8,14 @@ NOT guaranteed here: a hand-over when the process is killed, or ends without run
   neither; and an ASGI server's lifespan (``asgi``).
 - At the end of the interpreter no thread is started.
 - A child never runs the stop of its parent: it knows none of its elections.
+- The fork server of ``multiprocessing`` imports what its children need, also the main program, and works for nobody.
+  What is started there by that starts in each of its children, as it does where they import it themselves (spawn).
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -20,6 +23,8 @@ import weakref
 from typing import Any, Protocol
 
 from . import clock
+from .forks import in_fork_server
+from .log import log
 from .sigterm import Sigterm
 
 EXIT_TIMEOUT = 2.0
@@ -31,6 +36,8 @@ FIRST = 1000
 class Election(Protocol):
     """What is asked of an election here."""
 
+    label: str
+
     @property
     def running(self) -> bool:
         """Whether this process takes part."""
@@ -38,6 +45,9 @@ class Election(Protocol):
     @property
     def runs_here(self) -> bool:
         """Whether it goes on only when the calling thread does."""
+
+    def start(self) -> None:
+        """Takes part from now on."""
 
     def stop(self, *, timeout: float | None) -> None:
         """Takes part no longer."""
@@ -55,6 +65,8 @@ class Lifecycle:
     def __init__(self) -> None:
         self._elections: weakref.WeakSet[Any] = weakref.WeakSet()
         self._finalized = 0
+        self._deferred: list[Election] = []
+        """Those that start in each child of this process, which is a fork server."""
         self.starting = threading.Lock()
         """Held while a candidacy begins: also two threads that find themselves in a fork take turns."""
         self.exiting = False
@@ -74,6 +86,8 @@ class Lifecycle:
 
         SIGTERM needs the main thread: from another one it stays as it is.
         """
+        if in_fork_server():
+            return
         if sigterm:
             self.sigterm.chain()
         multiprocessing: Any = sys.modules.get("multiprocessing.util")
@@ -87,6 +101,29 @@ class Lifecycle:
         from multiprocessing.util import Finalize
 
         Finalize(None, self.exit, exitpriority=FIRST)
+
+    def defer(self, election: Election) -> bool:
+        """In a fork server, have ``election`` start in each child of it, and return True. Local."""
+        if not in_fork_server():
+            return False
+        if not self._deferred:
+            from multiprocessing.util import register_after_fork
+
+            register_after_fork(self, Lifecycle._start_deferred)
+        if election not in self._deferred:
+            self._deferred.append(election)
+            text = "%s: starts in each child of this process, which is the fork server of multiprocessing"
+            log(logging.INFO, text, election.label)
+        return True
+
+    def _start_deferred(self) -> None:
+        # Called by multiprocessing in a child when that is set up, and in the children of a child.
+        deferred, self._deferred = self._deferred, []
+        for election in deferred:
+            try:
+                election.start()
+            except Exception:  # nothing of ours keeps the child from its work
+                log(logging.ERROR, "%s: not started in this child", election.label, exc_info=True)
 
     def after_fork(self) -> None:
         """In the child of ``os.fork``, before anything else runs there."""

@@ -36,6 +36,7 @@ from .autostart import (
     refusal,
 )
 from .conf import configured, starting
+from .forks import in_fork_server
 from .lifecycle import lifecycle
 from .log import logger
 
@@ -73,6 +74,9 @@ class Starter:
         if "now" in starts:
             self._prepare("now")
             self._follow_server()
+            if in_fork_server():
+                self._start("", "now")
+                return
             threading.Thread(target=self._start_when_ready, name="django_leader start", daemon=True).start()
 
     def _decide(self) -> Seen:
@@ -108,7 +112,8 @@ class Starter:
 
         def start(election: Any, decision: Decision) -> None:
             election.start()
-            logger.info("%s: takes part: %s", election.label, why or decision.why)
+            if election.running:  # not in a fork server
+                logger.info("%s: takes part: %s", election.label, why or decision.why)
 
         self._for_each(start, *when)
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -226,3 +227,68 @@ def test_what_an_election_needs_is_imported_before_its_threads_start(own_server:
     command = [sys.executable, "-c", IMPORTS, str(own_server.port)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("how", ["by hand", "AUTOSTART"])
+def test_s19_the_fork_server_takes_no_part_and_what_it_was_to_start_starts_in_its_children(
+    own_server: RedisServer, tmp_path: Path, how: str
+) -> None:
+    """Since Python 3.14 it is the default, and imports the main program, so all that starts at import starts there."""
+    (tmp_path / "starts.py").write_text(BY_HAND if how == "by hand" else BY_SETTING)
+    (tmp_path / "program.py").write_text(FORKING_PROGRAM)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO"))}
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={**clean, "PYTHONPATH": f"{ROOT}:{tmp_path}", "REDIS": str(own_server.port)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.returncode) == ("led\nled\n", 0), done.stderr
+    assert [kind for kind, _, _ in history(own_server)] == ["elected", "resigned", "elected", "resigned"], done.stderr
+    assert "starts in each child" in done.stderr
+
+
+BY_HAND = """
+import logging, os, redis
+logging.basicConfig(level="INFO")
+from django_leader import Config, LeaderElection
+config = Config(lock_ttl=30, heartbeat_interval=1, retry_interval=0.3, quarantine=0)
+election = LeaderElection(redis.Redis(port=int(os.environ["REDIS"])), config)
+election.start()
+"""
+BY_SETTING = """
+import logging, os, django
+from django.conf import settings
+logging.basicConfig(level="INFO")
+settings.configure(
+    INSTALLED_APPS=["django_leader"],
+    LOGGING_CONFIG=None,
+    CACHES={"default": {
+        "BACKEND": "django_redis.cache.RedisCache", "LOCATION": f"redis://127.0.0.1:{os.environ['REDIS']}"
+    }},
+    LEADER_ELECTIONS={"default": {"AUTOSTART": True, "LOCK_TTL": 30, "RETRY_INTERVAL": 0.3, "QUARANTINE": 0}},
+)
+django.setup()
+from django_leader import elections
+election = elections["default"]
+"""
+FORKING_PROGRAM = """
+import multiprocessing
+
+def work():
+    import starts
+    assert starts.election.wait_for_leadership(20)
+    print("led", flush=True)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["starts"])  # as it does with the main program in later versions
+    for _ in range(2):
+        child = context.Process(target=work)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+"""
