@@ -6,6 +6,13 @@ NOT guaranteed here: a hand-over when the process is killed, or ends without run
 - One stop, which does nothing the second time, behind all the ways in which a process ends: ``atexit``; the finalizers
   of ``multiprocessing``, which are all that a child of it runs; SIGTERM (``sigterm``), after which some servers run
   neither; and an ASGI server's lifespan (``asgi``).
+- That the main thread has ended does not mean that the process ends. It waits for threads, in exit handlers, and for
+  its child processes. So the stop comes behind ``atexit`` and behind what ``multiprocessing`` does there, whichever
+  is last. Exit handlers run in the reverse of the order of their registration. If one was registered before this
+  module was imported, and waits, it waits without the election.
+- Where a server has ended, the process ends, and the stop comes first of all. There the work of a leader may be a child
+  process that only a loss callback ends. Elsewhere the process waits for such a child and leads on, until SIGTERM or
+  ``stop()`` ends the election.
 - At the end of the interpreter no thread is started.
 - A child never runs the stop of its parent: it knows none of its elections.
 - The fork server of ``multiprocessing`` imports what its children need, also the main program, and works for nobody.
@@ -29,8 +36,8 @@ from .sigterm import Sigterm
 
 EXIT_TIMEOUT = 2.0
 """Seconds that the end of the interpreter waits for a graceful hand-over: less than any server's kill timeout."""
-FIRST = 1000
-"""The priority of our finalizer: before those that end what the application's callbacks may need."""
+FIRST, LAST = 1000, -1000
+"""The priorities of our finalizers: before those that end what callbacks may need, and behind the wait for children."""
 
 
 class Election(Protocol):
@@ -71,6 +78,10 @@ class Lifecycle:
         """Held while a candidacy begins: also two threads that find themselves in a fork take turns."""
         self.exiting = False
         """Whether the end of the interpreter has begun."""
+        self.server = False
+        """Whether a server runs in this process, so that the end of its main thread is the end of the process."""
+        self._left = False
+        """Whether ``atexit`` has come to us while ``multiprocessing`` still had to wait for child processes."""
         self.sigterm = Sigterm(
             ask=lambda: [election.ask_to_stop() for election in self._running()],
             busy=lambda: bool(self._running()),
@@ -90,17 +101,49 @@ class Lifecycle:
             return
         if sigterm:
             self.sigterm.chain()
-        multiprocessing: Any = sys.modules.get("multiprocessing.util")
-        if multiprocessing and self._finalized != os.getpid():
+        if self._finalized != os.getpid():
+            # Imported here if nobody has: it ends a process, and what a leader's work is may import it later.
+            from multiprocessing.util import register_after_fork
+
             self._finalized = os.getpid()
             self._finalize()
             # A child that imports its parent's program forgets what that has registered, and calls these then.
-            multiprocessing.register_after_fork(self, Lifecycle._finalize)
+            register_after_fork(self, Lifecycle._finalize)
 
     def _finalize(self) -> None:
         from multiprocessing.util import Finalize
 
-        Finalize(None, self.exit, exitpriority=FIRST)
+        Finalize(None, self._before_children, exitpriority=FIRST)
+        Finalize(None, self._behind_children, exitpriority=LAST)
+
+    def _before_children(self) -> None:
+        from multiprocessing import active_children
+
+        if self.server:
+            self._exit_and_say_so()
+        elif any(not child.daemon for child in active_children()):
+            for election in self._running():
+                text = "%s: the main thread has ended, and the process waits for its child processes; "
+                log(logging.INFO, text + "it takes part until these have ended", election.label)
+
+    def _behind_children(self) -> None:
+        from multiprocessing import parent_process
+
+        if self._left or parent_process():  # a child runs no atexit, unless it was spawned
+            self._exit_and_say_so()
+
+    def at_exit(self) -> None:
+        """Called by ``atexit``, in the reverse of the order of registration."""
+        util: Any = sys.modules.get("multiprocessing.util")
+        if self.server or self._finalized != os.getpid() or util is None or util.is_exiting():
+            self._exit_and_say_so()
+        else:
+            self._left = True  # the exit handler of multiprocessing, which was registered before ours, is still to come
+
+    def _exit_and_say_so(self) -> None:
+        for election in self._running():
+            log(logging.INFO, "%s: the process ends, and takes part no longer", election.label)
+        self.exit()
 
     def defer(self, election: Election) -> bool:
         """In a fork server, have ``election`` start in each child of it, and return True. Local."""
@@ -128,6 +171,7 @@ class Lifecycle:
     def after_fork(self) -> None:
         """In the child of ``os.fork``, before anything else runs there."""
         self.starting = threading.Lock()
+        self._left = False
         self.sigterm.after_fork()
         for election in list(self._elections):
             election.after_fork()
@@ -154,4 +198,4 @@ os.register_at_fork(
     after_in_parent=lifecycle.sigterm.after_fork,
     after_in_child=lifecycle.after_fork,
 )
-atexit.register(lifecycle.exit)
+atexit.register(lifecycle.at_exit)

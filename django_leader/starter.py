@@ -25,6 +25,7 @@ from django.core.signals import request_started
 from .autostart import (
     AT_REQUEST,
     IN_WORKERS,
+    RELOADED_COMMANDS,
     STARTED_BY_TESTS,
     THREADLESS,
     Decision,
@@ -63,6 +64,7 @@ class Starter:
     def ready(self) -> None:
         """Decides for every election, and has those start that are to."""
         seen = self._decide()
+        lifecycle.server = seen.entry_point or seen.prefork_master or seen.command in RELOADED_COMMANDS
         starts = {decision.start for decision in self.decisions.values()}
         if starts - {"never"}:
             request_started.connect(self._request_started, dispatch_uid="django_leader.starter")
@@ -105,6 +107,7 @@ class Starter:
     def _request_started(self, sender: Any = None, **kwargs: Any) -> None:
         due = [start for start in STARTS if self._started.get(start) != os.getpid()]
         if due and not _is_test_client(sender) and not in_tests():
+            lifecycle.server = True
             self._start("this process has got a request", *due)
 
     def _start(self, why: str, *when: Start) -> None:

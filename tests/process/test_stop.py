@@ -454,6 +454,94 @@ def test_s20_the_end_of_the_interpreter_hands_over_and_keeps_the_status(run: Run
     assert handed_over(some_server)
 
 
+WAITS = {
+    "a child process": """
+        multiprocessing.util.Finalize(None, say, args=("the main thread has ended",), exitpriority=5)
+        multiprocessing.get_context("fork").Process(target=wait_for_the_word).start()
+    """,
+    "a finalizer": "multiprocessing.util.Finalize(None, until_the_word, exitpriority=5)",
+    "an exit handler": "atexit.register(until_the_word)",
+    "a thread": "threading.Thread(target=until_the_word).start()",
+}
+"""What a process still waits for when its main thread has returned."""
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+@pytest.mark.parametrize("what", WAITS)
+def test_s20_a_process_that_outlives_its_main_thread_takes_part_until_it_ends(
+    run: Run, some_server: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str, imported: str
+) -> None:
+    if imported == "before":  # the order of exit handlers depends on it
+        monkeypatch.setitem(globals(), "PRELUDE", f"import multiprocessing.util\n{PRELUDE}")
+    word = tmp_path / "word"
+    script = run(f"""
+        import atexit, multiprocessing.util
+        from pathlib import Path
+        def wait_for_the_word():
+            while not Path({str(word)!r}).exists():
+                time.sleep(0.01)
+        def until_the_word():
+            say("the main thread has ended")
+            wait_for_the_word()
+            say(f"leads: {{election.is_leader()}}")
+        election = made(); leads(election)
+        {textwrap.dedent(WAITS[what]).strip().replace(chr(10), chr(10) + " " * 8)}
+    """)
+    script.says("the main thread has ended")
+    assert kept(some_server)
+    word.touch()
+    if what != "a child process":
+        script.says("leads: True")
+    assert script.process.wait(GENEROUS) == 0
+    assert handed_over(some_server)
+
+
+def test_s20_a_process_that_waits_for_its_children_leads_on_and_then_says_that_it_ends(
+    run: Run, some_server: RedisServer, tmp_path: Path
+) -> None:
+    word = tmp_path / "word"
+    script = run(f"""
+        import logging, multiprocessing.util
+        from pathlib import Path
+        logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
+        def wait_for_the_word():
+            while not Path({str(word)!r}).exists():
+                time.sleep(0.01)
+        election = made()
+        multiprocessing.get_context("fork").Process(target=wait_for_the_word).start()
+        leads(election)
+    """)
+    label = "LEADER_ELECTIONS['default']"
+    assert script.process.stdout
+    assert script.process.stdout.readline().startswith(f"{label}: leader, with token")
+    script.says(
+        f"{label}: the main thread has ended, and the process waits for its child processes; "
+        "it takes part until these have ended"
+    )
+    assert kept(some_server)
+    word.touch()
+    script.says(f"{label}: the process ends, and takes part no longer")
+    script.says(f"{label}: lost leadership: resigned")
+    assert script.process.wait(GENEROUS) == 0
+    assert handed_over(some_server)
+
+
+def test_s20_where_a_server_has_ended_nothing_is_waited_for(run: Run, some_server: RedisServer) -> None:
+    """What its leader does is often a child process, and a loss callback ends that."""
+    script = run("""
+        from django_leader.lifecycle import lifecycle
+        lifecycle.server = True
+        election = made()
+        work = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+        started = threading.Event()
+        election.on_become_leader(lambda: (work.start(), started.set()))
+        election.on_lose_leadership(work.terminate)
+        leads(election); started.wait()
+    """)
+    assert script.process.wait(GENEROUS) == 0
+    assert handed_over(some_server)
+
+
 def test_s20_ctrl_c_hands_over(run: Run, some_server: RedisServer) -> None:
     script = run("election = made(); leads(election); sys.stderr = open(os.devnull, 'w'); wait()")
     script.says("ready")
