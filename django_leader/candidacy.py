@@ -28,15 +28,18 @@ from collections import deque
 from . import clock, machine
 from .actions import Actions
 from .advice import Advice
+from .announcer import Announcer
+from .callbacks import Listeners
 from .channel import Connect
 from .config import Config
-from .delivery import Listeners, News, TermDelivery
 from .exceptions import RedisUnavailable
 from .forks import Forked, check
 from .grant import NO_GRANT, Cell, Grant, Publish, new_cell
 from .local import open_lease
 from .records import NONCE_LENGTH
+from .starts import insist
 from .term_log import TermLog
+from .threads import PAUSE
 from .waker import Waker
 from .watch import Watch
 
@@ -47,7 +50,7 @@ class Candidacy:
     def __init__(
         self, connect: Connect, config: Config, label: str, listeners: Listeners, publish: Publish, name: str = ""
     ) -> None:
-        self._label, self._config, self._listeners, self._publish = label, config, listeners, publish
+        self._label, self._listeners, self._publish = label, listeners, publish
         self._timing = config.timing
         self._state = machine.State()
         self._events: deque[machine.AnyEvent] = deque()
@@ -60,10 +63,15 @@ class Candidacy:
         self._waker = Waker()
         self._lease = open_lease(connect, config, self._waker)
         self._me = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
-        self._news = News(label)
-        self._delivery: TermDelivery | None = None
-        self._next_delivery: TermDelivery | None = None
         self._next_cell: Cell | None = None
+        self._announcer = Announcer(
+            label,
+            listeners,
+            deadline=lambda token: grant.cell[0] if (grant := self.grant).token == token else 0.0,
+            expired=lambda: self.feed(machine.Tick()),
+            gain_failed=lambda token: self.feed(machine.Resign(token, "callback-failed")),
+            delivered=self._delivered,
+        )
         self.advice = Advice(label, config, self._log.about)
         self.hold = 0.0
         self.pid = os.getpid()
@@ -117,10 +125,10 @@ class Candidacy:
         self._wake()
 
     def runs_here(self) -> bool:
-        """Whether the caller, a loss callback or a signal handler, runs in a thread on which ``ended`` depends."""
+        """Whether ``ended`` waits for the caller: a callback, or a signal handler in a thread of ours."""
         here = threading.current_thread()
         depends = here is self._thread or here.ident in self._at_desk or here.ident == self._applying
-        return depends or (self._delivery is not None and self._delivery.runs_here())
+        return depends or self._listeners.call_here()
 
     def _ours(self) -> bool:
         """Whether this is the process that takes part, and not a child of it. Local, below a microsecond."""
@@ -129,7 +137,7 @@ class Candidacy:
     @property
     def idle(self) -> float:
         """Seconds since its threads last came round, of the one that has not for longest."""
-        watcher = self._delivery if self._state.term else None
+        watcher = self._announcer.current if self._state.term else None
         return clock.now() - (min(self._ticked_at, watcher.looked_at) if watcher else self._ticked_at)
 
     @property
@@ -161,32 +169,32 @@ class Candidacy:
             self.changed.notify_all()
             self.changed.release()
         self.changed = threading.Condition(threading.RLock())
-        if self._delivery:
-            self._delivery.abandon()
+        self._announcer.abandon()
         self._actions.end()
         self._lease.channel.abandon()
         self._waker.close()
 
     def close(self) -> None:
         """Gives back what it holds at home. Local."""
-        self._tell(at_last=True)
+        try:
+            self._tell(at_last=True)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         if not self._ours():
             self.abandon()
             return
-        with self.changed:
-            if self._next_delivery:
-                self._next_delivery.cancel()
-            self._actions.end()
-            self._lease.channel.drop()
-            self._waker.close()
-            self.ended = True
-            self.changed.notify_all()
+        with self.changed, contextlib.ExitStack() as last:  # whatever raises
+            last.callback(self.changed.notify_all)
+            last.callback(setattr, self, "ended", True)
+            for close in (self._waker.close, self._lease.channel.drop, self._actions.end, self._announcer.close):
+                last.callback(close)
 
     def run(self) -> None:
         """Takes part until ``Stop``. The calling thread is the election thread."""
         self._thread = threading.current_thread()
         try:
-            self._actions.begin()
             self._loop()
         except BaseException:  # Ctrl-C, say: end as after a stop
             self.feed(machine.Stop())
@@ -197,18 +205,22 @@ class Candidacy:
 
     def _loop(self) -> None:
         with contextlib.suppress(Forked):
-            while self._ours():  # in a child the desk may be held by a thread that is not there
-                self._ticked_at = clock.now()
-                with self._desk:
-                    wait = self._turn()
-                if wait is None:
-                    break
-                self.advice.rests(self._state, wait)
-                if wait > 0:
-                    self._waker.wait(min(wait, 3600.0))
+            # Whatever is raised there, and by what handles that.
+            insist(self._take_turns, f"{self._label}: the election")
             if not self.advice.outage and self._state.watch.look:
                 with contextlib.suppress(Exception):
                     self._actions.leave()
+
+    def _take_turns(self) -> None:
+        while self._ours():  # in a child the desk may be held by a thread that is not there
+            self._ticked_at = clock.now()
+            with self._desk:
+                wait = self._turn()
+            if wait is None:
+                break
+            self.advice.rests(self._state, wait)
+            if wait > 0:
+                self._waker.wait(min(wait, 3600.0))
 
     def _turn(self) -> float | None:
         """Decides and carries out one thing, at the desk. Gives how long to wait away from it; None: no more to do.
@@ -227,18 +239,20 @@ class Candidacy:
             todo = machine.plan(self._state, clock.now())
             if todo.act == "leave":
                 return None
-            if todo.listen and self._next_delivery is None:
-                with contextlib.suppress(RuntimeError):
-                    self._next_delivery, self._next_cell = self._prepare(), new_cell(0.0)
+            if todo.listen or todo.act in ("campaign", "look"):
+                if not self._announcer.ready():
+                    return self._timing.retry
+                self._next_cell = self._next_cell or new_cell(0.0)
             return self._actions.do(todo, self.hold)
         except Exception as error:
             self._failed(error)
             # If it is a bug, the show goes on, but not in a tight loop.
-            return 0.0 if isinstance(error, RedisUnavailable) else min(0.2, self._timing.retry)
+            return 0.0 if isinstance(error, RedisUnavailable) else min(PAUSE, self._timing.retry)
 
     def _failed(self, error: BaseException) -> None:
         if self._ours():  # if not, it failed because it is the parent's
-            self.advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))
+            with contextlib.suppress(Exception):  # the text of an exception may raise another
+                self.advice.failed(error, unexpected=not isinstance(error, RedisUnavailable))
             self._apply(machine.Failed(random.random()))
 
     def _apply(self, event: machine.AnyEvent, *, tell: bool = True) -> None:
@@ -266,26 +280,36 @@ class Candidacy:
     def _apply_one(self, event: machine.AnyEvent) -> None:
         before, after = self._state, machine.step(self._state, event, clock.now(), self._timing)
         if before.term and not after.term:
-            self.grant.end()  # first of all, so that nothing that interrupts us leaves it true
+            assert after.ended
+            token, reason = before.term.token, after.ended.reason
+            # First of all, so that nothing that interrupts us leaves it true, or the application untold.
+            self.grant.end()
+            if self._announcer.end(token, reason):
+                self._events.append(machine.Delivered(token))
+            self._log.lost(token, reason, min(clock.now(), before.term.deadline))
         self._state = after
         self.attempts += machine.decided(event, after)
-        if before.term and not after.term:
-            assert after.ended
-            if self._delivery and self._delivery.end(after.ended.reason):
-                self._events.append(machine.Delivered(after.ended.term.token))
-            self._log.lost(before.term.token, after.ended.reason, min(clock.now(), before.term.deadline))
-        elif before.term and after.term:
+        if before.term and after.term:
             if not self.grant.extend(after.term.deadline):
                 self._events.appendleft(machine.Broken(after.term.token))
         elif after.term:
-            cell, self._next_cell = self._next_cell or new_cell(0.0), None
-            cell[0] = after.term.deadline
-            self.grant = Grant(after.term.token, cell)
-            self._publish(self.grant)
-            self._announce(after.term.token)
-            self._log.gained(after.term.token)
+            self._begin(after.term)
         if change := self._log.leads(after.leader, self._me):
-            self._news.put(self._listeners.changed(*change))
+            self._announcer.changed(*change)
+
+    def _begin(self, term: machine.Term) -> None:
+        try:
+            cell, self._next_cell = self._next_cell or new_cell(0.0), None
+            cell[0] = term.deadline
+            self.grant = Grant(term.token, cell)
+            self._publish(self.grant)
+            self._announcer.begin(term.token)
+            self._log.gained(term.token)
+        except BaseException as error:  # a term of which the application has not been told must not go on
+            self._events.append(machine.Resign(term.token, "callback-failed"))
+            self._log.cannot_lead(error)
+            if not isinstance(error, Exception):
+                raise
 
     def _delivered(self, token: int) -> None:
         with self.changed:
@@ -295,24 +319,3 @@ class Candidacy:
         self._tell()
         if heir:
             heir._delivered(token)
-
-    def _prepare(self) -> TermDelivery:
-        """The threads of the next term, started while there is time. Raises ``RuntimeError``."""
-        delivery = TermDelivery(
-            self._label,
-            self._listeners,
-            deadline=lambda token: grant.cell[0] if (grant := self.grant).token == token else 0.0,
-            expired=lambda: self.feed(machine.Tick()),
-            gain_failed=lambda token: self.feed(machine.Resign(token, "callback-failed")),
-            delivered=self._delivered,
-        )
-        delivery.prepare()
-        return delivery
-
-    def _announce(self, token: int) -> None:
-        try:
-            self._delivery, self._next_delivery = self._next_delivery or self._prepare(), None
-            self._delivery.begin(token)
-        except RuntimeError as error:
-            self._log.cannot_lead(error)
-            self._events.extend([machine.Resign(token, "callback-failed"), machine.Delivered(token)])

@@ -11,8 +11,8 @@ NOT guaranteed here:
 
 from __future__ import annotations
 
+import asyncio
 import os
-import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 import redis
 
 from . import clock
+from .callbacks import Listeners, RunCoroutine
 from .candidacy import Candidacy
 from .channel import Connect, connector
 from .clock import BOOT_CLOCK
 from .config import Config
-from .delivery import Listeners, plain
 from .exceptions import LeaderError
 from .grant import NO_GRANT, Grant
 from .hold import hold_left
@@ -35,8 +35,13 @@ from .local import Local
 from .machine import Resign
 from .queries import Queries, in_thread
 from .reasons import refuse
+from .starts import Start, starts
+from .threads import PAUSE
+from .work import Factory
+from .work import Work as LeadersWork
 
 Callback = TypeVar("Callback", bound=Callable[[], Any])
+Work = TypeVar("Work", bound=Factory)
 
 
 class LeaderElection(Queries):
@@ -44,8 +49,9 @@ class LeaderElection(Queries):
 
     ``client`` (or a function that gives it, called when Redis is first needed) tells where Redis is and how to log in;
     its connections are not used. ``name`` is for logs and errors.
-    ``after_callback`` is called behind each callback, in its thread. Raises ``ConfigError`` for a bad ``config`` and
-    for a client of another kind, such as that of a Redis Cluster (a function's when Redis is first needed).
+    ``after_callback`` is called behind each callback, in its thread. ``run_coroutine`` runs the coroutine that a
+    callback has returned, in the same thread. Raises ``ConfigError`` for a bad ``config`` and for a client of another
+    kind, such as that of a Redis Cluster (a function's when Redis is first needed).
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class LeaderElection(Queries):
         *,
         name: str = "default",
         after_callback: Callable[[], Any] = lambda: None,
+        run_coroutine: RunCoroutine = asyncio.run,
     ) -> None:
         self.name, self.label = name, f"LEADER_ELECTIONS[{name!r}]"
         if not callable(client):
@@ -62,7 +69,7 @@ class LeaderElection(Queries):
         self._given = config or Config()
         self._client = client
         self._connector: Connect | None = None
-        self._listeners = Listeners(after_callback)
+        self._listeners = Listeners(after_callback, run_coroutine)
         self._forget()
         lifecycle.add(self)
 
@@ -71,6 +78,7 @@ class LeaderElection(Queries):
         self.config = self._given.validate()
         self._timing = self.config.timing
         self._candidacy: Candidacy | None = None
+        self._start: Start | None = None
         self._grant = NO_GRANT
         self.overridden: Grant | None = None
 
@@ -153,8 +161,7 @@ class LeaderElection(Queries):
         When it raises, the term ends: a leader that failed to start its work must not keep the lease. A coroutine
         function runs in an event loop of its own, in that thread. Usable as a decorator.
         """
-        call = plain(callback)
-        self._listeners.on_gain.append(lambda token: call())
+        self._listeners.on_gain.append(lambda token: callback())
         return callback
 
     def on_lose_leadership(self, callback: Callback) -> Callback:
@@ -164,9 +171,23 @@ class LeaderElection(Queries):
         the lease (while it lasts), and this process does not campaign again. Coroutine functions as above. Usable as a
         decorator.
         """
-        call = plain(callback)
-        self._listeners.on_loss.append(lambda token, reason: call())
+        self._listeners.on_loss.append(lambda token, reason: callback())
         return callback
+
+    def while_leading(self, work: Work) -> Work:
+        """Enter a context manager at the beginning of each later term, and leave it at its end. Usable as a decorator.
+
+        ``work`` is called with the fencing token, and returns a context manager or an asynchronous one. Both of its
+        ends run in one thread of its own (an asynchronous one in one event loop), never at the same time, and the next
+        term begins only when it has been left. While it is entered, however long that takes, the term can end: then it
+        is left right behind. The lease is given back, or runs out, as with ``on_lose_leadership``.
+
+        If it raises when it is entered, it is not left, and the term ends. If an asynchronous one ends before its term
+        (a task group in which a task has failed), the term ends, too. What it raises when it is left is logged.
+        Raises ``TypeError`` for a generator function without ``contextlib.contextmanager``.
+        """
+        self._listeners.works.append(LeadersWork(work, self.label))
+        return work
 
     def listen(
         self,
@@ -186,7 +207,8 @@ class LeaderElection(Queries):
         """Takes part from now on, in a daemon thread. Does nothing when it already does, or at exit. Local.
 
         Called in the main thread it has SIGTERM hand over first (``handle_sigterm``). Called in the fork server of
-        ``multiprocessing``, which imports the main program, it takes effect in each child of it.
+        ``multiprocessing``, which imports the main program, it takes effect in each child of it. If the system starts
+        no thread now, the election begins when it does; ``starts`` says who tries that again.
         Raises ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it.
         """
         if lifecycle.defer(self):
@@ -194,16 +216,18 @@ class LeaderElection(Queries):
         candidacy = self._begin()
         if candidacy is None:
             return
-        try:
-            # The thread holds the election, so that it is there to be stopped even if nobody else holds it.
-            name = f"{self.label} election"
-            threading.Thread(target=self._take_part, args=(candidacy,), name=name, daemon=True).start()
-        except Exception:  # what a signal handler raises comes when the thread runs already
-            candidacy.close()
-            raise
+        # The thread holds the election, so that it is there to be stopped even if nobody else holds it.
+        self._start = Start(partial(self._take_part, candidacy), f"{self.label} election")
+        starts.start(self._start)
 
     def run(self) -> None:
-        """Take part in the calling thread until ``stop()``. Raise ``LeaderError`` if it does already, or may not."""
+        """Take part in the calling thread until ``stop()``.
+
+        Raise ``LeaderError`` if it takes part already or may not, or if the caller is a callback or receiver of this
+        election, which the end of the last term may wait for.
+        """
+        if self._listeners.call_here():
+            raise LeaderError(f"{self.label}: run() was called by a callback or receiver of it; call start() there")
         candidacy = self._begin()
         if candidacy is None and self.overridden:
             raise LeaderError(f"{self.label}: a test overrides this election; call run() outside of the override")
@@ -244,13 +268,17 @@ class LeaderElection(Queries):
         """Takes part no longer: ends the term, runs the loss callbacks, releases the lease and wakes the next.
 
         Returns when that is done: after two round trips and some 15 ms in which the next one has the processor, or at
-        the latest after ``timeout`` seconds (default: the lease and two operations). From a loss callback, or a signal
-        handler that interrupts ``run()`` or another ``stop()``, it returns at once.
+        the latest after ``timeout`` seconds (default: the lease and two operations). From a callback or receiver of
+        this election, or a signal handler that interrupts ``run()`` or another ``stop()``, it returns at once; the end
+        follows when the loss callbacks and the receivers have returned.
         ``hold``: seconds for which nobody leads after that; ``hold.py`` says by which clocks it ends. Idempotent, any
         thread; afterwards ``start()`` works again.
         """
         candidacy = self._candidacy
         if candidacy is None or not self.running:
+            return
+        if self._start and self._start.cancel():  # it waits for a thread
+            candidacy.close()
             return
         candidacy.hold = max(candidacy.hold, hold)
         bound = self._timing.ttl + 2 * self._timing.operation if timeout is None else timeout
@@ -268,13 +296,19 @@ class LeaderElection(Queries):
         return hold_left(self._candidacy.watch, clock.now()) if self._candidacy and self.running else 0.0
 
     async def astop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
-        """Like ``stop()``, for an event loop."""
-        await in_thread(partial(self.stop, hold=hold, timeout=timeout))
+        """Like ``stop()``, for an event loop. In a callback or receiver of this election it returns at once, too."""
+        stop = partial(self.stop, hold=hold, timeout=timeout)
+        if self.runs_here:
+            stop()
+        else:
+            await in_thread(stop)
 
     def ask_to_stop(self) -> None:
         """Like ``stop()``, but waits for nothing and takes no lock, so it suits a signal handler. Local."""
         if self._candidacy and self.running:
             self._candidacy.ask_to_stop()
+            if self._start and self._start.cancel():  # it waits for a thread, so nobody keeps a lock of it
+                self._candidacy.close()
 
     @property
     def runs_here(self) -> bool:
@@ -292,7 +326,8 @@ class LeaderElection(Queries):
     def wait_for_leadership(self, timeout: float | None = 0.0) -> bool:
         """Blocks until this process leads, or ``timeout`` seconds are over (None: never) and one attempt has ended.
 
-        Gives whether it leads; False at once when ``start()`` was not called. An attempt ends at once when Redis
+        Gives whether it leads; at once when ``start()`` was not called, and in a callback or receiver of this election,
+        which the next term may wait for. An attempt ends at once when Redis
         cannot be asked or another process leads. When nobody does, but the last leader did not resign or Redis lost
         data, it ends when that state is proved to be over: after a lease, or a quarantine if that is longer. So long,
         and four operations (connect, log in, choose the database, ask), it may go over the timeout. While the last
@@ -302,6 +337,8 @@ class LeaderElection(Queries):
         until = clock.now() + (float("inf") if timeout is None else timeout)
         proof = max(timing.ttl, timing.quarantine) + timing.retry
         first_attempt, watching = until + proof + 4 * timing.operation, False
+        if self._listeners.call_here():
+            return self.is_leader()
         while (candidacy := self._candidacy) and self.running and not self.is_leader():
             attempts, watch = candidacy.attempts, candidacy.watch
             if watch.version and not watching:
@@ -311,8 +348,12 @@ class LeaderElection(Queries):
             left = (until if attempts else first_attempt) - clock.now()
             if left <= 0:
                 break
+            longest = 3600.0
+            if self._start and self._start.waits:
+                starts.retry()
+                longest = PAUSE
             with (changed := candidacy.changed):
-                changed.wait_for(partial(self._has_changed, candidacy, attempts), min(left, 3600.0))
+                changed.wait_for(partial(self._has_changed, candidacy, attempts), min(left, longest))
         return self.is_leader()
 
     def _has_changed(self, candidacy: Candidacy, attempts: int) -> bool:

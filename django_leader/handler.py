@@ -7,15 +7,17 @@ are stopped and forgotten.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -27,7 +29,7 @@ from .exceptions import ConfigError, LeaderError
 from .fingerprint import fingerprints
 from .log import log
 from .overrides import overrides
-from .signals import became_leader, leader_changed, lost_leadership
+from .signals import ElectionSignal, Failed, became_leader, leader_changed, lost_leadership
 
 if TYPE_CHECKING:
     import redis
@@ -145,7 +147,9 @@ class ElectionHandler:
             except ImproperlyConfigured as error:
                 raise ImproperlyConfigured(f"LEADER_ELECTIONS[{alias!r}]: {error}") from error
 
-        election = LeaderElection(client, found.config, name=alias, after_callback=_close_connections)
+        election = LeaderElection(
+            client, found.config, name=alias, after_callback=_close_connections, run_coroutine=_run_coroutine
+        )
         _send_signals(election)
         overrides.follow(election)
         return election
@@ -168,23 +172,48 @@ def _close_connections() -> None:
         connections.close_all()
 
 
+def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine of a callback or receiver, and close the database connections that it has opened.
+
+    Database calls of a coroutine run in a thread of asgiref's. By default it shares one for the whole process, where
+    nobody would close them; so the coroutine gets one of its own.
+    """
+    asyncio.run(_with_own_database_thread(coroutine))
+
+
+async def _with_own_database_thread(coroutine: Coroutine[Any, Any, Any]) -> None:
+    context = ThreadSensitiveContext()
+    async with context:
+        try:
+            await coroutine
+        finally:
+            if context in SyncToAsync.context_to_thread_executor:  # if not, it has made no database call
+                await sync_to_async(_close_connections)()
+
+
 def _send_signals(election: LeaderElection) -> None:
     """Has ``election`` send the signals, in pairs for each receiver.
 
     The receivers of a gain run one after the other, so the loss waits until the last of them has returned: none is
     told of the loss before the gain.
     """
-    send = {"sender": type(election), "using": election.name, "election": election}
+    send = {"using": election.name, "election": election}
     sent: dict[int, threading.Event] = {}  # by token, so that a fork inherits nothing that could be taken for its own
+
+    def tell(signal: ElectionSignal, **named: Any) -> list[Failed]:
+        failed = signal.tell(type(election), _run_coroutine, **send, **named)
+        for receiver, error in failed:
+            text = "%s: the receiver %r of %s raised"
+            log(logging.ERROR, text, election.label, receiver, signal.name, exc_info=error)
+        return failed
 
     def gained(token: int) -> None:
         try:
-            results = became_leader.send_robust(**send, fencing_token=token)
+            failed = tell(became_leader, fencing_token=token)
         finally:
             sent.setdefault(token, threading.Event()).set()
-        for receiver, result in results:
-            if isinstance(result, Exception):
-                raise LeaderError(f"the receiver {receiver!r} of became_leader raised") from result
+        if failed:
+            raise LeaderError(f"the receiver {failed[0][0]!r} of became_leader raised") from failed[0][1]
 
     def lost(token: int, reason: str) -> None:
         gain_sent = sent.setdefault(token, threading.Event())
@@ -193,10 +222,10 @@ def _send_signals(election: LeaderElection) -> None:
             log(logging.WARNING, text + ", and this process does not campaign until then", election.name)
             gain_sent.wait()
         del sent[token]
-        lost_leadership.send_robust(**send, fencing_token=token, reason=reason)
+        tell(lost_leadership, fencing_token=token, reason=reason)
 
     def changed(previous: str, current: str) -> None:
-        leader_changed.send_robust(**send, previous=previous, current=current)
+        tell(leader_changed, previous=previous, current=current)
 
     election.listen(gained, lost, changed)
 

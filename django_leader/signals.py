@@ -1,18 +1,65 @@
 """The Django signals of an election. Their sender is ``LeaderElection``; all carry ``using``, the election's alias.
 
-They are sent in threads of the election, never in a request's, and to every receiver even if another one raises.
-A receiver should return soon, since the next one waits for it, and ``lost_leadership`` for all of ``became_leader``;
-for long work start a thread, or use ``election.on_become_leader``.
+They are sent in threads of the election, never in a request's, and to every receiver, whatever another one raises:
+also ``SystemExit`` ends nothing but that receiver. A receiver should return soon, since the next one waits for it, and
+``lost_leadership`` for all of ``became_leader``; for long work start a thread, or use ``election.on_become_leader``.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 from django.dispatch import Signal
 
-became_leader = Signal()
+Failed = tuple[Any, BaseException]
+"""A receiver, and what it has raised."""
+
+
+class ElectionSignal(Signal):
+    """A signal that tells every receiver. ``send_robust`` would stop at what is no ``Exception``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def tell(
+        self, sender: Any, run_coroutine: Callable[[Coroutine[Any, Any, None]], Any], **named: Any
+    ) -> list[Failed]:
+        """Call each receiver in the calling thread. Return those that raised. Never raises.
+
+        Coroutine functions are called behind the others, all at a time, in one event loop.
+        """
+        failed: list[Failed] = []
+        functions, coroutine_functions = self._live_receivers(sender)
+
+        async def call(receiver: Any) -> None:
+            try:
+                await receiver(signal=self, sender=sender, **named)
+            except BaseException as error:
+                failed.append((receiver, error))
+
+        async def call_all() -> None:
+            await asyncio.gather(*map(call, coroutine_functions))
+
+        for receiver in functions:
+            try:
+                receiver(signal=self, sender=sender, **named)
+            except BaseException as error:
+                failed.append((receiver, error))
+        if coroutine_functions:
+            try:
+                run_coroutine(call_all())
+            except BaseException as error:
+                failed.append((coroutine_functions, error))
+        return failed
+
+
+became_leader = ElectionSignal("became_leader")
 """This process leads now. Carries ``election`` and ``fencing_token``. When a receiver raises, the term ends."""
 
-lost_leadership = Signal()
+lost_leadership = ElectionSignal("lost_leadership")
 """This process leads no longer. Carries ``election``, ``fencing_token`` and ``reason``.
 
 Reasons: ``resigned`` (stopped or gave up), ``expired`` (no heartbeat was answered in time), ``taken`` (another process
@@ -20,7 +67,7 @@ leads), ``quarantined`` (Redis has lost data, and a later leader may be there), 
 is over), ``callback-failed`` (a receiver or callback of the gain raised).
 """
 
-leader_changed = Signal()
+leader_changed = ElectionSignal("leader_changed")
 """Another process leads, or this one. Carries ``election``, ``previous`` and ``current``, two instance ids.
 
 A follower learns of it within its retry interval, or within four of them where there are more than 32 candidates.

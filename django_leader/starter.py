@@ -14,7 +14,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -22,6 +24,7 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started
 
+from . import clock
 from .autostart import (
     AT_REQUEST,
     IN_WORKERS,
@@ -30,24 +33,33 @@ from .autostart import (
     THREADLESS,
     Decision,
     Seen,
-    Start,
     decide,
     in_tests,
     look,
     refusal,
 )
+from .autostart import Start as When
 from .conf import configured, starting
 from .forks import in_fork_server
 from .lifecycle import lifecycle
 from .log import logger
+from .starts import Start, starts
+from .threads import PAUSE
 
-STARTS: tuple[Start, ...] = ("now", IN_WORKERS, AT_REQUEST)
+STARTS: tuple[When, ...] = ("now", IN_WORKERS, AT_REQUEST)
 SERVES_SOON = 0.3
 """Seconds after its fork by which a worker of uWSGI serves.
 
 A signal that it gets before is lost, and uWSGI waits for it for ever; so little is done until then. With signals in the
 first 60 ms 11 of 24 hung when the election started at once, 1 of 24 with this delay, and 1 of 24 without this package.
 """
+
+THREAD = "django_leader start"
+PATIENCE = 1.0
+"""Seconds that ``django.setup()`` may wait for a thread where the system refuses one: a process that serves no request
+may have no other occasion."""
+RETRY, LONGEST_RETRY = 0.2, 10.0
+"""Seconds before an election that failed to start is tried again: at first, and at most."""
 
 
 class Starter:
@@ -58,7 +70,9 @@ class Starter:
 
     def __init__(self) -> None:
         self.decisions: dict[str, Decision] = {}
-        self._started: dict[Start, int] = {}
+        self._started: dict[When, int] = {}
+        self._failing: set[str] = set()
+        """The elections of which it was told that they failed to start, and that have not started since."""
         self._watches_forks = False
 
     def ready(self) -> None:
@@ -79,7 +93,7 @@ class Starter:
             if in_fork_server():
                 self._start("", "now")
                 return
-            threading.Thread(target=self._start_when_ready, name="django_leader start", daemon=True).start()
+            _start_thread(Start(self._start_when_ready, THREAD))
 
     def _decide(self) -> Seen:
         seen, self.decisions = look(), {}
@@ -95,7 +109,7 @@ class Starter:
                 logger.warning("LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
         return seen
 
-    def _prepare(self, start: Start) -> None:
+    def _prepare(self, start: When) -> None:
         self._for_each(lambda election, decision: election.prepare(here=start != IN_WORKERS), start)
 
     def _start_when_ready(self) -> None:
@@ -105,34 +119,53 @@ class Starter:
         start()
 
     def _request_started(self, sender: Any = None, **kwargs: Any) -> None:
+        starts.retry()
         due = [start for start in STARTS if self._started.get(start) != os.getpid()]
         if due and not _is_test_client(sender) and not in_tests():
             lifecycle.server = True
             self._start("this process has got a request", *due)
 
-    def _start(self, why: str, *when: Start) -> None:
+    def _start(self, why: str, *when: When) -> None:
+        """Start the elections that are due. What fails is tried again in a thread, unless it is a bad setting."""
         self._started.update(dict.fromkeys(when, os.getpid()))
+        started: set[str] = set()
 
         def start(election: Any, decision: Decision) -> None:
-            election.start()
-            if election.running:  # not in a fork server
+            if election.name not in started:
+                election.start()
+                started.add(election.name)
+                if in_fork_server():  # its children take part
+                    return
                 logger.info("%s: takes part: %s", election.label, why or decision.why)
 
-        self._for_each(start, *when)
+        def start_the_rest() -> None:
+            wait = RETRY
+            while self._for_each(start, *when):
+                time.sleep(wait)
+                wait = min(2 * wait, LONGEST_RETRY)
 
-    def _for_each(self, do: Callable[[Any, Decision], Any], *when: Start) -> None:
+        if self._for_each(start, *when):
+            starts.start(Start(_unless_forked(start_the_rest), THREAD))
+
+    def _for_each(self, do: Callable[[Any, Decision], Any], *when: When) -> bool:
+        """Do it with each election that starts then. Return whether one has failed that is worth another try."""
         from .handler import elections
 
+        failed = False
         for alias, decision in list(self.decisions.items()):
             if decision.start in when:
                 try:
                     do(elections[alias], decision)
-                except Exception as error:
-                    if isinstance(error, ImproperlyConfigured):  # whose sentence says all
-                        logger.error("LEADER_ELECTIONS[%r]: not started. %s", alias, error)
-                    else:
-                        logger.exception("LEADER_ELECTIONS[%r]: not started", alias)
+                    self._failing.discard(alias)
+                except ImproperlyConfigured as error:  # whose sentence says all
+                    logger.error("LEADER_ELECTIONS[%r]: not started. %s", alias, error)
                     self.decisions[alias] = Decision("never", f"it failed: {error}")  # and is not told again
+                except Exception:
+                    failed = True
+                    if alias not in self._failing:
+                        self._failing.add(alias)
+                        logger.exception("LEADER_ELECTIONS[%r]: not started yet; it is tried again", alias)
+        return failed
 
     def _follow_server(self) -> None:
         if uwsgi := sys.modules.get("uwsgi"):
@@ -182,6 +215,15 @@ class Starter:
             logger.exception("LEADER_ELECTIONS: not started in this worker")
 
 
+def _start_thread(start: Start) -> None:
+    """Start a thread, later if the system refuses it for more than ``PATIENCE`` seconds. Never raises for that."""
+    starts.start(start)
+    until = clock.now() + PATIENCE
+    while starts.waits(start) and clock.now() < until:
+        time.sleep(PAUSE)
+        starts.retry()
+
+
 def _is_test_client(sender: Any) -> bool:
     """Whether a request comes from Django's test client, or from one that is made of it, which serve nobody."""
     return any(kind.__module__.startswith("django.test") for kind in getattr(sender, "__mro__", ()))
@@ -228,8 +270,9 @@ def _chain_post_fork(uwsgi: Any, start: Callable[[], None]) -> None:
         if uwsgi.worker_id() > 0:  # and not in a mule or a spooler
             _chain_exit(uwsgi)
             timer = threading.Timer(SERVES_SOON, _unless_forked(start))
-            timer.daemon, timer.name = True, "django_leader start"
-            timer.start()
+            timer.daemon, timer.name = True, THREAD
+            with suppress(RuntimeError):  # no thread can be started: then its first request starts it
+                timer.start()
 
     decorators: Any = sys.modules.get("uwsgidecorators")
     if decorators is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from django_leader import candidacy, machine, runner, scripts
-from django_leader.delivery import Listeners
+from django_leader.callbacks import Listeners
 from django_leader.election import LeaderElection
 from django_leader.process import HolderWatch, Identity
 from tests.simulation import bugs

@@ -374,7 +374,7 @@ def test_s17_a_thread_that_watches_no_longer_is_seen(make: Make) -> None:
     assert election.wait_for_leadership(GENEROUS)
     candidacy = election._candidacy
     assert candidacy
-    delivery = eventually(lambda: candidacy._delivery)  # just behind what is_leader() reads
+    delivery = eventually(lambda: candidacy._announcer.current)  # just behind what is_leader() reads
     eventually(lambda: election.last_tick is not None and election.last_tick < 0.6)
     with delivery._changed:  # so that the watcher cannot look
         eventually(lambda: election.last_tick is not None and election.last_tick > 0.6)
@@ -390,26 +390,6 @@ def test_after_the_end_of_the_interpreter_has_begun_nothing_starts(make: Make, m
     assert not election.is_leader()
     election.start()
     assert not election.running
-
-
-def test_without_threads_nobody_leads(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    start, refused = threading.Thread.start, threading.Event()
-
-    def refuse(self: threading.Thread) -> None:
-        if self.name.endswith("term"):
-            refused.set()
-            raise RuntimeError("can't start new thread")
-        start(self)
-
-    election = make()
-    election.on_lose_leadership(lambda: pytest.fail("a loss without a gain"))
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        election.start()
-        assert refused.wait(GENEROUS)
-        eventually(lambda: not election.is_leader())
-    assert election.wait_for_leadership(GENEROUS), "when there are threads again, it leads"
-    election._listeners.on_loss.clear()
 
 
 def test_an_election_works_on_fakeredis(make: Make) -> None:
@@ -547,21 +527,6 @@ def test_start_during_a_stop_takes_part_again(make: Make) -> None:
     assert election.wait_for_leadership(GENEROUS)
     election.resign()
     assert again.wait(GENEROUS)
-    assert election.wait_for_leadership(GENEROUS)
-
-
-def test_start_without_threads_fails_and_works_again_later(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    election = make()
-
-    def refuse(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError, match="can't start"):
-            election.start()
-    assert not election.running
-    election.start()
     assert election.wait_for_leadership(GENEROUS)
 
 

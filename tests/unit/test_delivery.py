@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from django_leader import clock, delivery
-from django_leader.delivery import Listeners, News, TermDelivery
+from django_leader.callbacks import Callback, Listeners
+from django_leader.delivery import News, TermDelivery
+from django_leader.starts import starts
+from tests.support.servers import eventually
 
 LONG = 20.0
 
@@ -31,7 +34,7 @@ class Stage:
         monkeypatch.setattr(delivery, "LONGEST_LOOK", 0.001)
 
     def prepare(self) -> TermDelivery:
-        listeners = Listeners(lambda: None)
+        self.listeners = listeners = Listeners(lambda: None)
         listeners.on_gain = [lambda token, c=callback: c() for callback in self.gain]  # type: ignore[misc]
         listeners.on_loss = [lambda token, reason: self.log.append(f"loss {reason}")]
         listeners.on_loss += [lambda token, reason, c=callback: c() for callback in self.loss]  # type: ignore[misc]
@@ -112,14 +115,14 @@ def test_s17_callbacks_that_raise_are_logged_and_end_nothing(stage: Stage, caplo
     ]
 
 
-def test_a_loss_callback_knows_that_it_is_one(stage: Stage) -> None:
+def test_a_callback_knows_that_it_is_one(stage: Stage) -> None:
     seen: list[bool] = []
-    stage.loss = [lambda: seen.append(stage.term.runs_here())]
+    stage.gain = stage.loss = [lambda: seen.append(stage.listeners.call_here())]
     term = stage.start()
     term.end("resigned")
     assert stage.delivered.wait(LONG)
-    assert seen == [True]
-    assert term.runs_here() is False
+    eventually(lambda: seen == [True, True])
+    assert stage.listeners.call_here() is False
 
 
 @pytest.mark.parametrize("which", ["term", "gain"])
@@ -188,13 +191,41 @@ def test_news_come_in_order_whatever_one_of_them_does() -> None:
     news.put([])
 
 
-def test_news_without_a_thread_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    news, over = News("test"), threading.Event()
+def test_news_without_a_thread_are_told_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    news, told = News("test"), list[int]()
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("exit")))
-        news.put([lambda: None])
-    news.put([over.set])
-    assert over.wait(LONG)
+        patch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("can't start")))
+        news.put([lambda: told.append(1)])
+    news.put([lambda: told.append(2)])
+
+    def all_told() -> bool:
+        starts.retry()
+        return len(told) == 2
+
+    eventually(all_told)
+    assert told == [1, 2]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_s17_an_end_that_is_not_noticed_does_not_make_the_watcher_spin(stage: Stage, fails: bool) -> None:
+    looks: list[float] = []
+
+    def expired() -> None:
+        looks.append(clock.now())
+        if fails:
+            raise MemoryError
+
+    term = stage.prepare()
+    term._expired = expired
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delivery, "LONGEST_LOOK", 0.2)
+        start, stage.now = time.monotonic(), 120.0
+        term.begin(1)
+        eventually(lambda: len(looks) > 3)
+        assert len(looks) <= 3 + 6 * (time.monotonic() - start) / 0.2
+        term.end("expired")
+        assert stage.delivered.wait(LONG)
+    assert stage.log == ["loss expired"]
 
 
 def test_something_is_done_behind_every_callback() -> None:
@@ -203,7 +234,8 @@ def test_something_is_done_behind_every_callback() -> None:
     listeners.on_gain.append(lambda token: log.append(f"gain {token}"))
     listeners.on_loss.append(lambda token, reason: log.append(f"loss {token} {reason}"))
     listeners.on_change.append(lambda previous, current: log.append(f"{previous}>{current}"))
-    for call in [*listeners.gained(1), *listeners.lost(1, "resigned"), *listeners.changed("a", "b")]:
+    calls: list[Callback] = [*listeners.gained(1), *listeners.lost(1, "resigned"), *listeners.changed("a", "b")]
+    for call in calls:
         call()
     assert log == ["gain 1", "after", "loss 1 resigned", "after", "a>b", "after"]
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_leader import clock, grant, machine
+from django_leader.callbacks import Listeners
 from django_leader.candidacy import Candidacy
 from django_leader.config import Config
-from django_leader.delivery import Listeners
 from django_leader.election import LeaderElection
 from django_leader.exceptions import LeaderError
 from django_leader.grant import NO_GRANT, OVER, Cell, Grant, PidCell, Stretch, new_cell

@@ -1,0 +1,196 @@
+"""Starts threads: at once, or, while the system refuses to make one, as soon as it does again.
+
+A container has a limit of processes, and a busy neighbour may reach it for a moment. Python then raises
+``RuntimeError`` ("can't start new thread"). What was to run waits here.
+
+NOT guaranteed here: when it runs. As no thread can be started, none of ours can wait for the end of the shortage. So it
+is tried again where a thread of the application happens to come by: when Python collects garbage, when the process
+forks, and where ``retry`` is called (at a request, and while somebody waits for leadership). A process that does none
+of these, and only sleeps, say, starts nothing.
+"""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import clock
+from .log import log
+from .threads import PAUSE, OwnThread, survives
+
+SILENCE = 60.0
+"""Seconds between two lines in the log about what goes on to raise."""
+
+
+class Start:
+    """A thread that runs once, now or later. ``cancel`` and the thread claim it, and only the first of them gets it."""
+
+    def __init__(self, run: Callable[[], Any], name: str) -> None:
+        self.name, self._run, self._pid = name, run, os.getpid()
+        self._free = [True]
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has neither begun nor been cancelled. Local."""
+        return bool(self._free)
+
+    def cancel(self) -> bool:
+        """Have it never run. Return False if it has begun. Local, takes no lock."""
+        return self._claim()
+
+    def start(self) -> None:
+        """Start the thread. Raise what ``Thread.start`` raises; a thread that runs all the same does no harm."""
+        if self._free and self._pid == os.getpid():
+            OwnThread(self._work, self.name).start()
+
+    def _claim(self) -> bool:
+        try:
+            return self._free.pop()  # atomic
+        except IndexError:
+            return False
+
+    def _work(self) -> None:
+        if self._pid == os.getpid() and self._claim():
+            self._run()
+
+
+class Starts:
+    """Of this process. One object, made at import."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        # Under the lock:
+        self._waiting: list[Start] = []
+        self._helped = False
+        """Whether a thread works off what waits."""
+        # Without it, also by a callback of the garbage collector: a late or a second try does no harm.
+        self._next_try = 0.0
+
+    def start(self, start: Start) -> None:
+        """Start a thread, now or later. Local; never raises because there can be none.
+
+        At the end of the interpreter, when there will be none any more, it never starts.
+        """
+        try:
+            start.start()
+        except (RuntimeError, MemoryError) as error:
+            if not at_the_end(error):
+                self._put_off(start, error)
+        except BaseException:  # a signal handler raised, and it is not known whether the thread runs
+            self._put_off(start, None)
+            raise
+
+    def waits(self, start: Start) -> bool:
+        """Return whether it was refused, and is tried again later. Local."""
+        return start in self._waiting
+
+    def retry(self, *args: Any) -> None:
+        """Start what waits, if a thread can be had now. Local; takes no lock, never raises, tries every ``PAUSE``.
+
+        Takes whatever its hooks are given.
+        """
+        if not self._waiting or self._helped or clock.now() < self._next_try:
+            return
+        self._next_try = clock.now() + PAUSE
+        try:
+            # Garbage may be collected anywhere, also under a lock of ``threading``, so this must not take one.
+            _thread.start_new_thread(self._help, ())
+        except (RuntimeError, MemoryError):
+            return
+
+    def after_fork(self) -> None:
+        """In a child: nothing of the parent's starts there."""
+        self._unhook()
+        self._forget()
+
+    def _put_off(self, start: Start, error: Exception | None) -> None:
+        if self._pid != os.getpid():
+            self.after_fork()  # a fork in C, of which nobody has told us
+        with self._lock:
+            first = not self._waiting
+            self._waiting.append(start)
+            if self._collected not in gc.callbacks:
+                gc.callbacks.append(self._collected)
+        self._next_try = clock.now() + PAUSE
+        if first and error:
+            log(
+                logging.WARNING,
+                "%s: %s. It starts when the system makes a thread again, which is tried at the next requests and "
+                "meanwhile. Look at the limits of processes: of the container (pids), of the user (ulimit -u).",
+                start.name,
+                error,
+            )
+
+    def _collected(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            self.retry()
+
+    def _help(self) -> None:
+        with self._lock:
+            if self._helped:
+                return
+            self._helped = True
+        insist(self._work_off, "LEADER_ELECTIONS: what starts threads later")
+
+    def _work_off(self) -> None:
+        """Start what waits, one after the other, until nothing does."""
+        while self._pid == os.getpid():
+            with self._lock:
+                self._waiting = [start for start in self._waiting if start.waits]
+                if not self._waiting:
+                    self._helped = False
+                    self._unhook()
+                    return
+                start = self._waiting[0]
+            try:
+                start.start()
+            except (RuntimeError, MemoryError):
+                time.sleep(PAUSE)
+                continue
+            with self._lock:
+                self._waiting.remove(start)
+            log(logging.INFO, "%s: starts now: there are threads again", start.name)
+
+    def _unhook(self) -> None:
+        if self._collected in gc.callbacks:
+            gc.callbacks.remove(self._collected)
+
+
+def at_the_end(error: Exception) -> bool:
+    """Return whether no thread could be started because the interpreter ends: see ``start_new_thread``. Pure."""
+    return "interpreter shutdown" in str(error)
+
+
+def insist(call: Callable[[], Any], what: str) -> None:
+    """Call ``call`` again, ``PAUSE`` seconds later each time, until it returns. For threads of this package.
+
+    For what must not be lost, and where an error means a bug or a shortage that passes (no memory, no descriptor).
+    ``what`` raised it, the log says, at most every ``SILENCE`` seconds. Raises what is not for the thread to survive.
+    """
+    told_at = -math.inf
+    while True:
+        try:
+            call()
+            return
+        except BaseException as error:
+            if not survives(error):
+                raise
+            if time.monotonic() >= told_at + SILENCE:
+                told_at = time.monotonic()
+                log(logging.ERROR, "%s raised, and goes on", what, exc_info=error)
+        time.sleep(PAUSE)
+
+
+starts = Starts()
+os.register_at_fork(after_in_parent=starts.retry, after_in_child=starts.after_fork)

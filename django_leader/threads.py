@@ -1,0 +1,37 @@
+"""The threads of this package, and what they survive.
+
+NOT guaranteed here: that a thread goes on when the interpreter ends, because all are daemon threads.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from .forks import Forked
+
+PAUSE = 0.2
+"""Seconds between two tries of what raised, so that a fault that stays does not make a thread spin."""
+
+
+class OwnThread(threading.Thread):
+    """A daemon thread of this package. An exception in it is meant for no code of the application."""
+
+    def __init__(self, target: Callable[[], Any], name: str) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+
+
+def survives(error: BaseException) -> bool:
+    """Return whether the calling thread is to go on after ``error``. Local.
+
+    A thread of ours goes on after everything, ``SystemExit`` included, except where somebody kills its greenlet, or in
+    a child of a fork. In any other thread only an ``Exception`` is ours: ``KeyboardInterrupt``, a timeout of gevent and
+    the like are the caller's.
+    """
+    if isinstance(error, Exception):
+        return True
+    greenlet: Any = sys.modules.get("greenlet")
+    ends = (Forked,) if greenlet is None else (Forked, greenlet.GreenletExit)
+    return isinstance(threading.current_thread(), OwnThread) and not isinstance(error, ends)
