@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from io import StringIO
 from typing import Any
 
@@ -16,6 +19,7 @@ from django_leader import LeaderElection, elections
 from django_leader.handler import read
 from django_leader.management.commands import leader_status
 from tests.django.conftest import FAST
+from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 
@@ -185,3 +189,67 @@ def test_a_leader_of_another_project_is_told_to_people_and_to_programs(
     [row] = json.loads(status("--json")[1])
     assert (row["status"], row["other_project"]) == (0, theirs[0])
     leader.stop()
+
+
+NAME = "café-\u4e2d-\U0001f40d"
+
+
+def shell(server: RedisServer, command: str, **more: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs ``command``, in which ``leader_status`` is that of a project on ``server``."""
+    program = f"{sys.executable} -m testproject.manage leader_status"
+    return subprocess.run(
+        ["bash", "-c", command.replace("leader_status", program)],
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "testproject.settings", "REDIS_URL": server.url, **more},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def led(some_server: RedisServer) -> RedisServer:
+    some_server.client().set("maplefile:leader:lock", NAME, px=60_000)
+    return some_server
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", r"caf\xe9-\u4e2d-\U0001f40d"), ("latin-1", r"café-\u4e2d-\U0001f40d"), ("utf-8", NAME)],
+)
+def test_a_terminal_that_lacks_a_character_gets_an_escape(led: RedisServer, encoding: str, shown: str) -> None:
+    done = shell(led, "leader_status", PYTHONIOENCODING=encoding, LC_ALL="C")
+    assert (done.returncode, done.stderr) == (0, b"")
+    titles, line = done.stdout.decode(encoding).splitlines()
+    assert line[titles.index("LEADER") : titles.index("HOST")].rstrip() == shown
+    done = shell(led, "leader_status --json", PYTHONIOENCODING=encoding, LC_ALL="C")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)[0]["leader"] == NAME
+
+
+def test_an_argument_that_is_no_text_is_an_error(led: RedisServer) -> None:
+    done = shell(led, r"leader_status $'command:caf\xe9' default")
+    assert done.returncode == 2
+    assert b"command:caf\\udce9" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "error"),
+    [
+        ("leader_status default | true; exit ${PIPESTATUS[0]}", 0, ""),
+        ("leader_status default command:x | true; exit ${PIPESTATUS[0]}", 1, ""),
+        ("leader_status default 2>&1 | true; exit ${PIPESTATUS[0]}", 0, ""),
+        ("leader_status default >&-", 0, ""),
+        ("leader_status default command:x >&- 2>&-", 1, ""),
+        ("leader_status default > /dev/full", 2, "The answer cannot be written: No space left on device"),
+        ("leader_status default > /dev/full 2>&1", 2, ""),
+        ("REDIS_URL=redis://127.0.0.1:1/0 leader_status default 2> /dev/full", 2, ""),
+        ("REDIS_URL=redis://127.0.0.1:1/0 leader_status default 2>&-", 2, ""),
+        ("REDIS_URL=redis://127.0.0.1:1/0 leader_status default 2>&1 | true; exit ${PIPESTATUS[0]}", 2, ""),
+    ],
+)
+def test_the_exit_status_tells_of_the_election_whatever_becomes_of_the_output(
+    led: RedisServer, command: str, status: int, error: str
+) -> None:
+    done = shell(led, command)
+    assert (done.returncode, done.stderr.decode().strip()) == (status, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from django_leader.advice import shared_key
 from django_leader.autostart import VARIABLE, Seen, decide
 from django_leader.exceptions import RedisUnavailable
 from django_leader.handler import elections, read
+from django_leader.management.output import printable, put
 from django_leader.process import unsupported
 from django_leader.records import other_project
 from django_leader.starter import starter
@@ -29,7 +31,7 @@ class Command(BaseCommand):
 
     help = (
         "Shows who leads each election, or the one that is named; 'command:<name>' is the election of a command. "
-        "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis cannot be asked."
+        "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis cannot be asked or the answer not written."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012
 
@@ -51,10 +53,15 @@ class Command(BaseCommand):
                 rows = [_ask(alias) for alias in aliases]
         except ImproperlyConfigured as error:
             raise CommandError(str(error), returncode=UNKNOWN) from error
-        if options["json"]:
-            self.stdout.write(json.dumps(rows, indent=2, default=datetime.isoformat))
-        else:
-            self._print(rows)
+        try:
+            if options["json"]:
+                put(json.dumps(rows, indent=2, default=datetime.isoformat), self.stdout)
+            else:
+                self._print(rows)
+        except OSError as error:
+            with suppress(OSError):
+                put(f"The answer cannot be written: {error.strerror}", self.stderr)
+            raise SystemExit(UNKNOWN) from error
         status = LED if options["explain"] else max(row["status"] for row in rows)
         if status != LED:
             raise SystemExit(status)
@@ -62,16 +69,16 @@ class Command(BaseCommand):
     def _print(self, rows: list[dict[str, Any]]) -> None:
         titles = [name for name in rows[0] if name not in HIDDEN]
         table = [[name.replace("_", " ").upper() for name in titles]]
-        table += [[_show(row[name]) for name in titles] for row in rows]
+        table += [[printable(_show(row[name]), self.stdout) for name in titles] for row in rows]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for line in table:
-            self.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+            put("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), self.stdout)
         for row in rows:
             if row.get("error"):
-                self.stderr.write(row["error"])
+                put(row["error"], self.stderr)
             if row.get("quarantined"):
                 text = f"{row['election']}: Redis is new or has lost data; nobody is elected for another "
-                self.stderr.write(f"{text}{row['lease_left']:g} s (QUARANTINE)")
+                put(f"{text}{row['lease_left']:g} s (QUARANTINE)", self.stderr)
 
 
 def _ask(alias: str) -> dict[str, Any]:
