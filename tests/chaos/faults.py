@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
 
 from .fleet import Death, Fleet
-from .proxy import Proxy
+from .proxy import HARMS, Proxy
 from .slot import Slot
 
 Since = Literal["began", "healed"] | Death
@@ -166,6 +167,31 @@ def cut_off(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
 @fault("connection cut")
 def cut(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
     yield from network(fleet, rng, lambda slot: proxy_of(slot).cut(), 0)
+
+
+@fault("idle connections closed")
+def close_idle(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
+    # By whatever has a timeout of its own. Nobody loses a lease by it, and each request finds a connection.
+    how = rng.choice(HARMS)
+    fleet.note(how)
+    seconds = fleet.options.ttl * rng.uniform(1, 3)
+    yield from network(fleet, rng, lambda slot: proxy_of(slot).close_lines(how), seconds)
+
+
+@fault("idle connections closed, and the leader goes")
+def close_idle_and_go(fleet: Fleet, rng: random.Random) -> Iterator[tuple[float, Since]]:
+    how, goes = rng.choice(HARMS), rng.choice(["resign", "stop"])
+    fleet.note(f"{how}, {goes}")
+    for slot in fleet.slots:
+        proxy_of(slot).close_lines(how)
+    time.sleep(rng.uniform(0.5, 2.5) * fleet.options.heartbeat)
+    leader = fleet.leader()
+    fleet.do(leader, goes)
+    yield some_time(fleet, rng), "began"
+    for slot in rng.sample(fleet.slots, len(fleet.slots)):
+        proxy_of(slot).heal()
+    if goes == "stop":
+        fleet.do(leader, "start")
 
 
 @fault("held both ways")

@@ -15,7 +15,7 @@ OUTER = (
     "kill -9", "leaders killed in a row", "exit", "stop, start", "SIGSTOP beyond the lease", "SIGSTOP below the lease",
     "SIGSTOP of all",
     "leader cut off", "held both ways", "requests delivered late", "replies delivered late", "replies lost",
-    "connection refused", "first read hangs", "slow network",
+    "connection refused", "idle connections closed", "first read hangs", "slow network",
 )  # fmt: skip
 INNER = (
     "FLUSHALL", "server killed, back empty", "keys deleted", "key of a wrong type", "garbage", "clients killed",

@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 BACKLOG = 64
+HARMS = ("idle", "idle, reset", "request lost", "reply lost")
+"""How the connections of ``Proxy.close_lines`` end, if those that are new are spared."""
 IDLE = 0.02
 """Seconds without a byte after which a connection is idle."""
 RESET = struct.pack("ii", 1, 0)
@@ -97,9 +99,13 @@ class Line:
         self._idle = self._answered
         self._rest()
 
-    def _rest(self) -> None:
+    def end(self) -> None:
+        """The connection has ended."""
         if self._timer:
             self._timer.cancel()
+
+    def _rest(self) -> None:
+        self.end()
         if self._answered and self._harm():
             self._timer = asyncio.get_running_loop().call_later(IDLE, self._rests)
 
@@ -174,6 +180,7 @@ class Proxy:
                 await _both(there, self.replies.carry(far_reader, near, line.answers))
         finally:
             self.lines.discard(line)
+            line.end()
             for writer in (near, far):
                 if writer:
                     writer.transport.abort()

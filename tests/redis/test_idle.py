@@ -21,7 +21,7 @@ from django_leader.exceptions import LeaderError
 from django_leader.lease import Lease
 from django_leader.records import Claim, LeaderInfo
 from django_leader.waker import Waker
-from tests.chaos.proxy import Network, Proxy
+from tests.chaos.proxy import HARMS, Network, Proxy
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 Make = Callable[..., LeaderElection]
@@ -164,9 +164,6 @@ def test_a_server_that_closes_every_connection_at_once_is_an_outage(
     proxy.heal()
     eventually(lambda: not election.outage)
     assert caplog.text.count("cannot be asked") == 1
-
-
-HARMS = ["idle", "idle, reset", "request lost", "reply lost"]
 
 
 @pytest.mark.parametrize("harm", HARMS)
