@@ -31,7 +31,7 @@ import socket
 import time
 from collections.abc import Callable
 from inspect import signature
-from typing import Any, NoReturn
+from typing import Any
 
 from redis.connection import AbstractConnection, Connection, ConnectionPool, DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -94,7 +94,7 @@ class Channel:
         except NoScriptError:
             raise
         except BaseException as error:
-            self._fail(error)
+            raise self._failure(error) from None
 
     def call_after(self, *command: Any) -> Any:
         """Like ``call``, but never on another connection than that of the last call, whose end is an error."""
@@ -104,7 +104,7 @@ class Channel:
                 raise RedisConnectionError
             return self._call(self._connection, self._connection.pack_command(*command))  # type: ignore[no-untyped-call]
         except BaseException as error:
-            self._fail(error)
+            raise self._failure(error) from None
 
     def call_packed(self, command: bytes, *, until: float | None = None, pause: float = 0.0) -> Any:
         """Like ``call``, for a command that ``pack`` has packed.
@@ -117,7 +117,7 @@ class Channel:
         except NoScriptError:
             raise
         except BaseException as error:
-            self._fail(error)
+            raise self._failure(error) from None
 
     def pack(self, *command: Any) -> bytes:
         """The command as it is sent. Connects if there is no connection. Raises ``RedisUnavailable``."""
@@ -126,7 +126,7 @@ class Channel:
             # Any connection packs alike, also one on which a wait goes on.
             return b"".join((self._connection or self._open()).pack_command(*command))  # type: ignore[no-untyped-call]
         except BaseException as error:
-            self._fail(error)
+            raise self._failure(error) from None
 
     def wait(self, command: Packed, until: float, *, exact: bool = True) -> tuple[bytes, bytes] | None:
         """Waits for an element in one of the lists of ``command`` until an instant, or until the waker is set.
@@ -162,7 +162,7 @@ class Channel:
             reply, owed, self._owed = self._connection.read_response(disable_decoding=True), self._owed, None
             self._answered = True
         except BaseException as error:
-            self._fail(error)
+            raise self._failure(error) from None
         if reply is None:
             if owed >= until > clock.now():  # one that was meant to be shorter is followed by another one
                 self._waker.wait(until - clock.now())
@@ -188,7 +188,7 @@ class Channel:
         try:
             self._open()
         except BaseException as error:
-            self._fail(error)
+            raise self._failure(error) from None
 
     def abandon(self) -> None:
         """In a forked child: closes the inherited descriptor without a word to the server."""
@@ -216,16 +216,16 @@ class Channel:
         _close(self._stale)
         self._stale = None
 
-    def _fail(self, error: BaseException) -> NoReturn:
+    def _failure(self, error: BaseException) -> BaseException:
+        # Raise it "from None" and not here: a traceback prints the text of a cause, and some print local variables.
         if self._pid != os.getpid():  # whatever failed, it was the parent's
             self.abandon()
-            raise Forked from None
+            return Forked()
         answered, place = self._answered, place_of(self._connection)
         self.drop()
         if not isinstance(error, EXPECTED):
-            raise error
-        kind = ConnectionClosed if answered and closed(error) else RedisUnavailable
-        raise kind(explain(error, place)) from None  # a traceback would print the text of the cause
+            return error
+        return (ConnectionClosed if answered and closed(error) else RedisUnavailable)(explain(error, place))
 
     def _open(self) -> Connection:
         check(self._pid)

@@ -36,8 +36,10 @@ def told(caplog: pytest.LogCaptureFixture) -> Iterator[Told]:
             election.status()
         election.start()
         eventually(lambda: election.outage and "cannot be asked" in caplog.text)
-        said = [str(raised.value), "".join(traceback.format_exception(raised.value)), election.outage, caplog.text]
-        return "\n".join(said)
+        error, ours = raised.value, raised.value.__traceback__
+        assert ours
+        with_locals = traceback.TracebackException(type(error), error, ours.tb_next, capture_locals=True)
+        return "\n".join([str(error), *with_locals.format(), election.outage, caplog.text])
 
     yield told
     for election in made:
