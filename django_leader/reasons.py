@@ -143,6 +143,8 @@ def _answered(code: str, text: str) -> str:
         code = inner[1]
     elif code == UNKNOWN and ("ACL failure" in text or "can't run this command" in text):
         code = "NOPERM"
+    elif code == UNKNOWN and "unauthenticated" in text:  # too long a request for somebody who has not logged in
+        code = "NOAUTH"
     meaning = MEANINGS.get(code, "one that django-leader does not know")
     if meaning == CLUSTER:
         return CLUSTER.format(f" (it answered {code})")

@@ -53,6 +53,7 @@ def after(cause: Exception, error: type[Exception] = exceptions.ConnectionError)
 CLUSTERED = "this is a Redis Cluster (it answered "
 CLUSTER = ", which django-leader does not support yet; use a single server or Sentinel"
 REPLIES = {
+    "ERR Protocol error: unauthenticated multibulk length": "Redis answered NOAUTH: it needs a password",
     "NOAUTH Authentication required.": "Redis answered NOAUTH: it needs a password, and none is configured",
     f"WRONGPASS invalid username-password pair {SECRET}": "Redis answered WRONGPASS: it does not accept the user name",
     f"NOPERM this user {SECRET} has no permissions to run the 'evalsha' command or its subcommand": (
