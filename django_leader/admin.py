@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
@@ -12,9 +12,14 @@ from django.urls import path
 from django.utils.timezone import localtime
 
 from .conf import DEFAULT_ALIAS, configured
-from .exceptions import RedisUnavailable
 from .models import Election
 from .starter import starter
+
+if TYPE_CHECKING:
+    from .report import Report
+
+MOST_SHOWN = 50
+"""Elections on the page."""
 
 
 @admin.register(Election)
@@ -39,7 +44,7 @@ class ElectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The page. One round trip to Redis for each election, each bounded by its operation timeout."""
+        """The page. One round trip to Redis for each election, all at a time: see ``report.reports``."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         request.current_app = self.admin_site.name
@@ -48,7 +53,7 @@ class ElectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "title": "Leader elections",
             "subtitle": None,
             "opts": self.opts,
-            "elections": [_describe(alias) for alias in _aliases()],
+            **_elections(_aliases()),
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/django_leader/elections.html", context)
@@ -61,22 +66,19 @@ def _aliases() -> list[str]:
         return [DEFAULT_ALIAS]  # whose description then says what is wrong
 
 
-def _describe(alias: str) -> dict[str, Any]:
-    # Every process imports this module, and few show the page.
-    from .advice import shared_key
-    from .handler import elections
-    from .records import other_project
+def _elections(aliases: list[str]) -> dict[str, Any]:
+    from .report import reports  # every process imports this module, and few show the page
 
-    described: dict[str, Any] = {"alias": alias, "decision": starter.decisions.get(alias)}
-    try:
-        election = described["election"] = elections[alias]
-        described["leads_here"] = election.is_leader()
-        described["status"] = status = election.status()
-        if other := other_project(status.leader, election.config.projects):
-            described["warning"] = shared_key(other, election.config)
-        if status.leader:
-            described["since"] = status.leader.started_at and localtime(status.leader.started_at)
-            described["heartbeat"] = status.leader.last_heartbeat and localtime(status.leader.last_heartbeat)
-    except (ImproperlyConfigured, RedisUnavailable) as error:
-        described["error"] = str(error)
+    described = [_describe(report) for report in reports(aliases[:MOST_SHOWN])]
+    return {"elections": described, "more": max(0, len(aliases) - MOST_SHOWN)}
+
+
+def _describe(report: Report) -> dict[str, Any]:
+    described = {
+        name: getattr(report, name) for name in ("alias", "election", "status", "problem", "this_process", "warning")
+    }
+    described["decision"] = starter.decisions.get(report.alias)
+    if report.status and (leader := report.status.leader):
+        described["since"] = leader.started_at and localtime(leader.started_at)
+        described["heartbeat"] = leader.last_heartbeat and localtime(leader.last_heartbeat)
     return described

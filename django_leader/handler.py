@@ -46,6 +46,7 @@ LOCAL = (
     "LEADER_ELECTIONS[%r]: LOCAL is True: each process that takes part leads, this one, too; nothing is shared through "
     "Redis. This is for development with one process. In production take LOCAL out and give a CACHE."
 )
+LOCAL_STATUS = "LOCAL is True: every process that takes part leads for itself, and knows of no other"
 PATIENCE = 5.0
 """Seconds that a receiver may take before we say what waits for it."""
 KEYS = ("CACHE", *list(FIELDS)[:SEED_FIELDS], "AUTOSTART", "SERVING_COMMANDS", *list(FIELDS)[SEED_FIELDS:], "LOCAL")

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from . import clock
 from .channel import Connect
 from .config import Config
 from .exceptions import RedisUnavailable
 from .forks import Forked
 from .lease import Lease
 from .local import open_lease
-from .records import ElectionStatus, Event, LeaderInfo
+from .records import ElectionStatus, Event, LeaderInfo, printable
 
 T = TypeVar("T")
+LONGEST_ERROR = 500
+"""Characters of an error that are shown: a server may put what others have written into its own."""
+AT_A_TIME = 50
+"""Threads that ask at a time."""
 
 
 class Queries:
@@ -68,7 +76,7 @@ class Queries:
         try:
             return question(lease)
         except RedisUnavailable as error:
-            raise RedisUnavailable(f"{self.label}: {error}") from error
+            raise RedisUnavailable(f"{self.label}: {printable(str(error), LONGEST_ERROR)}") from error
         except Forked:
             text = "this process was forked while its parent asked; ask again"
             raise RedisUnavailable(f"{self.label}: {text}") from None
@@ -79,3 +87,39 @@ class Queries:
 async def in_thread(function: Callable[[], T]) -> T:
     """Calls ``function`` in a thread of the running event loop's pool, and gives what it gives."""
     return await asyncio.get_running_loop().run_in_executor(None, function)
+
+
+def ask_together(questions: Sequence[Callable[[], T]], seconds: float) -> list[T | Exception | None]:
+    """Ask all at once, each in a thread. Return the answers in order; an exception where one was raised.
+
+    Returns after ``seconds`` at the latest, unless no thread can be started. None stands for what is not answered by
+    then; the thread goes on until its question ends.
+    """
+    answers: list[T | Exception | None] = [None] * len(questions)
+    waiting = deque(enumerate(questions))
+
+    def work() -> None:
+        with contextlib.suppress(IndexError):  # nothing waits any more
+            while True:
+                index, question = waiting.popleft()
+                answers[index] = _answer(question)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in questions[:AT_A_TIME]]
+    started, until = [], clock.now() + seconds
+    with contextlib.suppress(RuntimeError):
+        for thread in threads:
+            thread.start()
+            started.append(thread)
+    if not started:
+        work()
+    for thread in started:
+        thread.join(max(0.0, until - clock.now()))
+    waiting.clear()
+    return list(answers)
+
+
+def _answer(question: Callable[[], T]) -> T | Exception:
+    try:
+        return question()
+    except Exception as error:
+        return error

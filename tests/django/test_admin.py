@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from pytest_django import Settings
 
 from django_leader import LeaderElection, elections
 from django_leader.handler import read
-from tests.django.conftest import FAST
+from tests.django.conftest import FAST, caches
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 pytestmark = pytest.mark.django_db
@@ -124,3 +125,39 @@ def test_a_custom_admin_site_keeps_its_links(viewer: Client, project: Settings) 
     assert response.status_code == 200
     assert 'href="/other/"' in response.content.decode()
     assert 'href="/admin/"' not in response.content.decode()
+
+
+def test_what_redis_says_does_not_break_the_page(viewer: Client, project: Settings, some_server: RedisServer) -> None:
+    redis = some_server.client()
+    redis.hset("{maplefile:leader:lock}:state", "token", "9" * 5000)
+    redis.set("maplefile:leader:lock", "a\u202eb", px=60_000)
+    redis.set("maplefile:leader:info", '{"instance_id": "a\u202eb", "pid": %s}' % ("9" * 5000), px=60_000)
+    assert "ab leads" in text(viewer)
+    redis.set("maplefile:leader:lock", "x" * 2**20, px=60_000)
+    assert "(1048576 bytes) leads" in text(viewer)
+
+
+def test_a_frozen_redis_holds_the_page_up_once(viewer: Client, project: Settings, own_server: RedisServer) -> None:
+    project.CACHES = caches(own_server.url)
+    project.LEADER_ELECTIONS = dict.fromkeys(["default", *(f"election-{number}" for number in range(99))], FAST)
+    own_server.freeze()
+    began = time.monotonic()
+    shown = text(viewer)
+    # An operation takes 1.96 s at the most, so one after the other they take 196 s.
+    assert time.monotonic() - began < 20
+    own_server.thaw()
+    assert "election-48" in shown
+    assert "election-49" not in shown, "the page has an end"
+    assert "and 50 more" in shown
+
+
+def test_who_takes_part_follows_only_a_leader(viewer: Client, project: Settings, own_server: RedisServer) -> None:
+    project.CACHES = caches(own_server.url)
+    election = elections["default"]
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    own_server.stop()
+    eventually(lambda: not election.is_leader() and election.outage)
+    shown = text(viewer)
+    assert "takes part" in shown
+    assert "follows" not in shown

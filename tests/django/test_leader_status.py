@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from io import StringIO
 from typing import Any
 
@@ -18,7 +19,7 @@ from pytest_django import Settings
 from django_leader import LeaderElection, elections
 from django_leader.handler import read
 from django_leader.management.commands import leader_status
-from tests.django.conftest import FAST
+from tests.django.conftest import FAST, caches
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -253,3 +254,46 @@ def test_the_exit_status_tells_of_the_election_whatever_becomes_of_the_output(
 ) -> None:
     done = shell(led, command)
     assert (done.returncode, done.stderr.decode().strip()) == (status, error)
+
+
+def test_a_frozen_redis_is_asked_for_all_elections_at_once(project: Settings, own_server: RedisServer) -> None:
+    project.CACHES = caches(own_server.url)
+    names = ["default", *(f"election-{number}" for number in range(20))]
+    project.LEADER_ELECTIONS = dict.fromkeys(names, FAST)
+    own_server.freeze()
+    began = time.monotonic()
+    code, out, err = status()
+    # An operation takes 1.96 s at the most, so one after the other they take 41 s.
+    assert time.monotonic() - began < 20
+    own_server.thaw()
+    assert code == 2
+    assert len(out.splitlines()) == len(err.splitlines()) + 1 == 22
+    assert all(f"LEADER_ELECTIONS['{name}']: " in err for name in names)
+
+
+def test_who_takes_part_does_not_follow_while_redis_is_away(project: Settings, own_server: RedisServer) -> None:
+    project.CACHES = caches(own_server.url)
+    election = elections["default"]
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    own_server.stop()
+    eventually(lambda: not election.is_leader() and election.outage)
+    [row] = json.loads(status("--json")[1])
+    assert row["this_process"] == "takes part"
+    assert "follows" not in status()[1]
+
+
+def test_who_takes_part_follows_a_leader(project: Settings, some_server: RedisServer) -> None:
+    some_server.client().set("maplefile:leader:lock", "somebody", px=60_000)
+    elections["default"].start()
+    eventually(lambda: json.loads(status("--json")[1])[0]["this_process"] == "follows")
+
+
+def test_a_token_of_thousands_of_digits_is_shown_as_none(project: Settings, some_server: RedisServer) -> None:
+    redis = some_server.client()
+    redis.hset("{maplefile:leader:lock}:state", "token", "9" * 5000)
+    redis.set("maplefile:leader:lock", "a\u202eb", px=60_000)
+    redis.set("maplefile:leader:info", '{"instance_id": "a\u202eb", "pid": %s}' % ("9" * 5000), px=60_000)
+    [row] = json.loads(status("--json")[1])
+    assert (row["token"], row["leader"]) == (None, "ab")
+    assert "ab" in status()[1]

@@ -12,13 +12,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.timezone import localtime
 
-from django_leader.advice import shared_key
 from django_leader.autostart import VARIABLE, Seen, decide
-from django_leader.exceptions import RedisUnavailable
 from django_leader.handler import elections, read
 from django_leader.management.output import printable, put
 from django_leader.process import unsupported
-from django_leader.records import other_project
+from django_leader.report import Report, reports
 from django_leader.starter import starter
 
 LED, LEADERLESS, UNKNOWN = 0, 1, 2
@@ -27,7 +25,7 @@ HIDDEN = ("status", "error", "quarantined", "other_project")
 
 
 class Command(BaseCommand):
-    """Asks Redis once for each election."""
+    """Asks Redis once for each election, for all at a time."""
 
     help = (
         "Shows who leads each election, or the one that is named; 'command:<name>' is the election of a command. "
@@ -50,7 +48,7 @@ class Command(BaseCommand):
             if options["explain"]:
                 rows = [row for alias in aliases for row in _explain(alias)]
             else:
-                rows = [_ask(alias) for alias in aliases]
+                rows = [_row(report) for report in reports(aliases)]
         except ImproperlyConfigured as error:
             raise CommandError(str(error), returncode=UNKNOWN) from error
         try:
@@ -81,27 +79,23 @@ class Command(BaseCommand):
                 put(f"{text}{row['lease_left']:g} s (QUARANTINE)", self.stderr)
 
 
-def _ask(alias: str) -> dict[str, Any]:
-    election = elections[alias]
-    verdict = "leads" if election.is_leader() else "follows" if election.running else "takes no part"
+def _row(report: Report) -> dict[str, Any]:
+    if isinstance(report.problem, ImproperlyConfigured):
+        raise report.problem
     row: dict[str, Any] = dict.fromkeys(
         ("election", "leader", "host", "since", "last_heartbeat", "lease_left", "token", "candidates")
     )
-    row |= {"election": alias, "this_process": verdict, "status": UNKNOWN, "error": None, "quarantined": False}
-    row["other_project"] = None
-    try:
-        found = election.status()
-    except RedisUnavailable as error:
-        return row | {"error": str(error)}
-    if read(alias).local:
-        row["error"] = f"{alias}: LOCAL is True: every process that takes part leads for itself, and knows of no other"
-    if read(alias).local and not election.running:
+    row |= {"election": report.alias, "this_process": report.this_process, "status": UNKNOWN, "error": None}
+    row |= {"quarantined": False, "other_project": report.other_project or None}
+    if (found := report.status) is None:
+        return row | {"error": str(report.problem)}
+    if report.warning:
+        row["error"] = f"{report.alias}: {report.warning}"
+    if report.unknown:
         return row
     row |= {"token": found.fencing_token or None, "candidates": found.candidates, "status": LEADERLESS}
     row["quarantined"] = found.quarantined
     row["lease_left"] = round(found.lease_left, 3) or None
-    if other := other_project(found.leader, election.config.projects):
-        row |= {"other_project": other, "error": f"{alias}: {shared_key(other, election.config)}"}
     if leader := found.leader:
         row |= {
             "leader": leader.instance_id,

@@ -1,0 +1,50 @@
+"""Several questions at once."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from django_leader.queries import AT_A_TIME, ask_together
+from tests.support.servers import GENEROUS
+
+
+def fail() -> int:
+    raise LookupError("no answer")
+
+
+def test_the_answers_are_in_the_order_of_the_questions() -> None:
+    found = ask_together([lambda: 1, fail, lambda: 3], GENEROUS)
+    assert (found[0], found[2]) == (1, 3)
+    assert isinstance(found[1], LookupError)
+    assert ask_together([], GENEROUS) == []
+
+
+def test_as_many_are_asked_at_a_time_as_there_may_be_threads() -> None:
+    together = threading.Barrier(AT_A_TIME, timeout=GENEROUS)
+    assert sorted(ask_together([together.wait] * AT_A_TIME, GENEROUS)) == list(range(AT_A_TIME))  # type: ignore[type-var]
+    assert ask_together([lambda: 7] * (3 * AT_A_TIME), GENEROUS) == [7] * (3 * AT_A_TIME)
+
+
+def test_what_is_not_answered_in_time_is_none() -> None:
+    goes_on = threading.Event()
+    try:
+        assert ask_together([goes_on.wait] * (AT_A_TIME + 1), 0.05) == [None] * (AT_A_TIME + 1)
+    finally:
+        goes_on.set()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_it_asks_with_as_many_threads_as_can_be_started(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    real, started = threading.Thread.start, list[threading.Thread]()
+
+    def start(thread: threading.Thread) -> None:
+        if len(started) >= number:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert len(ask_together([lambda: 7] * 4, GENEROUS)) == 4
+    assert ask_together([lambda: 7] * 4, GENEROUS) == [7] * 4
