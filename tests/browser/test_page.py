@@ -14,6 +14,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from django_leader import elections
 from tests.conftest import need
+from tests.django.conftest import FAST
 from tests.support.servers import GENEROUS
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
@@ -89,3 +90,37 @@ def test_the_page(
     page.goto(f"{live_server.url}/admin/")
     assert page.locator("a", has_text="Elections").count() >= 1
     page.close()
+
+
+MARKS = """() => {
+  // As under a theme that brings styles of its own: none of Django's, and none of its variables.
+  for (const sheet of [...document.querySelectorAll('link[rel=stylesheet], style')])
+    if (!(sheet.href || '').includes('django_leader')) sheet.remove();
+  const style = (selector) => getComputedStyle(document.querySelector(selector));
+  const lines = (found) => [found.borderTopStyle, found.borderTopWidth, found.borderTopColor];
+  return {
+    off: lines(style('.leader-off')), on: lines(style('.leader-on')), inside: style('.leader-on').backgroundColor,
+    error: lines(style('.errornote')), behind: style('.errornote').backgroundColor,
+    text: getComputedStyle(document.body).color,
+  };
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_without_the_styles_of_django(
+    browser: Any, live_server: LiveServer, project: Settings, scheme: str
+) -> None:
+    project.LEADER_ELECTIONS = {"default": FAST, "leaderless": FAST, "wrong": {"LOCK_TTL": "10"}}
+    User.objects.create_superuser("admin")
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(GENEROUS)
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(f"{live_server.url}/log-in/admin/")
+    seen = page.evaluate(MARKS)
+    page.close()
+    assert seen["off"] == ["solid", "2px", seen["text"]]
+    assert seen["on"][:2] == ["solid", "2px"]
+    assert seen["inside"] not in ("rgba(0, 0, 0, 0)", seen["text"])
+    assert seen["error"][:2] == ["solid", "1px"]
+    assert seen["error"][2] != seen["text"]
+    assert seen["behind"] != "rgba(0, 0, 0, 0)"

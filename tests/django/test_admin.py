@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client, override_settings
+from django.contrib.staticfiles import finders
+from django.test import Client
 from pytest_django import Settings
 
 from django_leader import LeaderElection, elections
@@ -161,3 +164,9 @@ def test_who_takes_part_follows_only_a_leader(viewer: Client, project: Settings,
     shown = text(viewer)
     assert "takes part" in shown
     assert "follows" not in shown
+
+
+def test_no_style_depends_on_a_variable_that_a_theme_may_not_define() -> None:
+    path = finders.find("django_leader/elections.css")
+    assert isinstance(path, str)
+    assert re.findall(r"var\(--[\w-]+\)", Path(path).read_text(encoding="utf-8")) == []
