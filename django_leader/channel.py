@@ -35,7 +35,7 @@ from typing import Any
 
 from redis.connection import AbstractConnection, Connection, ConnectionPool, DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 from redis.sentinel import SentinelConnectionPool
 
 from . import clock
@@ -54,6 +54,8 @@ EXPECTED = (RedisError, OSError, ValueError)
 """What a connection raises when it fails; anything else that comes from a request is a defect."""
 SERVER_TIMER = 0.1
 """Seconds by which a blocking command may end late: Redis looks at its clients ten times a second (``hz 10``)."""
+DENIED = ("NOPERM", "ACL failure", "The user executing the script can't")
+"""What Redis says of a script in which something was denied, by its version."""
 SLICE = 0.02
 """Seconds between two looks at a connection without a real socket, as fakeredis has."""
 
@@ -71,8 +73,8 @@ class ConnectionClosed(RedisUnavailable):
 class Channel:
     """A connection that is made when it is needed and dropped when it is in doubt. For one thread at a time."""
 
-    def __init__(self, connect: Connect, timeout: float, waker: Waker | None = None) -> None:
-        self._pid = os.getpid()
+    def __init__(self, connect: Connect, timeout: float, waker: Waker | None = None, if_denied: str = "") -> None:
+        self._pid, self._if_denied = os.getpid(), if_denied
         self._connect, self._timeout, self._waker = connect, timeout, waker
         self._connection: Connection | None = None
         self._stale: Connection | None = None
@@ -225,7 +227,8 @@ class Channel:
         self.drop()
         if not isinstance(error, EXPECTED):
             return error
-        return (ConnectionClosed if answered and closed(error) else RedisUnavailable)(explain(error, place))
+        kind = ConnectionClosed if answered and closed(error) else RedisUnavailable
+        return kind(explain(error, place) + self._if_denied * denied(error))
 
     def _open(self) -> Connection:
         check(self._pid)
@@ -268,6 +271,12 @@ class Channel:
             if self._waker.wait(SLICE)[0]:
                 return False
         return ready
+
+
+def denied(error: BaseException) -> bool:
+    """Whether the server's ACL denies what was asked for. Local."""
+    text = str(error) if isinstance(error, ResponseError) else ""  # of a script that was denied what it called
+    return isinstance(error, NoPermissionError) or any(words in text for words in DENIED)
 
 
 def duration(seconds: float) -> bytes:

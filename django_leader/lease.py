@@ -31,6 +31,10 @@ YIELD = 0.003
 was measured to take a fifth less."""
 MOST_EVENTS = 2000
 """Of the history. The scripts keep a thousand, and up to a hundred more."""
+DENIED = (
+    ". The Redis user lacks a right that the election needs, whose keys are {!r}, {!r} and '{}*'. "
+    "'manage.py leader_status --acl' prints the command that gives it"
+)
 MOST_MESSAGES = 100
 """How many messages are collected at a time: more than anybody sends within a heartbeat."""
 
@@ -45,7 +49,8 @@ class Lease:
         publishes what has changed."""
         self._published = ""
         self._looked = False
-        self.channel = Channel(connect, self._timing.operation, waker)
+        if_denied = DENIED.format(*self._keys[:2], self._keys.wake.removesuffix("wake"))
+        self.channel = Channel(connect, self._timing.operation, waker, if_denied)
         self._runner = Runner(self.channel)
 
     def campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Answer:

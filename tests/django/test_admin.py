@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.test import Client, override_settings
 from django.contrib.staticfiles import finders
-from django.test import Client
+from django.test import Client, override_settings
 from pytest_django import Settings
 
 from django_leader import LeaderElection, elections

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import pytest
 import redis
+from django.core.management import CommandError, call_command
+from pytest_django import Settings
 
-from django_leader import Config, LeaderElection
+from django_leader import Config, LeaderElection, RedisUnavailable, acl
+from django_leader.handler import read
+from django_leader.lease import Lease
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
+NAMED = {"CACHE": "leader"}
 FAST: dict[str, Any] = {"lock_ttl": 3, "heartbeat_interval": 0.3, "retry_interval": 0.3, "quarantine": 0.3}
 
 
@@ -63,6 +71,106 @@ def test_the_user_may_touch_nothing_else(own_server: RedisServer) -> None:
     for command in (["GET", "other"], ["FLUSHALL"], ["KEYS", "*"], ["CONFIG", "GET", "*"], ["ACL", "LIST"]):
         with pytest.raises(redis.exceptions.NoPermissionError):
             user.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+def test_the_readme_has_what_is_printed_for_the_default_settings() -> None:
+    out = StringIO()
+    call_command("leader_status", "--acl", stdout=out)
+    assert out.getvalue().split() == from_readme()
+
+
+CACHES = {
+    "default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1/0"},
+    "leader": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1/5"},
+    "local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+}
+ELECTIONS = {
+    "default": {**NAMED, "REDIS_KEY_NAME": "my shop:{l*ck}", "REDIS_INFO_KEY_NAME": "my shop's [info]"},
+    "reports": {**NAMED, "CACHE": "default", "MIN_REPLICAS": 1},
+    "command:weekly": dict(NAMED),
+    "laptop": {"LOCAL": True},
+}
+
+
+@pytest.mark.parametrize("alias", ["default", "command:nightly", "command:weekly"])
+def test_the_printed_user_may_do_all_that_a_candidate_does(
+    alias: str, own_server: RedisServer, settings: Settings
+) -> None:
+    settings.CACHES, settings.LEADER_ELECTIONS = CACHES, ELECTIONS
+    lines = acl.lines()
+    assert list(lines) == ["leader", "default"]
+    assert lines["default"].endswith(" +wait")
+    own_server.client().execute_command(*lines["leader"].split())  # type: ignore[no-untyped-call]
+    user = redis.Redis(port=own_server.port, db=5, username="leader", password="password")
+    config = replace(read(alias).config, **FAST)
+    first, second = (LeaderElection(user, replace(config, instance_id=name)) for name in ("first", "second"))
+    try:
+        first.start()
+        assert first.wait_for_leadership(GENEROUS)
+        second.start()
+        eventually(lambda: second._candidacy and second._candidacy.watch.version)
+        assert first._candidacy
+        assert second._candidacy
+        Lease(second._connect, second.config).post(first._candidacy._me, {"twin": second._candidacy._me})
+        twins = first._candidacy.advice._twins
+        eventually(lambda: twins, "the leader has read it")
+        first.stop(hold=0.5)
+        assert second.wait_for_leadership(GENEROUS)
+        assert second.get_leader_id() == "second"
+        assert [event.instance_id for event in second.history()][-1] == "first"
+    finally:
+        first.stop()
+        second.stop()
+    assert [entry["object"] for entry in own_server.client().acl_log()] == []
+    foreign = redis.Redis(port=own_server.port, db=5, username="leader", password="password")
+    for key in ("my shop:{lock}", "my shop's i", "maplefile:leader:lock"):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            foreign.get(key)
+
+
+def test_the_line_is_printed_for_each_server_and_for_programs(settings: Settings) -> None:
+    settings.CACHES, settings.LEADER_ELECTIONS = CACHES, ELECTIONS
+    text, rows = StringIO(), StringIO()
+    call_command("leader_status", "--acl", stdout=text)
+    call_command("leader_status", "--acl", "--json", "reports", stdout=rows)
+    assert [line.split()[0] for line in text.getvalue().splitlines()] == ["#", "ACL", "#", "ACL"]
+    [row] = json.loads(rows.getvalue())
+    assert row["cache"] == "default"
+    assert "command:" not in row["acl"]
+
+
+def test_the_line_needs_only_what_can_carry_an_election(settings: Settings) -> None:
+    settings.CACHES, settings.LEADER_ELECTIONS = CACHES, {"reports": {"CACHE": "leader"}}
+    assert list(acl.lines()) == ["leader", "default"], "guarded commands have the default settings"
+    settings.CACHES = {**CACHES, "default": CACHES["local"]}
+    assert list(acl.lines()) == ["leader"]
+    settings.LEADER_ELECTIONS = {"default": {"LOCAL": True}}
+    assert acl.lines() == {}
+    settings.LEADER_ELECTIONS = None
+    with pytest.raises(CommandError, match=r"^LEADER_ELECTIONS\['default'\]: CACHE is 'default', whose"):
+        call_command("leader_status", "--acl")
+
+
+@pytest.mark.parametrize("rule", ["resetkeys ~other", "-evalsha", "-get", "-time"])
+def test_a_user_that_lacks_a_right_is_told_the_keys_and_what_to_do(
+    rule: str, own_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_server.client().execute_command(*from_readme())  # type: ignore[no-untyped-call]
+    own_server.client().execute_command("ACL SETUSER leader", *rule.split())  # type: ignore[no-untyped-call]
+    user = redis.Redis(port=own_server.port, username="leader", password="password")
+    election = LeaderElection(user, Config(**FAST), name="nightly")
+    with pytest.raises(RedisUnavailable) as error:
+        election.status()
+    election.start()
+    try:
+        eventually(lambda: election.outage)
+    finally:
+        election.stop()
+    for text in (str(error.value), caplog.text):
+        assert "LEADER_ELECTIONS['nightly']" in text
+        for word in ("'maplefile:leader:lock'", "'maplefile:leader:info'", "'{maplefile:leader:lock}:*'"):
+            assert word in text
+        assert "leader_status --acl" in text
 
 
 def test_each_word_of_it_is_needed() -> None:

@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.timezone import localtime
 
+from django_leader import acl
 from django_leader.autostart import VARIABLE, Seen, decide
 from django_leader.handler import elections, read
 from django_leader.management.output import printable, put
@@ -38,12 +39,20 @@ class Command(BaseCommand):
         parser.add_argument("election", nargs="*", help="alias in LEADER_ELECTIONS; all of them if left out")
         parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
         parser.add_argument(
+            "--acl",
+            action="store_true",
+            help="print the command that makes a Redis user with the least rights; asks no Redis",
+        )
+        parser.add_argument(
             "--explain", action="store_true", help="say where an election would start by itself, and why; asks no Redis"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Prints, and ends with the exit status."""
         try:
+            if options["acl"]:
+                self._print_acl(acl.lines(options["election"]), json_too=options["json"])
+                return
             aliases = options["election"] or list(elections)
             if options["explain"]:
                 rows = [row for alias in aliases for row in _explain(alias)]
@@ -63,6 +72,15 @@ class Command(BaseCommand):
         status = LED if options["explain"] else max(row["status"] for row in rows)
         if status != LED:
             raise SystemExit(status)
+
+    def _print_acl(self, lines: dict[str, str], *, json_too: bool) -> None:
+        if json_too:
+            put(json.dumps([{"cache": cache, "acl": line} for cache, line in lines.items()], indent=2), self.stdout)
+            return
+        for cache, line in lines.items():
+            if len(lines) > 1:
+                put(f"# the Redis of CACHES[{cache!r}]", self.stdout)
+            put(line, self.stdout)
 
     def _print(self, rows: list[dict[str, Any]]) -> None:
         titles = [name for name in rows[0] if name not in HIDDEN]
