@@ -115,6 +115,15 @@ def test_it_shows_a_leader_of_another_project(viewer: Client, project: Settings,
     leader.stop()
 
 
+def test_it_says_that_an_election_is_local(viewer: Client, project: Settings) -> None:
+    project.LEADER_ELECTIONS = {"default": {"LOCAL": True}}
+    assert "LOCAL is True" in text(viewer)
+    assert "No process takes part." in text(viewer)
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(GENEROUS)
+    assert "leads — this process" in text(viewer)
+
+
 def test_what_a_leader_calls_itself_is_escaped(viewer: Client, project: Settings, some_server: RedisServer) -> None:
     some_server.client().set("maplefile:leader:lock", "<script>alert(1)</script>", px=5000)
     response = viewer.get(PAGE).content.decode()

@@ -24,6 +24,7 @@ from django_leader import (
     lost_leadership,
 )
 from django_leader.handler import read
+from django_leader.testing import leading
 from tests.django.conftest import FAST, caches
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
@@ -114,6 +115,11 @@ def test_without_a_default_is_leader_is_false_and_the_log_says_why_once(caplog: 
     [record] = caplog.records
     assert record.levelname == "WARNING"
     assert "is_leader('reports')" in record.getMessage()
+
+
+def test_a_test_may_override_a_default_that_is_not_declared() -> None:
+    with override_settings(LEADER_ELECTIONS={"reports": {}}), leading():
+        assert is_leader()
 
 
 @pytest.mark.parametrize("setting", [[], {}, {"default": {"TTL": 5}}, {"default": {"LOCK_TTL": "5"}}])

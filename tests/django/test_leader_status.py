@@ -297,3 +297,16 @@ def test_a_token_of_thousands_of_digits_is_shown_as_none(project: Settings, some
     [row] = json.loads(status("--json")[1])
     assert (row["token"], row["leader"]) == (None, "ab")
     assert "ab" in status()[1]
+
+
+def test_a_local_election_is_shown_where_it_runs_and_unknown_elsewhere(project: Settings) -> None:
+    project.LEADER_ELECTIONS = {"default": {**FAST, "LOCAL": True}}
+    code, out, err = status()
+    assert code == 2
+    assert "takes no part" in out
+    assert err == "default: LOCAL is True: every process that takes part leads for itself, and knows of no other\n"
+    elections["default"].start()
+    assert elections["default"].wait_for_leadership(GENEROUS)
+    code, out, err = status()
+    assert (code, err[:22]) == (0, "default: LOCAL is True")
+    assert elections["default"].instance_id in out
