@@ -31,7 +31,7 @@ from .conf import COMMAND_PREFIX
 from .exceptions import LeadershipLost, OverrideMissing, RedisUnavailable
 from .handler import elections
 from .overrides import overrides
-from .targets import ADVICE, Decorator, Target, check_target
+from .targets import Decorator, Target, check_command, check_target
 
 if TYPE_CHECKING:
     from .election import LeaderElection
@@ -80,7 +80,7 @@ def leader_required(
     on_loss: Literal["interrupt", "continue"] = "interrupt",
     exit_code: int = 0,
 ) -> Any:
-    """Runs a management command only while its process leads. For the class or its ``handle``; with or without ().
+    """Run a management command only while its process leads. For the class or its ``handle``; with or without ().
 
     ``election``: the alias to campaign in; by default ``command:<name>``, an election of the command's own.
     ``wait``: seconds to wait for leadership. 0 is one attempt; None waits for ever, as a hot standby.
@@ -115,8 +115,7 @@ def leader_required(
 
         @functools.wraps(target)
         def handle(self: BaseCommand, *args: Any, **options: Any) -> Any:
-            if not isinstance(self, BaseCommand):
-                raise TypeError(f"leader_required: {target!r} was called with {self!r}, which is no command. {ADVICE}")
+            check_command(self, target)
             alias = election or COMMAND_PREFIX + type(self).__module__.rpartition(".")[2]
             with _leading(alias, wait, hold) as (leading, why):
                 if leading:

@@ -40,6 +40,12 @@ def check_target(target: Any) -> None:
         raise TypeError(f"leader_required: {target!r} is neither a command class nor its handle: {problem}. {ADVICE}")
 
 
+def check_command(command: Any, target: Any) -> None:
+    """Raise ``TypeError`` unless it is a command with which the guarded ``target`` is called. Local."""
+    if not isinstance(command, BaseCommand):
+        raise TypeError(f"leader_required: {target!r} was called with {command!r}, which is no command. {ADVICE}")
+
+
 def _problem_of_class(target: type) -> str:
     if not issubclass(target, BaseCommand):
         return "it is no subclass of BaseCommand"
