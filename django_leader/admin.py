@@ -74,9 +74,8 @@ def _elections(aliases: list[str]) -> dict[str, Any]:
 
 
 def _describe(report: Report) -> dict[str, Any]:
-    described = {
-        name: getattr(report, name) for name in ("alias", "election", "status", "problem", "this_process", "warning")
-    }
+    shown = ("alias", "election", "status", "problem", "this_process", "warning")
+    described = {name: getattr(report, name) for name in shown}
     described["decision"] = starter.decisions.get(report.alias)
     if report.status and (leader := report.status.leader):
         described["since"] = leader.started_at and localtime(leader.started_at)

@@ -60,6 +60,10 @@ Start = Literal["now", "in each worker", "at the first request", "never"]
 IN_WORKERS: Start = "in each worker"
 AT_REQUEST: Start = "at the first request"
 THREADLESS = "uWSGI runs without threads; add --enable-threads (enable-threads = true) to it"
+BY_VARIABLE = f"the environment variable {VARIABLE} says so"
+BY_SETTING = "AUTOSTART is False"
+OPTED_OUT = (BY_VARIABLE, BY_SETTING)
+TEST_RUN = "this is a test run"
 STARTED_BY_TESTS = (
     f"pytest has started this server, as PYTEST_VERSION in its environment says; {VARIABLE}=1 lets it take part"
 )
@@ -82,18 +86,17 @@ def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = 
     serving = seen.command in RELOADED_COMMANDS or seen.command in serving_commands
     serves = serving or seen.entry_point or seen.loaded
     refused = refusal(seen.variable)
-    on = f"the environment variable {VARIABLE} says so"
     rules: list[tuple[bool, Start, str]] = [
         (bool(refused), "never", refused),
-        (seen.variable.lower() in OFF, "never", on),
-        (setting is False and seen.variable.lower() not in ON, "never", "AUTOSTART is False"),
+        (seen.variable.lower() in OFF, "never", BY_VARIABLE),
+        (setting is False and seen.variable.lower() not in ON, "never", BY_SETTING),
         (reloader, "never", f"this is the reloader of {seen.command!r}, not the process that serves"),
         (seen.threadless, "never", THREADLESS),
         (seen.prefork_master, IN_WORKERS, "this process only forks the ones that serve"),
-        (seen.variable.lower() in ON, "now", on),
+        (seen.variable.lower() in ON, "now", BY_VARIABLE),
         (setting is True, "now", "AUTOSTART is True"),
         (seen.testing and seen.inherited and serves, "never", STARTED_BY_TESTS),
-        (seen.testing, "never", "this is a test run"),
+        (seen.testing, "never", TEST_RUN),
         (serving, "now", f"this is the process of {seen.command!r} that serves"),
         (seen.command is not None, "never", f"this is the management command {seen.command!r}"),
         (seen.celery, "never", f"this is a Celery process; {VARIABLE}=1 lets its main process take part"),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from time import clock_gettime
 from typing import Any, TypeVar
@@ -50,8 +50,9 @@ class LeaderElection(Queries):
     ``client`` (or a function that gives it, called when Redis is first needed) tells where Redis is and how to log in;
     its connections are not used. ``name`` is for logs and errors.
     ``after_callback`` is called behind each callback, in its thread. ``run_coroutine`` runs the coroutine that a
-    callback has returned, in the same thread. Raises ``ConfigError`` for a bad ``config`` and for a client of another
-    kind, such as that of a Redis Cluster (a function's when Redis is first needed).
+    callback has returned, in the same thread. ``when_idle`` is called by ``is_leader()`` where this process takes no
+    part, until it returns True. Raises ``ConfigError`` for a bad ``config`` and for a client of another kind, such as
+    that of a Redis Cluster (a function's when Redis is first needed).
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class LeaderElection(Queries):
         name: str = "default",
         after_callback: Callable[[], Any] = lambda: None,
         run_coroutine: RunCoroutine = asyncio.run,
+        when_idle: Callable[[], bool] | None = None,
     ) -> None:
         self.name, self.label = name, f"LEADER_ELECTIONS[{name!r}]"
         if not callable(client):
@@ -70,6 +72,7 @@ class LeaderElection(Queries):
         self._client = client
         self._connector: Connect | None = None
         self._listeners = Listeners(after_callback, run_coroutine)
+        self._when_idle = when_idle
         self._forget()
         lifecycle.add(self)
 
@@ -81,6 +84,7 @@ class LeaderElection(Queries):
         self._start: Start | None = None
         self._grant = NO_GRANT
         self.overridden: Grant | None = None
+        self._idle_hook = self._when_idle
 
     @property
     def _connect(self) -> Connect:
@@ -109,7 +113,17 @@ class LeaderElection(Queries):
         """Whether this process leads now. Local: no network, no lock, never raises. Any thread, any signal handler."""
         if clock_gettime(BOOT_CLOCK) < self._grant.cell[0]:
             return True
+        if self._candidacy is None and self._idle_hook:
+            self._call_idle_hook()
         return self._grant.cell[0] != 0.0 and self.lease_left > 0
+
+    def _call_idle_hook(self) -> None:
+        hook, self._idle_hook = self._idle_hook, None  # a handler of the log may ask, too
+        if hook and not self.overridden:
+            with suppress(Exception):
+                if hook():
+                    return
+        self._idle_hook = hook
 
     @property
     def fencing_token(self) -> int | None:

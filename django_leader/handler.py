@@ -15,6 +15,7 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
@@ -23,6 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import connections
 
+from . import bystander
 from .conf import DEFAULT_ALIAS, Autostart, UnknownElection, configured, entry_of, starting
 from .config import SEED_FIELDS, Config
 from .exceptions import ConfigError, LeaderError
@@ -149,7 +151,12 @@ class ElectionHandler:
                 raise ImproperlyConfigured(f"LEADER_ELECTIONS[{alias!r}]: {error}") from error
 
         election = LeaderElection(
-            client, found.config, name=alias, after_callback=_close_connections, run_coroutine=_run_coroutine
+            client,
+            found.config,
+            name=alias,
+            after_callback=_close_connections,
+            run_coroutine=_run_coroutine,
+            when_idle=partial(bystander.asked, alias),
         )
         _send_signals(election)
         overrides.follow(election)
@@ -239,8 +246,9 @@ _told: set[str] = set()
 def is_leader(using: str = DEFAULT_ALIAS) -> bool:
     """Return whether this process leads the election ``using``. Local: no network, no lock. Any thread.
 
-    False in a process that does not take part. False, too, with settings that cannot be used, and then the log says
-    once what is wrong. Raise ``UnknownElection`` (a ``KeyError``) for an alias that is not declared.
+    False in a process that does not take part, and the log says once why. False, too, with settings that cannot be
+    used, and the log says once what is wrong. Raise ``UnknownElection`` (a ``KeyError``) for an alias that is not
+    declared.
     """
     try:
         return elections[using].is_leader()

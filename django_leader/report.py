@@ -38,10 +38,10 @@ class Report:
 
         It follows only a leader that is known to be there: nobody does while Redis is away.
         """
-        if self.election is None or not (self.election.is_leader() or self.election.running):
-            return "takes no part"
-        if self.election.is_leader():
+        if self.election and self.election.lease_left:
             return "leads"
+        if self.election is None or not self.election.running:
+            return "takes no part"
         led = self.status and self.status.leader and not self.election.outage
         return "follows" if led else "takes part"
 

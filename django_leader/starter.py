@@ -24,7 +24,7 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started
 
-from . import clock
+from . import bystander, clock
 from .autostart import (
     AT_REQUEST,
     IN_WORKERS,
@@ -39,7 +39,7 @@ from .autostart import (
     refusal,
 )
 from .autostart import Start as When
-from .conf import configured, starting
+from .conf import COMMAND_PREFIX, configured, starting
 from .forks import in_fork_server
 from .lifecycle import lifecycle
 from .log import logger
@@ -70,6 +70,7 @@ class Starter:
 
     def __init__(self) -> None:
         self.decisions: dict[str, Decision] = {}
+        self._seen = Seen()
         self._started: dict[When, int] = {}
         self._failing: set[str] = set()
         """The elections of which it was told that they failed to start, and that have not started since."""
@@ -77,7 +78,8 @@ class Starter:
 
     def ready(self) -> None:
         """Decides for every election, and has those start that are to."""
-        seen = self._decide()
+        seen = self._seen = self._decide()
+        bystander.situation_of = self.situation_of
         lifecycle.server = seen.entry_point or seen.prefork_master or seen.command in RELOADED_COMMANDS
         starts = {decision.start for decision in self.decisions.values()}
         if starts - {"never"}:
@@ -94,6 +96,13 @@ class Starter:
                 self._start("", "now")
                 return
             _start_thread(Start(self._start_when_ready, THREAD))
+
+    def situation_of(self, alias: str) -> bystander.Situation | None:
+        """What is known of the election ``alias`` here. Local."""
+        decision = self.decisions.get(alias)
+        if decision is None or alias.startswith(COMMAND_PREFIX):
+            return None
+        return bystander.Situation(decision, self._seen, self._started.get(decision.start), not apps.ready)
 
     def _decide(self) -> Seen:
         seen, self.decisions = look(), {}

@@ -94,7 +94,7 @@ SAY = """
 import os, sys, atexit
 def said():
     from django_leader.starter import starter
-    print("DECISION", {k: tuple(v)[0] for k, v in starter.decisions.items()}, file=sys.stderr)
+    print("DECISION", {k: tuple(v)[0] for k, v in starter.decisions.items()})
 atexit.register(said)
 """
 
@@ -109,7 +109,7 @@ def decision_of(arguments: list[str], **environment: str) -> str:
         text=True,
         check=False,
     )
-    lines = [line for line in done.stderr.splitlines() if line.startswith("DECISION")]
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("DECISION")]
     assert lines, done.stderr
     return lines[0]
 
