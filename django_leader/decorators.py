@@ -1,9 +1,7 @@
 """``@leader_required``: a management command that runs in one process at a time.
 
-NOT guaranteed here: that a body which cannot be interrupted stops in time. The interruption is an exception; code in C
-that does not come back to Python gets it late, and code that swallows ``BaseException``, or has put a SIGINT handler of
-its own in our place, not at all. Where that matters, hand the election's ``fencing_token`` to whoever can refuse a late
-write.
+NOT guaranteed here: that a body which cannot be interrupted stops in time (see ``interruption``). Where that matters,
+hand the election's ``fencing_token`` to whoever can refuse a late write.
 
 The process of the command campaigns itself and holds the lease while the body runs. It does so in an election of the
 command's own, because web workers hold ``default`` for as long as they live.
@@ -15,35 +13,35 @@ import functools
 import inspect
 import math
 import os
-import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
+from . import clock
 from .autostart import is_test_process
 from .conf import COMMAND_PREFIX
 from .exceptions import LeadershipLost, OverrideMissing, RedisUnavailable
+from .guard import run_guarded
 from .handler import elections
+from .interruption import here, shielded
 from .overrides import overrides
 from .targets import Decorator, Target, check_command, check_target
 
 if TYPE_CHECKING:
     from .election import LeaderElection
 
-GRACE = 0.1
-"""Of the lease: what must be left of it when the body is interrupted, so that it can end before the lease does."""
-LOOK = 0.1
-"""Seconds between two looks at the lease: a term can end before its time, and a suspend stretches every wait."""
 UNAVAILABLE_EXIT = 2
 """The exit status when Redis could not be asked, as of ``leader_status``."""
 
-_busy: set[str] = set()
+WAIT = 0.5
+"""Seconds between two looks at whether a command around this one, which waits for leadership, must end."""
+
+_busy: dict[str, tuple[int, int]] = {}
+"""The elections that lead for a command, and the process and thread of each."""
 _busy_lock = threading.Lock()
 
 
@@ -117,11 +115,11 @@ def leader_required(
         def handle(self: BaseCommand, *args: Any, **options: Any) -> Any:
             check_command(self, target)
             alias = election or COMMAND_PREFIX + type(self).__module__.rpartition(".")[2]
-            with _leading(alias, wait, hold) as (leading, why):
+            with shielded() as thread, _leading(alias, wait, hold) as (leading, why):
                 if leading:
+                    body = functools.partial(target, self, *args, **options)
                     interruptible = on_loss == "interrupt" and not leading.overridden  # an override has no lease
-                    with _interrupted(leading) if interruptible else nullcontext():
-                        return target(self, *args, **options)
+                    return run_guarded(leading, body) if interruptible else thread.run(body)
             if exit_code:
                 raise CommandError(f"Not run: {why}", returncode=exit_code)
             if options.get("verbosity") != 0:
@@ -142,6 +140,43 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
     if override := election.overridden:  # read once, because another thread may end it
         yield (election, "") if override.cell[0] else (None, "this test says so")
         return
+    _check_override(alias)
+    me = os.getpid(), threading.get_ident()
+    with _busy_lock:
+        holder = _busy.get(alias)
+        if holder is None:
+            _busy[alias] = me
+    if holder == me:  # a command around this one leads it; whose end this is, it decides
+        yield election, ""
+        return
+    if holder:
+        yield None, f"this process is running it already, in another thread (election {alias!r})"
+        return
+    ours, kept = not election.running, 0.0
+    try:
+        if ours:
+            with _as_command_error():
+                election.start()
+        if _wait(election, wait):
+            kept = hold
+            try:
+                yield election, ""
+            except LeadershipLost as error:
+                kept = 0.0  # because the job has not been done
+                if here().due:  # a command around this one must end, too, and may catch a mere error
+                    raise
+                raise CommandError(f"Interrupted: {election.label}: the lease could not be kept") from error
+        else:
+            yield None, _who_leads(election)
+    finally:
+        if ours:
+            election.stop(hold=kept if election.is_leader() else 0.0, timeout=here().left())
+        with _busy_lock:
+            del _busy[alias]
+
+
+def _check_override(alias: str) -> None:
+    """Raise ``OverrideMissing`` in a test that has not said who leads."""
     if is_test_process() and not overrides.real_elections:
         raise OverrideMissing(
             f"LEADER_ELECTIONS[{alias!r}]: this process runs tests, and none has said who leads, so the command does "
@@ -149,27 +184,19 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
             f"'with following({alias!r}):' to have it not run, or 'with real_elections():' to have it campaign on the "
             "Redis of the settings; all three are in django_leader.testing"
         )
-    with _busy_lock:
-        free = alias not in _busy
-        _busy.add(alias)
-    if not free:
-        yield None, f"this process is running it already, in another thread (election {alias!r})"
-        return
-    ours, leads = not election.running, False
-    try:
-        if ours:
-            with _as_command_error():
-                election.start()
-        if election.wait_for_leadership(wait):
-            leads = True
-            yield election, ""
-        else:
-            yield None, _who_leads(election)
-    finally:
-        if ours:
-            election.stop(hold=hold if leads else 0.0)  # what has not run is not to be held back
-        with _busy_lock:
-            _busy.discard(alias)
+
+
+def _wait(election: LeaderElection, wait: float | None) -> bool:
+    """Return whether this process leads within ``wait`` seconds. Raise ``LeadershipLost`` for a command around."""
+    thread = here()
+    if thread.left() is None:
+        return election.wait_for_leadership(wait)
+    until = math.inf if wait is None else clock.now() + wait
+    while not election.wait_for_leadership(max(0.0, min(WAIT, until - clock.now()))):
+        thread.check()
+        if clock.now() >= until or not election.running:
+            return False
+    return True
 
 
 @contextmanager
@@ -203,83 +230,3 @@ def _check_seconds(name: str, value: Any) -> None:
         raise TypeError(f"leader_required: {name} is {value!r}; give seconds as a number")
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"leader_required: {name} is {value!r}; give a finite number of seconds, 0 or more")
-
-
-@contextmanager
-def _interrupted(election: LeaderElection) -> Iterator[None]:
-    """Raises ``LeadershipLost`` in the body when the lease is nearly over and has not been renewed.
-
-    In a child of a fork, which never leads, the body goes on uninterrupted.
-    """
-    pid = os.getpid()
-    token, over, lost = election.fencing_token, threading.Event(), threading.Event()
-    grace = election.config.timing.ttl * GRACE
-
-    def watch() -> None:
-        while (left := election.lease_left - grace) > 0 and election.fencing_token == token:
-            if over.wait(min(left, LOOK)):
-                return
-        if pid == os.getpid():  # if not, this is a greenlet that a fork in C has copied
-            lost.set()
-            if not over.is_set():
-                interrupt()
-
-    in_main = threading.current_thread() is threading.main_thread()
-    interrupt, restore = (_by_signal if in_main else _by_exception)(lambda: lost.is_set() and not over.is_set())
-    watcher = threading.Thread(target=watch, name=f"{election.label} interrupt", daemon=True)
-    watcher.start()
-    try:
-        yield
-    except LeadershipLost as error:
-        raise CommandError(f"Interrupted: {election.label}: the lease could not be kept") from error
-    finally:
-        try:
-            over.set()
-            if pid == os.getpid():  # no thread goes on in the child of a fork in C, and Python does not know
-                watcher.join()
-        except LeadershipLost:
-            over.set()  # it was on its way when the body ended by itself
-        restore()
-
-
-def _by_signal(due: Callable[[], bool]) -> tuple[Callable[[], object], Callable[[], object]]:
-    """To interrupt the main thread, and to undo it: SIGINT, which ends even a blocking system call."""
-    sent = False
-
-    def interrupt() -> None:
-        nonlocal sent
-        sent = True
-        signal.pthread_kill(ident, signal.SIGINT)
-
-    def on_signal(number: int, frame: FrameType | None) -> Any:
-        nonlocal sent
-        if not sent:
-            return previous(number, frame) if callable(previous) else None
-        sent = False
-        if due():
-            raise LeadershipLost
-        return None  # too late: the body has just ended by itself
-
-    ident, previous = threading.get_ident(), signal.signal(signal.SIGINT, on_signal)
-    return interrupt, lambda: signal.signal(signal.SIGINT, previous)
-
-
-def _by_exception(due: Callable[[], bool]) -> tuple[Callable[[], object], Callable[[], object]]:
-    """To interrupt another thread, and to undo it: an exception that Python raises when it runs there again."""
-    import ctypes  # takes some milliseconds, and most processes never come here
-
-    ident, sent = threading.get_ident(), False
-
-    def interrupt() -> None:
-        nonlocal sent
-        if due():
-            sent = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(LeadershipLost))
-
-    def restore() -> None:
-        # Taking it back with a null pointer leaves Python 3.11 looking for it for ever; let it come instead.
-        with suppress(LeadershipLost):
-            for _ in range(10 * sent):
-                time.sleep(0)
-
-    return interrupt, restore

@@ -12,7 +12,9 @@ NOT guaranteed here:
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -32,6 +34,7 @@ from .grant import NO_GRANT, Grant
 from .hold import hold_left
 from .lifecycle import lifecycle
 from .local import Local
+from .log import log
 from .machine import Resign
 from .queries import Queries, in_thread
 from .reasons import refuse
@@ -82,6 +85,9 @@ class LeaderElection(Queries):
         self._timing = self.config.timing
         self._candidacy: Candidacy | None = None
         self._start: Start | None = None
+        self._bodies: list[int] = []
+        """The threads whose guarded bodies a release waits for."""
+        self._asked = False
         self._grant = NO_GRANT
         self.overridden: Grant | None = None
         self._idle_hook = self._when_idle
@@ -250,6 +256,7 @@ class LeaderElection(Queries):
         try:
             self._take_part(candidacy)
         finally:
+            self._asked = False  # what the caller does next is not known
             lifecycle.sigterm.finish()
 
     def _take_part(self, candidacy: Candidacy) -> None:
@@ -274,6 +281,7 @@ class LeaderElection(Queries):
             self.prepare()
             new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish, self.name)
             self._candidacy, self._grant = new, new.grant
+            self._asked = False
             if last:
                 last.bequeath(new)
             return new
@@ -283,12 +291,12 @@ class LeaderElection(Queries):
 
         Returns when that is done: after two round trips and some 15 ms in which the next one has the processor, or at
         the latest after ``timeout`` seconds (default: the lease and two operations). From a callback or receiver of
-        this election, or a signal handler that interrupts ``run()`` or another ``stop()``, it returns at once; the end
-        follows when the loss callbacks and the receivers have returned.
+        this election, a body under ``@leader_required``, or a signal handler that interrupts ``run()`` or another
+        ``stop()``, it returns at once; the end follows when these have returned.
         ``hold``: seconds for which nobody leads after that; ``hold.py`` says by which clocks it ends. Idempotent, any
         thread; afterwards ``start()`` works again.
         """
-        candidacy = self._candidacy
+        candidacy, self._asked = self._candidacy, False
         if candidacy is None or not self.running:
             return
         if self._start and self._start.cancel():  # it waits for a thread
@@ -296,7 +304,7 @@ class LeaderElection(Queries):
             return
         candidacy.hold = max(candidacy.hold, hold)
         bound = self._timing.ttl + 2 * self._timing.operation if timeout is None else timeout
-        here, until = candidacy.runs_here(), clock.now() + bound
+        here, until = self.runs_here, clock.now() + bound
         candidacy.stop(here=not here and bound >= self._timing.operation)
         if here:
             return
@@ -320,14 +328,42 @@ class LeaderElection(Queries):
     def ask_to_stop(self) -> None:
         """Like ``stop()``, but waits for nothing and takes no lock, so it suits a signal handler. Local."""
         if self._candidacy and self.running:
+            self._asked = True
             self._candidacy.ask_to_stop()
             if self._start and self._start.cancel():  # it waits for a thread, so nobody keeps a lock of it
                 self._candidacy.close()
 
+    def resume(self) -> None:
+        """Take part again if ``ask_to_stop()`` was the last that this election was told. Local."""
+        if self._asked:
+            log(logging.INFO, "%s: this process has survived SIGTERM, and takes part again", self.label)
+            self.start()
+
     @property
     def runs_here(self) -> bool:
-        """Whether the election goes on only when the calling thread does: ``run()``, or a callback. Local."""
-        return self._candidacy is not None and self._candidacy.runs_here()
+        """Whether the election ends only when the calling thread goes on: ``run()``, a callback, a body. Local."""
+        in_body = threading.get_ident() in self._bodies
+        return in_body or (self._candidacy is not None and self._candidacy.runs_here())
+
+    def attach(self, lost: Callable[[int, str], Any]) -> Callable[[], None]:
+        """Have ``lost(token, reason)`` return before the loss callbacks run and the lease is given back.
+
+        For what the calling thread does until it calls what is returned. Local.
+        """
+        bodies, on_loss, thread = self._bodies, self._listeners.on_loss, threading.get_ident()
+        bodies.append(thread)
+        on_loss.insert(0, lost)
+
+        def detach() -> None:
+            on_loss.remove(lost)
+            bodies.remove(thread)
+
+        return detach
+
+    @property
+    def grant(self) -> Grant:
+        """The last term, by which the local questions are answered. Local."""
+        return self._grant
 
     def resign(self) -> bool:
         """The leader gives up and lets another lead; it campaigns again after a while. Local. False if not leading."""

@@ -93,6 +93,11 @@ class Grant:
         self.token, self.cell = token, cell
         self._last = Stretch(cell[0])
 
+    @property
+    def deadline(self) -> float:
+        """The last deadline, also if the term ended before it. Local."""
+        return self._last.deadline
+
     def left(self, now: float) -> float:
         """Seconds until the term is over, at ``now``; 0.0: it is, for good. Local, any thread, any signal handler."""
         stretch = self._last

@@ -62,6 +62,9 @@ class Election(Protocol):
     def ask_to_stop(self) -> None:
         """Takes part no longer, some time soon. Takes no lock."""
 
+    def resume(self) -> None:
+        """Takes part again if ``ask_to_stop`` was the last that it was told."""
+
     def after_fork(self) -> None:
         """In a child: nothing of the parent's candidacy is used."""
 
@@ -86,6 +89,7 @@ class Lifecycle:
             ask=lambda: [election.ask_to_stop() for election in self._running()],
             busy=lambda: bool(self._running()),
             here=lambda: any(election.runs_here for election in self._running()),
+            resume=lambda: [election.resume() for election in list(self._elections)],
         )
 
     def add(self, election: Election) -> None:

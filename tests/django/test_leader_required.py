@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -24,13 +25,15 @@ from django.core.management import call_command, load_command_class
 from django.core.management.base import BaseCommand, CommandError
 from pytest_django import Settings
 
-from django_leader import Config, LeaderElection, LeaderInfo, LeadershipLost, elections, leader_required
+from django_leader import Config, LeaderElection, LeaderInfo, LeadershipLost, clock, elections, leader_required
 from django_leader.channel import connector
-from django_leader.decorators import _interrupted, _who_leads
+from django_leader.decorators import _who_leads
+from django_leader.guard import run_guarded
+from django_leader.interruption import shielded
 from django_leader.lease import Lease
 from django_leader.records import Claim
 from django_leader.testing import following, leading, real_elections
-from tests.commands.management.commands import guarded, guarded_class
+from tests.commands.management.commands import guarded, guarded_class, guarded_inner
 from tests.django.conftest import FAST
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
@@ -40,12 +43,25 @@ HOLD = 2.0
 """Of the command whose class is decorated."""
 
 
+@leader_required(election="nested")
+class Nested(BaseCommand):
+    """A command of an election that others of its kind share."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.result = name, ""
+        self.body: Any = lambda: None
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.result = str(self.body())
+
+
 @pytest.fixture(autouse=True)
 def clean(project: Settings) -> Iterator[None]:
     guarded.runs.clear()
     with real_elections():
         yield
-    guarded_class.body[0] = lambda: None
+    guarded_class.body[0] = guarded_inner.body[0] = lambda: None
 
 
 def other(server: RedisServer, alias: str) -> LeaderElection:
@@ -275,6 +291,141 @@ def test_a_body_in_another_thread_is_interrupted_before_its_lease_has_ended(froz
     assert result == [EXPECTED]
 
 
+@pytest.mark.parametrize("inner_ends", ["first", "last"])
+@pytest.mark.parametrize("where", ["main thread", "another thread"])
+def test_s01_an_outer_body_is_interrupted_although_it_catches_the_error_of_an_inner_one(
+    frozen: RedisServer, settings: Settings, where: str, inner_ends: str
+) -> None:
+    """Both leases end, about at the same time, and each interruption belongs to one body."""
+    long, short = {**FAST, "HEARTBEAT_INTERVAL": 0.5, "LOCK_TTL": 4}, {**FAST, "HEARTBEAT_INTERVAL": 0.5, "LOCK_TTL": 3}
+    first = inner_ends == "first"
+    settings.LEADER_ELECTIONS = {
+        "default": long,
+        "command:guarded_class": long if first else short,
+        "command:guarded_inner": short if first else long,
+    }
+    seen: list[str] = []
+    election = elections["command:guarded_class"]
+
+    def work(name: str) -> None:
+        frozen.freeze()
+        try:
+            for _ in range(2000):
+                time.sleep(0.01)
+            seen.append(f"{name} worked on")
+        except LeadershipLost:
+            seen.append(f"{name} interrupted")
+            raise
+
+    def outer() -> None:
+        with suppress(Exception):
+            call_command("guarded_inner")
+        seen.append(f"the outer one goes on, its lease {'lasts' if election.is_leader() else 'is over'}")
+        work("outer")
+
+    def run() -> None:
+        try:
+            call_command("guarded_class")
+        except CommandError as error:
+            seen.append(str(error))
+        finally:
+            frozen.thaw()
+
+    guarded_class.body[0], guarded_inner.body[0] = outer, lambda: work("inner")
+    if where == "main thread":
+        run()
+    else:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(LONG)
+    error = "Interrupted: LEADER_ELECTIONS['command:guarded_class']: the lease could not be kept"
+    between = ["the outer one goes on, its lease lasts", "outer interrupted"] if first else []
+    if seen[1:-1] != between:
+        assert seen == ["inner interrupted", error], "the outer one was due before the inner one had come to its end"
+    assert (seen[0], seen[-1]) == ("inner interrupted", error)
+
+
+@pytest.mark.parametrize("where", ["main thread", "another thread"])
+def test_an_inner_body_that_swallows_the_interruption_keeps_it_from_no_other(project: Settings, where: str) -> None:
+    seen: list[str] = []
+
+    def inner() -> None:
+        try:
+            elections["command:guarded_class"].resign()
+            eventually(lambda: False)
+        except BaseException as error:
+            seen.append(f"inner: {type(error).__name__}")
+
+    def outer() -> None:
+        call_command("guarded_inner")
+        seen.append("the outer one goes on")
+
+    def run() -> None:
+        with pytest.raises(CommandError, match=r"Interrupted: .*guarded_class"):
+            call_command("guarded_class")
+        seen.append("end")
+
+    guarded_class.body[0], guarded_inner.body[0] = outer, inner
+    if where == "main thread":
+        run()
+    else:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(LONG)
+    assert seen == ["inner: LeadershipLost", "end"]
+
+
+def test_a_command_that_calls_one_of_its_own_election_runs_it(project: Settings) -> None:
+    inner, outer = Nested("inner"), Nested("outer")
+    outer.body = lambda: call_command(inner)
+    inner.body = lambda: elections["nested"].is_leader()
+    project.LEADER_ELECTIONS = {"default": dict(FAST), "nested": dict(FAST)}
+    call_command(outer)
+    assert (outer.result, inner.result) == ("None", "True")
+    assert not elections["nested"].running
+    outer.body = lambda: elections["nested"].resign() and eventually(lambda: False)
+    inner.body = lambda: call_command(outer)
+    with pytest.raises(CommandError, match="Interrupted"):
+        call_command(inner)
+    assert not elections["nested"].running
+
+
+def test_a_command_around_one_that_waits_to_lead_is_interrupted(project: Settings, some_server: RedisServer) -> None:
+    leader = other(some_server, "default")
+
+    def outer() -> None:
+        threading.Timer(0.3, elections["command:guarded_class"].resign).start()
+        call_command("guarded_default")  # a hot standby
+
+    guarded_class.body[0] = outer
+    with pytest.raises(CommandError, match=r"Interrupted: .*guarded_class"):
+        call_command("guarded_class")
+    assert not elections["default"].running
+    leader.stop()
+
+
+def test_an_interrupted_job_is_not_held_back(project: Settings) -> None:
+    def body() -> None:
+        elections["command:guarded_class"].resign()
+        eventually(lambda: False)
+
+    guarded_class.body[0] = body
+    with pytest.raises(CommandError, match="Interrupted"):
+        call_command("guarded_class")
+    guarded_class.body[0] = lambda: None
+    call_command("guarded_class")
+
+
+def test_a_handler_of_sigint_that_the_body_leaves_behind_stays(project: Settings) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        guarded_class.body[0] = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+        call_command("guarded_class")
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_with_continue_the_body_goes_on(frozen: RedisServer) -> None:
     ended = []
 
@@ -294,21 +445,32 @@ def test_s19_a_body_that_goes_on_in_the_child_of_a_fork_in_c_is_not_interrupted(
 ) -> None:
     """Under gevent its watcher goes on there, too, and sees no lease; otherwise there is none to wait for."""
     election: Any = elections["default"]
-    monkeypatch.setattr(type(election), "lease_left", property(lambda self: left))
-    left, ended = LONG, False
-    with _interrupted(election):
+    election.start()
+    assert election.wait_for_leadership(LONG)
+    deadline, ended = election.grant.deadline, []
+    left = LONG
+    monkeypatch.setattr(type(election.grant), "deadline", property(lambda grant: clock.now() + left))
+
+    def body() -> None:
+        nonlocal left
         [watcher] = [thread for thread in threading.enumerate() if thread.name.endswith(" interrupt")]
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: -1)
             left = 0.0
             watcher.join(LONG)
-        ended = True
+        assert not watcher.is_alive()
+        ended.append(deadline)
+
+    def child() -> None:
+        monkeypatch.setattr(threading.Thread, "join", None)
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+
+    with shielded():
+        run_guarded(election, body)
     assert ended
-    assert not watcher.is_alive()
     left = LONG
-    with monkeypatch.context() as patch, _interrupted(election):
-        patch.setattr(threading.Thread, "join", None)
-        patch.setattr(os, "getpid", lambda: -1)
+    with monkeypatch.context(), shielded():
+        run_guarded(election, child)
 
 
 def test_a_real_interrupt_reaches_the_body_as_ever(project: Settings) -> None:
@@ -328,21 +490,23 @@ def test_interrupting_another_thread_leaves_nothing_behind_that_hangs_a_traced_p
     script = """
 import sys, threading
 from django_leader import LeadershipLost
-from django_leader.decorators import _by_exception
+from django_leader.interruption import Scope, here
 
 def trace(*args):
     return trace
 
 def body():
     sys.settrace(trace)
-    interrupt, restore = _by_exception(lambda: due)
-    other = threading.Thread(target=interrupt)
+    thread, scope = here(), Scope(lambda: 0.0)
+    def end():
+        if due:
+            other = threading.Thread(target=thread.interrupt, args=[scope], kwargs={"urgent": True})
+            other.start()
+            other.join()
     try:
-        other.start()
-        other.join()
+        thread.run(end, scope)
     except LeadershipLost:
         pass
-    restore()
     print("went on", sum(len(str(number)) for number in range(1000)), flush=True)
 
 for due in (False, True):

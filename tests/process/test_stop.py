@@ -46,9 +46,9 @@ def wait():
 class Script:
     """A process that runs what a test wrote."""
 
-    def __init__(self, server: RedisServer, code: str, *around: str) -> None:
+    def __init__(self, server: RedisServer, code: str, *around: str, stdin: int | None = None) -> None:
         command = [*around, sys.executable, "-c", PRELUDE + textwrap.dedent(code), str(server.port)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, text=True)
 
     def says(self, text: str) -> None:
         assert self.process.stdout
@@ -247,29 +247,41 @@ def test_an_election_that_is_over_delays_no_end(run: Run, some_server: RedisServ
     assert handed_over(some_server)
 
 
-def test_s20_process_1_of_a_container_hands_over_and_lives_on_as_without_us(run: Run, some_server: RedisServer) -> None:
+def test_s20_process_1_of_a_container_hands_over_lives_on_as_without_us_and_takes_part_again(
+    run: Run, some_server: RedisServer
+) -> None:
     """The kernel lets it die only of a signal that it handles, so its supervisor has to kill it."""
     trial = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
     if trial.returncode:
         pytest.skip(f"no pid namespace may be made here: {trial.stderr.strip()}")
     script = run(
         """
-        election = made(); leads(election)
+        import django_leader.sigterm
+        django_leader.sigterm.STAYS = 1.0
+        election, stopped = made(), made(Config(redis_key_name="other", redis_info_key_name="info", quarantine=0))
+        leads(election); leads(stopped)
         say("ready")
-        while election.running:
-            time.sleep(0.01)
-        say(f"process {os.getpid()} lives on")
-        os.kill(os.getpid(), signal.SIGTERM)
+        def until(condition):
+            end = time.monotonic() + 20
+            while not condition() and time.monotonic() < end:
+                time.sleep(0.01)
+        for _ in range(2):
+            until(lambda: not election.running)
+            say(f"process {os.getpid()} lives on")
+            stopped.stop()
+            until(election.is_leader)
+            say(f"leads again: {election.is_leader()}, {stopped.running}")
         wait()
         """,
         *UNSHARE,
     )
     script.says("ready")
     [inside] = Path(f"/proc/{script.process.pid}/task/{script.process.pid}/children").read_text().split()
-    os.kill(int(inside), signal.SIGTERM)
-    script.says("process 1 lives on")
-    script.says("ready")
-    assert handed_over(some_server)
+    for _ in range(2):  # it has our handler again
+        os.kill(int(inside), signal.SIGTERM)
+        script.says("process 1 lives on")
+        script.says("leads again: True, False")
+    assert history(some_server) == ["elected", "resigned"] * 2 + ["elected"]
 
 
 def test_s20_an_election_that_runs_in_the_main_thread_hands_over_and_dies_of_sigterm(
@@ -409,7 +421,7 @@ def test_s20_a_leader_required_command_hands_over_and_dies_of_sigterm(run: Run, 
     """)
     script.says("ready")
     assert script.ends() == -signal.SIGTERM
-    script.says("")
+    script.says("finally")
     assert handed_over(some_server), "nothing is held: the job has not been done"
 
 
@@ -558,6 +570,24 @@ def test_s20_under_gevent_it_hands_over_and_dies_of_sigterm(run: Run, some_serve
         os.dup2(1, 2)
         election = made(); leads(election)
         gevent.spawn(say, "ready")
+        time.sleep(60)
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    script.says("")
+    assert handed_over(some_server)
+
+
+def test_s20_under_eventlet_it_hands_over_and_dies_of_sigterm(run: Run, some_server: RedisServer) -> None:
+    """It has two objects for the main thread, and runs the handler in its hub, too."""
+    need(importlib.util.find_spec("eventlet") is not None, "eventlet")
+    script = run("""
+        import warnings
+        warnings.simplefilter("ignore")
+        import eventlet
+        eventlet.monkey_patch()
+        election = made(); leads(election)
+        eventlet.spawn(say, "ready")
         time.sleep(60)
     """)
     script.says("ready")

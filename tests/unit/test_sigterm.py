@@ -40,11 +40,20 @@ def test_nothing_of_ours_keeps_the_handler_of_before_from_being_called() -> None
     assert called == [signal.SIGTERM]
 
 
+class Ended(BaseException):
+    """Stands for the end of the process, behind which nothing runs."""
+
+
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The processes that would have ended. There is no handler of SIGTERM before."""
     found: list[int] = []
-    monkeypatch.setattr(module, "_end", lambda: found.append(os.getpid()))
+
+    def end() -> None:
+        found.append(os.getpid())
+        raise Ended
+
+    monkeypatch.setattr(module, "_end", end)
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield found
     signal.signal(signal.SIGTERM, before)
@@ -74,7 +83,8 @@ def test_s20_a_child_of_a_process_that_was_about_to_end_hands_over_like_any(
     asked: list[int] = []
     sigterm = Sigterm(ask=lambda: asked.append(os.getpid()), busy=lambda: len(asked) < 1, here=lambda: False)
     sigterm.chain()
-    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Ended):
+        signal.raise_signal(signal.SIGTERM)
     assert sigterm._ending
     monkeypatch.setattr(os, "getpid", lambda: -1)
     sigterm.chain()

@@ -1,0 +1,271 @@
+"""A guarded command and SIGTERM: its body ends first, the release comes last, and nothing of ours is interrupted."""
+
+from __future__ import annotations
+
+import signal
+import textwrap
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.process.test_stop import Script, handed_over, kept
+from tests.support.servers import GENEROUS, RedisServer
+
+SETUP = """
+from contextlib import suppress
+import django
+from django.conf import settings
+options = {"LOCK_TTL": 60, "QUARANTINE": 0, "SAME_HOST_TAKEOVER": False}
+settings.configure(
+    INSTALLED_APPS=["django_leader"],
+    CACHES={"default": {
+        "BACKEND": "django_redis.cache.RedisCache", "LOCATION": f"redis://127.0.0.1:{sys.argv[1]}/0",
+    }},
+    LEADER_ELECTIONS={"default": options, "inner": options},
+)
+django.setup()
+from django.core.management import BaseCommand, CommandError, call_command
+from django_leader import LeadershipLost, elections, leader_required
+election = elections["default"]
+server = redis.Redis(port=int(sys.argv[1]))
+def is_kept():
+    return bool(server.exists("maplefile:leader:lock"))
+def command(body, **arguments):
+    class Command(BaseCommand):
+        @leader_required(**{"election": "default", **arguments})
+        def handle(self, *args, **options):
+            body()
+    return Command()
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.001)
+    return condition()
+def compute():
+    while True:
+        sum(range(100))
+"""
+
+Guarded = Callable[[str], Script]
+
+
+@pytest.fixture
+def guarded(some_server: RedisServer) -> Iterator[Guarded]:
+    started: list[Script] = []
+
+    def start(code: str) -> Script:
+        started.append(Script(some_server, SETUP + textwrap.dedent(code)))
+        return started[-1]
+
+    yield start
+    for script in started:
+        script.close()
+
+
+def test_s20_the_body_ends_before_the_release_and_the_process_dies_of_sigterm(
+    guarded: Guarded, some_server: RedisServer
+) -> None:
+    script = guarded("""
+        def body():
+            try:
+                wait()
+            finally:
+                time.sleep(0.3)
+                say(f"finally, kept: {is_kept()}")
+        election.on_lose_leadership(lambda: say("loss callback"))
+        call_command(command(body, hold=3600))
+        say("not reached")
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    script.says("finally, kept: True")
+    script.says("loss callback")
+    script.says("")
+    assert handed_over(some_server), "nothing is held: the job has not been done"
+
+
+def test_s20_a_body_in_another_thread_ends_before_the_release(guarded: Guarded, some_server: RedisServer) -> None:
+    script = guarded("""
+        def body():
+            try:
+                say("ready")
+                until(lambda: False, 60)
+            finally:
+                time.sleep(0.3)
+                say(f"finally, kept: {is_kept()}")
+        election.prepare()  # in the main thread, as a server does
+        thread = threading.Thread(target=call_command, args=[command(body)])
+        thread.start(); thread.join()
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    script.says("finally, kept: True")
+    assert handed_over(some_server)
+
+
+def test_a_body_that_does_not_end_delays_the_end_of_the_process_by_no_more_than_our_patience(
+    guarded: Guarded, some_server: RedisServer
+) -> None:
+    script = guarded("""
+        def body():
+            try:
+                wait()
+            finally:
+                say("finally")
+                time.sleep(3600)
+        call_command(command(body))
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    script.says("finally")
+    assert kept(some_server), "nobody else may begin while it worked"
+
+
+def test_a_resignation_ends_the_body_first(guarded: Guarded, some_server: RedisServer) -> None:
+    script = guarded("""
+        def body():
+            try:
+                threading.Thread(target=election.resign).start()
+                until(lambda: False, 60)
+            finally:
+                time.sleep(0.3)
+                say(f"finally, kept: {is_kept()}")
+        try:
+            call_command(command(body, hold=3600))
+        except CommandError as error:
+            say(str(error))
+    """)
+    script.says("finally, kept: True")
+    script.says("Interrupted: LEADER_ELECTIONS['default']: the lease could not be kept")
+    assert script.process.wait(GENEROUS) == 0
+    assert handed_over(some_server)
+
+
+def test_a_body_that_stops_its_election_does_not_wait_for_itself(guarded: Guarded, some_server: RedisServer) -> None:
+    script = guarded("""
+        def body():
+            try:
+                election.stop()
+                until(lambda: False, 60)
+            finally:
+                say("finally")
+        try:
+            call_command(command(body))
+        except CommandError as error:
+            say("interrupted")
+    """)
+    script.says("finally")
+    script.says("interrupted")
+    assert script.process.wait(GENEROUS) == 0
+    assert handed_over(some_server)
+
+
+def test_a_handler_that_exits_ends_the_body_alone_and_its_status_stays(
+    guarded: Guarded, some_server: RedisServer
+) -> None:
+    """Its exception is on its way through the body already; a second one would break off what cleans up."""
+    script = guarded("""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+        def body():
+            try:
+                wait()
+            finally:
+                until(lambda: not election.is_leader())
+                time.sleep(0.3)
+                say(f"finally, kept: {is_kept()}")
+        call_command(command(body, hold=3600))
+    """)
+    script.says("ready")
+    assert script.ends() == 9
+    script.says("finally, kept: True")
+    assert handed_over(some_server), "nothing is held: the job has not been done"
+
+
+def test_the_interruption_does_not_hit_the_handler_of_before(guarded: Guarded, some_server: RedisServer) -> None:
+    script = guarded("""
+        def handler(number, frame):
+            say("handler")
+            until(lambda: not election.is_leader())
+            time.sleep(0.5)
+            say("done")
+        signal.signal(signal.SIGTERM, handler)
+        def body():
+            try:
+                wait()
+            finally:
+                say("finally")
+        try:
+            call_command(command(body))
+        except CommandError as error:
+            say("interrupted")
+    """)
+    script.says("ready")
+    script.process.send_signal(signal.SIGTERM)
+    for text in ("handler", "done", "finally", "interrupted"):
+        script.says(text)
+    assert script.process.wait(GENEROUS) == 0
+    assert handed_over(some_server)
+
+
+def test_s20_the_interruption_does_not_hit_our_own_wait_for_the_hand_over(
+    guarded: Guarded, some_server: RedisServer
+) -> None:
+    script = guarded("""
+        def lost():
+            time.sleep(0.5)
+            say("lost")
+        election.on_lose_leadership(lost)
+        call_command(command(wait))
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    script.says("lost")
+    assert handed_over(some_server)
+
+
+@pytest.mark.parametrize("handler", ["", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))"])
+def test_s20_in_a_process_that_computes_the_order_is_the_same(
+    guarded: Guarded, some_server: RedisServer, handler: str
+) -> None:
+    """Threads that compute: whoever waits for the GIL waits long, and the interpreter switches all the time."""
+    for _ in range(5):
+        some_server.client().flushall()
+        script = guarded(f"""
+            import django_leader.sigterm
+            django_leader.sigterm.PATIENCE = 3600  # the machine may be busy
+            {handler}
+            def body():
+                for _ in range(3):
+                    threading.Thread(target=compute, daemon=True).start()
+                try:
+                    wait()
+                finally:
+                    say(f"finally, kept: {{is_kept()}}")
+            call_command(command(body))
+        """)
+        script.says("ready")
+        assert script.ends() == (9 if handler else -signal.SIGTERM)
+        script.says("finally, kept: True")
+        script.says("")
+        assert handed_over(some_server)
+
+
+def test_an_inner_command_is_interrupted_with_the_outer_one_and_both_let_go(
+    guarded: Guarded, some_server: RedisServer
+) -> None:
+    """Both elections are told to end at once: the inner one's error must not keep the outer one at work."""
+    script = guarded("""
+        def outer():
+            try:
+                with suppress(Exception):
+                    call_command(command(wait, election="inner"))
+                until(lambda: False, 60)
+            finally:
+                say(f"finally, kept: {is_kept()}")
+        call_command(command(outer))
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    assert script.process.stdout
+    assert "finally, kept: True" in script.process.stdout.read().splitlines()
+    assert not some_server.client().exists("maplefile:leader:lock", "maplefile:leader:lock:inner")
