@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class Grant(NamedTuple):
     at: float
     name: str
     kind: str
+    reason: str = ""
 
 
 def free_ports(first: int, number: int) -> list[int]:
@@ -67,11 +69,13 @@ class Web:
     def __init__(self, name: str, port: int, log: Path) -> None:
         self.name, self.port, self.log = name, port, log
         self.process: subprocess.Popen[bytes] | None = None
+        self.ended_at = 0.0
+        """When the last process that ended did."""
 
     def start(self) -> None:
         """Starts it, and waits until it serves."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = process = subprocess.Popen(
                 [sys.executable, "-m", "testproject.serve", str(self.port)],
                 cwd=ROOT,
                 env={**os.environ, "INSTANCE_ID": self.name},
@@ -80,7 +84,12 @@ class Web:
                 stderr=log,
                 preexec_fn=embedded.die_with_parent,
             )
+        threading.Thread(target=self._note_end, args=(process,), daemon=True).start()
         wait_for(lambda: self.ask() is not None, f"{self.name} serves on port {self.port}")
+
+    def _note_end(self, process: subprocess.Popen[bytes]) -> None:
+        process.wait()
+        self.ended_at = time.time()
 
     def ask(self) -> dict[str, Any] | None:
         """What it says of itself; None when it does not answer."""
@@ -122,7 +131,8 @@ class History:
                     self._last = entry
                     at = int(entry.split(b"-")[0]) / 1000
                     if values[b"kind"] in (b"elected", b"taken-over"):
-                        return Grant(at, values[b"holder"].decode().rpartition(":")[0], values[b"kind"].decode())
+                        said = {name.decode(): value.decode() for name, value in values.items()}
+                        return Grant(at, said["holder"].rpartition(":")[0], said["kind"], said["reason"])
                     self.resigned_at = at
         return None
 
@@ -187,18 +197,31 @@ class Demo:
     def watch(self) -> None:
         """Tells every change of leadership, for ever."""
         print("\nStop, kill or freeze any of them (kill PID, kill -9 PID, kill -STOP PID) and watch. Ctrl-C ends it.\n")
-        beat = 0.0
+        beat, last = 0.0, Grant(0.0, "", "")
         while True:
             grant = self.history.next_grant(0.2)
             if grant:
-                since, what = (self.history.resigned_at, "resigned") if grant.kind == "elected" else (beat, "beat")
-                took = f", {(grant.at - since) * 1000:.0f} ms after the last leader {what}" if since else ""
-                say(f"{grant.name} leads ({grant.kind}{took})")
+                say(f"{grant.name} leads ({grant.kind}{self._took(grant, last, beat)})")
+                last = grant
             beat = self._last_beat() or beat
             for web in self.webs:
                 if web.process and web.process.poll() is not None:
                     say(f"{web.name} has ended; starting it again")
                     web.start()
+                    say(f"{web.name} is back, with pid {web.process.pid}")
+
+    def _took(self, grant: Grant, last: Grant, beat: float) -> str:
+        """How long nobody led: since the last leader resigned, its process ended, or it fell silent."""
+        web = next((web for web in self.webs if web.name == last.name), None)
+        if web and grant.reason == "died":  # the candidate may have been told of it before us
+            wait_for(lambda: web.ended_at > last.at, f"{web.name} has ended")
+        if grant.kind == "elected":
+            since, what = self.history.resigned_at, "resigned"
+        elif web and web.ended_at > last.at:
+            since, what = web.ended_at, "ended"
+        else:
+            since, what = beat, "beat"
+        return f", {max(0.0, grant.at - since) * 1000:.0f} ms after the last leader {what}" if since else ""
 
     def _last_beat(self) -> float | None:
         left: Any = self.client.pttl(LOCK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,3 +69,32 @@ def test_the_demo_runs_without_a_person(tmp_path: Path) -> None:
     assert "SIGSTOP to" in out
     assert "Each time exactly one other process led" in out
     assert left_behind(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes over on one host")
+def test_the_demo_tells_the_new_pid_and_how_long_nobody_led(tmp_path: Path) -> None:
+    process, pids, leader, lines = demo(tmp_path), dict[str, int](), "", []
+    assert process.stdout
+    with process.stdout:
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.search(r"(web-\d)\b.* pid (\d+)", line):
+                pids[found[1]] = int(found[2])
+            if found := re.search(r"(web-\d) leads \((?:elected|taken-over)(.*)\)", line):
+                if leader and found[1] != leader:
+                    assert re.fullmatch(r", \d+ ms after the last leader ended", found[2]), lines
+                    break
+                leader = found[1]
+                os.kill(pids[leader], signal.SIGKILL)
+        assert found
+        for line in process.stdout:
+            lines.append(line)
+            if back := re.search(r"(web-\d) is back, with pid (\d+)", line):
+                break
+        assert back, lines
+        assert back[1] == leader
+        assert int(back[2]) != pids[leader]
+        os.kill(int(back[2]), 0)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    eventually(lambda: not left_behind(tmp_path), "nothing is left of the demo")
