@@ -12,10 +12,10 @@ import math
 from . import clock, starvation
 from .channel import SERVER_TIMER
 from .config import FINGERPRINT_LENGTH, Config
-from .log import log
+from .log import LONGEST, log
 from .machine import State, Term
 from .reasons import way_to
-from .records import Answer
+from .records import Answer, printable
 
 LATE = 0.5
 """Of the heartbeat interval: a beat that is later than this has been held up by more than the jitter of a busy host."""
@@ -44,7 +44,8 @@ class Advice:
 
     def failed(self, error: BaseException, *, unexpected: bool) -> None:
         """Redis could not be asked."""
-        known, self.outage = self.outage, type(error).__name__ if unexpected else str(error)
+        known, text = self.outage, type(error).__name__ if unexpected else str(error)
+        self.outage = printable(text, LONGEST)
         if not known:
             self._warn(
                 "Redis cannot be asked (%s). Nobody can be elected until it can; the application is not affected, and "
