@@ -162,7 +162,10 @@ class Lease:
             return {name: value for name, _, value in lines}
 
     def post(self, to: str, message: dict[str, Any]) -> None:
-        """Puts a message into the inbox of the candidacy ``to``. One round trip. Raises ``RedisUnavailable``."""
+        """Puts a message into the inbox of the candidacy ``to``. One round trip. Raises ``RedisUnavailable``.
+
+        Rarely it arrives twice (see ``runner``), so whoever receives it must do the same by two as by one.
+        """
         lifetime = math.ceil(self._timing.ttl * 1000)
         self._runner.run("post", (inbox(self._keys, to),), json.dumps(message), lifetime)
 
