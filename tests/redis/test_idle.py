@@ -193,7 +193,8 @@ def test_every_script_goes_on_with_a_new_connection(lease: Lease, proxy: Proxy, 
     assert (confirmed.verdict, confirmed.token) == ("renewed", grant.token)
     go_on()
     idle()
-    assert lease.look(B, 0) is None, "the new connection may be to another server, so a campaign must tell"
+    look = lease.look(B, 0)
+    assert look is None or look.holder == A, "a campaign must tell, unless the end was noticed just before the request"
     held = lease.campaign(B, Claim(), info("b"))
     assert (held.verdict, held.holder) == ("held", A)
     go_on()
