@@ -13,6 +13,8 @@ from collections.abc import Collection
 from types import FrameType
 from typing import Any, Literal, NamedTuple
 
+from .forks import unsupported
+
 VARIABLE = "DJANGO_LEADER_AUTOSTART"
 RELOADED_COMMANDS = ("runserver", "runserver_plus")
 ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -39,6 +41,8 @@ class Seen(NamedTuple):
     """What was seen of a process in which ``django.setup()`` runs."""
 
     variable: str = ""
+    unsupported: str = ""
+    """What the platform lacks."""
     testing: bool = False
     inherited: bool = False
     """Not this process runs tests, but the one that has started it: pytest leaves its mark in the environment."""
@@ -87,6 +91,7 @@ def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = 
     serves = serving or seen.entry_point or seen.loaded
     refused = refusal(seen.variable)
     rules: list[tuple[bool, Start, str]] = [
+        (bool(seen.unsupported), "never", seen.unsupported),
         (bool(refused), "never", refused),
         (seen.variable.lower() in OFF, "never", BY_VARIABLE),
         (setting is False and seen.variable.lower() not in ON, "never", BY_SETTING),
@@ -137,6 +142,7 @@ def look() -> Seen:
     entry_point = loaded and (server or any(name in sys.modules for name in EMBEDDING))
     return Seen(
         variable=os.environ.get(VARIABLE, ""),
+        unsupported=unsupported(),
         testing=in_tests(),
         inherited="_pytest" not in sys.modules and not _has_outbox(),
         command=None if argv is None else (argv[1] if len(argv) > 1 else "help"),

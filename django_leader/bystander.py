@@ -53,6 +53,8 @@ def explain(situation: Situation, pid: int, modules: frozenset[str]) -> tuple[in
         return logging.NOTSET, ""
     if setting_up:
         return None
+    if seen.unsupported:
+        return logging.WARNING, f"{seen.unsupported}. {ASK_WHO}"
     if decision.start == "never":
         level = logging.INFO if decision.why in OPTED_OUT else logging.WARNING
         return level, f"{decision.why}. {TAKE_PART} {ASK_WHO}"

@@ -16,6 +16,7 @@ from . import connection
 from .autostart import VARIABLE, refusal
 from .conf import DEFAULT_ALIAS, configured
 from .config import DEFAULTS
+from .forks import unsupported
 from .handler import KEYS, ElectionSettings, read
 
 NUMBERS = {key: number + (number > 12) for number, key in enumerate(KEYS, 3)}
@@ -159,7 +160,10 @@ def _labels(found: Iterable[ElectionSettings]) -> str:
 
 
 def check_process() -> list[CheckMessage]:
-    """What keeps every election from starting in this process: E011."""
+    """What keeps every election from starting in this process: E011, W011."""
+    if why := unsupported():
+        hint = "Develop here as ever: is_leader() is False. Run what must lead on Linux, in WSL or a container."
+        return [Warning(f"LEADER_ELECTIONS: this process takes no part: {why}", hint=hint, id="django_leader.W011")]
     if why := refusal(os.environ.get(VARIABLE, "")):
         hint = "No election starts by itself in a process that has this value in its environment."
         return [Error(f"LEADER_ELECTIONS: {why}", hint=hint, id="django_leader.E011")]

@@ -9,8 +9,11 @@ is asked, beside the server's clock, how long ago another host has released a le
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 0))
+clock_gettime: Callable[[int], float] = getattr(time, "clock_gettime", lambda clock: time.monotonic())
+"""That of ``time``; where there is none, on Windows, nothing takes part in an election."""
 SAME_BOOT = 1.0
 """Seconds by which two readings of the wall time of one boot may differ. It changes only when the wall clock is
 stepped: by a leap second, or because it was wrong. chrony, as usually configured (``makestep 1``), steps it only if it
@@ -20,4 +23,4 @@ different times it differs by the time in between, once their wall clocks are se
 
 def now() -> float:
     """Seconds on the boot clock. Local; comparable only within one boot of one machine."""
-    return time.clock_gettime(BOOT_CLOCK)
+    return clock_gettime(BOOT_CLOCK)

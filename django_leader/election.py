@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
-from time import clock_gettime
 from typing import Any, TypeVar
 
 import redis
@@ -27,9 +26,10 @@ from . import clock
 from .callbacks import Listeners, RunCoroutine
 from .candidacy import Candidacy
 from .channel import Connect, connector
-from .clock import BOOT_CLOCK
+from .clock import BOOT_CLOCK, clock_gettime
 from .config import Config
 from .exceptions import LeaderError
+from .forks import unsupported
 from .grant import NO_GRANT, Grant
 from .hold import hold_left
 from .lifecycle import lifecycle
@@ -246,6 +246,8 @@ class LeaderElection(Queries):
         Raise ``LeaderError`` if it takes part already or may not, or if the caller is a callback or receiver of this
         election, which the end of the last term may wait for.
         """
+        if why := unsupported():
+            raise LeaderError(f"{self.label}: cannot take part: {why}")
         if self._listeners.call_here():
             raise LeaderError(f"{self.label}: run() was called by a callback or receiver of it; call start() there")
         candidacy = self._begin()

@@ -17,14 +17,41 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 
 class Forked(BaseException):
     """Ends, in a child, what the parent had begun. No ``Exception``, so that nothing on the way retries or logs it."""
+
+
+def unsupported() -> str:
+    """Why no election can take part on this platform; empty if it can. Local.
+
+    It lacks what the guarantees stand on: a clock that nobody sets, and a word when the process is forked.
+    """
+    needed = {"clock_gettime": time, "register_at_fork": os, "pthread_sigmask": signal}
+    missing = [f"{module.__name__}.{name}" for name, module in needed.items() if not hasattr(module, name)]
+    if not missing:
+        return ""
+    return f"Python lacks {', '.join(missing)} on this platform ({sys.platform}); elections need a POSIX system"
+
+
+def register(
+    *,
+    before: Callable[[], Any] | None = None,
+    after_in_parent: Callable[[], Any] | None = None,
+    after_in_child: Callable[[], Any] | None = None,
+) -> None:
+    """Call these when this process forks, as ``os.register_at_fork`` does; where there is none, never. Local."""
+    hooks = {"before": before, "after_in_parent": after_in_parent, "after_in_child": after_in_child}
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(**{name: hook for name, hook in hooks.items() if hook})
 
 
 def check(pid: int) -> None:

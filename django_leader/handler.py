@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import threading
 from collections.abc import Coroutine, Iterator
@@ -29,6 +28,7 @@ from .conf import DEFAULT_ALIAS, Autostart, UnknownElection, configured, entry_o
 from .config import SEED_FIELDS, Config
 from .exceptions import ConfigError, LeaderError
 from .fingerprint import fingerprints
+from .forks import register
 from .log import log
 from .overrides import overrides
 from .signals import ElectionSignal, Failed, became_leader, leader_changed, lost_leadership
@@ -266,6 +266,6 @@ def _settings_changed(*, setting: str, **kwargs: Any) -> None:
         elections.reset()
 
 
-os.register_at_fork(after_in_child=elections.unlock)
-os.register_at_fork(after_in_child=overrides.after_fork)
+register(after_in_child=elections.unlock)
+register(after_in_child=overrides.after_fork)
 setting_changed.connect(_settings_changed, dispatch_uid="django_leader.handler")

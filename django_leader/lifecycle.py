@@ -30,7 +30,7 @@ import weakref
 from typing import Any, Protocol
 
 from . import clock
-from .forks import in_fork_server
+from .forks import in_fork_server, register, unsupported
 from .log import log
 from .sigterm import Sigterm
 
@@ -150,7 +150,13 @@ class Lifecycle:
         self.exit()
 
     def defer(self, election: Election) -> bool:
-        """In a fork server, have ``election`` start in each child of it, and return True. Local."""
+        """Return whether ``election`` must not start here. Local.
+
+        In a fork server it then starts in each child. On a platform that cannot carry it, it never does.
+        """
+        if why := unsupported():
+            log(logging.WARNING, "%s: takes no part: %s", election.label, why)
+            return True
         if not in_fork_server():
             return False
         if not self._deferred:
@@ -197,7 +203,7 @@ class Lifecycle:
 
 
 lifecycle = Lifecycle()
-os.register_at_fork(
+register(
     before=lifecycle.sigterm.before_fork,
     after_in_parent=lifecycle.sigterm.after_fork,
     after_in_child=lifecycle.after_fork,

@@ -10,6 +10,10 @@ NOT guaranteed here, so nothing that a take-over may rely on:
 - Anything about processes that were started after the snapshot, on machines that were resumed within a second of each
   other or whose clocks are not set yet, if they also have the same pid and inode and were started in the same clock
   tick. The tick is not compared where ``/proc`` hides the holder.
+- That the end of a program is seen where its process goes on with another one (execve). The process lives. Its new
+  program could tell, by what differs between two programs of one process. But machines that were resumed from one
+  snapshot may have processes that are alike in all else, and two of these would not even need a death. So the lease
+  runs out.
 - That a death is seen. Where the kernel or a sandbox does not tell, there is no proof, and the lease runs out. The same
   holds for a candidate that has not seen the holder alive, and for one that first meets the holder after the wall clock
   was stepped by more than a second and before the holder has published itself anew.

@@ -40,7 +40,7 @@ from .autostart import (
 )
 from .autostart import Start as When
 from .conf import COMMAND_PREFIX, configured, starting
-from .forks import in_fork_server
+from .forks import in_fork_server, register
 from .lifecycle import lifecycle
 from .log import logger
 from .starts import Start, starts
@@ -112,7 +112,11 @@ class Starter:
             except ImproperlyConfigured as error:
                 logger.error("%s; this election does not start", error)
                 continue
-            if decision.why in (THREADLESS, refusal(seen.variable)):
+            if seen.unsupported:
+                supported = decide(seen._replace(unsupported=""), *starting(alias, entry))
+                if supported.start != "never":
+                    logger.warning("LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
+            elif decision.why in (THREADLESS, refusal(seen.variable)):
                 logger.error("LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
             elif decision.why == STARTED_BY_TESTS:
                 logger.warning("LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
@@ -198,7 +202,7 @@ class Starter:
             _chain_post_fork(uwsgi, self._start_in_worker)
         elif not self._watches_forks:
             self._watches_forks = True
-            os.register_at_fork(after_in_child=self._forked)
+            register(after_in_child=self._forked)
 
     def _forked(self) -> None:
         worker = _gunicorn_worker()

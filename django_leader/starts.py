@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import clock
+from .forks import register
 from .log import log
 from .threads import PAUSE, OwnThread, survives
 
@@ -193,4 +194,4 @@ def insist(call: Callable[[], Any], what: str) -> None:
 
 
 starts = Starts()
-os.register_at_fork(after_in_parent=starts.retry, after_in_child=starts.after_fork)
+register(after_in_parent=starts.retry, after_in_child=starts.after_fork)

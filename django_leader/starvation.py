@@ -18,12 +18,14 @@ import _thread
 import contextlib
 import itertools
 import re
-import resource
 import sys
 import threading
 import time
 import traceback
 from typing import NamedTuple
+
+with contextlib.suppress(ImportError):  # on Windows
+    import resource
 
 CPU_STAT = ("/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpu/cpu.stat")  # cgroup 2 and 1, as a container sees its own
 RAISE = ", or raise LOCK_TTL"

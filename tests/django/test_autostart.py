@@ -44,6 +44,8 @@ TABLE: list[tuple[dict[str, Any], Any, str]] = [
     ({"prefork_master": True, "variable": "0"}, True, NEVER),
     ({"prefork_master": True}, False, NEVER),
     ({"entry_point": True}, False, NEVER),
+    # nor does anything change it on a platform that cannot carry an election
+    ({"unsupported": "it lacks something", "variable": "1"}, True, NEVER),
     # rule 2: tests
     ({"testing": True, "entry_point": True}, "auto", NEVER),
     ({"testing": True, "command": "runserver", "serving": True}, "auto", NEVER),
@@ -111,7 +113,7 @@ def decision_of(arguments: list[str], **environment: str) -> str:
     )
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("DECISION")]
     assert lines, done.stderr
-    return lines[0]
+    return lines[-1]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.timezone import localtime
 
-from django_leader import acl
+from django_leader import acl, forks
 from django_leader.autostart import VARIABLE, Seen, decide
 from django_leader.handler import elections, read
 from django_leader.management.output import printable, put
@@ -127,15 +127,15 @@ def _row(report: Report) -> dict[str, Any]:
 
 def _explain(alias: str) -> list[dict[str, str]]:
     found = read(alias)
-    variable = os.environ.get(VARIABLE, "")
+    variable, here = os.environ.get(VARIABLE, ""), forks.unsupported()
     processes = {
-        "manage.py runserver": Seen(variable, command="runserver", serving=True),
-        "another manage.py command": Seen(variable, command="migrate"),
-        "WSGI or ASGI server": Seen(variable, entry_point=True),
-        "gunicorn --preload, uWSGI master": Seen(variable, prefork_master=True),
-        "Celery worker, Celery beat": Seen(variable, celery=True),
-        "script, worker, shell": Seen(variable),
-        "test run": Seen(variable, testing=True),
+        "manage.py runserver": Seen(variable, here, command="runserver", serving=True),
+        "another manage.py command": Seen(variable, here, command="migrate"),
+        "WSGI or ASGI server": Seen(variable, here, entry_point=True),
+        "gunicorn --preload, uWSGI master": Seen(variable, here, prefork_master=True),
+        "Celery worker, Celery beat": Seen(variable, here, celery=True),
+        "script, worker, shell": Seen(variable, here),
+        "test run": Seen(variable, here, testing=True),
     }
     rows = {where: decide(seen, found.autostart, found.serving_commands) for where, seen in processes.items()}
     if alias in starter.decisions:
