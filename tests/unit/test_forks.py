@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+import redis
 
-from django_leader.forks import Forked, check, close_silently
+from django_leader import Config, LeaderElection, LeaderError
+from django_leader.forks import Forked, check, close_silently, register
 from django_leader.waker import Waker
 
 LONG = 20.0
@@ -65,3 +67,18 @@ def test_s19_a_fork_while_a_waker_waits_is_seen_before_the_wake_up_is_taken(fork
     waker._pid = -1
     assert waker.wait(0.0) == (True, False)
     waker.close()
+
+
+def test_on_a_platform_without_what_an_election_needs_it_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    election = LeaderElection(redis.Redis(), Config())
+    monkeypatch.delattr(os, "register_at_fork")
+    election.start()
+    assert not election.running
+    assert (
+        "LEADER_ELECTIONS['default']: takes no part: Python lacks os.register_at_fork on this platform" in caplog.text
+    )
+    with pytest.raises(LeaderError, match=r"^LEADER_ELECTIONS\['default'\]: cannot take part: Python lacks"):
+        election.run()
+    register(after_in_child=election.run)
