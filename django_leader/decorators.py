@@ -152,27 +152,36 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
     if holder:
         yield None, f"this process is running it already, in another thread (election {alias!r})"
         return
+    try:
+        with _campaigning(election, wait, hold) as leads:
+            yield (election, "") if leads else (None, _who_leads(election))
+    finally:
+        with _busy_lock:
+            del _busy[alias]
+
+
+@contextmanager
+def _campaigning(election: LeaderElection, wait: float | None, hold: float) -> Iterator[bool]:
+    """Whether this process leads. Takes part that long, if it does not take part already."""
     ours, kept = not election.running, 0.0
     try:
         if ours:
             with _as_command_error():
                 election.start()
-        if _wait(election, wait):
-            kept = hold
-            try:
-                yield election, ""
-            except LeadershipLost as error:
-                kept = 0.0  # because the job has not been done
-                if here().due:  # a command around this one must end, too, and may catch a mere error
-                    raise
-                raise CommandError(f"Interrupted: {election.label}: the lease could not be kept") from error
-        else:
-            yield None, _who_leads(election)
+        leads = _wait(election, wait)
+        kept = hold if leads else 0.0  # what has not run is not to be held back
+        yield leads
+    except LeadershipLost as error:
+        kept = 0.0  # because the job has not been done
+        if here().due:  # a command around this one must end, too, and may catch a mere error
+            raise
+        raise CommandError(f"Interrupted: {election.label}: the lease could not be kept") from error
+    except (SystemExit, KeyboardInterrupt):
+        kept = 0.0 if election.asked else kept  # by SIGTERM, which has not let it be done
+        raise
     finally:
         if ours:
             election.stop(hold=kept if election.is_leader() else 0.0, timeout=here().left())
-        with _busy_lock:
-            del _busy[alias]
 
 
 def _check_override(alias: str) -> None:
@@ -193,7 +202,8 @@ def _wait(election: LeaderElection, wait: float | None) -> bool:
         return election.wait_for_leadership(wait)
     until = math.inf if wait is None else clock.now() + wait
     while not election.wait_for_leadership(max(0.0, min(WAIT, until - clock.now()))):
-        thread.check()
+        if thread.due:
+            raise LeadershipLost
         if clock.now() >= until or not election.running:
             return False
     return True

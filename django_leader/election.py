@@ -87,7 +87,8 @@ class LeaderElection(Queries):
         self._start: Start | None = None
         self._bodies: list[int] = []
         """The threads whose guarded bodies a release waits for."""
-        self._asked = False
+        self.asked = False
+        """Whether ``ask_to_stop()`` was the last that it was told."""
         self._grant = NO_GRANT
         self.overridden: Grant | None = None
         self._idle_hook = self._when_idle
@@ -258,7 +259,7 @@ class LeaderElection(Queries):
         try:
             self._take_part(candidacy)
         finally:
-            self._asked = False  # what the caller does next is not known
+            self.asked = False  # what the caller does next is not known
             lifecycle.sigterm.finish()
 
     def _take_part(self, candidacy: Candidacy) -> None:
@@ -283,7 +284,7 @@ class LeaderElection(Queries):
             self.prepare()
             new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish, self.name)
             self._candidacy, self._grant = new, new.grant
-            self._asked = False
+            self.asked = False
             if last:
                 last.bequeath(new)
             return new
@@ -298,7 +299,7 @@ class LeaderElection(Queries):
         ``hold``: seconds for which nobody leads after that; ``hold.py`` says by which clocks it ends. Idempotent, any
         thread; afterwards ``start()`` works again.
         """
-        candidacy, self._asked = self._candidacy, False
+        candidacy, self.asked = self._candidacy, False
         if candidacy is None or not self.running:
             return
         if self._start and self._start.cancel():  # it waits for a thread
@@ -330,14 +331,14 @@ class LeaderElection(Queries):
     def ask_to_stop(self) -> None:
         """Like ``stop()``, but waits for nothing and takes no lock, so it suits a signal handler. Local."""
         if self._candidacy and self.running:
-            self._asked = True
+            self.asked = True
             self._candidacy.ask_to_stop()
             if self._start and self._start.cancel():  # it waits for a thread, so nobody keeps a lock of it
                 self._candidacy.close()
 
     def resume(self) -> None:
         """Take part again if ``ask_to_stop()`` was the last that this election was told. Local."""
-        if self._asked:
+        if self.asked:
             log(logging.INFO, "%s: this process has survived SIGTERM, and takes part again", self.label)
             self.start()
 

@@ -84,6 +84,7 @@ class Interruptions:
         shields, handler = self._shields, self._install() if scope else None
         with self._locked():
             self._sent = self._sent and bool(self._scopes)
+            self.leaving = self.leaving and bool(self._scopes)
             if scope:
                 self._scopes.append(scope)
         try:

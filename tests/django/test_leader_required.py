@@ -305,7 +305,6 @@ def test_s01_an_outer_body_is_interrupted_although_it_catches_the_error_of_an_in
         "command:guarded_inner": short if first else long,
     }
     seen: list[str] = []
-    election = elections["command:guarded_class"]
 
     def work(name: str) -> None:
         frozen.freeze()
@@ -320,7 +319,6 @@ def test_s01_an_outer_body_is_interrupted_although_it_catches_the_error_of_an_in
     def outer() -> None:
         with suppress(Exception):
             call_command("guarded_inner")
-        seen.append(f"the outer one goes on, its lease {'lasts' if election.is_leader() else 'is over'}")
         work("outer")
 
     def run() -> None:
@@ -338,11 +336,11 @@ def test_s01_an_outer_body_is_interrupted_although_it_catches_the_error_of_an_in
         thread = threading.Thread(target=run)
         thread.start()
         thread.join(LONG)
-    error = "Interrupted: LEADER_ELECTIONS['command:guarded_class']: the lease could not be kept"
-    between = ["the outer one goes on, its lease lasts", "outer interrupted"] if first else []
-    if seen[1:-1] != between:
-        assert seen == ["inner interrupted", error], "the outer one was due before the inner one had come to its end"
-    assert (seen[0], seen[-1]) == ("inner interrupted", error)
+    assert seen[0] == "inner interrupted"
+    assert seen[1:-1] in ([], ["outer interrupted"]), (
+        "the outer one may be due before the inner one has come to its end"
+    )
+    assert seen[-1] == "Interrupted: LEADER_ELECTIONS['command:guarded_class']: the lease could not be kept"
 
 
 @pytest.mark.parametrize("where", ["main thread", "another thread"])

@@ -181,6 +181,16 @@ def test_a_handler_that_exits_ends_the_body_alone_and_its_status_stays(
     assert handed_over(some_server), "nothing is held: the job has not been done"
 
 
+def test_a_job_that_a_handler_breaks_off_at_once_is_not_held_back(guarded: Guarded, some_server: RedisServer) -> None:
+    script = guarded("""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+        call_command(command(wait, hold=3600))
+    """)
+    script.says("ready")
+    assert script.ends() == 9
+    assert handed_over(some_server)
+
+
 def test_the_interruption_does_not_hit_the_handler_of_before(guarded: Guarded, some_server: RedisServer) -> None:
     script = guarded("""
         def handler(number, frame):
