@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from .lifecycle import lifecycle
@@ -36,7 +37,8 @@ def handing_over(application: Application) -> Application:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
                 # Not in the loop's own pool, where it would queue behind whatever the application still does there.
-                await asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(1), lifecycle.stop)
+                with suppress(RuntimeError):  # no thread can be started: the end of the process hands over
+                    await asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(1), lifecycle.stop)
             return message
 
         try:

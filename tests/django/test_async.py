@@ -199,6 +199,14 @@ def test_lifespan_hands_over_though_the_pool_of_the_loop_is_busy(project: Settin
     assert not elections["default"].running
 
 
+def test_lifespan_goes_on_though_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert lifespan(ASGIHandler(), "startup", "shutdown") == COMPLETE
+
+
 def test_lifespan_hands_over_before_an_application_that_knows_it_ends(project: Settings) -> None:
     elections["default"].start()
     running: list[bool] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from pytest_django import Settings
 
 from django_leader import LeaderError, became_leader, clock, elections, leader_changed, lost_leadership
 from django_leader.election import LeaderElection
-from tests.support.servers import GENEROUS, eventually
+from tests.support.candidates import ROOT
+from tests.support.servers import GENEROUS, RedisServer, eventually
 
 SIGNALS = {"became": became_leader, "lost": lost_leadership, "changed": leader_changed}
 Connect = Callable[[str, Any], None]
@@ -337,6 +339,7 @@ def test_a_thread_that_a_callback_has_left_behind_waits_as_any_other(project: Se
     import contextvars
 
     election, go, stopped = elections["default"], threading.Event(), list[bool]()
+    callbacks: list[threading.Thread] = []
 
     def stop_later() -> None:
         assert go.wait(GENEROUS)
@@ -345,6 +348,7 @@ def test_a_thread_that_a_callback_has_left_behind_waits_as_any_other(project: Se
 
     @election.on_become_leader
     def begin() -> None:
+        callbacks.append(threading.current_thread())
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=[stop_later], daemon=True).start()
 
@@ -352,7 +356,43 @@ def test_a_thread_that_a_callback_has_left_behind_waits_as_any_other(project: Se
     election.on_lose_leadership(lambda: ended.wait(0.3))
     election.start()
     assert election.wait_for_leadership(GENEROUS)
-    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.endswith(" gain")])
+    eventually(lambda: callbacks and not callbacks[0].is_alive())
     go.set()
     eventually(lambda: stopped)
     assert stopped == [False]
+
+
+SCRIPT = """
+import asyncio, sys, time
+import django
+from django.conf import settings
+
+cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": sys.argv[1]}
+settings.configure(
+    SECRET_KEY="tests", INSTALLED_APPS=["django_leader"], CACHES={"default": cache},
+    LEADER_ELECTIONS={"default": {"QUARANTINE": 0}},
+)
+django.setup()
+from django_leader import became_leader, elections, lost_leadership
+
+async def gained(**kwargs):
+    await asyncio.sleep(0)
+    print("gained", flush=True)
+
+async def lost(**kwargs):
+    await asyncio.sleep(0)
+    print("lost", flush=True)
+
+became_leader.connect(gained)
+lost_leadership.connect(lost)
+elections["default"].start()
+assert elections["default"].wait_for_leadership(20)
+"""
+
+
+def test_coroutine_receivers_are_told_at_the_end_of_the_interpreter(some_server: RedisServer) -> None:
+    """When no executor takes anything any more."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, some_server.url], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "gained\nlost\n", done.stderr
