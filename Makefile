@@ -1,5 +1,5 @@
 # make demo    three web processes elect a leader, lose it and elect another   (ROUNDS=3 runs without a person)
-# make test    all tests
+# make test    all tests, WORKERS at a time   (ARGS=tests/unit; REDIS_SERVER=/usr/bin/valkey-server: all on this server)
 # make simulate   the protocol against faults, for as long as it is told   (ARGS="--seconds 600 --jobs 2")
 # make chaos   harms a fleet in every way known, FAULTS times, and tells whether it held   (SEED=7 ARGS=--dup-id)
 # make lint    format, lint, types, import contracts
@@ -16,6 +16,8 @@ BIN := $(VENV)/bin
 ROUNDS ?= 0
 FAULTS ?= 100
 SEED ?=
+# Most tests wait most of the time, so there are more of them at a time than processors.
+WORKERS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
 ARGS ?=
 
 .PHONY: demo test simulate chaos lint coverage bench servers wheel clean
@@ -30,7 +32,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -m testproject.demo --rounds $(ROUNDS) $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 chaos: $(VENV)/.test
 	@$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(ARGS)

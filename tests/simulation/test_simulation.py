@@ -11,6 +11,7 @@ from .bugs import BUGS
 from .episode import FoundError, Result, episode
 from .protocol import Rules
 
+pytestmark = pytest.mark.timeout(600)  # it computes, beside other tests
 STEPS = 100_000
 """At least; twice: with fixed seeds, and with others each time."""
 ENOUGH = 300_000
