@@ -39,7 +39,7 @@ from .machine import Resign
 from .queries import Queries, in_thread
 from .reasons import refuse
 from .starts import Start, starts
-from .threads import PAUSE
+from .waits import Waits
 from .work import Factory
 from .work import Work as LeadersWork
 
@@ -47,7 +47,7 @@ Callback = TypeVar("Callback", bound=Callable[[], Any])
 Work = TypeVar("Work", bound=Factory)
 
 
-class LeaderElection(Queries):
+class LeaderElection(Queries, Waits):
     """This process in one election. Thread-safe; one object per process and election.
 
     ``client`` (or a function that gives it, called when Redis is first needed) tells where Redis is and how to log in;
@@ -375,43 +375,6 @@ class LeaderElection(Queries):
             return False
         self._candidacy.feed(Resign(token, "resigned"))
         return True
-
-    def wait_for_leadership(self, timeout: float | None = 0.0) -> bool:
-        """Blocks until this process leads, or ``timeout`` seconds are over (None: never) and one attempt has ended.
-
-        Gives whether it leads; at once when ``start()`` was not called, and in a callback or receiver of this election,
-        which the next term may wait for. An attempt ends at once when Redis
-        cannot be asked or another process leads. When nobody does, but the last leader did not resign or Redis lost
-        data, it ends when that state is proved to be over: after a lease, or a quarantine if that is longer. So long,
-        and four operations (connect, log in, choose the database, ask), it may go over the timeout. While the last
-        leader's ``hold`` goes on, an attempt ends at once.
-        """
-        timing = self._timing
-        until = clock.now() + (float("inf") if timeout is None else timeout)
-        proof = max(timing.ttl, timing.quarantine) + timing.retry
-        first_attempt, watching = until + proof + 4 * timing.operation, False
-        if self._listeners.call_here():
-            return self.is_leader()
-        while (candidacy := self._candidacy) and self.running and not self.is_leader():
-            attempts, watch = candidacy.attempts, candidacy.watch
-            if watch.version and not watching:
-                # It may last longer than this process would have set it for. Only the first state that is found counts,
-                # because one that is replaced again and again would put the end off for ever.
-                watching, first_attempt = True, max(first_attempt, watch.over_at + 4 * timing.operation)
-            left = (until if attempts else first_attempt) - clock.now()
-            if left <= 0:
-                break
-            longest = 3600.0
-            if self._start and self._start.waits:
-                starts.retry()
-                longest = PAUSE
-            with (changed := candidacy.changed):
-                changed.wait_for(partial(self._has_changed, candidacy, attempts), min(left, longest))
-        return self.is_leader()
-
-    def _has_changed(self, candidacy: Candidacy, attempts: int) -> bool:
-        others = candidacy.ended or candidacy is not self._candidacy
-        return others or candidacy.attempts != attempts or self.is_leader()
 
     def after_fork(self) -> None:
         """In a child: never the leader, and nothing of the parent's candidacy is used. Local, sends nothing."""
