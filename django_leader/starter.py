@@ -43,6 +43,7 @@ from .conf import COMMAND_PREFIX, configured, starting
 from .forks import in_fork_server, register
 from .lifecycle import lifecycle
 from .log import logger
+from .reasons import way_to
 from .starts import Start, starts
 from .threads import PAUSE
 
@@ -147,9 +148,8 @@ class Starter:
             if election.name not in started:
                 election.start()
                 started.add(election.name)
-                if in_fork_server():  # its children take part
-                    return
-                logger.info("%s: takes part: %s", election.label, why or decision.why)
+                if election.running:  # in a fork server only its children do
+                    logger.info("%s: takes part: %s", election.label, why or decision.why)
 
         def start_the_rest() -> None:
             wait = RETRY
@@ -173,11 +173,12 @@ class Starter:
                 except ImproperlyConfigured as error:  # whose sentence says all
                     logger.error("LEADER_ELECTIONS[%r]: not started. %s", alias, error)
                     self.decisions[alias] = Decision("never", f"it failed: {error}")  # and is not told again
-                except Exception:
+                except Exception as error:
                     failed = True
                     if alias not in self._failing:
                         self._failing.add(alias)
-                        logger.exception("LEADER_ELECTIONS[%r]: not started yet; it is tried again", alias)
+                        text = "LEADER_ELECTIONS[%r]: not started yet; it is tried again. What failed:\n%s"
+                        logger.error(text, alias, way_to(error))  # without a text that may hold a secret
         return failed
 
     def _follow_server(self) -> None:
