@@ -195,6 +195,8 @@ class Candidacy:
         """Takes part until ``Stop``. The calling thread is the election thread."""
         self._thread = threading.current_thread()
         try:
+            with contextlib.suppress(Exception):  # then it publishes no process, and is taken over when its lease ends
+                self._actions.begin()
             self._loop()
         except BaseException:  # Ctrl-C, say: end as after a stop
             self.feed(machine.Stop())

@@ -139,6 +139,18 @@ def test_s16_a_loss_is_told_once_whatever_fails_on_the_way(
     assert (told, failed) == (["gain", "loss", "gain"], [True])
 
 
+def test_a_candidate_that_cannot_tell_which_process_it_is_takes_part_all_the_same(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(actions: Actions) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Actions, "begin", fails)
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+
+
 class NoThreads:
     """Has the system refuse every thread whose name ends so, until it is told otherwise."""
 
