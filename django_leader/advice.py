@@ -12,9 +12,8 @@ import math
 from . import clock, starvation
 from .channel import SERVER_TIMER
 from .config import FINGERPRINT_LENGTH, Config
-from .log import LONGEST, log
+from .log import LONGEST, log, way_to
 from .machine import State, Term
-from .reasons import way_to
 from .records import Answer, printable
 
 LATE = 0.5
@@ -50,7 +49,7 @@ class Advice:
             self._warn(
                 "Redis cannot be asked (%s). Nobody can be elected until it can; the application is not affected, and "
                 "the election goes on by itself.%s",
-                self.outage, f"\n{way_to(error)}" if unexpected else "",
+                self.outage, f" It is {way_to(error)}." if unexpected else "",
             )  # fmt: skip
 
     def answered(self, answer: Answer) -> None:

@@ -106,11 +106,6 @@ def place_in(kwargs: dict[str, Any]) -> str:
     return str(kwargs.get("path") or _place(kwargs.get("host", "localhost"), kwargs.get("port", 6379)))
 
 
-def way_to(error: BaseException) -> str:
-    """The type of an exception and where it was raised, for a log: no text, and no value of a variable. Local."""
-    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
-
-
 def refuse(client: object) -> None:
     """Raise ``ConfigError`` for what is no client of a single server or Sentinel. Local."""
     kind = type(client)

@@ -12,7 +12,8 @@ NOT guaranteed here: that a request which raised was not executed. What a script
   campaign: the second is granted as after any lost reply, with a new token, as "regained" until the next heartbeat;
   reclaim: the second finds the lease that the first has set, and extends it; release: the second finds nothing to give
   back, touches nobody's lease, and at most wakes another follower; post: the message arrives twice, and the receivers
-  heed each once; status reads. A renewal or a look is not sent again: the new connection may lead to another server, so
+  heed each once; collect: what the first has taken is lost with its reply, as it is without a second one; status and
+  history read. A renewal or a look is not sent again: the new connection may lead to another server, so
   reclaim or campaign, which ask that, take their place. ``WAIT`` is never sent on another connection,
   where it would count replicas that do not have the grant.
 - A request is packed once, as long as it says the same, and only its holes are filled each time.

@@ -42,8 +42,7 @@ from .autostart import Start as When
 from .conf import COMMAND_PREFIX, configured, starting
 from .forks import in_fork_server, register
 from .lifecycle import lifecycle
-from .log import logger
-from .reasons import way_to
+from .log import logger, way_to
 from .starts import Start, starts
 from .threads import PAUSE
 
@@ -177,7 +176,7 @@ class Starter:
                     failed = True
                     if alias not in self._failing:
                         self._failing.add(alias)
-                        text = "LEADER_ELECTIONS[%r]: not started yet; it is tried again. What failed:\n%s"
+                        text = "LEADER_ELECTIONS[%r]: not started yet; it is tried again: %s"
                         logger.error(text, alias, way_to(error))  # without a text that may hold a secret
         return failed
 

@@ -96,6 +96,11 @@ class Starts:
         """Return whether it was refused, and is tried again later. Local."""
         return start in self._waiting
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits for a thread. Local."""
+        return bool(self._waiting)
+
     def retry(self, *args: Any) -> None:
         """Start what waits, if a thread can be had now. Local; takes no lock, never raises, tries every ``PAUSE``.
 

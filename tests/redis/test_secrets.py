@@ -135,5 +135,5 @@ def test_of_an_unexpected_exception_the_type_and_the_place_are_told(
     assert election.wait_for_leadership(GENEROUS)
     election.stop()
     assert "Redis cannot be asked (KeyError)" in caplog.text
-    assert "in fails\n" in caplog.text
+    assert "> fails (test_secrets.py:" in caplog.text
     assert SECRET not in caplog.text
