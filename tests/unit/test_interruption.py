@@ -1,0 +1,190 @@
+"""Where ``LeadershipLost`` is raised, and where not: in the main thread by a signal, elsewhere by an exception."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from django_leader import LeadershipLost
+from django_leader.interruption import Interruptions, Scope, here, shielded
+
+Where = Callable[[Callable[[], Any]], None]
+
+
+def in_main_thread(function: Callable[[], Any]) -> None:
+    function()
+
+
+def in_another_thread(function: Callable[[], Any]) -> None:
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    for error in failed:
+        raise error
+
+
+@pytest.fixture(params=[in_main_thread, in_another_thread])
+def where(request: pytest.FixtureRequest) -> Where:
+    found: Where = request.param
+    return found
+
+
+def interrupt(thread: Interruptions, scope: Scope, *, urgent: bool = False) -> None:
+    """From another thread, whose end is waited for: what it has sent is there."""
+    other = threading.Thread(target=thread.interrupt, args=[scope], kwargs={"urgent": urgent})
+    other.start()
+    other.join()
+    steps()
+
+
+def steps() -> None:
+    for number in range(1000):
+        repr(number)
+
+
+def test_code_of_ours_is_not_interrupted_and_what_is_behind_it_is(where: Where) -> None:
+    seen: list[str] = []
+
+    def body() -> None:
+        scope = scopes[0]
+        with shielded() as thread:
+            interrupt(thread, scope)
+            steps()
+            seen.append("ours")
+        seen.append("the body goes on")
+
+    scopes = [Scope(lambda: 0.0)]
+
+    def test() -> None:
+        with shielded() as thread, pytest.raises(LeadershipLost):
+            thread.run(body, scopes[0])
+        steps()
+        seen.append("over")
+
+    where(test)
+    assert seen == ["ours", "over"]
+
+
+def test_a_body_is_interrupted_where_it_is_and_once(where: Where) -> None:
+    seen: list[str] = []
+    scope = Scope(lambda: 0.0)
+
+    def body() -> None:
+        try:
+            interrupt(here(), scope)
+            steps()
+            seen.append("not interrupted")
+        finally:
+            interrupt(here(), scope, urgent=True)
+            with shielded():
+                pass
+            steps()
+            seen.append("cleans up")
+
+    def test() -> None:
+        with shielded() as thread, pytest.raises(LeadershipLost):
+            thread.run(body, scope)
+
+    where(test)
+    assert seen == ["cleans up"]
+
+
+def test_what_comes_when_the_body_has_ended_comes_to_nothing(where: Where) -> None:
+    scope = Scope(lambda: 0.0)
+
+    def test() -> None:
+        with shielded() as thread:
+            assert thread.run(lambda: 7, scope) == 7
+            interrupt(thread, scope, urgent=True)
+        steps()
+
+    where(test)
+
+
+def test_each_body_gets_its_own_whatever_those_inside_it_swallow(where: Where) -> None:
+    seen: list[str] = []
+    outer_scope, middle_scope, inner_scope = (Scope(lambda: 0.0) for _ in range(3))
+
+    def inner() -> None:
+        with pytest.raises(LeadershipLost):
+            interrupt(here(), outer_scope)
+        seen.append("inner")
+
+    def middle() -> None:
+        with pytest.raises(LeadershipLost), shielded() as thread:
+            thread.run(inner, inner_scope)
+        seen.append("middle")
+
+    def outer() -> None:
+        with pytest.raises(LeadershipLost), shielded() as thread:
+            thread.run(middle, middle_scope)
+        seen.append("outer")
+        with shielded() as thread:  # what it calls to clean up is not interrupted again
+            thread.run(steps, Scope(lambda: 0.0))
+        raise KeyError
+
+    def test() -> None:
+        with shielded() as thread, pytest.raises(KeyError):
+            thread.run(outer, outer_scope)
+
+    where(test)
+    assert seen == ["inner", "middle", "outer"]
+
+
+def test_a_thread_that_leaves_is_interrupted_only_if_that_is_urgent(where: Where) -> None:
+    scope = Scope(lambda: 0.0)
+
+    def body() -> None:
+        here().leaving = True
+        interrupt(here(), scope)
+        steps()
+        with pytest.raises(LeadershipLost):
+            interrupt(here(), scope, urgent=True)
+
+    def test() -> None:
+        with shielded() as thread:
+            thread.run(body, scope)
+            assert not thread.leaving
+
+    where(test)
+
+
+def test_what_ends_the_process_is_not_replaced(where: Where) -> None:
+    scope = Scope(lambda: 0.0)
+
+    def body() -> None:
+        with shielded() as thread:
+            interrupt(thread, scope)
+            raise SystemExit(9)
+
+    def test() -> None:
+        with shielded() as thread, pytest.raises(SystemExit):
+            thread.run(body, scope)
+
+    where(test)
+
+
+def test_a_real_ctrl_c_does_what_it_did_before() -> None:
+    def body() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with shielded() as thread:
+        with pytest.raises(KeyboardInterrupt):
+            thread.run(body, Scope(lambda: 0.0))
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            thread.run(body, Scope(lambda: 0.0))
+        finally:
+            signal.signal(signal.SIGINT, before)
