@@ -105,10 +105,11 @@ class Wakeup:
         while pid == os.getpid():
             with suppress(OSError):
                 poll.poll()
-            seen = clock.now()
+            # Another handler may stand in the place of ours for a while, and take the signal.
+            seen, wanted = clock.now(), self._wanted()
             time.sleep(pause)
             unhandled = self._unhandled(reader, pid) and self._handled_at < seen - BELATED
-            if not (unhandled and self._wanted()):
+            if not (unhandled and wanted and self._wanted()):
                 since, pause = None, PAUSE
                 continue
             since, pause = since or seen, min(2 * pause, LONGEST_PAUSE)

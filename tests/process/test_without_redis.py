@@ -47,11 +47,13 @@ def resign(request):
 urlpatterns = [path("", show), path("who", who), path("resign", resign)]
 """
 APP = """
+import os
+
 from django.apps import AppConfig
 
 def say(what):
     def receiver(fencing_token, reason="", **kwargs):
-        print(what, fencing_token, reason, flush=True)
+        os.write(1, f"{what} {fencing_token} {reason}\\n".encode())  # in one piece, beside the lines of the log
     return receiver
 
 gained, lost = say("gained"), say("lost")

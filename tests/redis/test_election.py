@@ -193,7 +193,8 @@ def test_s17_an_unexpected_exception_ends_nothing_and_is_told_once(
         eventually(lambda: "answers again" in caplog.text)
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(lines) == 2
-    assert "a bug" in lines[0]
+    assert "> broken (test_election.py:" in lines[0]
+    assert "a bug" not in lines[0]
     assert "Redis answers again" in lines[1]
 
 

@@ -100,7 +100,7 @@ def _forgets(state: machine.State, event: machine.AnyEvent, now: float, timing: 
 DEAD = "local dead = kind == 'lease' and ARGV[14] == holder and ARGV[15] == int(token)"
 CLAIMED = "local claimed = ARGV[11] == version()"
 HELD = "if not (claimed or dead or own or kind == 'free') then"
-TOKEN = "token = math.max(token + 1, time[1] * 1000000 + time[2])"
+TOKEN = "token = math.max(token + 1, clock)"
 
 BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
     # What is wrong, and the faults that show it.
@@ -117,7 +117,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         ("restart-empty", "flush", "crash"),
     ),
     "the token is only the time": (
-        lambda: _lua("campaign", TOKEN, "token = time[1] * 1000000 + time[2]"),
+        lambda: _lua("campaign", TOKEN, "token = clock"),
         ("clock-back", "crash"),
     ),
     "a release compares nothing": (
