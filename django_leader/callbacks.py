@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from inspect import iscoroutine
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from typing import Any
 
 from .work import Gain, Work
@@ -32,6 +33,16 @@ class _Call:
 
 
 _calls: ContextVar[tuple[_Call, ...]] = ContextVar("django_leader_calls", default=())
+
+
+@contextmanager
+def closing_unbegun(coroutine: Coroutine[Any, Any, Any]) -> Iterator[None]:
+    """Close the coroutine at the end if it has not begun, or Python warns that it was never awaited. Local."""
+    try:
+        yield
+    finally:
+        if getcoroutinestate(coroutine) == CORO_CREATED:
+            coroutine.close()
 
 
 class Listeners:
@@ -89,7 +100,8 @@ class Listeners:
             before = _calls.set((*_calls.get(), mark))
             try:
                 if iscoroutine(result := function(*args)):
-                    self.run_coroutine(result)
+                    with closing_unbegun(result):
+                        self.run_coroutine(result)
             finally:
                 mark.over = True  # also where a thread that goes on has inherited it
                 _calls.reset(before)

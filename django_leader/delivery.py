@@ -170,12 +170,13 @@ class TermDelivery:
         if self._gain:
             self._run_gain(*self._gain[0])
 
-    def _run_gain(self, callback: Callback, begun: threading.Lock) -> None:
+    def _run_gain(self, gain: Gain, begun: threading.Lock) -> None:
         if not self._ours():
             return
         with suppress(RuntimeError):  # ``begin`` was interrupted, and did not know that this thread runs
             begun.release()
-        if not run(callback, f"{self._name}: a gain callback"):
+        if not run(gain, f"{self._name}: a gain callback"):
+            gain.skip()  # its coroutine may never have begun, and the watcher would wait for its end for ever
             insist(partial(self._unless_forked, self._gain_failed), f"{self._name}: the end of a term")
 
     def _unless_forked(self, tell: Callable[[int], Any]) -> None:

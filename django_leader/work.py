@@ -28,7 +28,7 @@ PATIENCE = 5.0
 
 
 class Gain:
-    """A function to call when a term begins, and ``skip`` to call instead if that cannot be."""
+    """A function to call when a term begins, and ``skip`` to call where that cannot be, or has raised."""
 
     def __init__(self, call: Callable[[], Any], skip: Callable[[], Any] = lambda: None) -> None:
         self._call, self.skip = call, skip
@@ -71,6 +71,8 @@ class WorkTerm:
     def __init__(self, factory: Factory, token: int, name: str) -> None:
         self._factory, self._token, self._name = factory, token, name
         self._over, self._done, self._lock = threading.Event(), threading.Event(), threading.Lock()
+        # The thread that runs it writes:
+        self._begun = False
         # Under the lock:
         self._wake: Callable[[], Any] = lambda: None
         """Tells the event loop that the term is over."""
@@ -92,6 +94,7 @@ class WorkTerm:
                 if inspect.iscoroutine(manager):
                     manager.close()  # or Python warns that it was never awaited
                 raise TypeError(f"while_leading: {self._factory!r} returned {manager!r}, which is no context manager")
+            self._begun = True
             with manager:
                 self._over.wait()
             return None
@@ -100,6 +103,7 @@ class WorkTerm:
                 self._done.set()
 
     async def _run_async(self, manager: AbstractAsyncContextManager[Any]) -> None:
+        self._begun = True
         try:
             over, loop = asyncio.Event(), asyncio.get_running_loop()
             with self._lock:
@@ -113,8 +117,10 @@ class WorkTerm:
             self._done.set()
 
     def skip(self) -> None:
-        """There is no thread to run it in. Local."""
-        self._done.set()
+        """Never begin it, because there is no thread or event loop to run it in. Do nothing if it has begun. Local."""
+        if not self._begun:
+            self._over.set()
+            self._done.set()
 
     def end(self) -> None:
         """The term is over. Local."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -306,6 +306,61 @@ def test_a_term_that_is_over_before_its_work_has_begun_has_none() -> None:
     listeners.works.append(work.Work(factory, "test"))
     assert listeners.tells_loss
     assert listeners.lost(1, "resigned") == [], "it was registered behind the beginning of the term"
+
+
+def test_a_work_whose_event_loop_cannot_be_made_ends_the_term_and_holds_up_nothing(some_server: RedisServer) -> None:
+    """``asyncio.run`` needs two descriptors, and may fail before the first step of the coroutine."""
+    refused: list[bool] = []
+
+    def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
+        if not refused:
+            refused.append(True)
+            raise OSError(24, "Too many open files")
+        asyncio.run(coroutine)
+
+    client = redis.Redis(port=some_server.port)
+    election = LeaderElection(client, Config(**{**FAST, "retry_interval": 0.1}), run_coroutine=run_coroutine)
+    job = Job(election)
+    election.while_leading(job.asynchronous)
+    try:
+        election.start()
+        eventually(lambda: job.running, "in the next term")
+    finally:
+        election.stop()
+    assert refused
+    assert [what for what, _ in job.log] == ["starts", "started", "stops", "stopped"]
+
+
+def test_only_work_that_has_not_begun_is_skipped() -> None:
+    skipped = WorkTerm(lambda token: AsyncNothing(), 1, "test")
+    coroutine = skipped.run()
+    assert coroutine
+    skipped.skip()
+    skipped.wait()
+    asyncio.run(coroutine)  # which begins nothing any more
+
+    ended: list[bool] = []
+
+    @asynccontextmanager
+    async def factory(token: int) -> AsyncIterator[None]:
+        begun.skip()
+        yield
+        ended.append(begun._done.is_set())
+
+    begun = WorkTerm(factory, 1, "test")
+    coroutine = begun.run()
+    assert coroutine
+
+    async def run() -> None:
+        work = asyncio.create_task(coroutine)
+        while not begun._begun:
+            await asyncio.sleep(0)
+        begun.end()
+        await work
+
+    asyncio.run(run())
+    begun.wait()
+    assert ended == [False]
 
 
 class AsyncNothing:

@@ -15,6 +15,7 @@ from django_leader import clock, delivery
 from django_leader.callbacks import Callback, Listeners
 from django_leader.delivery import News, TermDelivery
 from django_leader.starts import starts
+from django_leader.work import Gain
 from tests.support.servers import eventually
 
 LONG = 20.0
@@ -304,7 +305,7 @@ def test_s19_a_gain_is_announced_in_no_child(stage: Stage, fork: Fork, monkeypat
     term.begin(2)
     assert term._gain == []
     term.cancel()
-    term._run_gain(lambda: stage.log.append("third"), threading.Lock())
+    term._run_gain(Gain(lambda: stage.log.append("third")), threading.Lock())
     assert stage.log == ["first"]
 
 
