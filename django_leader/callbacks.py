@@ -2,7 +2,8 @@
 
 NOT guaranteed here: that a function returns, or in which thread it runs. ``delivery`` sees to the threads.
 
-- A function that returns a coroutine has it run to its end in an event loop of the same thread.
+- A function that returns a coroutine has it run to its end in an event loop of the same thread. Under gevent and
+  eventlet that is refused, because the requests run in the same thread.
 - Each call is marked in its context, which the coroutines, and the threads that they ask something of, inherit. So the
   election knows that it is asked from within a callback, and does not wait there for what can only follow it.
 """
@@ -17,10 +18,16 @@ from contextvars import ContextVar
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from typing import Any
 
+from .exceptions import LeaderError
+from .starvation import green
 from .work import Gain, Work
 
 Callback = Callable[[], Any]
 RunCoroutine = Callable[[Coroutine[Any, Any, Any]], Any]
+GREEN = (
+    "coroutines cannot run under gevent or eventlet: requests share one thread with them, and Django would refuse each "
+    "database call of a request meanwhile; give the election a function, or a context manager, that is not asynchronous"
+)
 
 
 class _Call:
@@ -45,6 +52,18 @@ def closing_unbegun(coroutine: Coroutine[Any, Any, Any]) -> Iterator[None]:
             coroutine.close()
 
 
+def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run the coroutine to its end in an event loop of the calling thread. Raise what it raises.
+
+    Raise ``LeaderError`` under gevent and eventlet. asyncio keeps the running loop of a thread of the system, so there
+    each greenlet of the process would find itself within that loop.
+    """
+    with closing_unbegun(coroutine):
+        if green():
+            raise LeaderError(GREEN)
+        asyncio.run(coroutine)
+
+
 class Listeners:
     """What the application wants to be told: functions of the token, of token and reason, of the two leaders.
 
@@ -53,7 +72,7 @@ class Listeners:
     runs what a function returns if that is a coroutine.
     """
 
-    def __init__(self, after_callback: Callback, run_coroutine: RunCoroutine = asyncio.run) -> None:
+    def __init__(self, after_callback: Callback, run_coroutine: RunCoroutine = run_coroutine) -> None:
         self._after_callback, self.run_coroutine = after_callback, run_coroutine
         # Any thread appends; a term goes by what is there when it begins, or ends.
         self.on_gain: list[Callable[[int], Any]] = []

@@ -11,7 +11,6 @@ NOT guaranteed here:
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
@@ -23,7 +22,7 @@ from typing import Any, TypeVar
 import redis
 
 from . import clock
-from .callbacks import Listeners, RunCoroutine
+from .callbacks import Listeners, RunCoroutine, run_coroutine
 from .candidacy import Candidacy
 from .channel import Connect, connector
 from .clock import BOOT_CLOCK, clock_gettime
@@ -65,7 +64,7 @@ class LeaderElection(Queries, Waits):
         *,
         name: str = "default",
         after_callback: Callable[[], Any] = lambda: None,
-        run_coroutine: RunCoroutine = asyncio.run,
+        run_coroutine: RunCoroutine = run_coroutine,
         when_idle: Callable[[], bool] | None = None,
     ) -> None:
         self.name, self.label = name, f"LEADER_ELECTIONS[{name!r}]"

@@ -7,7 +7,6 @@ are stopped and forgotten.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import threading
@@ -24,6 +23,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 
 from . import bystander
+from .callbacks import closing_unbegun, run_coroutine
 from .conf import DEFAULT_ALIAS, Autostart, UnknownElection, configured, entry_of, starting
 from .config import SEED_FIELDS, Config
 from .exceptions import ConfigError, LeaderError
@@ -185,8 +185,10 @@ def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
 
     Database calls of a coroutine run in a thread of asgiref's. By default it shares one for the whole process, where
     nobody would close them; so the coroutine gets one of its own.
+    Raise ``LeaderError`` under gevent and eventlet: see ``run_coroutine``.
     """
-    asyncio.run(_with_own_database_thread(coroutine))
+    with closing_unbegun(coroutine):
+        run_coroutine(_with_own_database_thread(coroutine))
 
 
 async def _with_own_database_thread(coroutine: Coroutine[Any, Any, Any]) -> None:

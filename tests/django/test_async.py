@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import json
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -13,10 +19,22 @@ from django.core.handlers.asgi import ASGIHandler
 from django.test import AsyncClient
 from pytest_django import Settings
 
-from django_leader import RedisUnavailable, became_leader, elections, is_leader, lost_leadership
+from django_leader import (
+    LeaderError,
+    RedisUnavailable,
+    became_leader,
+    callbacks,
+    elections,
+    handler,
+    is_leader,
+    lost_leadership,
+)
 from django_leader.asgi import Application, handing_over
+from django_leader.callbacks import run_coroutine
 from django_leader.config import Config
 from django_leader.election import LeaderElection
+from tests.conftest import need
+from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 
@@ -129,6 +147,36 @@ def test_a_coroutine_function_that_raises_ends_the_term(project: Settings) -> No
 
     election.start()
     eventually(lambda: any(event.kind == "callback-failed" for event in election.history()))
+
+
+def test_no_coroutine_runs_where_greenlets_share_a_thread() -> None:
+    """While one ran, Django refused every database call of every request."""
+    need(find_spec("gevent") is not None, "gevent")
+    done: Any = subprocess.run(
+        [sys.executable, "-m", "tests.support.gevent_coroutines"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    found = json.loads(done.stdout)
+    assert (found["database"], found["ran"], found["running"]) == ("works", [], False), done.stderr
+    refusal = "coroutines cannot run under gevent or eventlet"
+    for what in ("a gain callback raised", "of became_leader raised"):
+        assert [line for line in found["said"] if what in line and refusal in line], found["said"]
+    assert "never awaited" not in done.stderr
+
+
+@pytest.mark.parametrize("run", [run_coroutine, handler._run_coroutine])
+def test_a_coroutine_that_cannot_run_is_refused_and_closed(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], None]
+) -> None:
+    monkeypatch.setattr(callbacks, "green", lambda: True)
+    coroutine = asyncio.sleep(0)
+    with pytest.raises(LeaderError, match=r"share one thread.*give the election a function, or a context manager"):
+        run(coroutine)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
 
 
 @pytest.mark.django_db

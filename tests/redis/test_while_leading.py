@@ -318,8 +318,8 @@ def test_a_work_whose_event_loop_cannot_be_made_ends_the_term_and_holds_up_nothi
             raise OSError(24, "Too many open files")
         asyncio.run(coroutine)
 
-    client = redis.Redis(port=some_server.port)
-    election = LeaderElection(client, Config(**{**FAST, "retry_interval": 0.1}), run_coroutine=run_coroutine)
+    options: dict[str, Any] = {**FAST, "retry_interval": 0.1}
+    election = LeaderElection(redis.Redis(port=some_server.port), Config(**options), run_coroutine=run_coroutine)
     job = Job(election)
     election.while_leading(job.asynchronous)
     try:
