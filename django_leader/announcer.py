@@ -20,7 +20,8 @@ from .starts import at_the_end
 class Announcer:
     """Of one candidacy. ``deadline`` and what follows it: see ``TermDelivery``.
 
-    The election thread calls ``ready``; the rest is called under the lock of the candidacy, except ``abandon``.
+    The election thread calls ``ready``; the rest is called under the lock of the candidacy, except ``abandon`` and
+    ``tell``, and so logs nothing: a handler may block, and the end of the term waits for that lock.
     """
 
     def __init__(
@@ -70,8 +71,12 @@ class Announcer:
         return self.current is None or self.current.token != token or self.current.end(reason)
 
     def changed(self, previous: str, current: str) -> None:
-        """Announce that another process leads. Local."""
+        """Announce that another process leads, at the next ``tell``. Local."""
         self._news.put(self._listeners.changed(previous, current))
+
+    def tell(self) -> None:
+        """Tell what ``changed`` has announced. Local, but may log: hold no lock."""
+        self._news.go()
 
     def close(self) -> None:
         """There will be no further term. Local."""

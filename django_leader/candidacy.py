@@ -277,6 +277,7 @@ class Candidacy:
         # Whoever waits for us in a signal handler may have interrupted whoever logs. Whoever applies tells behind it.
         if ((self._stop_asked or self._applying) and not at_last) or not self._ours():
             return
+        self._announcer.tell()
         self._log.write()
 
     def _apply_one(self, event: machine.AnyEvent) -> None:

@@ -85,7 +85,10 @@ class TermDelivery:
             raise
 
     def begin(self, token: int) -> None:
-        """The term has begun: it is watched from now on, and the gain callbacks run. Local, takes ``HEAD_START``."""
+        """The term has begun: it is watched from now on, and the gain callbacks run. Local, takes ``HEAD_START``.
+
+        Raise ``RuntimeError`` where some of them get no thread; the term is watched all the same.
+        """
         if not self._ours():
             return
         self._gain = [(gain, _locked()) for gain in self._listeners.gained(token)]
@@ -103,8 +106,7 @@ class TermDelivery:
                 OwnThread(partial(self._run_gain, *gain), f"{self._name} gain").start()
                 started += 1
         except (RuntimeError, MemoryError) as error:
-            log(logging.ERROR, "%s: no thread could be started for a gain callback: %s", self._name, error)
-            self._gain_failed(token)
+            raise RuntimeError(f"no thread could be started for a gain callback: {error}") from error
         finally:
             for skipped, begun in self._gain[started:]:  # or the watcher would wait for them for ever
                 skipped.skip()
@@ -214,12 +216,16 @@ class News:
         self._busy = False
 
     def put(self, callbacks: Sequence[Callback]) -> None:
-        """Runs ``callbacks`` after those given before. At interpreter exit no thread starts, so not at all. Local.
-
-        If no thread can be started otherwise, they run when one can.
-        """
+        """Have ``callbacks`` run after those given before, from the next ``go`` on. Local, logs nothing."""
         with self._lock:
             self._waiting.extend(callbacks)
+
+    def go(self) -> None:
+        """Run what was given. Local, but may log: hold no lock.
+
+        If no thread can be started, it runs when one can. At interpreter exit none starts, so it does not run at all.
+        """
+        with self._lock:
             if self._busy or not self._waiting or self._pid != os.getpid():
                 return
             self._busy = True

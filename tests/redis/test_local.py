@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from django_leader import Config, LeaderElection
 from django_leader.local import Local, LocalLease, open_lease
 from django_leader.records import NO_CLAIM, Claim, LeaderInfo
+from django_leader.starts import starts
 from tests.support.servers import GENEROUS, eventually
 
 FAST: dict[str, Any] = {"lock_ttl": 3, "heartbeat_interval": 0.2, "retry_interval": 0.2, "quarantine": 60}
@@ -106,6 +108,47 @@ def test_s19_a_child_of_a_fork_begins_with_nothing(election: LeaderElection) -> 
     os.close(reader)
     os.close(writer)
     assert election.is_leader()
+
+
+@pytest.mark.parametrize("refused", ["news", "gain"])
+def test_no_line_is_written_under_the_lock(
+    election: LeaderElection, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """A handler of the log may block, and whoever notices the end of the term waits for the lock."""
+    lines: list[tuple[bool, str]] = []
+    eventually(all_started, "of which a test before has left some, and of which nothing is said again")
+    start = threading.Thread.start
+
+    class Note(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if candidacy := election._candidacy:
+                lock: Any = candidacy.changed
+                lines.append((lock._is_owned(), record.getMessage()))
+
+    def start_or_refuse(thread: threading.Thread) -> None:
+        if thread.name.endswith(f" {refused}") and election.is_leader():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+    election.on_become_leader(lambda: None)
+    election.listen(lambda token: None, lambda token, reason: None, lambda previous, current: None)
+    logger, note = logging.getLogger("django_leader"), Note()
+    logger.addHandler(note)
+    try:
+        election.start()
+        eventually(lambda: [text for _, text in lines if "can't start new thread" in text])
+        election.stop()
+    finally:
+        logger.removeHandler(note)
+        monkeypatch.undo()
+        eventually(all_started)
+    assert [text for held, text in lines if held] == []
+
+
+def all_started() -> bool:
+    starts.retry()
+    return not starts.busy
 
 
 def test_no_thread_and_no_connection_is_left(election: LeaderElection) -> None:
