@@ -198,7 +198,8 @@ async def _with_own_database_thread(coroutine: Coroutine[Any, Any, Any]) -> None
             await coroutine
         finally:
             if context in SyncToAsync.context_to_thread_executor:  # if not, it has made no database call
-                await sync_to_async(_close_connections)()
+                with suppress(RuntimeError):  # the interpreter ends: no thread, and none to close anything in
+                    await sync_to_async(_close_connections)()
 
 
 def _send_signals(election: LeaderElection) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connections
 from django.db.utils import ConnectionHandler
 from pytest_django import Settings
 
 from django_leader import LeaderError, became_leader, clock, elections, leader_changed, lost_leadership
 from django_leader.election import LeaderElection
+from django_leader.handler import _run_coroutine
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -157,6 +158,19 @@ def test_no_database_connection_stays_open_behind_what_is_called(
     eventually(lambda: len(used) >= 2)
     assert min(used) >= 1, "it has had one"
     eventually(lambda: open_files(database) == 0)
+
+
+def test_what_a_coroutine_raised_is_told_though_its_database_thread_is_gone(database: Path) -> None:
+    """At the end of the interpreter ``concurrent.futures`` takes nothing any more."""
+
+    async def fails() -> None:
+        await aquery()
+        context: Any = SyncToAsync.thread_sensitive_context.get()
+        SyncToAsync.context_to_thread_executor[context].shutdown()
+        raise ValueError("the real one")
+
+    with pytest.raises(ValueError, match="the real one"):
+        _run_coroutine(fails())
 
 
 class Uses:
