@@ -86,7 +86,7 @@ class Listeners:
         gains = [Gain(self._call(function, token)) for function in self.on_gain]
         for work in self.works:
             term = work.term(token)
-            gains.append(Gain(self._call(term.run), term.skip))
+            gains.append(Gain(self._call(term.run), term.skip, "work of while_leading"))
         return gains
 
     def lost(self, token: int, reason: str) -> list[Callback]:

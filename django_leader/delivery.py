@@ -177,7 +177,7 @@ class TermDelivery:
             return
         with suppress(RuntimeError):  # ``begin`` was interrupted, and did not know that this thread runs
             begun.release()
-        if not run(gain, f"{self._name}: a gain callback"):
+        if not run(gain, f"{self._name}: {gain.what}"):
             gain.skip()  # its coroutine may never have begun, and the watcher would wait for its end for ever
             insist(partial(self._unless_forked, self._gain_failed), f"{self._name}: the end of a term")
 

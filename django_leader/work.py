@@ -28,10 +28,15 @@ PATIENCE = 5.0
 
 
 class Gain:
-    """A function to call when a term begins, and ``skip`` to call where that cannot be, or has raised."""
+    """A function to call when a term begins, and ``skip`` to call where that cannot be, or has raised.
 
-    def __init__(self, call: Callable[[], Any], skip: Callable[[], Any] = lambda: None) -> None:
-        self._call, self.skip = call, skip
+    ``what`` it is, for the log.
+    """
+
+    def __init__(
+        self, call: Callable[[], Any], skip: Callable[[], Any] = lambda: None, what: str = "a gain callback"
+    ) -> None:
+        self._call, self.skip, self.what = call, skip, what
 
     def __call__(self) -> None:
         """Call it. Raise what it raises."""

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from django_leader import clock, delivery
 from django_leader.callbacks import Callback, Listeners
 from django_leader.delivery import News, TermDelivery
 from django_leader.starts import starts
-from django_leader.work import Gain
+from django_leader.work import Gain, Work
 from tests.support.servers import eventually
 
 LONG = 20.0
@@ -124,6 +125,23 @@ def test_a_callback_knows_that_it_is_one(stage: Stage) -> None:
     assert stage.delivered.wait(LONG)
     eventually(lambda: seen == [True, True])
     assert stage.listeners.call_here() is False
+
+
+def test_what_work_raises_is_told_as_such(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    @contextmanager
+    def work(token: int) -> Iterator[None]:
+        stage.log.append("entered")
+        yield
+        raise ValueError("when it is left")
+
+    term = stage.prepare()
+    stage.listeners.works.append(Work(work, "test"))
+    term.begin(1)
+    eventually(lambda: "entered" in stage.log)
+    term.end("resigned")
+    assert stage.delivered.wait(LONG)
+    eventually(lambda: caplog.messages)
+    assert caplog.messages == ["test: work of while_leading raised"]
 
 
 @pytest.mark.parametrize("which", ["term", "gain"])
