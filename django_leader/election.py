@@ -116,7 +116,11 @@ class LeaderElection(Queries, Waits):
         self._grant = self.overridden or grant
 
     def is_leader(self) -> bool:
-        """Whether this process leads now. Local: no network, no lock, never raises. Any thread, any signal handler."""
+        """Return whether this process leads now. Local: no network, no lock, never raises. Any thread.
+
+        In a signal handler, too, once the process takes part. While it does not, a call may write to the log why, and
+        handlers of the log take locks.
+        """
         if clock_gettime(BOOT_CLOCK) < self._grant.cell[0]:
             return True
         if self._candidacy is None and self._idle_hook:

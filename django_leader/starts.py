@@ -143,6 +143,9 @@ class Starts:
             self.retry()
 
     def _help(self) -> None:
+        if self._pid != os.getpid():
+            self.after_fork()  # by a fork in C: the lock may be that of a thread that is not here
+            return
         with self._lock:
             if self._helped:
                 return
@@ -167,6 +170,7 @@ class Starts:
             with self._lock:
                 self._waiting.remove(start)
             log(logging.INFO, "%s: starts now: there are threads again", start.name)
+        self.after_fork()
 
     def _unhook(self) -> None:
         if self._collected in gc.callbacks:

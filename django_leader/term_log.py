@@ -11,6 +11,8 @@ The records have attributes for programs: ``election`` (the alias), ``instance``
 from __future__ import annotations
 
 import logging
+from collections import deque
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,7 +27,8 @@ class TermLog:
     def __init__(self, label: str, election: str, instance: str) -> None:
         self._label, self._leader = label, ""
         self.about = {"election": election, "instance": instance}
-        self.lines: list[tuple[int, str, tuple[Any, ...], dict[str, Any]]] = []
+        # Any thread: its methods are atomic.
+        self._lines: deque[tuple[int, str, tuple[Any, ...], dict[str, Any]]] = deque()
 
     def gained(self, token: int) -> None:
         """A term has begun now. Local."""
@@ -54,12 +57,13 @@ class TermLog:
 
     def write(self) -> None:
         """Write what has been added. May block as long as a handler does: hold no lock."""
-        lines, self.lines = self.lines, []
-        for level, text, args, extra in lines:
-            log(level, text, *args, extra=extra)
+        with suppress(IndexError):  # until none is left
+            while True:
+                level, text, args, extra = self._lines.popleft()
+                log(level, text, *args, extra=extra)
 
     def _add(self, level: int, text: str, *args: Any, **more: Any) -> None:
-        self.lines.append((level, f"%s: {text}", (self._label, *args), self.about | more))
+        self._lines.append((level, f"%s: {text}", (self._label, *args), self.about | more))
 
 
 def _shown(at: datetime) -> str:

@@ -1,0 +1,39 @@
+"""No line of a candidacy is lost between the thread that adds it and one that writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from django_leader.term_log import TermLog
+
+
+class Switches(dict[str, Any]):
+    """Has another thread write while a line is being made."""
+
+    def __init__(self, log: TermLog) -> None:
+        super().__init__(log.about)
+        self.log = log
+
+    def __or__(self, other: Any) -> Any:
+        self.log.write()
+        return dict(self) | other
+
+
+def test_a_line_that_is_added_while_another_thread_writes_is_written_later(caplog: pytest.LogCaptureFixture) -> None:
+    log = TermLog("test", "default", "web-1")
+    log.about = Switches(log)
+    log.cannot_lead(RuntimeError("no thread"))
+    log.write()
+    log.write()
+    assert caplog.messages == ["test: cannot lead: no thread"]
+
+
+def test_lines_are_written_in_order_and_once(caplog: pytest.LogCaptureFixture) -> None:
+    log = TermLog("test", "default", "web-1")
+    for number in range(3):
+        log.cannot_lead(RuntimeError(str(number)))
+    log.write()
+    log.write()
+    assert caplog.messages == [f"test: cannot lead: {number}" for number in range(3)]
