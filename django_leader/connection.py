@@ -13,7 +13,8 @@ from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from .reasons import CLUSTER
+from .exceptions import ConfigError
+from .reasons import CLUSTER, refuse
 
 DJANGO_REDIS = "django_redis.cache.RedisCache"
 DJANGO = "django.core.cache.backends.redis.RedisCache"
@@ -49,7 +50,9 @@ def problem(cache: str) -> str | None:
     if _is_cut(location):
         return f"CACHE is {cache!r}: {NEEDED.format(cache, WITH_PASSWORD)}; {ENCODED}"
     try:
-        _client(cache)
+        refuse(_client(cache))
+    except ConfigError as error:  # a backend of the project's own makes such a client
+        return f"CACHE is {cache!r}: {error}"
     except Exception as error:  # whatever a backend makes of a bad LOCATION or OPTIONS; it may name a password
         failed = f"CACHE is {cache!r}, which cannot be used ({type(error).__name__})"
         return f"{failed}; {_misread(cache, location) or 'look at its LOCATION and OPTIONS'}"

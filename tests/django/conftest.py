@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
+from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 from pytest_django import Settings
 
 from django_leader.handler import elections
@@ -19,6 +21,32 @@ def caches(url: str, backend: str = "django_redis.cache.RedisCache") -> dict[str
         "default": {"BACKEND": backend, "LOCATION": url},
         "local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     }
+
+
+class Cluster(redis.RedisCluster):
+    """The client of a cluster, which is never asked: to make a real one connects."""
+
+    def __init__(self) -> None: ...
+
+    def __del__(self) -> None: ...
+
+
+class ClusterCacheClient(RedisCacheClient):
+    """Makes it."""
+
+    def get_client(self, key: Any = None, *, write: bool = False) -> Any:
+        return Cluster()
+
+
+class ClusterCache(RedisCache):
+    """A backend of a project's own, as there are some for clusters."""
+
+    def __init__(self, server: Any, params: Any) -> None:
+        super().__init__(server, params)
+        self._class = ClusterCacheClient
+
+
+CLUSTER_CACHE = {"BACKEND": f"{__name__}.ClusterCache", "LOCATION": "redis://127.0.0.1:1"}
 
 
 @pytest.fixture

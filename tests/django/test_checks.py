@@ -12,6 +12,7 @@ from django.test import override_settings
 
 from django_leader import checks
 from django_leader.handler import KEYS
+from tests.django.conftest import CLUSTER_CACHE
 from tests.support.candidates import ROOT
 
 README = ROOT / "README.md"
@@ -26,6 +27,7 @@ OTHER_REDIS = {
         "LOCATION": "redis://127.0.0.1:1",
         "OPTIONS": {"REDIS_CLIENT_CLASS": "redis.cluster.RedisCluster"},
     },
+    "own cluster": CLUSTER_CACHE,
     "broken": {"BACKEND": "no.such.Backend"},
     "shards": {
         "BACKEND": "django_redis.cache.RedisCache",
@@ -65,6 +67,11 @@ CASES: list[tuple[str, Any, str]] = [
         "W003",
         {"default": {"CACHE": "cluster"}},
         "CACHE is 'cluster': this is a Redis Cluster, which django-leader does",
+    ),
+    (
+        "W003",
+        {"default": {"CACHE": "own cluster"}},
+        "CACHE is 'own cluster': this is a Redis Cluster (Cluster), which django-leader does",
     ),
     ("E001", {}, "is empty"),
     ("E001", "default", "must be a dict of dicts"),

@@ -25,7 +25,7 @@ from django_leader import (
 )
 from django_leader.handler import read
 from django_leader.testing import leading
-from tests.django.conftest import FAST, caches
+from tests.django.conftest import CLUSTER_CACHE, FAST, caches
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
 
@@ -141,13 +141,14 @@ def test_is_leader_is_false_with_settings_that_cannot_be_used_and_the_log_says_w
         ("nowhere", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'nowhere', which is not in CACHES"),
         ("local", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'local', whose backend"),
         ("bad", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'bad', which cannot be used \(ValueError\)"),
+        ("cluster", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'cluster': this is a Redis Cluster \(Cluster\), which"),
     ],
 )
 def test_a_cache_that_cannot_carry_an_election_is_refused_by_what_needs_it(
     settings: Settings, cache: str, message: str
 ) -> None:
     bad = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "user:secret@localhost"}
-    settings.CACHES = {**settings.CACHES, "bad": bad}
+    settings.CACHES = {**settings.CACHES, "bad": bad, "cluster": CLUSTER_CACHE}
     settings.LEADER_ELECTIONS = {"default": {"CACHE": cache}}
     assert is_leader() is False, "tests with local caches go on"
     for use in (elections["default"].start, elections["default"].get_leader_info):

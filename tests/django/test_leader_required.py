@@ -34,7 +34,7 @@ from django_leader.lease import Lease
 from django_leader.records import Claim
 from django_leader.testing import following, leading, real_elections
 from tests.commands.management.commands import guarded, guarded_class, guarded_inner
-from tests.django.conftest import FAST
+from tests.django.conftest import CLUSTER_CACHE, FAST
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
 
@@ -199,6 +199,14 @@ def test_a_body_that_raises_lets_go_and_its_error_comes_through(project: Setting
     with pytest.raises(ZeroDivisionError):
         call_command("guarded_class")
     assert not elections["command:guarded_class"].running
+
+
+def test_a_cache_that_carries_no_election_is_one_sentence_and_an_exit_status(project: Settings) -> None:
+    project.CACHES = {"default": CLUSTER_CACHE}
+    with pytest.raises(CommandError, match=r"^Not run: LEADER_ELECTIONS.*: this is a Redis Cluster") as error:
+        call_command("guarded")
+    assert error.value.returncode == 2
+    assert guarded.runs == []
 
 
 def test_help_and_options_are_unchanged(project: Settings) -> None:

@@ -19,7 +19,7 @@ from pytest_django import Settings
 from django_leader import LeaderElection, elections
 from django_leader.handler import read
 from django_leader.management.commands import leader_status
-from tests.django.conftest import FAST, caches
+from tests.django.conftest import CLUSTER_CACHE, FAST, caches
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -87,6 +87,15 @@ def test_when_redis_cannot_be_asked_it_ends_with_2(project: Settings, own_server
     code, out, _ = status("--json")
     assert code == 2
     assert "refused" in json.loads(out)[0]["error"]
+
+
+def test_a_cache_that_carries_no_election_is_told_and_not_raised(project: Settings) -> None:
+    project.CACHES = {"default": CLUSTER_CACHE}
+    match = r"^LEADER_ELECTIONS\['default'\]: CACHE is 'default': this is a Redis Cluster \(Cluster\), which"
+    for arguments in ([], ["--json"]):
+        with pytest.raises(CommandError, match=match) as error:
+            status(*arguments)
+        assert error.value.returncode == 2
 
 
 def test_a_leader_from_elsewhere_with_odd_times_is_shown(project: Settings, some_server: RedisServer) -> None:
