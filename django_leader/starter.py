@@ -11,6 +11,7 @@ none of those that are known. They take part from their first request on, which 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -42,7 +43,7 @@ from .autostart import Start as When
 from .conf import COMMAND_PREFIX, configured, starting
 from .forks import in_fork_server, register
 from .lifecycle import lifecycle
-from .log import logger, way_to
+from .log import log, way_to
 from .starts import Start, starts
 from .threads import PAUSE
 
@@ -110,16 +111,16 @@ class Starter:
             try:
                 decision = self.decisions[alias] = decide(seen, *starting(alias, entry))
             except ImproperlyConfigured as error:
-                logger.error("%s; this election does not start", error)
+                log(logging.ERROR, "%s; this election does not start", error)
                 continue
             if seen.unsupported:
                 supported = decide(seen._replace(unsupported=""), *starting(alias, entry))
                 if supported.start != "never":
-                    logger.warning("LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
+                    log(logging.WARNING, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
             elif decision.why in (THREADLESS, refusal(seen.variable)):
-                logger.error("LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
+                log(logging.ERROR, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
             elif decision.why == STARTED_BY_TESTS:
-                logger.warning("LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
+                log(logging.WARNING, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
         return seen
 
     def _prepare(self, start: When) -> None:
@@ -148,7 +149,7 @@ class Starter:
                 election.start()
                 started.add(election.name)
                 if election.running:  # in a fork server only its children do
-                    logger.info("%s: takes part: %s", election.label, why or decision.why)
+                    log(logging.INFO, "%s: takes part: %s", election.label, why or decision.why)
 
         def start_the_rest() -> None:
             wait = RETRY
@@ -170,14 +171,14 @@ class Starter:
                     do(elections[alias], decision)
                     self._failing.discard(alias)
                 except ImproperlyConfigured as error:  # whose sentence says all
-                    logger.error("LEADER_ELECTIONS[%r]: not started. %s", alias, error)
+                    log(logging.ERROR, "LEADER_ELECTIONS[%r]: not started. %s", alias, error)
                     self.decisions[alias] = Decision("never", f"it failed: {error}")  # and is not told again
                 except Exception as error:
                     failed = True
                     if alias not in self._failing:
                         self._failing.add(alias)
                         text = "LEADER_ELECTIONS[%r]: not started yet; it is tried again: %s"
-                        logger.error(text, alias, way_to(error))  # without a text that may hold a secret
+                        log(logging.ERROR, text, alias, way_to(error))  # without a text that may hold a secret
         return failed
 
     def _follow_server(self) -> None:
@@ -218,14 +219,18 @@ class Starter:
 
             worker.cfg.set("post_worker_init", post_worker_init)
         except Exception:
-            logger.exception("LEADER_ELECTIONS: this worker of gunicorn takes part from its first request on")
+            log(
+                logging.ERROR,
+                "LEADER_ELECTIONS: this worker of gunicorn takes part from its first request on",
+                exc_info=True,
+            )
 
     def _start_in_worker(self) -> None:
         try:
             if self._started.get(IN_WORKERS) != os.getpid():  # its first request may have come before
                 self._start("a worker has been forked", IN_WORKERS)
         except Exception:
-            logger.exception("LEADER_ELECTIONS: not started in this worker")
+            log(logging.ERROR, "LEADER_ELECTIONS: not started in this worker", exc_info=True)
 
 
 def _start_thread(start: Start) -> None:
@@ -309,6 +314,6 @@ def begin() -> None:
     try:
         starter.ready()
     except ImproperlyConfigured as error:
-        logger.error("no election starts in this process: %s", error)
+        log(logging.ERROR, "no election starts in this process: %s", error)
     except Exception:
-        logger.exception("LEADER_ELECTIONS: no election starts in this process")
+        log(logging.ERROR, "LEADER_ELECTIONS: no election starts in this process", exc_info=True)

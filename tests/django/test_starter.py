@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -230,6 +232,41 @@ def test_a_gunicorn_that_is_not_as_expected_hinders_nobody(starter: Starter, cap
     starter.ready()
     forked_by("gunicorn.arbiter", "spawn_worker", starter._forked)(SimpleNamespace())
     assert "takes part from its first request on" in caplog.text
+
+
+@pytest.fixture
+def broken_filter(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """One that the project has put on our logger, and that expects a request in each record."""
+
+    def expect_request(record: Any) -> bool:
+        return bool(record.request)
+
+    logger = logging.getLogger("django_leader")
+    caplog.set_level("INFO")
+    logger.addFilter(expect_request)
+    yield
+    logger.removeFilter(expect_request)
+
+
+@pytest.mark.parametrize("entry", [{}, {"AUTOSTART": "yes"}, {"LOCK_TTL": "5"}, {"CACHE": "local"}])
+@pytest.mark.usefixtures("broken_filter")
+def test_a_filter_of_the_log_that_raises_keeps_neither_setup_nor_a_request_from_going_on(
+    starter: Starter, project: Settings, monkeypatch: pytest.MonkeyPatch, entry: dict[str, Any]
+) -> None:
+    project.LEADER_ELECTIONS = {"default": {**FAST, **entry}}
+    for decision in (Decision(AT_REQUEST, "the test wants it"), Decision("never", THREADLESS)):
+        monkeypatch.setattr(starting, "decide", lambda *args, decision=decision: decision)
+        monkeypatch.setattr(starting, "starter", Starter())
+        starting.begin()
+        request_started.send(sender=None)
+        request_started.disconnect(dispatch_uid="django_leader.starter")
+    forked_by("gunicorn.arbiter", "spawn_worker", starter._forked)(SimpleNamespace())
+
+
+@pytest.mark.usefixtures("broken_filter")
+def test_a_setting_that_is_no_dict_and_a_filter_that_raises_end_no_setup(project: Settings) -> None:
+    project.LEADER_ELECTIONS = []
+    starting.begin()
 
 
 @pytest.mark.parametrize("start", [IN_WORKERS, AT_REQUEST])
