@@ -25,7 +25,7 @@ from . import clock
 from .autostart import is_test_process
 from .conf import COMMAND_PREFIX
 from .exceptions import LeadershipLost, OverrideMissing, RedisUnavailable
-from .guard import run_guarded
+from .guard import NotGuarded, run_guarded
 from .handler import elections
 from .interruption import here, shielded
 from .overrides import overrides
@@ -115,7 +115,7 @@ def leader_required(
         def handle(self: BaseCommand, *args: Any, **options: Any) -> Any:
             check_command(self, target)
             alias = election or COMMAND_PREFIX + type(self).__module__.rpartition(".")[2]
-            with shielded() as thread, _leading(alias, wait, hold) as (leading, why):
+            with shielded() as thread, _as_command_error(NotGuarded), _leading(alias, wait, hold) as (leading, why):
                 if leading:
                     body = functools.partial(target, self, *args, **options)
                     interruptible = on_loss == "interrupt" and not leading.overridden  # an override has no lease
@@ -176,6 +176,9 @@ def _campaigning(election: LeaderElection, wait: float | None, hold: float) -> I
         if here().due:  # a command around this one must end, too, and may catch a mere error
             raise
         raise CommandError(f"Interrupted: {election.label}: the lease could not be kept") from error
+    except NotGuarded:
+        kept = 0.0
+        raise
     except (SystemExit, KeyboardInterrupt):
         kept = 0.0 if election.asked else kept  # by SIGTERM, which has not let it be done
         raise
@@ -210,11 +213,11 @@ def _wait(election: LeaderElection, wait: float | None) -> bool:
 
 
 @contextmanager
-def _as_command_error() -> Iterator[None]:
-    """Have settings that cannot be used end the command with their sentence alone, and not with a traceback."""
+def _as_command_error(kind: type[Exception] = ImproperlyConfigured) -> Iterator[None]:
+    """Have what keeps the body from being run end the command with its sentence alone, and not with a traceback."""
     try:
         yield
-    except ImproperlyConfigured as error:
+    except kind as error:
         raise CommandError(f"Not run: {error}", returncode=UNAVAILABLE_EXIT) from error
 
 

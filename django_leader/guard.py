@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from . import clock
+from .exceptions import LeaderError
 from .interruption import Scope, here
 
 if TYPE_CHECKING:
@@ -30,10 +31,14 @@ LOOK = 0.1
 """Seconds between two looks at the lease: a suspend stretches every wait."""
 
 
+class NotGuarded(LeaderError):
+    """The body has not been called, because the system refuses the thread that would interrupt it."""
+
+
 def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
     """Call ``body`` in this thread while this process leads ``election``, and return what it does.
 
-    Call it behind a shield. Raises what ``body`` does, and ``LeadershipLost``.
+    Call it behind a shield. Raises what ``body`` does, ``LeadershipLost``, and ``NotGuarded``.
     """
     pid, thread, grant = os.getpid(), here(), election.grant
     grace = election.config.timing.ttl * GRACE
@@ -64,7 +69,7 @@ def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
     watcher = threading.Thread(target=watch, name=f"{election.label} interrupt", daemon=True)
     detach = election.attach(lost)
     try:
-        watcher.start()
+        _start(watcher, election.label)
         return thread.run(body, scope)
     finally:
         over.set()
@@ -73,3 +78,13 @@ def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
             pid == os.getpid() and watcher.ident
         ):  # no thread goes on in the child of a fork in C, and Python does not know
             watcher.join()
+
+
+def _start(watcher: threading.Thread, label: str) -> None:
+    try:
+        watcher.start()
+    except (RuntimeError, MemoryError) as error:
+        raise NotGuarded(
+            f"{label}: {error}, and without one the command could not be ended in time. Look at the limits of "
+            "processes: of the container (pids), of the user (ulimit -u)"
+        ) from error

@@ -170,6 +170,34 @@ def test_hold_keeps_the_lease_after_the_end(project: Settings) -> None:
     call_command("guarded_class")
 
 
+@pytest.mark.parametrize("around", [True, False])
+def test_a_body_that_could_not_begin_for_want_of_a_thread_keeps_no_lease(
+    project: Settings, monkeypatch: pytest.MonkeyPatch, around: bool
+) -> None:
+    """Also when the election runs for another reason, so that the end of the command does not end it."""
+    election, start = elections["command:guarded_class"], threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.endswith("interrupt"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    if around:
+        election.start()
+        assert election.wait_for_leadership(LONG)
+    ran: list[bool] = []
+    guarded_class.body[0] = lambda: ran.append(True)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(CommandError, match=r"^Not run: .*can't start new thread.*limits of processes") as error:
+            call_command("guarded_class")
+    assert error.value.returncode == 2
+    assert (ran, election.running) == ([], around)
+    call_command("guarded_class")
+    assert ran == [True]
+    election.stop()
+
+
 @pytest.mark.parametrize("step", [-10_000, 10_000])
 def test_s12_a_step_of_the_servers_clock_neither_ends_nor_prolongs_a_hold(
     project: Settings, some_server: RedisServer, step: int
