@@ -13,6 +13,9 @@ SIGKILL, where SIGTERM alone would have ended it before. The setting turns this 
   for longer than that helps, and there was no handler, another thread does all this in its place.
 - The kernel does not end process 1 of a container by a signal without a handler. If nobody ends it otherwise, it takes
   part again after ``STAYS``.
+- A process with a handler of its own may end when it has served what is under way, or go on, as where SIGTERM means to
+  reload. If it still runs after ``DRAINS``, it takes part again, but not where threads are greenlets: before it ends,
+  gevent's hub would wait for one that sleeps.
 - A forked child has the handler of before again. Until it has, SIGTERM waits: Python forgets what a child is told
   between the fork and its own first instruction, so that whoever ends a child at once would wait for it for ever.
 """
@@ -27,7 +30,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from types import FrameType
+from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 from . import clock
@@ -39,6 +42,10 @@ PATIENCE = 1.0
 STAYS = 60.0
 """Seconds after which a process that has survived SIGTERM takes part again: longer than supervisors wait (Docker: 10,
 Kubernetes: 30) until they kill."""
+DRAINS = 600.0
+"""The same where the application handles SIGTERM: longer than servers drain. Load balancers and supervisors that are
+told to wait give them 2 to 5 minutes. A server that drains for longer may be elected and hands over again at its end,
+which costs a term; a process that reloads and is alone has no leader until then."""
 LOOK = 0.002
 """Seconds between two looks at whether that is done."""
 
@@ -112,10 +119,14 @@ class Sigterm:
                 with suppress(Exception):  # nothing of ours keeps the application's handler from being called
                     self._ask()
             if callable(previous):
-                thread.leaving = True  # from the next instruction on, if the handler raises
-                result = previous(number, frame)
-                thread.leaving = False
-                return result
+                try:
+                    thread.leaving = True  # from the next instruction on, if the handler raises
+                    result = previous(number, frame)
+                    thread.leaving = False
+                    return result
+                finally:
+                    if ours and isinstance(_thread.start_new_thread, BuiltinFunctionType):
+                        self._survived(self._pid, DRAINS)
             if not ours or self._ending:
                 return _end()
             self._ending = True
@@ -144,16 +155,16 @@ class Sigterm:
         finally:
             if pid == os.getpid():  # the signal was not meant for a child that was forked in C meanwhile
                 _end()
-                self._survived(pid)
+                self._ending = False
+                self._survived(pid, STAYS)
 
-    def _survived(self, pid: int) -> None:
-        self._ending = False
+    def _survived(self, pid: int, stays: float) -> None:
         self._survivals += 1
         with suppress(RuntimeError):
-            _thread.start_new_thread(self._take_part_again, (pid, self._survivals))
+            _thread.start_new_thread(self._take_part_again, (pid, self._survivals, stays))
 
-    def _take_part_again(self, pid: int, survivals: int) -> None:
-        time.sleep(STAYS)
+    def _take_part_again(self, pid: int, survivals: int, stays: float) -> None:
+        time.sleep(stays)
         if pid == os.getpid() and survivals == self._survivals:  # if not, there was another SIGTERM
             self._resume()
 

@@ -284,6 +284,30 @@ def test_s20_process_1_of_a_container_hands_over_lives_on_as_without_us_and_take
     assert history(some_server) == ["elected", "resigned"] * 2 + ["elected"]
 
 
+def test_a_process_whose_handler_means_to_go_on_takes_part_again(run: Run, some_server: RedisServer) -> None:
+    script = run("""
+        import django_leader.sigterm
+        django_leader.sigterm.DRAINS = 2.0
+        signal.signal(signal.SIGTERM, lambda number, frame: say("reloads"))
+        election = made()
+        leads(election)
+        say("ready")
+        while election.running:
+            time.sleep(0.01)
+        say("takes no part")
+        while not election.is_leader():
+            time.sleep(0.01)
+        say("leads again")
+        wait()
+    """)
+    script.says("ready")
+    script.process.send_signal(signal.SIGTERM)
+    script.says("reloads")
+    script.says("takes no part")
+    script.says("leads again")
+    assert history(some_server) == ["elected", "resigned", "elected"]
+
+
 def test_s20_an_election_that_runs_in_the_main_thread_hands_over_and_dies_of_sigterm(
     run: Run, some_server: RedisServer
 ) -> None:

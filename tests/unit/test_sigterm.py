@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from django_leader import sigterm as module
 from django_leader.sigterm import Sigterm
+from tests.support.servers import GENEROUS
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +51,64 @@ def test_nothing_of_ours_keeps_the_handler_of_before_from_being_called() -> None
     finally:
         signal.signal(signal.SIGTERM, before)
     assert called == [signal.SIGTERM]
+
+
+class Reload(Exception):
+    """What a handler may raise into the loop of its program, which goes on with it."""
+
+
+@pytest.mark.parametrize("error", [None, Reload])
+def test_a_process_whose_own_handler_does_not_end_it_takes_part_again(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
+) -> None:
+    """Much later than one without a handler, because servers handle SIGTERM, and end when they have served."""
+    slept: list[float] = []
+    resumed, goes_on = threading.Event(), threading.Event()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        assert goes_on.wait(GENEROUS)
+
+    def handler(*args: Any) -> None:
+        if error:
+            raise error
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep))
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        Sigterm(ask=lambda: None, busy=lambda: False, here=lambda: False, resume=resumed.set).chain()
+        with pytest.raises(error) if error else nullcontext():
+            signal.raise_signal(signal.SIGTERM)
+        assert not resumed.is_set()
+        goes_on.set()
+        assert resumed.wait(GENEROUS)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert set(slept) == {module.DRAINS}
+    assert module.DRAINS > module.STAYS
+
+
+def test_only_the_last_signal_counts_that_a_process_has_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    resumed: list[bool] = []
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
+    sigterm = Sigterm(ask=lambda: None, busy=lambda: False, here=lambda: False, resume=lambda: resumed.append(True))
+    sigterm._survivals = 2
+    sigterm._take_part_again(os.getpid(), 1, module.DRAINS)
+    assert resumed == []
+    sigterm._take_part_again(os.getpid(), 2, module.DRAINS)
+    assert resumed == [True]
+
+
+def test_where_threads_are_greenlets_none_is_left_that_a_hub_would_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(_thread, "start_new_thread", lambda *args: started.append(args))
+    before = signal.signal(signal.SIGTERM, lambda *args: None)
+    try:
+        Sigterm(ask=lambda: None, busy=lambda: False, here=lambda: False).chain()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert started == []
 
 
 class Ended(BaseException):
