@@ -278,6 +278,8 @@ class LeaderElection(Queries, Waits):
             lifecycle.begin(sigterm=self.config.handle_sigterm)
 
     def _begin(self) -> Candidacy | None:
+        if not (self.overridden or lifecycle.exiting):
+            _ = self._connect  # before the lock, because the application's function makes the client, and may log
         with lifecycle.starting:
             if self._pid != os.getpid():
                 self.after_fork()  # a fork in C, of which nobody has told us

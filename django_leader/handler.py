@@ -125,9 +125,14 @@ class ElectionHandler:
             return self._made[alias]
         except KeyError:
             with self._lock:
-                if alias not in self._made:
+                new = alias not in self._made
+                if new:
                     self._made[alias] = self._make(alias)
-                return self._made[alias]
+                made = self._made[alias]
+            if new and alias == DEFAULT_ALIAS and alias not in (declared := configured()):
+                # Here, because a filter of the log may ask for this election, too.
+                log(logging.WARNING, NO_DEFAULT, ", ".join(map(repr, declared)), next(iter(declared)))
+            return made
 
     def __iter__(self) -> Iterator[str]:
         return iter(configured())
@@ -138,8 +143,6 @@ class ElectionHandler:
         from .local import Local
 
         found = read(alias)
-        if alias == DEFAULT_ALIAS and alias not in (declared := configured()):
-            log(logging.WARNING, NO_DEFAULT, ", ".join(map(repr, declared)), next(iter(declared)))
 
         def client() -> redis.Redis | Local:
             if found.local:

@@ -24,6 +24,7 @@ from django_leader import (
     lost_leadership,
 )
 from django_leader.handler import read
+from django_leader.lifecycle import lifecycle
 from django_leader.testing import leading
 from tests.django.conftest import CLUSTER_CACHE, FAST, caches
 from tests.support.candidates import ROOT
@@ -115,6 +116,46 @@ def test_without_a_default_is_leader_is_false_and_the_log_says_why_once(caplog: 
     [record] = caplog.records
     assert record.levelname == "WARNING"
     assert "is_leader('reports')" in record.getMessage()
+
+
+@override_settings(LEADER_ELECTIONS={"reports": {}})
+def test_a_filter_of_the_log_that_asks_who_leads_is_told_while_we_log(caplog: pytest.LogCaptureFixture) -> None:
+    free: list[bool] = []
+
+    def look() -> None:
+        free.append(elections._lock.acquire(blocking=False))
+        if free[-1]:
+            elections._lock.release()
+
+    def ask(record: Any) -> bool:
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join(LONG)
+        return len(free) > 5 or not is_leader()
+
+    caplog.handler.addFilter(ask)
+    try:
+        assert not is_leader()
+    finally:
+        caplog.handler.removeFilter(ask)
+    assert free == [True], "one line, and no lock is held that another thread may wait for"
+
+
+@override_settings(LEADER_ELECTIONS={"default": {"LOCAL": True}})
+def test_that_an_election_is_local_is_said_without_the_lock_of_starts(caplog: pytest.LogCaptureFixture) -> None:
+    held: list[bool] = []
+
+    def look(record: Any) -> bool:
+        if "LOCAL is True" in record.getMessage():
+            held.append(lifecycle.starting.locked())
+        return True
+
+    caplog.handler.addFilter(look)
+    try:
+        elections["default"].start()
+    finally:
+        caplog.handler.removeFilter(look)
+    assert held == [False]
 
 
 def test_a_test_may_override_a_default_that_is_not_declared() -> None:
