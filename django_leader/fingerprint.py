@@ -24,12 +24,13 @@ SALT = "django_leader.fingerprint"
 def fingerprints() -> tuple[str, ...]:
     """Return those of this project, its own first; then those of ``SECRET_KEY_FALLBACKS``. Local, never raises.
 
-    Empty without a ``SECRET_KEY``.
+    Empty without a ``SECRET_KEY`` that can be used.
     """
     try:
         keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
         return tuple(
             salted_hmac(SALT, "", secret=key, algorithm="sha256").hexdigest()[:FINGERPRINT_LENGTH] for key in keys
         )
-    except (ImproperlyConfigured, TypeError):  # Django says what is wrong with it, where it is needed
+    except (ImproperlyConfigured, TypeError, ValueError):  # ValueError: a lone surrogate
+        # Django says what is wrong with it, where it is needed.
         return ()

@@ -26,7 +26,7 @@ def test_it_is_that_of_the_secret_key_and_does_not_contain_it() -> None:
         assert fingerprints() == (theirs, mine)
 
 
-@pytest.mark.parametrize("key", ["", None])
+@pytest.mark.parametrize("key", ["", None, "a lone surrogate: \udcff"])
 def test_without_a_key_there_is_none(key: Any) -> None:
     with override_settings(SECRET_KEY=key):
         assert fingerprints() == ()
