@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from .autostart import AT_REQUEST, OPTED_OUT, TEST_RUN, VARIABLE, Decision, Seen
@@ -42,7 +42,7 @@ class Situation(NamedTuple):
     """Whether ``django.setup()`` has not ended."""
 
 
-def explain(situation: Situation, pid: int, modules: frozenset[str]) -> tuple[int, str] | None:
+def explain(situation: Situation, pid: int, modules: Container[str]) -> tuple[int, str] | None:
     """Why the process ``pid`` takes no part and will take none, with the level of the log. Pure.
 
     An empty text: nothing is to be said, now or later. None: it may still take part.
@@ -60,7 +60,7 @@ def explain(situation: Situation, pid: int, modules: frozenset[str]) -> tuple[in
         return level, f"{decision.why}. {TAKE_PART} {ASK_WHO}"
     if decision.start == "now" and forked:
         return logging.WARNING, f"it is a child of process {started}, which takes part. {ASK_WHO}"
-    if decision.start == AT_REQUEST and not seen.loaded and modules.isdisjoint(SERVERS):
+    if decision.start == AT_REQUEST and not seen.loaded and not any(server in modules for server in SERVERS):
         return logging.WARNING, f"{decision.why}. {TAKE_PART} {ASK_WHO}"
     return None
 
@@ -72,7 +72,7 @@ situation_of: Callable[[str], Situation | None] = lambda alias: None  # noqa: E7
 def asked(alias: str) -> bool:
     """Say what there is to say about ``alias``, and return whether that is settled. Local, some microseconds."""
     situation = situation_of(alias)
-    explained = situation and explain(situation, os.getpid(), frozenset(sys.modules).intersection(SERVERS))
+    explained = situation and explain(situation, os.getpid(), sys.modules)
     if not explained:
         return False
     level, why = explained

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def test_what_is_said_depends_on_why_the_process_takes_no_part(
     seen: dict[str, Any], started: int | None, modules: set[str], said: str | None
 ) -> None:
     decision = decide(Seen(**seen), "auto")
-    explained = explain(Situation(decision, Seen(**seen), started, False), ME, frozenset(modules))
+    explained = explain(Situation(decision, Seen(**seen), started, False), ME, modules)
     if not said:
         assert explained == (None if said is None else (0, ""))
         return
@@ -58,7 +59,22 @@ def test_what_is_said_depends_on_why_the_process_takes_no_part(
 
 
 def test_nothing_is_said_while_django_is_being_set_up() -> None:
-    assert explain(Situation(decide(Seen(command="migrate"), "auto"), Seen(), None, True), ME, frozenset()) is None
+    assert explain(Situation(decide(Seen(command="migrate"), "auto"), Seen(), None, True), ME, ()) is None
+
+
+def test_while_the_answer_is_open_each_question_looks_for_the_servers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has thousands of modules, and may ask in each request."""
+
+    class Modules(dict[str, Any]):
+        def __iter__(self) -> Any:
+            raise AssertionError("all modules were looked at")
+
+    situation = Situation(decide(Seen(), "auto"), Seen(), None, False)
+    monkeypatch.setattr(bystander, "situation_of", lambda alias: situation)
+    monkeypatch.setattr(bystander, "sys", SimpleNamespace(modules=Modules(uvicorn=None)))
+    assert not bystander.asked("default")
+    monkeypatch.setattr(bystander, "sys", SimpleNamespace(modules=Modules()))
+    assert bystander.asked("default")
 
 
 def test_nothing_is_said_here_because_this_is_a_test(
