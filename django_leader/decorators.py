@@ -40,9 +40,9 @@ UNAVAILABLE_EXIT = 2
 WAIT = 0.5
 """Seconds between two looks at whether a command around this one, which waits for leadership, must end."""
 
-_busy: dict[str, tuple[int, int]] = {}
-"""The elections that lead for a command, and the process and thread of each."""
-_busy_lock = threading.Lock()
+_busy: dict[tuple[str, int], tuple[int, int]] = {}
+"""The elections that lead for a command: by alias and process, the process and thread of each. Whoever sets an entry
+(atomically) deletes it. A child of a fork has its parent's, which count for nothing there."""
 
 
 @overload
@@ -142,22 +142,18 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
         return
     _check_override(alias)
     me = os.getpid(), threading.get_ident()
-    with _busy_lock:
-        holder = _busy.get(alias)
-        if holder is None:
-            _busy[alias] = me
-    if holder == me:  # a command around this one leads it; whose end this is, it decides
+    holder = _busy.setdefault((alias, me[0]), me)
+    if holder is not me and holder == me:  # a command around this one leads it; whose end this is, it decides
         yield election, ""
         return
-    if holder:
+    if holder is not me:
         yield None, f"this process is running it already, in another thread (election {alias!r})"
         return
     try:
         with _campaigning(election, wait, hold) as leads:
             yield (election, "") if leads else (None, _who_leads(election))
     finally:
-        with _busy_lock:
-            del _busy[alias]
+        del _busy[alias, me[0]]
 
 
 @contextmanager

@@ -237,6 +237,32 @@ def test_a_cache_that_carries_no_election_is_one_sentence_and_an_exit_status(pro
     assert guarded.runs == []
 
 
+def test_s19_a_child_that_the_body_forks_campaigns_like_any_process(project: Settings) -> None:
+    """What its parent runs at the fork may be over long before it runs the command."""
+    told: list[str] = []
+
+    def body() -> None:
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                call_command("guarded_class")
+            except BaseException as error:
+                os.write(writer, str(error).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        os.close(writer)
+        with open(reader) as pipe:
+            told.append(pipe.read())
+
+    guarded_class.body[0] = body
+    call_command("guarded_class")
+    [said] = told
+    assert said.startswith("Not run: ")
+    assert said.endswith(f"(pid {os.getpid()}) leads the election 'command:guarded_class'")
+
+
 def test_help_and_options_are_unchanged(project: Settings) -> None:
     parser = load_command_class("tests.commands", "guarded").create_parser("manage.py", "guarded")
     assert "Help of the guarded command." in parser.format_help()
