@@ -11,7 +11,8 @@ NOT guaranteed here: anything
 
 - where somebody else has the descriptor, or takes it later, such as an event loop or Twisted. Its owner uses it to the
   same end, so it is left to it. An event loop gives it up when it removes its last handler; the next election that
-  starts in the main thread takes it again.
+  starts in the main thread takes it again. trio warns of it where it comes second ("collided with another library"):
+  run it first, or give ``HANDLE_SIGTERM`` False.
 - where threads are greenlets: the heartbeats of the election end the wait there.
 - outside of Linux.
 """
