@@ -27,11 +27,12 @@ import os
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from typing import Any, Protocol
 
 from . import clock
 from .forks import in_fork_server, register, unsupported
-from .log import log
+from .log import log, way_to
 from .sigterm import Sigterm
 
 EXIT_TIMEOUT = 2.0
@@ -86,10 +87,10 @@ class Lifecycle:
         self._left = False
         """Whether ``atexit`` has come to us while ``multiprocessing`` still had to wait for child processes."""
         self.sigterm = Sigterm(
-            ask=lambda: [election.ask_to_stop() for election in self._running()],
+            ask=self._ask_to_stop,
             busy=lambda: bool(self._running()),
             here=lambda: any(election.runs_here for election in self._running()),
-            resume=lambda: [election.resume() for election in list(self._elections)],
+            resume=self._resume,
         )
 
     def add(self, election: Election) -> None:
@@ -197,6 +198,20 @@ class Lifecycle:
         """At the end of the interpreter: stops all, and none starts any more."""
         self.exiting = True
         self.stop()
+
+    def _ask_to_stop(self) -> None:
+        # Called by the handler of a signal: it takes no lock, so it does not log.
+        for election in self._running():
+            with suppress(Exception):  # the others are asked all the same
+                election.ask_to_stop()
+
+    def _resume(self) -> None:
+        for election in list(self._elections):
+            try:
+                election.resume()
+            except Exception as error:  # the others take part again all the same
+                text = "%s: takes no part again after SIGTERM: %s. Call its start(), or restart the process"
+                log(logging.ERROR, text, election.label, way_to(error))  # without a text that may hold a secret
 
     def _running(self) -> list[Any]:
         return [election for election in list(self._elections) if election.running]
