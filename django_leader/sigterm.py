@@ -34,7 +34,8 @@ from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 from . import clock
-from .interruption import in_main_thread, shielded
+from .exceptions import LeadershipLost
+from .interruption import Interruptions, in_main_thread, shielded
 from .wakeup import Wakeup
 
 PATIENCE = 1.0
@@ -113,7 +114,7 @@ class Sigterm:
 
     def _handle(self, previous: Any, number: int, frame: FrameType | None) -> Any:
         ours = self._pid == os.getpid()  # if not, a fork in C has told nobody
-        with shielded() as thread:
+        with _Shielded() as thread:
             if ours:
                 self._wakeup.handled()
                 with suppress(Exception):  # nothing of ours keeps the application's handler from being called
@@ -178,6 +179,23 @@ class Sigterm:
             with suppress(Exception):
                 self._ask()
             self._wait(os.getpid())
+
+
+class _Shielded(shielded):
+    """Also an interruption that was sent before waits until the end of the block, which is run in any case."""
+
+    def __enter__(self) -> Interruptions:
+        self._came = False
+        try:
+            return super().__enter__()
+        except LeadershipLost:
+            self._came = True
+            return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        super().__exit__(kind, *error)
+        if self._came and (kind is None or issubclass(kind, Exception)):
+            raise LeadershipLost
 
 
 def _end() -> None:

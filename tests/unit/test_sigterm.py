@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from django_leader import LeadershipLost, interruption
 from django_leader import sigterm as module
+from django_leader.interruption import here
 from django_leader.sigterm import Sigterm
 from tests.support.servers import GENEROUS
 
@@ -160,3 +162,25 @@ def test_s20_a_child_of_a_process_that_was_about_to_end_hands_over_like_any(
     monkeypatch.setattr(os, "getpid", lambda: -1)
     sigterm.chain()
     assert not sigterm._ending
+
+
+def test_an_interruption_that_was_on_its_way_takes_no_signal_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is sent as an exception where the handler of SIGINT is one in C, and arrives in our handler."""
+    called: list[str] = []
+    arrives = [LeadershipLost()]
+
+    def let_it_come() -> None:
+        if arrives:
+            raise arrives.pop()
+
+    monkeypatch.setattr(interruption, "_let_it_come", let_it_come)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: called.append("handler"))
+    try:
+        Sigterm(ask=lambda: called.append("ask"), busy=lambda: False, here=lambda: False).chain()
+        here()._sent = True
+        with pytest.raises(LeadershipLost):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert called == ["ask", "handler"]
+    assert (here()._shields, here()._sent) == (0, False)
