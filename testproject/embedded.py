@@ -27,6 +27,8 @@ GRACE = 2.0
 """Seconds that the server outlives its last user, so that a restart finds it again."""
 START_TIMEOUT = 20.0
 PR_SET_PDEATHSIG = 1
+LONGEST_SOCKET = 100
+"""Bytes that any system allows."""
 
 _held: list[socket.socket] = []
 
@@ -50,12 +52,17 @@ def die_with_parent() -> None:
 
 
 def folder() -> Path:
-    """Where the sockets are: private, and one for each checkout unless ``TESTPROJECT_RUN`` names another."""
+    """Where the sockets are: private, and one for each checkout unless ``TESTPROJECT_RUN`` names another.
+
+    Raises ``RuntimeError`` if its name is too long.
+    """
     named = os.environ.get("TESTPROJECT_RUN")
     if named is None:
         name = hashlib.sha256(f"{getpass.getuser()} {Path(__file__).resolve()}".encode()).hexdigest()[:12]
         named = str(Path(tempfile.gettempdir()) / f"django-leader-{name}")
     path = Path(named)
+    if len(os.fsencode(path / "keeper.sock")) > LONGEST_SOCKET:
+        raise RuntimeError(f"the path of a socket in {path} would be too long; set TMPDIR to a shorter one")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 

@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,13 @@ import pytest
 from tests.conftest import need
 from tests.support.candidates import ROOT
 from tests.support.servers import eventually, program
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One with a short name: pytest's own is too long for a socket where tests run beside each other."""
+    with tempfile.TemporaryDirectory(prefix="demo-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 def demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -45,8 +54,8 @@ def left_behind(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
-    process = demo(tmp_path)
+def test_the_demo_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
+    process = demo(folder)
     assert process.stdout
     with process.stdout:
         for line in process.stdout:
@@ -55,25 +64,25 @@ def test_the_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) 
         process.send_signal(number)
         process.wait(60)
         assert "Traceback" not in process.stdout.read()
-    eventually(lambda: not left_behind(tmp_path), "nothing is left of the demo")
+    eventually(lambda: not left_behind(folder), "nothing is left of the demo")
     if number != signal.SIGKILL:
-        assert list(tmp_path.iterdir()) == []
+        assert list(folder.iterdir()) == []
         assert process.returncode == (0 if number == signal.SIGINT else 143)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_the_demo_runs_without_a_person(tmp_path: Path) -> None:
-    process = demo(tmp_path, "--rounds", "1")
+def test_the_demo_runs_without_a_person(folder: Path) -> None:
+    process = demo(folder, "--rounds", "1")
     out, _ = process.communicate(timeout=110)
     assert process.returncode == 0, out
     assert "SIGSTOP to" in out
     assert "Each time exactly one other process led" in out
-    assert left_behind(tmp_path) == []
+    assert left_behind(folder) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="takes over on one host")
-def test_the_demo_tells_the_new_pid_and_how_long_nobody_led(tmp_path: Path) -> None:
-    process, pids, leader, lines = demo(tmp_path), dict[str, int](), "", []
+def test_the_demo_tells_the_new_pid_and_how_long_nobody_led(folder: Path) -> None:
+    process, pids, leader, lines = demo(folder), dict[str, int](), "", []
     assert process.stdout
     with process.stdout:
         for line in process.stdout:
@@ -97,4 +106,4 @@ def test_the_demo_tells_the_new_pid_and_how_long_nobody_led(tmp_path: Path) -> N
         os.kill(int(back[2]), 0)
         process.send_signal(signal.SIGINT)
         process.wait(60)
-    eventually(lambda: not left_behind(tmp_path), "nothing is left of the demo")
+    eventually(lambda: not left_behind(folder), "nothing is left of the demo")
