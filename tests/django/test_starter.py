@@ -264,8 +264,11 @@ def test_a_filter_of_the_log_that_raises_keeps_neither_setup_nor_a_request_from_
 
 
 @pytest.mark.usefixtures("broken_filter")
-def test_a_setting_that_is_no_dict_and_a_filter_that_raises_end_no_setup(project: Settings) -> None:
+def test_a_setting_that_is_no_dict_and_a_filter_that_raises_end_no_setup(
+    project: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.LEADER_ELECTIONS = []
+    monkeypatch.setattr(starting, "starter", Starter())
     starting.begin()
 
 
