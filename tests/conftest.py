@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -33,6 +35,17 @@ def _server(name: str, *arguments: str) -> RedisServer:
     need(path, f"the server {name}")
     assert path
     return RedisServer(path, *arguments).start()
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test leaves an election behind, which would lead in the tests that follow."""
+    yield
+    lifecycle: Any = getattr(sys.modules.get("django_leader.lifecycle"), "lifecycle", None)
+    left = lifecycle._running() if lifecycle else []
+    for election in left:
+        election.stop(timeout=5)
+    assert not left, f"{request.node.nodeid} has left {left[0].label} running"
 
 
 @pytest.fixture(scope="session")

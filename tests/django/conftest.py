@@ -11,6 +11,7 @@ from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 from pytest_django import Settings
 
 from django_leader.handler import elections
+from django_leader.starter import Starter
 from tests.support.servers import RedisServer
 
 FAST = {"LOCK_TTL": 6, "HEARTBEAT_INTERVAL": 0.4, "RETRY_INTERVAL": 0.3, "QUARANTINE": 0}
@@ -47,6 +48,22 @@ class ClusterCache(RedisCache):
 
 
 CLUSTER_CACHE = {"BACKEND": f"{__name__}.ClusterCache", "LOCATION": "redis://127.0.0.1:1"}
+
+
+@pytest.fixture(autouse=True)
+def no_starter_goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What failed to start is tried again in a thread, and must not succeed in one of the tests that follow."""
+    made: list[Starter] = []
+    init = Starter.__init__
+
+    def remembering(starter: Starter) -> None:
+        init(starter)
+        made.append(starter)
+
+    monkeypatch.setattr(Starter, "__init__", remembering)
+    yield
+    for starter in made:
+        starter.decisions = {}
 
 
 @pytest.fixture

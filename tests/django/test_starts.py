@@ -33,11 +33,8 @@ def starter(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Star
     monkeypatch.setattr(starting, "decide", lambda *args: Decision("now", "the test wants it"))
     monkeypatch.setattr(starting, "RETRY", 0.02)
     eventually(lambda: not starts.busy)  # with what the test before has left, of which nothing is said again
-    made = Starter()
-    yield made
+    yield Starter()
     request_started.disconnect(dispatch_uid="django_leader.starter")
-    made.decisions = {}  # what still waits for a thread starts nothing in the tests that follow
-    eventually(lambda: not starts.busy)
 
 
 @pytest.mark.parametrize("name", ["django_leader start", "LEADER_ELECTIONS['default'] election"])

@@ -99,12 +99,13 @@ def test_a_main_thread_that_hangs_in_c_does_not_keep_the_process_from_ending(
 
 
 def test_s19_a_signal_to_a_child_that_was_forked_in_c_is_not_taken_for_one_of_its_parent(
-    delayed: Delay, some_server: RedisServer
+    delayed: Delay, some_server: RedisServer, tmp_path: Path
 ) -> None:
     """They share the socket of the wake-up descriptor, and the parent waits where it would be sent the signal again."""
-    script = delayed("""
+    word = str(tmp_path / "word")
+    script = delayed(f"""
         import ctypes
-        signal.signal(signal.SIGTERM, lambda *_: say("handler"))
+        signal.signal(signal.SIGTERM, lambda *_: (say("handler"), open({word!r}, "w").close()))
         election = made(); leads(election)
         pid = ctypes.PyDLL(None).fork()
         if not pid:
@@ -115,8 +116,10 @@ def test_s19_a_signal_to_a_child_that_was_forked_in_c_is_not_taken_for_one_of_it
         say("parent")
         time.sleep(1)
         os.kill(pid, signal.SIGTERM)
-        time.sleep(1)
-        say(f"leads: {election.is_leader()}")
+        while not os.path.exists({word!r}):
+            time.sleep(0.01)
+        time.sleep(0.5)
+        say(f"leads: {{election.is_leader()}}")
         os.kill(pid, signal.SIGKILL)
         os._exit(0)
     """)
