@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +116,9 @@ def open_files(path: Path) -> int:
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, django_db_blocker: Any) -> Iterator[Path]:
     """A database of the test's own, which is a file."""
+    with warnings.catch_warnings():  # about connections of tests before, which Python 3.13 warns of when it frees them
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
     path = tmp_path / "database.sqlite3"
     handler = ConnectionHandler({"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path)}})
     monkeypatch.setattr("django_leader.handler.connections", handler)
@@ -273,7 +279,7 @@ class Enters:
         self.function = function
 
     def __call__(self, token: int) -> Any:
-        return self if not asyncio.iscoroutinefunction(self.function) else AsyncEnters(self.function)
+        return self if not inspect.iscoroutinefunction(self.function) else AsyncEnters(self.function)
 
     def __enter__(self) -> None:
         self.function()
