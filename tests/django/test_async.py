@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -33,7 +32,6 @@ from django_leader.asgi import Application, handing_over
 from django_leader.callbacks import run_coroutine
 from django_leader.config import Config
 from django_leader.election import LeaderElection
-from tests.conftest import need
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -151,7 +149,7 @@ def test_a_coroutine_function_that_raises_ends_the_term(project: Settings) -> No
 
 def test_no_coroutine_runs_where_greenlets_share_a_thread() -> None:
     """While one ran, Django refused every database call of every request."""
-    need(find_spec("gevent") is not None, "gevent")
+    pytest.importorskip("gevent", reason="gevent is not installed")
     done: Any = subprocess.run(
         [sys.executable, "-m", "tests.support.gevent_coroutines"],
         cwd=ROOT,

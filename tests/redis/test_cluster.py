@@ -37,6 +37,8 @@ def nodes(start_server: Callable[..., RedisServer]) -> Nodes:
     """Starts a cluster of so many nodes; ``served``: how many of the 16384 slots they serve."""
 
     def nodes(count: int, served: int = 16384) -> list[RedisServer]:
+        if start_server().major < 7:
+            pytest.skip("Redis 6.2 cannot be told on which port the nodes of a cluster talk")
         # By default the nodes talk on a port that is higher by 10000, which there may not be.
         options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "60000", "--cluster-port"]
         started = [start_server(*options, str(free_port())) for _ in range(count)]

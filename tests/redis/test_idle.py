@@ -213,7 +213,11 @@ def test_every_script_goes_on_with_a_new_connection(lease: Lease, proxy: Proxy, 
     assert [event.kind for event in lease.history(9)].count("resigned") == 1
 
 
-def test_a_campaign_that_is_sent_again_after_it_was_executed_grants_a_new_term(lease: Lease, proxy: Proxy) -> None:
+def test_a_campaign_that_is_sent_again_after_it_was_executed_grants_a_new_term(
+    lease: Lease, proxy: Proxy, some_server: RedisServer
+) -> None:
+    if some_server.major < 7:
+        pytest.skip("Redis 6.2 may free a closed connection before it has executed what came by it")
     lease.status()
     proxy.close_lines("reply lost")
     grant = lease.campaign(A, Claim(), info())
@@ -223,7 +227,11 @@ def test_a_campaign_that_is_sent_again_after_it_was_executed_grants_a_new_term(l
     assert lease.renew(A, grant.token, info(), Claim(version=grant.version)).verdict == "renewed"
 
 
-def test_a_message_that_is_sent_again_after_it_was_executed_arrives_twice(lease: Lease, proxy: Proxy) -> None:
+def test_a_message_that_is_sent_again_after_it_was_executed_arrives_twice(
+    lease: Lease, proxy: Proxy, some_server: RedisServer
+) -> None:
+    if some_server.major < 7:
+        pytest.skip("Redis 6.2 may free a closed connection before it has executed what came by it")
     lease.status()
     proxy.close_lines("reply lost")
     lease.post(A, {"twin": B})

@@ -68,6 +68,11 @@ class RedisServer:
         """For ``CACHES``."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def major(self) -> int:
+        """The version of Redis that it is, or that it is like."""
+        return int(self.client().info("server")["redis_version"].split(".")[0])
+
     def client(self) -> redis.Redis:
         """A client of the test's own."""
         return redis.Redis(port=self.port, socket_timeout=5)
