@@ -253,6 +253,8 @@ def test_an_argument_that_is_no_text_is_an_error(led: RedisServer) -> None:
         ("leader_status default command:x >&- 2>&-", 1, ""),
         ("leader_status default > /dev/full", 2, "The answer cannot be written: No space left on device"),
         ("leader_status default > /dev/full 2>&1", 2, ""),
+        ("leader_status --acl > /dev/full", 2, "The answer cannot be written: No space left on device"),
+        ("leader_status --acl | true; exit ${PIPESTATUS[0]}", 0, ""),
         ("REDIS_URL=redis://127.0.0.1:1/0 leader_status default 2> /dev/full", 2, ""),
         ("REDIS_URL=redis://127.0.0.1:1/0 leader_status default 2>&-", 2, ""),
         ("REDIS_URL=redis://127.0.0.1:1/0 leader_status default 2>&1 | true; exit ${PIPESTATUS[0]}", 2, ""),

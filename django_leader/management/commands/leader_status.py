@@ -50,11 +50,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Prints, and ends with the exit status."""
         try:
-            if options["acl"]:
-                self._print_acl(acl.lines(options["election"]), json_too=options["json"])
-                return
             aliases = options["election"] or list(elections)
-            if options["explain"]:
+            if options["acl"]:
+                rows = [{"cache": cache, "acl": line} for cache, line in acl.lines(options["election"]).items()]
+            elif options["explain"]:
                 rows = [row for alias in aliases for row in _explain(alias)]
             else:
                 rows = [_row(report) for report in reports(aliases)]
@@ -63,24 +62,23 @@ class Command(BaseCommand):
         try:
             if options["json"]:
                 put(json.dumps(rows, indent=2, default=datetime.isoformat), self.stdout)
+            elif options["acl"]:
+                self._print_acl(rows)
             else:
                 self._print(rows)
         except OSError as error:
             with suppress(OSError):
                 put(f"The answer cannot be written: {error.strerror}", self.stderr)
             raise SystemExit(UNKNOWN) from error
-        status = LED if options["explain"] else max(row["status"] for row in rows)
+        status = LED if options["explain"] or options["acl"] else max(row["status"] for row in rows)
         if status != LED:
             raise SystemExit(status)
 
-    def _print_acl(self, lines: dict[str, str], *, json_too: bool) -> None:
-        if json_too:
-            put(json.dumps([{"cache": cache, "acl": line} for cache, line in lines.items()], indent=2), self.stdout)
-            return
-        for cache, line in lines.items():
-            if len(lines) > 1:
-                put(f"# the Redis of CACHES[{cache!r}]", self.stdout)
-            put(line, self.stdout)
+    def _print_acl(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            if len(rows) > 1:
+                put(f"# the Redis of CACHES[{row['cache']!r}]", self.stdout)
+            put(row["acl"], self.stdout)
 
     def _print(self, rows: list[dict[str, Any]]) -> None:
         titles = [name for name in rows[0] if name not in HIDDEN]
