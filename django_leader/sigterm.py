@@ -91,6 +91,19 @@ class Sigterm:
             signal.signal(signal.SIGTERM, self._handler)
             self._wakeup.start()
 
+    @property
+    def chained(self) -> bool:
+        """Whether ``chain`` has been called in this process, and not for nothing. Local."""
+        return self._pid == os.getpid()
+
+    def wait(self) -> None:
+        """Called by a server that has had the elections asked, before it ends this process: wait for the hand-over.
+
+        If it does not end it, as where only an event loop is over, the elections take part again after ``STAYS``.
+        """
+        self._wait_until_over(os.getpid())
+        self._survived(os.getpid(), STAYS)
+
     def before_fork(self) -> None:
         """In the thread that forks."""
         if self._pid == os.getpid():
@@ -150,14 +163,17 @@ class Sigterm:
 
     def _wait(self, pid: int) -> None:
         try:
-            until = clock.now() + PATIENCE
-            while pid == os.getpid() and self._busy() and clock.now() < until:
-                time.sleep(LOOK)
+            self._wait_until_over(pid)
         finally:
             if pid == os.getpid():  # the signal was not meant for a child that was forked in C meanwhile
                 _end()
                 self._ending = False
                 self._survived(pid, STAYS)
+
+    def _wait_until_over(self, pid: int) -> None:
+        until = clock.now() + PATIENCE
+        while pid == os.getpid() and self._busy() and clock.now() < until:
+            time.sleep(LOOK)
 
     def _survived(self, pid: int, stays: float) -> None:
         self._survivals += 1

@@ -159,6 +159,7 @@ class Starter:
 
         if self._for_each(start, *when):
             starts.start(Start(_unless_forked(start_the_rest), THREAD))
+        self._follow_reactor()
 
     def _for_each(self, do: Callable[[Any, Decision], Any], *when: When) -> bool:
         """Do it with each election that starts then. Return whether one has failed that is worth another try."""
@@ -189,13 +190,21 @@ class Starter:
         if signals is not None:
             signals.worker_shutting_down.connect(self._shutting_down, weak=False, dispatch_uid="django_leader.starter")
 
+    def _follow_reactor(self) -> None:
+        # Twisted puts its own handler in the place of ours, and ``twist`` then ends by the signal, past atexit.
+        reactor: Any = sys.modules.get("twisted.internet.reactor")
+        if reactor is not None and lifecycle.sigterm.chained:
+            for phase, act in ("before", self._shutting_down), ("after", lifecycle.sigterm.wait):
+                with suppress(Exception):  # a reactor that has ended: then the lease runs out
+                    reactor.callFromThread(reactor.addSystemEventTrigger, phase, "shutdown", act)
+
     def _shutting_down(self, **kwargs: Any) -> None:
         # Called by the handler of a signal: this takes no lock.
         def ask(election: Any, decision: Decision) -> None:
             if election.config.handle_sigterm:
                 election.ask_to_stop()
 
-        self._for_each(ask, "now")
+        self._for_each(ask, *STARTS)
 
     def _watch_forks(self) -> None:
         uwsgi: Any = sys.modules.get("uwsgi")

@@ -190,6 +190,45 @@ def test_a_worker_of_celery_hands_over_when_it_begins_to_shut_down(
     assert elections["default"].running is not handled
 
 
+@pytest.mark.parametrize("start", ["now", AT_REQUEST])
+def test_where_twisted_ends_by_the_signal_the_elections_hand_over_before(
+    starter: Starter, project: Settings, monkeypatch: pytest.MonkeyPatch, start: Any
+) -> None:
+    triggers: list[tuple[str, str, Any]] = []
+    reactor = SimpleNamespace(
+        callFromThread=lambda call, *arguments: call(*arguments),
+        addSystemEventTrigger=lambda *trigger: triggers.append(trigger),
+    )
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
+    monkeypatch.setattr(starting, "decide", lambda *args: Decision(start, "the test wants it"))
+    survived: list[float] = []
+    monkeypatch.setattr(lifecycle.sigterm, "_survived", lambda pid, stays: survived.append(stays))
+    starter.ready()
+    starter._start("", start)
+    eventually(lambda: elections["default"].is_leader())
+    for phase in ("before", "after"):
+        for found, event, act in list(triggers):
+            if found == phase:
+                assert event == "shutdown"
+                act()
+    assert not elections["default"].running
+    assert survived, "if the process lives on, it takes part again"
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, AttributeError])
+def test_a_reactor_that_cannot_be_told_keeps_no_election_from_starting(
+    starter: Starter, project: Settings, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise fault("the loop is closed")
+
+    reactor = SimpleNamespace(callFromThread=refuse, addSystemEventTrigger=refuse)
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
+    monkeypatch.setattr(starting, "decide", lambda *args: Decision("now", "the test wants it"))
+    starter.ready()
+    eventually(lambda: elections["default"].is_leader())
+
+
 class Settable:
     """What gunicorn calls ``cfg``."""
 

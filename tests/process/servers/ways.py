@@ -247,6 +247,7 @@ WAYS: list[Command] = [
     ),
     Way("cheroot", f"cheroot --bind 127.0.0.1:{{port}} {WSGI}", "cheroot", SIGTERM, main=True),
     Way(
+        "twist web",
         f"twist web --listen tcp:{{port}}:interface=127.0.0.1 --wsgi {PROJECT}.wsgi.application",
         "Twisted",
         SIGTERM,
