@@ -64,7 +64,12 @@ class Announcer:
     def begin(self, token: int) -> None:
         """Announce the term ``token``. Local. What it raises has kept some callbacks from being called."""
         self.current, self._next = self._next or self._prepared(), None
-        self.current.begin(token)
+        try:
+            self.current.begin(token)
+        except BaseException:
+            if self.current.token is None:  # its threads wait for a term that they will not have
+                self.current.cancel()
+            raise
 
     def end(self, token: int, reason: str) -> bool:
         """Announce the end of the term ``token``. Return whether nothing is to be told of it, or was. Local."""

@@ -105,10 +105,12 @@ def test_s16_a_term_that_could_not_be_announced_ends_and_another_follows(
     election, told, failed = make(), list[str](), list[bool]()
     election.on_become_leader(lambda: told.append("gain"))
     election.on_lose_leadership(lambda: told.append("loss"))
+    before = set(threading.enumerate())
     monkeypatch.setattr(TermDelivery, "begin", once(TermDelivery.begin, failed))
     election.start()
     eventually(lambda: told)
     assert (told, failed) == (["gain"], [True])
+    eventually(lambda: len([one for one in set(threading.enumerate()) - before if one.name.endswith(" term")]) == 1)
     assert [event.kind for event in election.history()] == ["elected", "callback-failed", "elected"]
 
 
