@@ -24,6 +24,7 @@ from redis.sentinel import Sentinel
 from django_leader.config import Config
 from django_leader.election import LeaderElection
 from testproject.embedded import die_with_parent
+from tests.support.c_forks import fork_in_c
 
 from .journal import COMMANDS, DEADLINE, LEADS, PID, SAMPLED_AT, SAMPLES, Events, Samples, now
 from .plants import PLANTS
@@ -140,16 +141,13 @@ class Process:
     def fork_in_c(self) -> None:
         """A fork of which the interpreter hears nothing, as uWSGI makes them. Only the kernel can tell the child."""
         self.forks += 1
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(10)  # nobody must ask for the interpreter's lock: the child could not give it away
-        pid = ctypes.PyDLL(None).fork()
+        pid = fork_in_c()
         if pid == 0:
             die_with_parent()
             observer = self._child()
             for _ in range(1000):
                 observer.look(self.election)
             os._exit(0)
-        sys.setswitchinterval(interval)
         os.waitpid(pid, 0)
 
     def _child(self) -> Observer:

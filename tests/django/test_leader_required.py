@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -25,7 +26,7 @@ from django.core.management import call_command, load_command_class
 from django.core.management.base import BaseCommand, CommandError
 from pytest_django import Settings
 
-from django_leader import Config, LeaderElection, LeaderInfo, LeadershipLost, clock, elections, leader_required
+from django_leader import Config, LeaderElection, LeaderInfo, LeadershipLost, clock, elections, guard, leader_required
 from django_leader.channel import connector
 from django_leader.decorators import _who_leads
 from django_leader.guard import run_guarded
@@ -511,25 +512,30 @@ def test_s19_a_body_that_goes_on_in_the_child_of_a_fork_in_c_is_not_interrupted(
     left = LONG
     monkeypatch.setattr(type(election.grant), "deadline", property(lambda grant: clock.now() + left))
 
+    def the_watcher() -> threading.Thread:
+        [watcher] = [thread for thread in threading.enumerate() if thread.name.endswith(" interrupt")]
+        return watcher
+
     def body() -> None:
         nonlocal left
-        [watcher] = [thread for thread in threading.enumerate() if thread.name.endswith(" interrupt")]
+        watcher = the_watcher()
         with monkeypatch.context() as patch:
-            patch.setattr(os, "getpid", lambda: -1)
+            patch.setattr(guard, "os", SimpleNamespace(getpid=lambda: -1))  # nobody else is in a child
             left = 0.0
             watcher.join(LONG)
         assert not watcher.is_alive()
         ended.append(deadline)
 
-    def child() -> None:
-        monkeypatch.setattr(threading.Thread, "join", None)
-        monkeypatch.setattr(os, "getpid", lambda: -1)
-
     with shielded():
         run_guarded(election, body)
     assert ended
     left = LONG
-    with monkeypatch.context(), shielded():
+    with monkeypatch.context() as patch, shielded():
+
+        def child() -> None:
+            patch.setattr(the_watcher(), "join", None)
+            patch.setattr(guard, "os", SimpleNamespace(getpid=lambda: -1))
+
         run_guarded(election, child)
 
 

@@ -104,10 +104,10 @@ def test_s19_a_signal_to_a_child_that_was_forked_in_c_is_not_taken_for_one_of_it
     """They share the socket of the wake-up descriptor, and the parent waits where it would be sent the signal again."""
     word = str(tmp_path / "word")
     script = delayed(f"""
-        import ctypes
+        from tests.support.c_forks import fork_in_c
         signal.signal(signal.SIGTERM, lambda *_: (say("handler"), open({word!r}, "w").close()))
         election = made(); leads(election)
-        pid = ctypes.PyDLL(None).fork()
+        pid = fork_in_c()
         if not pid:
             say("child")
             time.sleep(60)

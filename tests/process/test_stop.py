@@ -404,9 +404,9 @@ def test_s19_a_child_that_was_forked_in_c_dies_of_sigterm_and_releases_nothing(
     run: Run, some_server: RedisServer
 ) -> None:
     script = run("""
-        import ctypes
+        from tests.support.c_forks import fork_in_c
         election = made(); leads(election)
-        pid = ctypes.PyDLL(None).fork()
+        pid = fork_in_c()
         if not pid:
             wait()
         os.kill(pid, signal.SIGTERM)

@@ -6,7 +6,6 @@ Options come as JSON in ``argv[1]``. What it saw is said as one JSON object.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import json
 import logging
@@ -26,6 +25,7 @@ from django_leader.clock import now
 from django_leader.config import Config
 from django_leader.election import LeaderElection
 from testproject.embedded import die_with_parent
+from tests.support.c_forks import fork_in_c
 from tests.support.candidate_process import say
 from tests.support.servers import GENEROUS, eventually
 
@@ -230,23 +230,6 @@ class Storm:
         self.over.set()
         for thread in threads:
             thread.join(GENEROUS)
-
-
-def fork_in_c() -> int:
-    """A fork of which the interpreter hears nothing, as uWSGI makes them.
-
-    ``PyDLL`` keeps the interpreter's lock. Nobody must ask for it meanwhile: the child has nobody to give it to.
-    """
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(10)
-    # Who has waited for the lock for longer than before asks for it only if nobody else has had it meanwhile.
-    other = threading.Thread(target=int)
-    other.start()
-    other.join()
-    pid: int = ctypes.PyDLL(None).fork()
-    if pid:
-        sys.setswitchinterval(interval)
-    return pid
 
 
 FORKS: dict[str, Callable[[], int]] = {"python": os.fork, "C": fork_in_c}

@@ -6,7 +6,6 @@ object a line.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import os
@@ -23,6 +22,7 @@ import django
 from django.conf import settings
 
 from testproject.embedded import die_with_parent
+from tests.support import c_forks
 from tests.support.candidate_process import say
 from tests.support.servers import GENEROUS, eventually
 
@@ -140,8 +140,7 @@ def quiet_fork_in_c() -> int:
     candidacy = election._candidacy
     if candidacy and (delivery := candidacy._announcer.current):
         eventually(lambda: 0.01 < now() - delivery.looked_at < 0.3 and 0.01 < now() - candidacy._ticked_at < 0.2)
-    pid: int = ctypes.PyDLL(None).fork()
-    return pid
+    return c_forks.fork_in_c()
 
 
 def fork_in_c(does: str) -> None:

@@ -22,6 +22,8 @@ from django_leader.grant import NO_GRANT, OVER, Cell, Grant, PidCell, Stretch, n
 from django_leader.records import Answer
 from tests.support.interleaving import Turns, every_order
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 FIRST, SECOND, THIRD = 10.0, 20.0, 30.0
 """The deadlines."""
 

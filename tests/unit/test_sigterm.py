@@ -17,12 +17,14 @@ from django_leader import LeadershipLost, interruption
 from django_leader import sigterm as module
 from django_leader.interruption import here
 from django_leader.sigterm import Sigterm
+from django_leader.wakeup import Wakeup
 from tests.support.servers import GENEROUS
 
 
 @pytest.fixture(autouse=True)
-def no_wakeup() -> Iterator[None]:
-    """An election of an earlier test may still read Python's wake-up descriptor, and send again what arrives here."""
+def no_wakeup(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nobody reads Python's wake-up descriptor: neither these, whose threads would be left, nor an earlier test's."""
+    monkeypatch.setattr(Wakeup, "start", lambda wakeup: None)
     before = signal.set_wakeup_fd(-1)
     yield
     signal.set_wakeup_fd(before, warn_on_full_buffer=False)
