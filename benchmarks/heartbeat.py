@@ -17,7 +17,7 @@ from benchmarks.stats import number, summarize
 from django_leader.channel import Channel, connector
 from django_leader.config import Config
 from django_leader.lease import Lease
-from django_leader.records import Claim, LeaderInfo, utc_now
+from django_leader.records import LeaderInfo, Preconditions, utc_now
 
 BARE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
@@ -46,7 +46,7 @@ def _measure(client: redis.Redis, rounds: int) -> dict[str, list[float]]:
     connect = connector(client.connection_pool)
     lease = Lease(connect, Config("benchmark:beat", "benchmark:beat:info", quarantine=0).validate())
     me, info = "benchmark:0123456789abcdef", LeaderInfo("benchmark", "host", utc_now(), pid=1)
-    token = lease.campaign(me, Claim(), info).token
+    token = lease.campaign(me, Preconditions(), info).token
     channel = Channel(connect, 5)
     sha = channel.call("SCRIPT", "LOAD", BARE).decode()
     client.set("benchmark:bare", me, px=10_000)

@@ -31,16 +31,16 @@ from benchmarks.processes import say
 from benchmarks.servers import Trouble
 from django_leader import clock, machine, pace, wire
 from django_leader.actions import QUEUE, SECOND_CHANCE, over_before
-from django_leader.channel import SERVER_TIMER, duration
+from django_leader.channel import SERVER_TIMER, blpop_seconds
 from django_leader.config import inbox
-from django_leader.events import Campaigned, Delivered, Failed, Released, Renewed, Stop, Woken
 from django_leader.lease import YIELD
-from django_leader.records import Claim, LeaderInfo, utc_now
+from django_leader.machine import Campaigned, Delivered, Failed, Released, Renewed, Stop, Woken
+from django_leader.records import LeaderInfo, Preconditions, utc_now
 from django_leader.scripts import FLAGS, script
 
 NOTHING: list[bytes] = []
 """The reply to a wait that has ended without an element."""
-SCRIPTS = ("campaign", "look", "renew", "release")
+SCRIPTS = ("campaign", "poll", "renew", "release")
 
 
 class NoReplyError(Exception):
@@ -121,18 +121,18 @@ class Light:
         self._state = machine.State()
         self._sock: socket.socket | None = None
         self._data = b""
-        self._owed: float | None = None
+        self._wait_reply_due: float | None = None
         self._asks = False
         self._requests: dict[str, tuple[Any, wire.Packed]] = {}
         self._due = 0.0
 
     def start(self) -> None:
         """Takes part from now on."""
-        self._me = f"{self._config.instance_id}:{secrets.token_hex(8)}"
-        self._state = machine.State(floor=self._state.floor, watch=self._state.watch)
+        self._candidate_id = f"{self._config.instance_id}:{secrets.token_hex(8)}"
+        self._state = machine.State(highest_token=self._state.highest_token, watch=self._state.watch)
         self._info = LeaderInfo(self._config.instance_id, self._config.hostname, utc_now(), pid=os.getpid())
         self._candidates = 0
-        keys = [inbox(self._keys, self._me), self._keys.wake]
+        keys = [inbox(self._keys, self._candidate_id), self._keys.wake]
         self._waits = [wire.packed_wait(_pack, keys[:1]), wire.packed_wait(_pack, keys)]
         self._life = self._live()
         self._go_on(None)
@@ -171,8 +171,8 @@ class Light:
             yield from self._release(0, "", leave=True)
 
     def _do(self, todo: machine.Plan) -> Life:
-        if todo.act in ("campaign", "look"):
-            yield from self._campaign(look=todo.act == "look")
+        if todo.act in ("campaign", "poll"):
+            yield from self._campaign(poll=todo.act == "poll")
         elif todo.act == "renew" and self._state.term:
             yield from self._renew(self._state.term.token)
         elif todo.act == "release" and self._state.ended:
@@ -187,71 +187,73 @@ class Light:
                 self._packed_release(self._state.term.token, "resigned", leave=False)
             yield todo.until
 
-    def _campaign(self, *, look: bool) -> Life:
+    def _campaign(self, *, poll: bool) -> Life:
         asked_at, answer = clock.now(), None
-        if look:
+        if poll:
             until = asked_at + self._timing.retry
             crowded = pace.usual(self._candidates, self._timing) > self._timing.retry
             due = crowded or over_before(self._state, until)
-            request = self._packed("look", wire.packed_look, self._me)
+            request = self._packed("poll", wire.packed_poll, self._candidate_id)
             reply = yield from self._ask(request, wait_until=None if due else until)
             answer = None if reply.endswith(b"\nunsure") else wire.parse(reply)
-        if not answer or answer.token < self._state.floor:
-            latest, at = machine.claim(self._state, asked_at, self._timing).latest, _iso(utc_now())
-            answer = wire.parse((yield from self._ask(self._packed_campaign(asked_at), _milliseconds(latest), at, at)))
+        if not answer or answer.token < self._state.highest_token:
+            not_after, at = machine.preconditions(self._state, asked_at, self._timing).not_after, _iso(utc_now())
+            answer = wire.parse(
+                (yield from self._ask(self._packed_campaign(asked_at), _milliseconds(not_after), at, at))
+            )
         self._candidates = answer.candidates
         self._apply(Campaigned(asked_at, answer, random.random()))
 
     def _renew(self, token: int) -> Life:
         asked_at = clock.now()
-        heartbeat = self._packed("renew", wire.packed_heartbeat, self._me, token, self._info)
+        heartbeat = self._packed("renew", wire.packed_heartbeat, self._candidate_id, token, self._info)
         reply = yield from self._ask(heartbeat, _iso(utc_now()))
-        answer = wire.parse_renewed(reply, self._me, token, self._timing)
+        answer = wire.parse_renewed(reply, self._candidate_id, token, self._timing)
         if not answer:
             raise Trouble("a light leader has lost its lease")
         self._apply(Renewed(asked_at, answer))
 
     def _release(self, token: int, reason: str, *, leave: bool) -> Life:
-        latest = machine.claim(self._state, clock.now(), self._timing).latest
+        not_after = machine.preconditions(self._state, clock.now(), self._timing).not_after
         request = self._packed_release(token, reason, leave=leave)
-        yield from self._ask(request, _milliseconds(latest), pause=YIELD if token else 0.0)
+        yield from self._ask(request, _milliseconds(not_after), pause=YIELD if token else 0.0)
 
     def _listen(self, until: float) -> Life:
         self._packed_campaign(clock.now())
         patience = until
-        if self._owed is None:
-            exact = not self._state.looks or over_before(self._state, until)
+        if self._wait_reply_due is None:
+            exact = not self._state.poll_suffices or over_before(self._state, until)
             seconds = until - clock.now() - (SERVER_TIMER if exact else 0.0)
             if seconds < SERVER_TIMER / 2:
                 yield until
                 return
             self._send(self._wait(seconds))
-            self._owed, patience = until, until if exact else until + 2 * SERVER_TIMER
-        elif until >= self._owed:
+            self._wait_reply_due, patience = until, until if exact else until + 2 * SERVER_TIMER
+        elif until >= self._wait_reply_due:
             patience = until + 2 * SERVER_TIMER
         element = yield patience
         if element is None:
             self._close()  # a reply is still owed
             return
-        self._owed = None
+        self._wait_reply_due = None
         if element is not NOTHING:
             self._apply(Woken())
         elif clock.now() < until:
             yield until
 
     def _wait(self, seconds: float) -> bytes:
-        return self._waits[random.random() * self._candidates < QUEUE].filled(duration(seconds))
+        return self._waits[random.random() * self._candidates < QUEUE].filled(blpop_seconds(seconds))
 
     def _ask(
         self, request: wire.Packed, *values: bytes, wait_until: float | None = None, pause: float = 0.0
     ) -> Generator[float, Any, bytes]:
         """Sends a request, and with ``wait_until`` a wait behind it. Gives its reply. ``pause``: as of ``Channel``."""
-        if self._owed is not None:
+        if self._wait_reply_due is not None:
             self._close()
         echo = b"%d" % next(_requests)
         wait = b"" if wait_until is None else self._wait(wait_until - clock.now())
         self._send(request.filled(echo, *values) + wait)
-        self._owed, self._asks = wait_until, True
+        self._wait_reply_due, self._asks = wait_until, True
         if pause:
             self._loop.forget(self._sock)
             yield clock.now() + pause
@@ -267,12 +269,14 @@ class Light:
         return answer
 
     def _packed_campaign(self, asked_at: float) -> wire.Packed:
-        claim = machine.claim(self._state, asked_at, self._timing)._replace(latest=0.0)
-        return self._packed("campaign", wire.packed_campaign, self._me, claim, self._info, "")
+        preconditions = machine.preconditions(self._state, asked_at, self._timing)._replace(not_after=0.0)
+        return self._packed("campaign", wire.packed_campaign, self._candidate_id, preconditions, self._info, "")
 
     def _packed_release(self, token: int, reason: str, *, leave: bool) -> wire.Packed:
-        claim = Claim(self._state.floor)  # nothing is regained here
-        return self._packed("release", wire.packed_release, self._me, token, reason, claim, leave=leave, hold=0)
+        preconditions = Preconditions(self._state.highest_token)  # nothing is regained here
+        return self._packed(
+            "release", wire.packed_release, self._candidate_id, token, reason, preconditions, leave=leave, hold=0
+        )
 
     def _packed(self, name: str, pack: Callable[..., wire.Packed], *said: Any, **how: Any) -> wire.Packed:
         """The last request of this name, if it said the same, or a new one."""
@@ -302,7 +306,7 @@ class Light:
         if self._sock:
             self._loop.forget(self._sock)
             self._sock.close()
-        self._sock, self._data, self._owed = None, b"", None
+        self._sock, self._data, self._wait_reply_due = None, b"", None
 
 
 def main(address: str, count: int) -> None:

@@ -21,15 +21,15 @@ from collections.abc import Callable
 from typing import Any
 
 from . import clock, machine, pace
-from .advice import Advice
+from .advice import Diagnostics
 from .channel import SERVER_TIMER
 from .config import Config
 from .exceptions import RedisUnavailable
-from .hold import HOLD, held_since
+from .hold import DELAY, held_since
 from .lease import Lease
 from .log import log
 from .process import HolderWatch, Identity, boot_time, clocks, own, same_boot
-from .records import Answer, Claim, LeaderInfo, other_project, utc_now
+from .records import Answer, LeaderInfo, Preconditions, other_project, utc_now
 from .waker import Waker
 
 SECOND_CHANCE = 0.01
@@ -42,7 +42,7 @@ that grows with the square of their number to wake one of them: 5 ms of 1,000, 0
 
 def over_before(state: machine.State, until: float) -> bool:
     """Whether the lease may be over before a wait until then comes back, late by the server's timer. Pure."""
-    return until + 2 * SERVER_TIMER >= state.watch.over_at
+    return until + 2 * SERVER_TIMER >= state.watch.expires_at
 
 
 class Actions:
@@ -51,18 +51,18 @@ class Actions:
     def __init__(
         self,
         lease: Lease,
-        me: str,
+        candidate_id: str,
         config: Config,
         waker: Waker,
-        advice: Advice,
+        advice: Diagnostics,
         pid: int,
         state: Callable[[], machine.State],
         apply: Callable[[machine.AnyEvent], None],
     ) -> None:
-        self._lease, self._me, self._config, self._timing = lease, me, config, config.timing
+        self._lease, self._candidate_id, self._config, self._timing = lease, candidate_id, config, config.timing
         self._waker, self._advice, self._pid = waker, advice, pid
         self._state, self._apply = state, apply
-        self._deaf_until, self._deaf = 0.0, False
+        self._retry_blpop_at, self._blpop_refused = 0.0, False
         self._advised = self._released = False
         self._prepared_at, self._candidates = -1, 0
         self._holder = HolderWatch()
@@ -72,14 +72,14 @@ class Actions:
 
     def begin(self) -> None:
         """Finds out which process this is, before the first campaign publishes it. Local."""
-        if self._config.same_host_takeover and (me := own()):
-            self._identity, self._lease.process = me, me.to_text()
+        if self._config.same_host_takeover and (identity := own()):
+            self._identity, self._lease.process = identity, identity.to_text()
             self._prepared_at = -1
 
     def _begin_again(self) -> None:
         """Have the next request publish the process anew if the wall clock was stepped. Local, 1 µs if it was not."""
-        me = self._identity
-        if me and not same_boot(me, me._replace(booted=boot_time())):
+        identity = self._identity
+        if identity and not same_boot(identity, identity._replace(booted=boot_time())):
             self.begin()
 
     def end(self) -> None:
@@ -92,8 +92,8 @@ class Actions:
         ``hold``: seconds for which a release keeps the lease. Raises ``RedisUnavailable``.
         """
         state, asked_at = self._state(), clock.now()
-        if todo.act in ("campaign", "look"):
-            self._campaign(state, asked_at, look=todo.act == "look")
+        if todo.act in ("campaign", "poll"):
+            self._campaign(state, asked_at, poll=todo.act == "poll")
         elif todo.act in ("renew", "confirm") and (term := state.term or state.pending):
             self._renew(state, term, asked_at, confirm=todo.act == "confirm")
         elif todo.act == "release":
@@ -107,68 +107,77 @@ class Actions:
 
     def leave(self) -> None:
         """Tells Redis that we are gone, which wakes a follower if nobody leads. Raises ``RedisUnavailable``."""
-        self._lease.channel.hang_up()
+        self._lease.channel.cancel_wait()
         if self._released:
             time.sleep(SECOND_CHANCE)
-        claim = machine.claim(self._state(), clock.now(), self._timing)
-        self._lease.release(self._me, 0, "", claim, leave=True)
+        preconditions = machine.preconditions(self._state(), clock.now(), self._timing)
+        self._lease.release(self._candidate_id, 0, "", preconditions, leave=True)
 
     def _release(self, state: machine.State, asked_at: float, hold: float) -> None:
         if state.ended and state.ended.owes_release:
-            claim, (token, deadline) = machine.claim(state, asked_at, self._timing), state.ended.term
+            preconditions, (token, deadline) = machine.preconditions(state, asked_at, self._timing), state.ended.term
             how: dict[str, Any] = {"hold": hold, "clocks": clocks().to_text() if hold else "", "deadline": deadline}
-            self._lease.release(self._me, token, state.ended.reason, claim, leave=False, **how)
+            self._lease.release(self._candidate_id, token, state.ended.reason, preconditions, leave=False, **how)
             self._released = not hold
 
-    def _campaign(self, state: machine.State, asked_at: float, *, look: bool) -> None:
-        answer = self._ask(state, asked_at, look=look)
-        twin = answer.twin
-        if answer.verdict != "granted" and self._follows_the_dead(answer, asked_at):
+    def _campaign(self, state: machine.State, asked_at: float, *, poll: bool) -> None:
+        answer = self._ask(state, asked_at, poll=poll)
+        duplicate = answer.duplicate
+        if answer.verdict != "granted" and self._holder_is_dead(answer, asked_at):
             state, asked_at = self._state(), clock.now()
-            answer = self._ask(state, asked_at, look=False)
+            answer = self._ask(state, asked_at, poll=False)
         self._answered(machine.Campaigned(asked_at, answer, random.random()))
         if answer.verdict == "granted":
             self._holder.forget()
             self._waker.also = None
-        if twin:
-            self._lease.post(twin, {"twin": self._me})
+        if duplicate:
+            self._lease.post(duplicate, {"duplicate": self._candidate_id})
 
-    def _ask(self, state: machine.State, asked_at: float, *, look: bool) -> Answer:
-        if look:
+    def _ask(self, state: machine.State, asked_at: float, *, poll: bool) -> Answer:
+        if poll:
             until = asked_at + self._timing.retry
             crowded = pace.usual(self._candidates, self._timing) > self._timing.retry
-            waits = not over_before(state, until) and not crowded and not self._deaf and asked_at >= state.not_before
-            if answer := self._lease.look(self._me, state.floor, until if waits else None, wake=self._queues()):
+            waits = (
+                not over_before(state, until)
+                and not crowded
+                and not self._blpop_refused
+                and asked_at >= state.not_before
+            )
+            if answer := self._lease.poll(
+                self._candidate_id, state.highest_token, until if waits else None, wake=self._queues()
+            ):
                 return answer
-        answer = self._lease.campaign(self._me, machine.claim(state, asked_at, self._timing), self._info(state))
-        if answer.version.startswith(HOLD):
+        answer = self._lease.campaign(
+            self._candidate_id, machine.preconditions(state, asked_at, self._timing), self._info(state)
+        )
+        if answer.version.startswith(DELAY):
             return answer._replace(held_since=held_since(answer, clocks()))
         return answer
 
-    def _follows_the_dead(self, answer: Answer, asked_at: float) -> bool:
+    def _holder_is_dead(self, answer: Answer, asked_at: float) -> bool:
         """Watches the process of whoever leads, or has left its lease behind. Gives whether it is dead."""
         if self._lease.process and answer.verdict in ("held", "expired"):
             self._holder.follow((answer.holder, answer.token), answer.process, asked_at, answer.version)
         else:
             self._holder.forget()
-        return self.mourn()
+        return self.report_holder_death()
 
-    def mourn(self) -> bool:
+    def report_holder_death(self) -> bool:
         """Tells the machine, once, that the process of the leader is dead. Gives whether it did."""
         term = self._holder.dead()
         self._waker.also = self._holder.fd
         if term is None or term == self._state().dead:
             return False
-        self._apply(machine.Died(*term))
+        self._apply(machine.HolderDied(*term))
         return True
 
     def _renew(self, state: machine.State, term: machine.Term, asked_at: float, *, confirm: bool) -> None:
-        claim = machine.claim(state, asked_at, self._timing)
-        answer = self._lease.renew(self._me, term.token, self._info(state), claim, confirm=confirm)
+        preconditions = machine.preconditions(state, asked_at, self._timing)
+        answer = self._lease.renew(self._candidate_id, term.token, self._info(state), preconditions, confirm=confirm)
         self._answered(machine.Renewed(asked_at, answer))
         if answer.mail:
             with contextlib.suppress(RedisUnavailable):  # it may not be allowed; the heartbeat itself has succeeded
-                for message in self._lease.collect(self._me):
+                for message in self._lease.collect(self._candidate_id):
                     self._received(message)
 
     def _answered(self, event: machine.Campaigned | machine.Renewed) -> None:
@@ -199,7 +208,7 @@ class Actions:
         if self._compared is not None and not state.failures:
             with contextlib.suppress(RedisUnavailable):
                 self._compare_projects(state)
-        if todo.listen and asked_at >= self._deaf_until:
+        if todo.listen and asked_at >= self._retry_blpop_at:
             self._listen(state, todo.until)
             return 0.0
         with contextlib.suppress(RedisUnavailable):
@@ -207,7 +216,10 @@ class Actions:
                 self._lease.channel.open()  # while the loss callbacks run
             elif state.term and self._lease.channel.connected:
                 self._lease.prepare_release(
-                    self._me, state.term.token, "resigned", Claim(state.floor, state.watch.version)
+                    self._candidate_id,
+                    state.term.token,
+                    "resigned",
+                    Preconditions(state.highest_token, acknowledged_version=state.watch.version),
                 )
         return todo.until - clock.now()
 
@@ -217,7 +229,7 @@ class Actions:
         One round trip for each new leader, until one says its project: of two projects the one that comes second
         follows the other, so it asks. An older release of this package does not say it.
         """
-        if not self._config.projects or state.leader in ("", self._me, self._compared):
+        if not self._config.projects or state.leader in ("", self._candidate_id, self._compared):
             return
         self._compared, leader = state.leader, self._lease.status().leader
         if leader and leader.project:
@@ -228,19 +240,21 @@ class Actions:
 
     def _listen(self, state: machine.State, until: float) -> None:
         try:
-            if self._prepared_at != state.floor:
-                self._prepared_at = state.floor
-                self._lease.prepare(self._me, machine.claim(state, clock.now(), self._timing), self._info(state))
+            if self._prepared_at != state.highest_token:
+                self._prepared_at = state.highest_token
+                self._lease.prepare(
+                    self._candidate_id, machine.preconditions(state, clock.now(), self._timing), self._info(state)
+                )
             wake = clock.now() >= state.not_before and self._queues()
             # A look that is not urgent costs one wake-up less if the server's timer may decide when it comes.
-            exact = not state.looks or over_before(state, until)
-            message = self._lease.wait(self._me, wake=wake, until=until, exact=exact)
-            self._deaf = False
+            exact = not state.poll_suffices or over_before(state, until)
+            message = self._lease.wait(self._candidate_id, wake=wake, until=until, exact=exact)
+            self._blpop_refused = False
         except RedisUnavailable as error:
             # Whether Redis is away, the next request tells. If it only refuses to let us wait, we do without.
-            self._deaf_until = clock.now() + self._timing.retry
-            if not self._deaf:
-                self._deaf = True
+            self._retry_blpop_at = clock.now() + self._timing.retry
+            if not self._blpop_refused:
+                self._blpop_refused = True
                 label = self._advice.label
                 log(logging.INFO, "%s: cannot wait at Redis (%s); a hand-over may take longer", label, error)
             return
@@ -254,11 +268,11 @@ class Actions:
     def _received(self, message: dict[str, Any]) -> None:
         if "wake" in message:
             state, at = self._state(), clock.now()
-            if machine.heeds(state, at):  # who stops meanwhile passes the wake-up on when it leaves
-                self._campaign(state, at, look=False)  # at once, and not in the next turn
-        elif isinstance(twin := message.get("twin"), str):
-            self._advice.twin(twin)
+            if machine.campaigns_when_woken(state, at):  # who stops meanwhile passes the wake-up on when it leaves
+                self._campaign(state, at, poll=False)  # at once, and not in the next turn
+        elif isinstance(duplicate := message.get("duplicate"), str):
+            self._advice.duplicate(duplicate)
             if not message.get("answer"):
-                self._lease.post(twin, {"twin": self._me, "answer": True})
+                self._lease.post(duplicate, {"duplicate": self._candidate_id, "answer": True})
         elif self._config.projects and isinstance(other := message.get("project"), str):
             self._advice.project(other)

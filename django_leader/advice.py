@@ -18,18 +18,18 @@ from .records import Answer, printable
 
 LATE = 0.5
 """Of the heartbeat interval: a beat that is later than this has been held up by more than the jitter of a busy host."""
-MOST_TWINS = 10
+MAX_DUPLICATES = 10
 """Warnings of another process with the same instance id: whoever writes to Redis can make up any number."""
 PAUSE = 60.0
 """Seconds between two warnings of a quarantine: a replica that joins again and again makes many."""
 
 
-class Advice:
+class Diagnostics:
     """For one candidacy. Local, any thread; never raises."""
 
     def __init__(self, label: str, config: Config, about: dict[str, str] | None = None) -> None:
         self.label, self._config, self._about = label, config, about
-        self._twins: set[str] = set()
+        self._duplicates: set[str] = set()
         self._shared = False
         self._due, self._rested = clock.now(), True
         self._term: Term | None = None
@@ -67,7 +67,7 @@ class Advice:
                 max(answer.remaining, 0.0),
             )
 
-    def rests(self, state: State, wait: float) -> None:
+    def turn_ended(self, state: State, wait: float) -> None:
         """The election thread has finished a turn, and waits for so many seconds before the next. Local."""
         self._due = math.inf if state.ended else state.next_at
         self._term, self._rested = state.term, wait > 0
@@ -77,7 +77,7 @@ class Advice:
         elif not self._counts:
             self._counts = starvation.look(late=False)
 
-    def woke(self) -> None:
+    def turn_began(self) -> None:
         """The election thread begins a turn. If a request is due, looks how late it is. Local."""
         late = clock.now() - self._due
         if late < 0:
@@ -97,10 +97,10 @@ class Advice:
             left = max(0.0, self._term.deadline - clock.now())
             self._warn("a heartbeat is %.1f s late; %.1f s are left of the lease. %s.", late, left, advice)
 
-    def twin(self, other: str) -> None:
+    def duplicate(self, other: str) -> None:
         """The candidacy ``other`` has the same instance id."""
-        if other not in self._twins and len(self._twins) < MOST_TWINS:
-            self._twins.add(other)
+        if other not in self._duplicates and len(self._duplicates) < MAX_DUPLICATES:
+            self._duplicates.add(other)
             self._warn(
                 "another process takes part as %r, too. Only one of them can lead at a time, but nobody can tell them "
                 "apart: give each process an INSTANCE_ID of its own, or none.",
@@ -115,7 +115,7 @@ class Advice:
 
     def server(self, info: dict[str, str]) -> None:
         """How the server is configured, as it says itself."""
-        for advice in of_server(info, self._config.min_replicas):
+        for advice in server_warnings(info, self._config.min_replicas):
             self._warn("%s", advice)
 
     def _warn(self, text: str, *args: object) -> None:
@@ -131,7 +131,7 @@ def shared_key(other: str, config: Config) -> str:
     )
 
 
-def of_server(info: dict[str, str], min_replicas: int) -> list[str]:
+def server_warnings(info: dict[str, str], min_replicas: int) -> list[str]:
     """What a server's ``INFO`` gives reason to say. Pure."""
     found = []
     policy = info.get("maxmemory_policy", "noeviction")

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from .callbacks import Callback, Listeners
-from .delivery import News, TermDelivery
+from .delivery import SerialExecutor, TermDelivery
 from .log import log
 from .starts import at_the_end
 
@@ -36,7 +36,7 @@ class Announcer:
     ) -> None:
         calls: dict[str, Any] = {"deadline": deadline, "expired": expired, "delivered": delivered}
         self._new = partial(TermDelivery, label, listeners, gain_failed=gain_failed, **calls)
-        self._label, self._listeners, self._news = label, listeners, News(label)
+        self._label, self._listeners, self._news = label, listeners, SerialExecutor(label)
         self._next: TermDelivery | None = None
         self._refused = False
         self.current: TermDelivery | None = None

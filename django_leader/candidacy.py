@@ -27,7 +27,7 @@ from collections import deque
 
 from . import clock, machine
 from .actions import Actions
-from .advice import Advice
+from .advice import Diagnostics
 from .announcer import Announcer
 from .callbacks import Listeners
 from .channel import Connect
@@ -41,7 +41,7 @@ from .starts import insist
 from .term_log import TermLog
 from .threads import PAUSE
 from .waker import Waker
-from .watch import Watch
+from .watch import ExpiryProof
 
 
 class Candidacy:
@@ -57,12 +57,12 @@ class Candidacy:
         self._applying: int | None = None
         self._log = TermLog(label, name, config.instance_id)
         self._thread: threading.Thread | None = None
-        self._heir: Candidacy | None = None
+        self._successor: Candidacy | None = None
         self._stop_asked = False
-        self._desk, self._at_desk = threading.Lock(), set[int]()
+        self._io_lock, self._io_threads = threading.Lock(), set[int]()
         self._waker = Waker()
         self._lease = open_lease(connect, config, self._waker)
-        self._me = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
+        self._candidate_id = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
         self._next_cell: Cell | None = None
         self._announcer = Announcer(
             label,
@@ -72,11 +72,18 @@ class Candidacy:
             gain_failed=lambda token: self.feed(machine.Resign(token, "callback-failed")),
             delivered=self._delivered,
         )
-        self.advice = Advice(label, config, self._log.about)
+        self.advice = Diagnostics(label, config, self._log.about)
         self.hold = 0.0
         self.pid = os.getpid()
         self._actions = Actions(
-            self._lease, self._me, config, self._waker, self.advice, self.pid, lambda: self._state, self._apply
+            self._lease,
+            self._candidate_id,
+            config,
+            self._waker,
+            self.advice,
+            self.pid,
+            lambda: self._state,
+            self._apply,
         )
         self.grant = NO_GRANT
         self.changed = threading.Condition(threading.RLock())
@@ -109,25 +116,25 @@ class Candidacy:
         """Carries out a release that is due, since whoever waits for it need not wait for another thread to wake up."""
         # To connect may take longer than whoever waits has time; and what a fork in C inherits is not touched.
         if here and not self.ended and self._lease.channel.connected and self._ours():
-            seated, thread = False, threading.get_ident()
-            self._at_desk.add(thread)
+            acquired, thread = False, threading.get_ident()
+            self._io_threads.add(thread)
             try:
-                seated = self._desk.acquire(blocking=False)
+                acquired = self._io_lock.acquire(blocking=False)
                 todo = machine.plan(self._state, clock.now())
-                if seated and todo.act == "release":
+                if acquired and todo.act == "release":
                     self._actions.do(todo, self.hold)
             except (Exception, Forked) as error:  # forked: in a child the caller goes on, with nothing to release
                 self._failed(error)
             finally:
-                if seated:
-                    self._desk.release()
-                self._at_desk.discard(thread)
+                if acquired:
+                    self._io_lock.release()
+                self._io_threads.discard(thread)
         self._wake()
 
     def runs_here(self) -> bool:
         """Whether ``ended`` waits for the caller: a callback, or a signal handler in a thread of ours."""
         here = threading.current_thread()
-        depends = here is self._thread or here.ident in self._at_desk or here.ident == self._applying
+        depends = here is self._thread or here.ident in self._io_threads or here.ident == self._applying
         return depends or self._listeners.call_here()
 
     def _ours(self) -> bool:
@@ -141,7 +148,7 @@ class Candidacy:
         return clock.now() - (min(self._ticked_at, watcher.looked_at) if watcher else self._ticked_at)
 
     @property
-    def watch(self) -> Watch:
+    def watch(self) -> ExpiryProof:
         """What it has seen of the state in Redis. Local."""
         return self._state.watch
 
@@ -150,12 +157,12 @@ class Candidacy:
         """Whether it has ended, or is about to."""
         return self.ended or self._stop_asked or self._state.stopping
 
-    def bequeath(self, heir: Candidacy) -> None:
+    def continue_as(self, successor: Candidacy) -> None:
         """Tells this process's next candidacy the highest token, and of a loss that is still being delivered. Local."""
         if self._stop_asked:  # the election thread may not have come to it yet
             self._apply(machine.Stop())
         with self.changed:
-            heir._state, self._heir = machine.inherited(self._state), heir
+            successor._state, self._successor = machine.inherited(self._state), successor
             self.changed.notify_all()
 
     def abandon(self) -> None:
@@ -209,18 +216,18 @@ class Candidacy:
         with contextlib.suppress(Forked):
             # Whatever is raised there, and by what handles that.
             insist(self._take_turns, f"{self._label}: the election")
-            if not self.advice.outage and self._state.watch.look:
+            if not self.advice.outage and self._state.watch.observation:
                 with contextlib.suppress(Exception):
                     self._actions.leave()
 
     def _take_turns(self) -> None:
         while self._ours():  # in a child the desk may be held by a thread that is not there
             self._ticked_at = clock.now()
-            with self._desk:
+            with self._io_lock:
                 wait = self._turn()
             if wait is None:
                 break
-            self.advice.rests(self._state, wait)
+            self.advice.turn_ended(self._state, wait)
             if wait > 0:
                 self._waker.wait(min(wait, 3600.0))
 
@@ -231,8 +238,8 @@ class Candidacy:
         """
         check(self.pid)
         try:
-            self.advice.woke()
-            self._actions.mourn()
+            self.advice.turn_began()
+            self._actions.report_holder_death()
             if self._stop_asked and not self._state.stopping:
                 self._apply(machine.Stop())
             if self._state.term or self._state.pending or self._state.ended:  # of which one may have run out
@@ -241,7 +248,7 @@ class Candidacy:
             todo = machine.plan(self._state, clock.now())
             if todo.act == "leave":
                 return None
-            if todo.listen or todo.act in ("campaign", "look"):
+            if todo.listen or todo.act in ("campaign", "poll"):
                 if not self._announcer.ready():
                     return self._timing.retry
                 self._next_cell = self._next_cell or new_cell(0.0)
@@ -294,10 +301,10 @@ class Candidacy:
         self.attempts += machine.decided(event, after)
         if before.term and after.term:
             if not self.grant.extend(after.term.deadline):
-                self._events.appendleft(machine.Broken(after.term.token))
+                self._events.appendleft(machine.DeadlineObserved(after.term.token))
         elif after.term:
             self._begin(after.term)
-        if change := self._log.leads(after.leader, self._me):
+        if change := self._log.leads(after.leader, self._candidate_id):
             self._announcer.changed(*change)
 
     def _begin(self, term: machine.Term) -> None:
@@ -317,8 +324,8 @@ class Candidacy:
     def _delivered(self, token: int) -> None:
         with self.changed:
             self._apply(machine.Delivered(token), tell=False)
-            heir = self._heir
+            successor = self._successor
         self._let_go()
         self._tell()
-        if heir:
-            heir._delivered(token)
+        if successor:
+            successor._delivered(token)

@@ -44,7 +44,7 @@ from .forks import Forked, check, close_silently
 from .limits import limited
 from .reasons import closed, explain, place_of
 from .sentinel import Primary, private
-from .waker import Waker, poll
+from .waker import Waker, readable
 from .wire import Packed
 
 Connect = Callable[[float], Connection]
@@ -77,10 +77,10 @@ class Channel:
         self._pid, self._if_denied = os.getpid(), if_denied
         self._connect, self._timeout, self._waker = connect, timeout, waker
         self._connection: Connection | None = None
-        self._stale: Connection | None = None
+        self._detached: Connection | None = None
         self._answered = False
         """Whether the connection has given a reply. One that is closed before cannot be used at all."""
-        self._owed: float | None = None
+        self._wait_reply_due: float | None = None
         """The instant up to which a wait was asked for whose reply has not come."""
 
     def call(self, *command: Any) -> Any:
@@ -147,26 +147,30 @@ class Channel:
         patience = until if exact else until + 2 * SERVER_TIMER
         try:
             check(self._pid)
-            if self._owed is None:
+            if self._wait_reply_due is None:
                 seconds = until - clock.now() - (SERVER_TIMER if exact else 0.0)
                 if seconds < SERVER_TIMER / 2:
                     self._waker.wait(until - clock.now())
                     return None
-                self._close_stale()  # it still waits at the server, and would eat the element that is meant for us
-                self._open().send_packed_command([command.filled(duration(seconds))], check_health=False)  # type: ignore[no-untyped-call]
-                self._owed = until
-            elif until >= self._owed:
+                self._close_detached()  # it still waits at the server, and would eat the element that is meant for us
+                self._open().send_packed_command([command.filled(blpop_seconds(seconds))], check_health=False)  # type: ignore[no-untyped-call]
+                self._wait_reply_due = until
+            elif until >= self._wait_reply_due:
                 patience = until + 2 * SERVER_TIMER
             assert self._connection
             if not self._readable(patience):
-                self._set_aside()
+                self._detach()
                 return None
-            reply, owed, self._owed = self._connection.read_response(disable_decoding=True), self._owed, None
+            reply, due, self._wait_reply_due = (
+                self._connection.read_response(disable_decoding=True),
+                self._wait_reply_due,
+                None,
+            )
             self._answered = True
         except BaseException as error:
             raise self._failure(error) from None
         if reply is None:
-            if owed >= until > clock.now():  # one that was meant to be shorter is followed by another one
+            if due >= until > clock.now():  # one that was meant to be shorter is followed by another one
                 self._waker.wait(until - clock.now())
             return None
         return reply[0], reply[1]
@@ -176,13 +180,13 @@ class Channel:
         """Whether there is a connection whose end the kernel does not know of. Local, any thread."""
         # An idle one has nothing to read but its end, or what nobody has asked for.
         connection = self._connection
-        return connection is not None and (self._owed is not None or not _has_something_to_read(connection))
+        return connection is not None and (self._wait_reply_due is not None or not _has_something_to_read(connection))
 
     def drop(self) -> None:
         """Closes the connection. The next call makes a new one."""
-        self._close_stale()
+        self._close_detached()
         _close(self._connection)
-        self._connection = self._owed = None
+        self._connection = self._wait_reply_due = None
         self._answered = False
 
     def open(self) -> None:
@@ -194,29 +198,29 @@ class Channel:
 
     def abandon(self) -> None:
         """In a forked child: closes the inherited descriptor without a word to the server."""
-        for connection in (self._connection, self._stale):
+        for connection in (self._connection, self._detached):
             sock = getattr(connection, "_sock", None)
             if connection is not None and sock is not None:
                 connection._sock = None
                 close_silently(sock)
-        self._connection = self._stale = self._owed = None
+        self._connection = self._detached = self._wait_reply_due = None
         self._connect = _refuse
 
-    def hang_up(self) -> None:
+    def cancel_wait(self) -> None:
         """Closes what still waits at the server, so that no wake-up goes there."""
-        if self._owed is not None:
-            self._set_aside()
-        self._close_stale()
+        if self._wait_reply_due is not None:
+            self._detach()
+        self._close_detached()
 
-    def _set_aside(self) -> None:
+    def _detach(self) -> None:
         # A reply is still owed, so this connection cannot be used for anything else. To close it takes time that a
         # hand-over may need: it is done behind the next call.
-        self._close_stale()
-        self._stale, self._connection, self._owed = self._connection, None, None
+        self._close_detached()
+        self._detached, self._connection, self._wait_reply_due = self._connection, None, None
 
-    def _close_stale(self) -> None:
-        _close(self._stale)
-        self._stale = None
+    def _close_detached(self) -> None:
+        _close(self._detached)
+        self._detached = None
 
     def _failure(self, error: BaseException) -> BaseException:
         # Raise it "from None" and not here: a traceback prints the text of a cause, and some print local variables.
@@ -232,8 +236,8 @@ class Channel:
 
     def _open(self) -> Connection:
         check(self._pid)
-        if self._owed is not None:
-            self._set_aside()
+        if self._wait_reply_due is not None:
+            self._detach()
         if not self.connected:
             self.drop()
             self._connection = self._connect(self._timeout)
@@ -249,14 +253,14 @@ class Channel:
 
     def _call(self, connection: Connection, packed: list[bytes], until: float | None = None, pause: float = 0.0) -> Any:
         connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
-        self._owed = until
+        self._wait_reply_due = until
         if pause:
             time.sleep(pause)
         reply = connection.read_response(disable_decoding=True)
         self._answered = True
         check(self._pid)  # before anybody acts on it: see ``forks``
-        if self._stale:
-            self._close_stale()
+        if self._detached:
+            self._close_detached()
         return reply
 
     def _readable(self, until: float) -> bool:
@@ -279,7 +283,7 @@ def denied(error: BaseException) -> bool:
     return isinstance(error, NoPermissionError) or any(words in text for words in DENIED)
 
 
-def duration(seconds: float) -> bytes:
+def blpop_seconds(seconds: float) -> bytes:
     """How long a command blocks, at the least, as it is sent: always of one length. At most an hour. Local."""
     # Redis cuts its clock to milliseconds.
     return b"%012.3f" % (max(1, math.ceil(min(seconds, 3600) * 1000) + 1) / 1000)
@@ -289,7 +293,7 @@ def _has_something_to_read(connection: Connection) -> bool:
     """Whether the kernel has something for us, or the end. False if it cannot be told, as of fakeredis."""
     sock = getattr(connection, "_sock", None)
     descriptor = sock.fileno() if isinstance(sock, socket.socket) else -1  # so it is also when another thread closed it
-    return descriptor >= 0 and bool(poll([descriptor], 0))
+    return descriptor >= 0 and bool(readable([descriptor], 0))
 
 
 def _refuse(timeout: float) -> Connection:

@@ -203,7 +203,7 @@ def run(callback: Callback, what: str) -> bool:
     return True
 
 
-class News:
+class SerialExecutor:
     """Runs what is given to it in order, in a thread that lives only as long as there is something to run.
 
     In another process than the one that made this, it runs nothing.

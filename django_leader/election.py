@@ -291,7 +291,7 @@ class LeaderElection(Queries, Waits):
             self._candidacy, self._grant = new, new.grant
             self.asked = False
             if last:
-                last.bequeath(new)
+                last.continue_as(new)
             return new
 
     def stop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What ``is_leader()`` reads: the deadline of a term, in a page that is wiped in every forked child.
+"""What ``is_leader()`` reads: the deadline of a term, in a memory page that is wiped in every forked child.
 
 NOT guaranteed here: anything about a process or a machine that was cloned while it ran.
 
@@ -7,16 +7,17 @@ the term is over, and in a child from its first instruction on. ``os.register_at
 (uWSGI makes its workers so), and ``os.getpid()`` is a system call, which would more than double the cost; but Linux
 can wipe a page in every child (``MADV_WIPEONFORK``).
 
-Once false, always false, and no lock. The deadline may pass under a reader's eyes while a renewal, accepted before,
-is being published. Which of the two was first is decided by one atomic call: what follows a deadline is put into a
-dict of its own by ``setdefault``, and whoever comes second finds what the first has put there.
+Once the answer is false for a term, it stays false, and no lock is needed for that. The deadline may pass between two
+steps of a reader while the election thread publishes a renewal that was accepted before. One atomic call decides which
+of the two was first: each puts what follows the deadline into a dict by ``setdefault``, and the second finds what the
+first has put there.
 
-- The reader was first: ``OVER`` follows. ``extend`` finds it, publishes nothing, and says so.
-- The renewal was first: its deadline follows, whether the cell shows it yet or not. The reader goes by it.
+- The reader was first: ``ENDED`` follows. ``extend`` finds it, publishes nothing, and says so.
+- The renewal was first: its deadline follows, whether the cell shows it yet or not. The reader takes it.
 
-So false is answered when the cell was 0.0, or when ``OVER`` follows the last deadline, to which then nothing can be
-added. The second sets the cell to 0.0 as well; should an ``extend`` that was overtaken still write a deadline there,
-then one that the clock has passed, so that everybody who looks later (a boot clock never goes back) finds ``OVER``.
+So the answer is false if the cell was 0.0, or if ``ENDED`` follows the last deadline, after which nothing can follow.
+In the second case the reader sets the cell to 0.0 as well. An ``extend`` that was overtaken may still write a deadline
+into it, but one that the clock has passed. So every later reader finds ``ENDED``, because a boot clock never goes back.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _NEXT = "next"
 
 
 class Cell(Protocol):
-    """``cell[0]`` is a deadline; 0.0 when that is void, and in every process forked since."""
+    """``cell[0]`` is a deadline, or 0.0 if the term is over; 0.0 in every process that was forked since."""
 
     def __getitem__(self, index: int, /) -> float: ...
 
@@ -53,7 +54,7 @@ class PidCell:
 
 
 def new_cell(deadline: float) -> Cell:
-    """A cell with this deadline, a page of its own. Local: about ten microseconds."""
+    """Return a cell with this deadline, on a memory page of its own. Local: about ten microseconds."""
     if platform.system() == "Linux":
         try:
             page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -66,22 +67,22 @@ def new_cell(deadline: float) -> Cell:
     return PidCell(deadline)
 
 
-class Stretch:
-    """A term up to one deadline, and what follows it, which is decided once."""
+class DeadlineLink:
+    """A deadline of a term, and the one that follows it, which is set once."""
 
     __slots__ = ("_next", "deadline")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        self._next: dict[str, Stretch] = {}
+        self._next: dict[str, DeadlineLink] = {}
 
-    def followed_by(self, stretch: Stretch) -> Stretch:
-        """What follows: ``stretch``, unless something did already. Atomic."""
-        return self._next.setdefault(_NEXT, stretch)
+    def set_next_once(self, link: DeadlineLink) -> DeadlineLink:
+        """Set what follows to ``link``, unless it is set already. Return what follows. Atomic."""
+        return self._next.setdefault(_NEXT, link)
 
 
-OVER = Stretch(0.0)
-OVER.followed_by(OVER)
+ENDED = DeadlineLink(0.0)
+ENDED.set_next_once(ENDED)
 
 
 class Grant:
@@ -91,7 +92,7 @@ class Grant:
 
     def __init__(self, token: int, cell: Cell) -> None:
         self.token, self.cell = token, cell
-        self._last = Stretch(cell[0])
+        self._last = DeadlineLink(cell[0])
 
     @property
     def deadline(self) -> float:
@@ -99,21 +100,24 @@ class Grant:
         return self._last.deadline
 
     def left(self, now: float) -> float:
-        """Seconds until the term is over, at ``now``; 0.0: it is, for good. Local, any thread, any signal handler."""
-        stretch = self._last
+        """Return the seconds from ``now`` until the term is over; 0.0 if it is over, which it then stays.
+
+        Local, any thread, any signal handler.
+        """
+        link = self._last
         while self.cell[0]:
-            if now < stretch.deadline:
-                return stretch.deadline - now
-            stretch = stretch.followed_by(OVER)
-            if stretch is OVER:
+            if now < link.deadline:
+                return link.deadline - now
+            link = link.set_next_once(ENDED)
+            if link is ENDED:
                 self.cell[0] = 0.0
         return 0.0
 
     def extend(self, deadline: float) -> bool:
-        """The term lasts until ``deadline``; False if it was over before. Local, one caller at a time."""
-        new = Stretch(deadline)
-        # The cell last, and right before it is written: a signal handler may have forked, and this be the child.
-        if self._last.followed_by(new) is new and self.cell[0]:
+        """Extend the term until ``deadline``. Return False if it was over before. Local, one caller at a time."""
+        new = DeadlineLink(deadline)
+        # Read the cell again right before writing it: a signal handler may have forked, and this may be the child.
+        if self._last.set_next_once(new) is new and self.cell[0]:
             self.cell[0] = deadline
             self._last = new
             return True
@@ -121,7 +125,7 @@ class Grant:
         return False
 
     def end(self) -> None:
-        """The term is over. Local."""
+        """End the term. Local."""
         self.cell[0] = 0.0
 
 

@@ -1,4 +1,4 @@
-"""How long ago a lease was released and held, for a candidate that was not there.
+"""How long ago a lease was released with a delay (``hold=``), for a candidate that was not there.
 
 NOT guaranteed here:
 
@@ -8,13 +8,14 @@ NOT guaranteed here:
   that joins, replace it by a quarantine, which may be shorter. A release that Redis does not answer is not repeated, so
   then nobody leads only until the lease is over.
 
-Nobody leads twice by either: a held lease is a released one, and the next grant has a token of its own. But a job may
-run once more.
+Neither can produce two leaders: a delayed lease is a released one, and the next grant has a token of its own. But a job
+may run once more.
 
-A hold is a state like any other, and ends for a candidate that has watched it for its span (``watch``). Unlike the
-others it is mostly met by a process that has just come: the command that cron starts the next time. Such a process has
-watched nothing, and must not wait for the length of a hold that was over long ago. So the process that releases
-publishes what the clocks of its host showed, and the candidate goes by the clock that has counted least since then:
+A hold is a state like any other, of the kind ``delay``. It ends for a candidate that has watched it for its duration
+(``watch``). Unlike other states it is mostly met by a process that has just started: the command that cron starts the
+next time. Such a process has watched nothing, and must not wait for the length of a hold that was over long ago. So the
+process that releases publishes what the clocks of its host showed, and the candidate takes the clock that has counted
+least since then:
 
 - The boot clock, if both processes run on one boot of one machine. Nobody can set it, so it decides alone.
 - Otherwise the server's clock and the wall clocks of the two hosts. Each can be set, so the hold is over only when both
@@ -24,7 +25,8 @@ publishes what the clocks of its host showed, and the candidate goes by the cloc
 - Machines that were resumed from one snapshot share the boot id. The wall time of boot tells them apart (``process``),
   and where it does not agree the boot clock is one among the others.
 
-Counted from before the release is sent. Its sender has led no more since, so nothing depends on when it is executed.
+The time counts from before the release is sent. Its sender has not led since, so nothing depends on when the release is
+executed.
 """
 
 from __future__ import annotations
@@ -34,9 +36,9 @@ from typing import NamedTuple
 
 from .clock import SAME_BOOT
 from .records import Answer
-from .watch import STATES, Watch
+from .watch import STATES, ExpiryProof
 
-HOLD = "hold:"
+DELAY = "delay:"
 """How the version of such a state begins."""
 GRAIN = 0.001
 """Seconds to which the clocks are published."""
@@ -71,20 +73,20 @@ def held_since(answer: Answer, here: Clocks) -> float | None:
     ``here``: our clocks as the answer came. None if the state is no hold, if the answer does not say what is left of
     it, if its holder has published no clocks, or if no clock tells anything.
     """
-    held = answer.version.startswith(HOLD) and answer.verdict in STATES
+    held = answer.version.startswith(DELAY) and answer.verdict in STATES
     there = Clocks.from_text(answer.process) if held else None
     if there is None:
         return None
     one_boot = there.boot == here.boot != "" and there.at <= here.at + GRAIN
     if one_boot and abs((there.wall - there.at) - (here.wall - here.at)) <= SAME_BOOT:
         return there.at
-    elapsed = [answer.span - answer.remaining, here.wall - there.wall]
-    elapsed = [seconds for seconds in elapsed if seconds >= -answer.span]
+    elapsed = [answer.duration - answer.remaining, here.wall - there.wall]
+    elapsed = [seconds for seconds in elapsed if seconds >= -answer.duration]
     if one_boot:
         elapsed.append(here.at - there.at)
     return here.at - min(elapsed) if elapsed else None
 
 
-def hold_left(watch: Watch, now: float) -> float:
+def hold_left(watch: ExpiryProof, now: float) -> float:
     """Return the seconds for which the last leader's hold goes on by what was seen of it; 0 if none does. Pure."""
-    return max(0.0, watch.over_at - now) if watch.version.startswith(HOLD) else 0.0
+    return max(0.0, watch.expires_at - now) if watch.version.startswith(DELAY) else 0.0

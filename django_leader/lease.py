@@ -17,11 +17,21 @@ from datetime import datetime
 from typing import Any
 
 from . import clock, wire
-from .channel import SERVER_TIMER, Channel, Connect, ConnectionClosed, duration
+from .channel import SERVER_TIMER, Channel, Connect, ConnectionClosed, blpop_seconds
 from .config import Config, inbox
 from .exceptions import RedisUnavailable
 from .limits import TooLong
-from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, parse_number, utc_now
+from .records import (
+    NO_PRECONDITIONS,
+    Answer,
+    ElectionStatus,
+    Event,
+    LeaderInfo,
+    Preconditions,
+    instance_of,
+    parse_number,
+    utc_now,
+)
 from .runner import Runner
 from .waker import Waker
 from .wire import Packed
@@ -48,65 +58,77 @@ class Lease:
         """What a grant publishes of this process; nothing, and its death lets nobody take over. The next heartbeat
         publishes what has changed."""
         self._published = ""
-        self._looked = False
+        self._polled = False
         if_denied = DENIED.format(*self._keys[:2], self._keys.wake.removesuffix("wake"))
         self.channel = Channel(connect, self._timing.operation, waker, if_denied)
         self._runner = Runner(self.channel)
 
-    def campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Answer:
+    def campaign(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> Answer:
         """One attempt to lead, which publishes ``info`` with the time of now.
 
         One round trip, two with ``MIN_REPLICAS``. Raises ``RedisUnavailable``.
         """
-        request = self._prepared_campaign(me, claim, info)
+        request = self._prepared_campaign(candidate_id, preconditions, info)
         at = _iso(info.started_at or utc_now())
-        values = (_digits(claim.latest * 1000, 13), at, at)
+        values = (_digits(preconditions.not_after * 1000, 13), at, at)
         answer = self._parsed("campaign", self._runner.send("campaign", request, *values))
         self._published = self.process
         return self._replicated(answer)
 
-    def prepare(self, me: str, claim: Claim, info: LeaderInfo) -> None:
+    def prepare(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> None:
         """Packs the campaign that says this, so that it can leave at once, at whatever time. Local.
 
         Connects if there is no connection, and raises ``RedisUnavailable`` then.
         """
-        self._prepared_campaign(me, claim, info)
+        self._prepared_campaign(candidate_id, preconditions, info)
 
-    def look(self, me: str, floor: int, until: float | None = None, *, wake: bool = True) -> Answer | None:
-        """One look of a follower at a lease that another one holds. Errors as above.
+    def poll(
+        self, candidate_id: str, highest_token: int, until: float | None = None, *, wake: bool = True
+    ) -> Answer | None:
+        """Poll a lease that another candidate holds. Errors as above.
 
         One round trip, in which a wait until the instant ``until`` can begin: see ``wait``. None when a campaign must
-        tell: the state is not plainly such a lease, or older than the token ``floor``, or nobody has campaigned on this
+        tell: the state is not plainly such a lease, or older than ``highest_token``, or nobody has campaigned on this
         connection.
         """
         answer = None
         if self.channel.connected:
             with contextlib.suppress(ConnectionClosed):
-                answer = self._glance(me, until, wake=wake)
-        return answer if answer and answer.token >= floor else None
+                answer = self._lean_poll(candidate_id, until, wake=wake)
+        return answer if answer and answer.token >= highest_token else None
 
-    def renew(self, me: str, token: int, info: LeaderInfo, claim: Claim = NO_CLAIM, *, confirm: bool = False) -> Answer:
+    def renew(
+        self,
+        candidate_id: str,
+        token: int,
+        info: LeaderInfo,
+        preconditions: Preconditions = NO_PRECONDITIONS,
+        *,
+        confirm: bool = False,
+    ) -> Answer:
         """The heartbeat of the term ``token``, or the confirmation of its grant. Cost and errors as above.
 
-        It costs one round trip more when the state in Redis is not plainly the leader's own. Of ``claim`` count the
-        version that was answered last, and the latest.
+        It costs one round trip more when the state in Redis is not plainly the leader's own. Of ``preconditions`` the
+        acknowledged version and ``not_after`` count.
         """
         lean = self.channel.connected and not confirm and self._published == self.process
         if lean:
             with contextlib.suppress(ConnectionClosed):
-                if answer := self._renew(me, token, info):
+                if answer := self._renew(candidate_id, token, info):
                     return self._replicated(answer)
-        arguments = wire.reclaim_arguments(self._timing, me, token, info, claim, self.process, confirm=confirm)
+        arguments = wire.reclaim_arguments(
+            self._timing, candidate_id, token, info, preconditions, self.process, confirm=confirm
+        )
         answer = self._parsed("reclaim", self._runner.run("reclaim", self._keys, *arguments))
         self._published = self.process
         return self._replicated(answer)
 
     def release(
         self,
-        me: str,
+        candidate_id: str,
         token: int,
         reason: str,
-        claim: Claim = NO_CLAIM,
+        preconditions: Preconditions = NO_PRECONDITIONS,
         *,
         leave: bool,
         hold: float = 0,
@@ -117,23 +139,25 @@ class Lease:
 
         A second one if the server's clock was set since the last answer, so that it took the request for too old. It is
         then sent again, to be executed before the instant ``deadline`` at which the lease ends (0: not again).
-        Of ``claim`` count floor, version and latest. ``hold``: seconds for which nobody may lead yet; ``clocks``: what
-        the clocks of this host show, so that a process that comes later can tell when that is over. Without them it
-        has to watch for so long. Returns True if there was a lease of ours to give back, which is False if a request
-        whose reply was lost has given it back already. Raises ``RedisUnavailable``.
+        Of ``preconditions`` the highest token, the acknowledged version and ``not_after`` count. ``hold``: seconds for
+        which nobody may lead yet. ``clocks``: what the clocks of this host show, so that a process that starts later
+        can tell when that is over; without them it has to watch for that long. Return whether there was a lease of ours
+        to give back: False if a request whose reply was lost has given it back already. Raise ``RedisUnavailable``.
         """
-        request = self._prepared_release(me, token, reason, claim, leave=leave, hold=hold, clocks=clocks)
-        latest, pause = _digits(claim.latest * 1000, 13), YIELD if token and not hold else 0.0
-        reply = self._runner.send("release", request, latest, pause=pause)
+        request = self._prepared_release(
+            candidate_id, token, reason, preconditions, leave=leave, hold=hold, clocks=clocks
+        )
+        not_after, pause = _digits(preconditions.not_after * 1000, 13), YIELD if token and not hold else 0.0
+        reply = self._runner.send("release", request, not_after, pause=pause)
         if b"\nlate\n" in reply and (left := deadline - clock.now()) > 0:
             # Executed before now, so at the deadline the server's clock shows this or more.
             at = self._parsed("release", reply).at
             reply = self._runner.send("release", request, _digits((at + left) * 1000, 13))
         return reply.endswith(b"released")
 
-    def prepare_release(self, me: str, token: int, reason: str, claim: Claim) -> None:
+    def prepare_release(self, candidate_id: str, token: int, reason: str, preconditions: Preconditions) -> None:
         """Packs the release that says this, so that it can leave at once. Local, and errors as of ``prepare``."""
-        self._prepared_release(me, token, reason, claim, leave=False, hold=0, clocks="")
+        self._prepared_release(candidate_id, token, reason, preconditions, leave=False, hold=0, clocks="")
 
     def status(self) -> ElectionStatus:
         """Who leads. One round trip. Raises ``RedisUnavailable``."""
@@ -169,29 +193,29 @@ class Lease:
         lifetime = math.ceil(self._timing.ttl * 1000)
         self._runner.run("post", (inbox(self._keys, to),), json.dumps(message), lifetime)
 
-    def collect(self, me: str) -> list[dict[str, Any]]:
-        """The messages to ``me`` that are waiting. One round trip. Raises ``RedisUnavailable``.
+    def collect(self, candidate_id: str) -> list[dict[str, Any]]:
+        """The messages to ``candidate_id`` that are waiting. One round trip. Raises ``RedisUnavailable``.
 
         If one is too long, it and those behind it are lost: see ``collect.lua``.
         """
         limits = MOST_MESSAGES, wire.LONGEST_MESSAGE
         with self._reading("collect"):
-            _, *messages = self._runner.run("collect", (inbox(self._keys, me),), *limits)
+            _, *messages = self._runner.run("collect", (inbox(self._keys, candidate_id),), *limits)
             return [wire.parse_message(text) for text in messages]
 
-    def wait(self, me: str, *, wake: bool, until: float, exact: bool = True) -> dict[str, Any] | None:
-        """Waits for a message to ``me``, and with ``wake`` for a wake-up, until the instant ``until``.
+    def wait(self, candidate_id: str, *, wake: bool, until: float, exact: bool = True) -> dict[str, Any] | None:
+        """Waits for a message to ``candidate_id``, and with ``wake`` for a wake-up, until the instant ``until``.
 
         Gives the message, ``{"wake": True}`` for a wake-up, or None when the wait ended otherwise. A wait that began
         with a look goes on. Unless it is to be ``exact``, it may end 0.2 s late. Raises ``RedisUnavailable``, also for
         a message that is too long; the others of its kind are taken out of the inbox then.
         """
         try:
-            element = self.channel.wait(self._waiting(me, wake=wake), until, exact=exact)
+            element = self.channel.wait(self._waiting(candidate_id, wake=wake), until, exact=exact)
         except RedisUnavailable as error:
             if isinstance(error.__context__, TooLong):
                 with contextlib.suppress(RedisUnavailable):
-                    self.collect(me)
+                    self.collect(candidate_id)
             raise
         if element is None:
             return None
@@ -223,50 +247,65 @@ class Lease:
         if have < self._timing.replicas:
             raise RedisUnavailable(f"{have} of {self._timing.replicas} replicas (MIN_REPLICAS) have confirmed it")
 
-    def _renew(self, me: str, token: int, info: LeaderInfo) -> Answer | None:
+    def _renew(self, candidate_id: str, token: int, info: LeaderInfo) -> Answer | None:
         """The lean renewal; None when it was unsure."""
 
         def packed() -> Packed:
             sha = self._runner.script("renew").sha
-            return wire.packed_heartbeat(self.channel.pack, sha, self._keys, self._timing, me, token, info)
+            return wire.packed_heartbeat(self.channel.pack, sha, self._keys, self._timing, candidate_id, token, info)
 
         reply = self._runner.send("renew", self._runner.prepared("renew", token, packed), _iso(utc_now()), once=True)
         with self._reading("renew"):
-            return wire.parse_renewed(reply, me, token, self._timing)
+            return wire.parse_renewed(reply, candidate_id, token, self._timing)
 
-    def _glance(self, me: str, until: float | None, *, wake: bool) -> Answer | None:
+    def _lean_poll(self, candidate_id: str, until: float | None, *, wake: bool) -> Answer | None:
         """The lean look; None when it was unsure."""
 
         def packed() -> Packed:
-            sha = self._runner.script("look").sha
-            return wire.packed_look(self.channel.pack, sha, self._keys, self._timing, me)
+            sha = self._runner.script("poll").sha
+            return wire.packed_poll(self.channel.pack, sha, self._keys, self._timing, candidate_id)
 
         # The first time the server may not know the script, and the wait behind it would eat what is meant for us.
-        request, until = self._runner.prepared("look", me, packed), until if self._looked else None
-        wait = b"" if until is None else self._waiting(me, wake=wake).filled(duration(until - clock.now()))
-        reply = self._runner.send("look", request, wait=wait, until=until, once=True)
-        self._looked = True
-        return None if reply.endswith(b"\nunsure") else self._parsed("look", reply)
+        request, until = self._runner.prepared("poll", candidate_id, packed), until if self._polled else None
+        wait = (
+            b"" if until is None else self._waiting(candidate_id, wake=wake).filled(blpop_seconds(until - clock.now()))
+        )
+        reply = self._runner.send("poll", request, wait=wait, until=until, once=True)
+        self._polled = True
+        return None if reply.endswith(b"\nunsure") else self._parsed("poll", reply)
 
-    def _prepared_campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Packed:
+    def _prepared_campaign(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> Packed:
         def packed() -> Packed:
             sha, pack = self._runner.script("campaign").sha, self.channel.pack
-            return wire.packed_campaign(pack, sha, self._keys, self._timing, me, claim, info, self.process)
+            return wire.packed_campaign(
+                pack, sha, self._keys, self._timing, candidate_id, preconditions, info, self.process
+            )
 
-        return self._runner.prepared("campaign", (me, claim._replace(latest=0.0), self.process), packed)
+        return self._runner.prepared(
+            "campaign", (candidate_id, preconditions._replace(not_after=0.0), self.process), packed
+        )
 
-    def _prepared_release(self, me: str, token: int, reason: str, claim: Claim, **how: Any) -> Packed:
+    def _prepared_release(
+        self, candidate_id: str, token: int, reason: str, preconditions: Preconditions, **how: Any
+    ) -> Packed:
         def packed() -> Packed:
             sha, pack = self._runner.script("release").sha, self.channel.pack
-            said = (self._keys, self._timing, me, token, reason, claim)
+            said = (self._keys, self._timing, candidate_id, token, reason, preconditions)
             return wire.packed_release(pack, sha, *said, **how)
 
-        same = (me, token, reason, claim.floor, wire.regained(claim.version), how)
+        same = (
+            candidate_id,
+            token,
+            reason,
+            preconditions.highest_token,
+            wire.reclaimed(preconditions.acknowledged_version),
+            how,
+        )
         return self._runner.prepared("release", same, packed)
 
-    def _waiting(self, me: str, *, wake: bool) -> Packed:
-        keys = [inbox(self._keys, me), self._keys.wake][: 1 + wake]
-        return self._runner.prepared(f"wait {wake}", me, lambda: wire.packed_wait(self.channel.pack, keys))
+    def _waiting(self, candidate_id: str, *, wake: bool) -> Packed:
+        keys = [inbox(self._keys, candidate_id), self._keys.wake][: 1 + wake]
+        return self._runner.prepared(f"wait {wake}", candidate_id, lambda: wire.packed_wait(self.channel.pack, keys))
 
 
 def _iso(at: datetime) -> bytes:

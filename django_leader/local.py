@@ -21,9 +21,9 @@ from redis.connection import Connection
 from . import clock
 from .channel import Connect
 from .config import Config
-from .hold import HOLD
+from .hold import DELAY
 from .lease import Lease
-from .records import NO_CLAIM, Answer, Claim, ElectionStatus, Event, LeaderInfo, instance_of, utc_now
+from .records import NO_PRECONDITIONS, Answer, ElectionStatus, Event, LeaderInfo, Preconditions, instance_of, utc_now
 from .waker import Waker
 
 MOST_EVENTS = 1000
@@ -44,7 +44,7 @@ class Local:
         self.holder, self.until = "", 0.0
         """The candidacy that leads, and the instant at which its lease ends; without one, that of the hold."""
         self.info: LeaderInfo | None = None
-        self.span, self.clocks = 0.0, ""
+        self.duration, self.clocks = 0.0, ""
         """Of a hold: how long it lasts, and what the clocks showed at its begin."""
         self.events: deque[Event] = deque(maxlen=MOST_EVENTS)
 
@@ -67,25 +67,33 @@ class LocalLease(Lease):
             local.forget()
         self._local, self._waker = local, waker
 
-    def campaign(self, me: str, claim: Claim, info: LeaderInfo) -> Answer:
+    def campaign(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> Answer:
         """Lead, unless another candidacy of this process does, or a hold goes on."""
         local, now = self._local, clock.now()
         with local.lock:
-            if claim.lost[0]:
-                self._remember(claim.lost[1], me, claim.lost[0])
-            if local.holder != me and now < local.until:
+            if preconditions.unrecorded_end[0]:
+                self._remember(preconditions.unrecorded_end[1], candidate_id, preconditions.unrecorded_end[0])
+            if local.holder != candidate_id and now < local.until:
                 return self._answer("held", now)
-            local.token = max(local.token + 1, claim.floor + 1, time.time_ns() // 1000)
-            local.holder, local.until = me, now + self._timing.ttl
+            local.token = max(local.token + 1, preconditions.highest_token + 1, time.time_ns() // 1000)
+            local.holder, local.until = candidate_id, now + self._timing.ttl
             self._describe(info)
-            self._remember("elected", me, local.token)
+            self._remember("elected", candidate_id, local.token)
             return self._answer("granted", now)
 
-    def renew(self, me: str, token: int, info: LeaderInfo, claim: Claim = NO_CLAIM, *, confirm: bool = False) -> Answer:
+    def renew(
+        self,
+        candidate_id: str,
+        token: int,
+        info: LeaderInfo,
+        preconditions: Preconditions = NO_PRECONDITIONS,
+        *,
+        confirm: bool = False,
+    ) -> Answer:
         """The heartbeat of the term ``token``."""
         local, now = self._local, clock.now()
         with local.lock:
-            if (local.holder, local.token) != (me, token):
+            if (local.holder, local.token) != (candidate_id, token):
                 return self._answer("refused", now)
             local.until = now + self._timing.ttl
             self._describe(info)
@@ -93,10 +101,10 @@ class LocalLease(Lease):
 
     def release(
         self,
-        me: str,
+        candidate_id: str,
         token: int,
         reason: str,
-        claim: Claim = NO_CLAIM,
+        preconditions: Preconditions = NO_PRECONDITIONS,
         *,
         leave: bool,
         hold: float = 0,
@@ -106,10 +114,10 @@ class LocalLease(Lease):
         """Give the term ``token`` back. Return whether there was one."""
         local = self._local
         with local.lock:
-            if (local.holder, local.token) != (me, token):
+            if (local.holder, local.token) != (candidate_id, token):
                 return False
-            local.holder, local.until, local.span, local.clocks = "", clock.now() + hold, hold, clocks
-            self._remember(reason, me, token)
+            local.holder, local.until, local.duration, local.clocks = "", clock.now() + hold, hold, clocks
+            self._remember(reason, candidate_id, token)
             return True
 
     def status(self) -> ElectionStatus:
@@ -125,20 +133,22 @@ class LocalLease(Lease):
         with self._local.lock:
             return list(self._local.events)[::-1][:limit]
 
-    def wait(self, me: str, *, wake: bool, until: float, exact: bool = True) -> dict[str, Any] | None:
+    def wait(self, candidate_id: str, *, wake: bool, until: float, exact: bool = True) -> dict[str, Any] | None:
         """Wait until the instant ``until``, or for the waker. Return None."""
         assert self._waker
         self._waker.wait(until - clock.now())
         return None
 
-    def look(self, me: str, floor: int, until: float | None = None, *, wake: bool = True) -> Answer | None:
+    def poll(
+        self, candidate_id: str, highest_token: int, until: float | None = None, *, wake: bool = True
+    ) -> Answer | None:
         """Return None: a campaign tells as much."""
         return None
 
-    def prepare(self, me: str, claim: Claim, info: LeaderInfo) -> None:
+    def prepare(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> None:
         """Do nothing: there is no request to pack."""
 
-    def prepare_release(self, me: str, token: int, reason: str, claim: Claim) -> None:
+    def prepare_release(self, candidate_id: str, token: int, reason: str, preconditions: Preconditions) -> None:
         """Do nothing: there is no request to pack."""
 
     def server(self) -> dict[str, str]:
@@ -148,12 +158,12 @@ class LocalLease(Lease):
     def _answer(self, verdict: str, now: float) -> Answer:
         local = self._local
         led = bool(local.holder)
-        kind, span, process = ("lease:", self._timing.ttl, "") if led else (HOLD, local.span, local.clocks)
+        kind, span, process = ("lease:", self._timing.ttl, "") if led else (DELAY, local.duration, local.clocks)
         version = f"{kind}{local.token}:{local.until}"
         return Answer(verdict, local.token, local.holder, local.until - now, int(led), "", now, version, span, process)
 
     def _describe(self, info: LeaderInfo) -> None:
         self._local.info = replace(info, last_heartbeat=utc_now(), fencing_token=self._local.token)
 
-    def _remember(self, kind: str, me: str, token: int) -> None:
-        self._local.events.append(Event(utc_now(), kind, instance_of(me), token))
+    def _remember(self, kind: str, candidate_id: str, token: int) -> None:
+        self._local.events.append(Event(utc_now(), kind, instance_of(candidate_id), token))

@@ -108,23 +108,24 @@ class Event:
         return cls(when, printable(kind), printable(instance_of(holder)), parse_number(token), printable(reason))
 
 
-class Claim(NamedTuple):
-    """What a request says beside who asks."""
+class Preconditions(NamedTuple):
+    """What a candidate knows, and a request of it says, so that the script can refuse what is no longer true."""
 
-    floor: int = 0
+    highest_token: int = 0
     """The highest token that the candidate has seen."""
-    version: str = ""
-    """The state that is over, as the candidate has proved to itself; empty when it has not. Of a leader, the state as
-    it was answered last."""
-    latest: float = 0.0
-    """Seconds on the server's clock after which the campaign is too old to be executed; 0 when that is not known."""
-    lost: tuple[int, str] = (0, "")
-    """Token and reason of the last term, if the history does not have its end yet."""
+    expired_version: str = ""
+    """The state that the candidate has proved to be over; empty when it has not. Of a campaign."""
+    acknowledged_version: str = ""
+    """The state as the leader was answered last: that reply arrived. Of a renewal and a release."""
+    not_after: float = 0.0
+    """Seconds on the server's clock after which the request is too old to be executed; 0 when that is not known."""
+    unrecorded_end: tuple[int, str] = (0, "")
+    """Token and reason of the candidate's last term, if the history does not have its end yet."""
     dead: tuple[str, int] = ("", 0)
     """Holder and token of a term whose process is proved to be dead."""
 
 
-NO_CLAIM = Claim()
+NO_PRECONDITIONS = Preconditions()
 
 
 class Answer(NamedTuple):
@@ -134,17 +135,17 @@ class Answer(NamedTuple):
     token: int
     """The term's, or the highest that Redis knows."""
     holder: str
-    """The candidacy (``me``) that holds the lease; empty when nobody does."""
+    """The candidacy (``candidate_id``) that holds the lease; empty when nobody does."""
     remaining: float
     """Seconds by the server's clock until the state ends."""
     candidates: int
-    twin: str
+    duplicate: str
     """Another candidacy under the same instance id, told only to one that has just joined."""
     at: float
     """Seconds on the server's clock, at which the script ran."""
     version: str
     """Names the state as the script left it; every change gives it another."""
-    span: float
+    duration: float
     """Seconds from the instant at which the state was set to its end."""
     process: str = ""
     """The holder's process, for those on its host. Of a hold: what the clocks of its host showed (``hold``)."""
@@ -154,10 +155,10 @@ class Answer(NamedTuple):
     """Of a hold: the instant on our boot clock at which it began (``hold``); None if no clock can tell."""
 
 
-def instance_of(me: str) -> str:
-    """The instance id of a candidacy: ``me`` is the id, a colon and a nonce."""
-    head, colon, nonce = me.rpartition(":")
-    return head if colon and len(nonce) == NONCE_LENGTH else me
+def instance_of(candidate_id: str) -> str:
+    """The instance id of a candidacy: ``candidate_id`` is the id, a colon and a nonce."""
+    head, colon, nonce = candidate_id.rpartition(":")
+    return head if colon and len(nonce) == NONCE_LENGTH else candidate_id
 
 
 def printable(text: str, longest: int = LONGEST_NAME) -> str:

@@ -28,7 +28,7 @@ SOURCES = {
     for file in (files("django_leader") / "lua").iterdir()  # no path: the package may lie in a zip
 }
 STATE_SCRIPTS = ("campaign", "reclaim", "release")
-MAY_WRITE = (*STATE_SCRIPTS, "renew", "look")
+MAY_WRITE = (*STATE_SCRIPTS, "renew", "poll")
 FLAGS = "#!lua flags=allow-oom\n"
 NOT_UNDERSTOOD = "near '#'"
 """What every server that does not know ``FLAGS`` says of them."""

@@ -45,12 +45,12 @@ class TermLog:
         """A term cannot be announced. Local."""
         self._add(logging.ERROR, "cannot lead: %s", error)
 
-    def leads(self, leader: str, me: str) -> tuple[str, str] | None:
+    def leads(self, leader: str, candidate_id: str) -> tuple[str, str] | None:
         """The candidacy ``leader`` was seen to lead. Return (previous, current) if that is a change. Local."""
         if leader in ("", self._leader):
             return None
         (previous, current), self._leader = (printable(instance_of(one)) for one in (self._leader, leader)), leader
-        if leader != me:
+        if leader != candidate_id:
             text, names = ("%s leads, after %s", (current, previous)) if previous else ("%s leads", (current,))
             self._add(logging.INFO, text, *names, leader=current, previous=previous)
         return previous, current

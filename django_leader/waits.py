@@ -54,7 +54,7 @@ class Waits:
             if watch.version and not watching:
                 # It may last longer than this process would have set it for. Only the first state that is found counts,
                 # because one that is replaced again and again would put the end off for ever.
-                watching, first_attempt = True, max(first_attempt, watch.over_at + 4 * timing.operation)
+                watching, first_attempt = True, max(first_attempt, watch.expires_at + 4 * timing.operation)
             left = (until if attempts else first_attempt) - clock.now()
             if left <= 0:
                 break

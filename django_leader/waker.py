@@ -14,7 +14,7 @@ import socket
 from .forks import check
 
 
-def poll(descriptors: list[int], seconds: float) -> list[int]:
+def readable(descriptors: list[int], seconds: float) -> list[int]:
     """Those of ``descriptors`` that can be read, or have ended, within so many seconds."""
     if not hasattr(select, "poll"):
         return select.select(descriptors, [], [], seconds)[0]
@@ -51,7 +51,7 @@ class Waker:
         """
         check(self._pid)
         own, other = self._reader.fileno(), -1 if sock is None else sock.fileno()
-        ready = poll([fd for fd in (own, other, self.also) if fd is not None and fd >= 0], max(0.0, seconds))
+        ready = readable([fd for fd in (own, other, self.also) if fd is not None and fd >= 0], max(0.0, seconds))
         check(self._pid)
         if own in ready:
             with contextlib.suppress(OSError):

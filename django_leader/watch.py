@@ -1,31 +1,33 @@
-"""When a state that a candidate sees in Redis is over: the proof on its own clock, without which nobody takes over.
+"""The proof that a state in Redis is over, on the candidate's own clock. Without it no candidate takes over.
 
 NOT guaranteed here:
 
-- Anything, if the server's clock steps there and back between two polls of one candidate, with no poll in between whose
-  answer it had. Two polls are a retry interval apart (in a large fleet up to four), and the timeout of an operation.
+- Anything, if the server's clock steps there and back between two polls of one candidate, and the candidate had no
+  answer from in between. Two polls are a retry interval apart (in a large fleet up to four), plus the timeout of an
+  operation.
 - Anything, if the clocks of the holder and of the candidate together are wrong by more than the margin over one lease
-  (by more than half of it where the server's clock is believed).
+  (by more than half of the margin where the server's clock is believed).
 
-The state in Redis (who leads until when, or a quarantine) has a version, which every change replaces, and a span: how
-long it lasts from when it was set. A candidate that wants to take over names the version in its campaign, and the
-script grants it only if that is still the version. So it is enough to know, here, that this very version has lasted
-its span. There are two proofs:
+The state in Redis says who leads until when, or that there is a quarantine. It has a version, which every change
+replaces, and a duration, counted from the instant at which it was set. A candidate that wants to take over names the
+version in its campaign, and the script grants the lease only if that is still the version. So the candidate only has to
+know that this very version has lasted for its duration. There are two proofs:
 
-- The candidate has seen the version unchanged for its span. This needs nothing but the candidate's own clock.
-- The first poll that found the version came right after one that found another. The state was set between the two, and
-  by both polls the server's clock was equally far ahead of ours: within half the margin that the holder left, whatever
-  the network did. So the server's clock ran as ours did while the state was set, and what it says is left, is left.
+- The candidate has seen the version unchanged for its duration. This needs only the candidate's own clock.
+- The first poll that found the version came right after a poll that found another one. So the state was set between the
+  two polls. By both polls the server's clock was ahead of ours by the same offset, within half of the margin that the
+  holder left, whatever the network did. So the server's clock ran as ours did while the state was set, and what the
+  server says is left of the state, is left of it.
 
-The second proof is what lets a follower meet the end of a lease on time. It is made by the first poll that finds the
-version, or never. A later poll cannot make up for it: if the server's clock was wrong when the state was set, then its
-end is wrong for as long as the state lasts, however right the clock looks again. So a slow answer counts against the
-proof, too, although it does not show that the clock stepped: within the time of such an answer the clock may have
-stepped and come back. That costs little. The candidate waits for the first proof, which comes one pause between two
-polls later at most, and the next version is judged anew.
+The second proof lets a follower meet the end of a lease on time. The first poll that finds the version makes it, or no
+poll does. A later poll cannot make up for it: if the server's clock was wrong when the state was set, then its end is
+wrong for as long as the state lasts, even if the clock looks right again. A slow answer counts against the proof, too,
+although it does not show that the clock stepped: the clock may have stepped and come back within the time of the
+answer. That costs little. The candidate waits for the first proof, which comes at most one interval between two polls
+later, and it judges the next version anew.
 
-A candidate that has just come, or that slept, has only the first proof: it finds a lease that its holder left behind,
-and watches it for one span. Only of a hold it may know when it began (``hold``).
+A candidate that has just started, or that slept, has only the first proof: it finds a lease that its holder left
+behind, and watches it for one duration. Only of a delayed release it may know when it began (``hold``).
 """
 
 from __future__ import annotations
@@ -36,67 +38,68 @@ from .config import margin_of
 from .records import Answer
 
 GRAIN = 0.001
-"""Seconds by which a time that the server told may be too early: it tells whole milliseconds."""
+"""Seconds by which a time that the server told may be too early, because it tells whole milliseconds."""
 STATES = ("granted", "renewed", "held", "expired", "quarantined")
-"""The verdicts with which comes what is left of the state."""
+"""The verdicts whose answer says what is left of the state."""
 
 
-class Look(NamedTuple):
-    """One answer, and what it says of the server's clock."""
+class Observation(NamedTuple):
+    """One answer, and what it says about the server's clock."""
 
     asked_at: float
     server: float
     """The server's time at which it answered."""
-    least: float
-    """By how much the server's clock was ahead of ours, at the least."""
-    most: float
+    offset_min: float
+    """By how many seconds the server's clock was ahead of ours: the lower bound."""
+    offset_max: float
+    """The upper bound."""
 
 
-class Watch(NamedTuple):
-    """What a candidate has seen: the last look, the version of the state, and when that is over."""
+class ExpiryProof(NamedTuple):
+    """What a candidate has seen: the last observation, the version of the state, and when that version is over."""
 
-    look: Look | None = None
+    observation: Observation | None = None
     version: str = ""
-    over_at: float = float("inf")
+    expires_at: float = float("inf")
     steady: bool = False
-    """Whether the server's clock ran as ours while the state was set, so that ``over_at`` is the end that it tells."""
+    """Whether the server's clock ran as ours did while the state was set, so that ``expires_at`` is what it tells."""
 
-    def observe(self, asked_at: float, answer: Answer, now: float, pause: float) -> Watch:
-        """Return what is known after ``answer``, which was asked for at ``asked_at`` and is there at ``now``. Pure.
+    def observe(self, asked_at: float, answer: Answer, now: float, poll_interval: float) -> ExpiryProof:
+        """Return what is known after ``answer`` to a request that left at ``asked_at``; it arrived at ``now``. Pure.
 
-        ``pause``: seconds between two polls of a candidate that watches. A poll longer ago proves nothing.
+        ``poll_interval``: seconds between two polls, at most. An observation that is older proves nothing.
         """
-        look = Look(asked_at, answer.at, answer.at - now, answer.at + GRAIN - asked_at)
+        observation = Observation(asked_at, answer.at, answer.at - now, answer.at + GRAIN - asked_at)
         if answer.version == self.version:
-            return self._replace(look=look)
-        before = self.look if self.look and now - self.look.asked_at <= pause else None
+            return self._replace(observation=observation)
+        before = self.observation if self.observation and now - self.observation.asked_at <= poll_interval else None
         since = now if answer.held_since is None else min(now, answer.held_since)
-        seen = Watch(look, answer.version, since + answer.span)
-        if before and answer.verdict in STATES and _set_between(before, look, answer):
-            over_at = max(now + answer.remaining, before.asked_at + answer.span)
-            return seen._replace(over_at=min(seen.over_at, over_at), steady=True)
+        seen = ExpiryProof(observation, answer.version, since + answer.duration)
+        if before and answer.verdict in STATES and _set_between(before, observation, answer):
+            expires_at = max(now + answer.remaining, before.asked_at + answer.duration)
+            return seen._replace(expires_at=min(seen.expires_at, expires_at), steady=True)
         return seen
 
-    def over(self, at: float) -> str:
+    def expired_version(self, at: float) -> str:
         """Return the version that is proved to be over at the instant ``at``, or ''. Pure."""
-        return self.version if at >= self.over_at else ""
+        return self.version if at >= self.expires_at else ""
 
-    def server_time(self, at: float, *, most: bool) -> float:
-        """Return what the server's clock shows at the instant ``at`` at most, or at the least, unless it was set.
+    def server_time(self, at: float, *, upper: bool) -> float:
+        """Return the latest (``upper``) or the earliest time that the server's clock can show at the instant ``at``.
 
-        0 if that is not known. Pure.
+        True as long as nobody sets that clock. 0 if nothing is known of it. Pure.
         """
-        return at + (self.look.most if most else self.look.least) if self.look else 0.0
+        return at + (self.observation.offset_max if upper else self.observation.offset_min) if self.observation else 0.0
 
 
-def _set_between(before: Look, look: Look, answer: Answer) -> bool:
-    """Whether the state was set between the two looks, on a server's clock that ran as ours."""
-    if answer.held_since is not None:  # nobody has left a margin for the end of a hold, and other clocks tell it
+def _set_between(before: Observation, observation: Observation, answer: Answer) -> bool:
+    """Return whether the state was set between the two observations, on a server's clock that ran as ours did."""
+    if answer.held_since is not None:  # a delayed release has no margin at its end, and other clocks tell that end
         return False
-    # The margin that counts is the holder's, who may be configured with another lease than ours.
-    slack = margin_of(answer.span) / 2
-    steady = look.most - before.least <= slack and before.most - look.least <= slack
-    return steady and answer.at + answer.remaining - answer.span >= before.server
+    # The holder's margin counts. Its lease may be configured to be another than ours.
+    slack = margin_of(answer.duration) / 2
+    steady = observation.offset_max - before.offset_min <= slack and before.offset_max - observation.offset_min <= slack
+    return steady and answer.at + answer.remaining - answer.duration >= before.server
 
 
-NOTHING_SEEN = Watch()
+NOTHING_SEEN = ExpiryProof()

@@ -15,11 +15,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .config import LONGEST_DURATION, Keys, Timing, inbox, lifetime
-from .records import UNPRINTABLE, Answer, Claim, LeaderInfo, utc_now
+from .records import UNPRINTABLE, Answer, LeaderInfo, Preconditions, utc_now
 
-ECHO, TIME = b"\0" * 12, b"\1" * 32
+REQUEST_ID, TIME = b"\0" * 12, b"\1" * 32
 """The holes: the number of the request, and a time of day."""
-LATEST = b"\2" * 13
+NOT_AFTER = b"\2" * 13
 """The hole for the server's time after which the request is too old, in milliseconds."""
 SECONDS = b"\3" * 12
 """The hole for how long to wait."""
@@ -38,7 +38,7 @@ class Packed(NamedTuple):
 
     pieces: tuple[bytes, ...]
     words: tuple[bytes, ...]
-    holes: tuple[bytes, ...]
+    placeholders: tuple[bytes, ...]
 
     def filled(self, *values: bytes) -> bytes:
         """The request, with ``values`` in the holes. Local."""
@@ -49,7 +49,7 @@ class Packed(NamedTuple):
 
     def words_filled(self, *values: bytes) -> list[bytes]:
         """The words behind the name of the script, with ``values`` in their holes. Local."""
-        words, waiting = [], list(zip(self.holes, values, strict=True))
+        words, waiting = [], list(zip(self.placeholders, values, strict=True))
         for word in self.words:
             while waiting and waiting[0][0] in word:
                 word = word.replace(*waiting.pop(0), 1)
@@ -57,42 +57,68 @@ class Packed(NamedTuple):
         return words
 
 
-def _packed(pack: Pack, holes: tuple[bytes, ...], command: Words, words: Words = ()) -> Packed:
+def _packed(pack: Pack, placeholders: tuple[bytes, ...], command: Words, words: Words = ()) -> Packed:
     encoded = tuple(word if isinstance(word, bytes) else str(word).encode() for word in words)
     rest, pieces = pack(*command, *encoded), []
-    for hole in holes:
+    for hole in placeholders:
         piece, _, rest = rest.partition(hole)
         pieces.append(piece)
-    return Packed((*pieces, rest), encoded, holes)
+    return Packed((*pieces, rest), encoded, placeholders)
 
 
 def packed_campaign(
-    pack: Pack, sha: str, keys: Keys, timing: Timing, me: str, claim: Claim, info: LeaderInfo, process: str
+    pack: Pack,
+    sha: str,
+    keys: Keys,
+    timing: Timing,
+    candidate_id: str,
+    preconditions: Preconditions,
+    info: LeaderInfo,
+    process: str,
 ) -> Packed:
     """The campaigns that say the same. Holes: number, latest, now, and now."""
     described = _described(info, "started_at", "last_heartbeat")
-    words = _campaign(timing, me, claim, LATEST, described, process)
-    return _packed(pack, (ECHO, LATEST, TIME, TIME), ("EVALSHA", sha), (len(keys), *keys, ECHO, *words))
+    words = _campaign(timing, candidate_id, preconditions, NOT_AFTER, described, process)
+    return _packed(pack, (REQUEST_ID, NOT_AFTER, TIME, TIME), ("EVALSHA", sha), (len(keys), *keys, REQUEST_ID, *words))
 
 
 def packed_release(
-    pack: Pack, sha: str, keys: Keys, timing: Timing, me: str, token: int, reason: str, claim: Claim, **how: Any
+    pack: Pack,
+    sha: str,
+    keys: Keys,
+    timing: Timing,
+    candidate_id: str,
+    token: int,
+    reason: str,
+    preconditions: Preconditions,
+    **how: Any,
 ) -> Packed:
     """The releases that say the same. Holes: number, latest."""
-    words = _release(timing, me, token, reason, claim, LATEST, **how)
-    return _packed(pack, (ECHO, LATEST), ("EVALSHA", sha), (len(keys), *keys, ECHO, *words))
+    words = _release(timing, candidate_id, token, reason, preconditions, NOT_AFTER, **how)
+    return _packed(pack, (REQUEST_ID, NOT_AFTER), ("EVALSHA", sha), (len(keys), *keys, REQUEST_ID, *words))
 
 
-def packed_look(pack: Pack, sha: str, keys: Keys, timing: Timing, me: str) -> Packed:
+def packed_poll(pack: Pack, sha: str, keys: Keys, timing: Timing, candidate_id: str) -> Packed:
     """The looks of a candidate that follows. Hole: number."""
-    return _packed(pack, (ECHO,), ("EVALSHA", sha), (4, *keys[:4], ECHO, me, lifetime(timing)))
+    return _packed(pack, (REQUEST_ID,), ("EVALSHA", sha), (4, *keys[:4], REQUEST_ID, candidate_id, lifetime(timing)))
 
 
-def packed_heartbeat(pack: Pack, sha: str, keys: Keys, timing: Timing, me: str, token: int, info: LeaderInfo) -> Packed:
+def packed_heartbeat(
+    pack: Pack, sha: str, keys: Keys, timing: Timing, candidate_id: str, token: int, info: LeaderInfo
+) -> Packed:
     """The heartbeats of the term ``token``. Holes: number, time."""
     described = _described(replace(info, fencing_token=token), "last_heartbeat")
-    words = (4, *keys[:3], inbox(keys, me), ECHO, me, token, _milliseconds(timing.ttl), described)
-    return _packed(pack, (ECHO, TIME), ("EVALSHA", sha), words)
+    words = (
+        4,
+        *keys[:3],
+        inbox(keys, candidate_id),
+        REQUEST_ID,
+        candidate_id,
+        token,
+        _milliseconds(timing.ttl),
+        described,
+    )
+    return _packed(pack, (REQUEST_ID, TIME), ("EVALSHA", sha), words)
 
 
 def packed_wait(pack: Pack, keys: list[str]) -> Packed:
@@ -100,37 +126,64 @@ def packed_wait(pack: Pack, keys: list[str]) -> Packed:
     return _packed(pack, (SECONDS,), ("BLPOP", *keys, SECONDS))
 
 
-def campaign_arguments(timing: Timing, me: str, claim: Claim, info: LeaderInfo, process: str = "") -> Words:
+def campaign_arguments(
+    timing: Timing, candidate_id: str, preconditions: Preconditions, info: LeaderInfo, process: str = ""
+) -> Words:
     """What the script takes behind the number. Local."""
-    return _campaign(timing, me, claim, _milliseconds(claim.latest), _described_now(info), process)
+    return _campaign(
+        timing, candidate_id, preconditions, _milliseconds(preconditions.not_after), _described_now(info), process
+    )
 
 
 def reclaim_arguments(
-    timing: Timing, me: str, token: int, info: LeaderInfo, claim: Claim, process: str = "", *, confirm: bool
+    timing: Timing,
+    candidate_id: str,
+    token: int,
+    info: LeaderInfo,
+    preconditions: Preconditions,
+    process: str = "",
+    *,
+    confirm: bool,
 ) -> Words:
-    """What the script takes behind the number; of ``claim`` the version that was answered, and latest. Local."""
-    who, what = _who(timing, me, token, _milliseconds(claim.latest)), _what(timing, _described_now(info), process)
-    return (*who, *what, int(confirm), claim.version)
+    """Return what the script takes behind the number. Local.
+
+    Of ``preconditions`` the acknowledged version and ``not_after`` count.
+    """
+    who, what = (
+        _who(timing, candidate_id, token, _milliseconds(preconditions.not_after)),
+        _what(timing, _described_now(info), process),
+    )
+    return (*who, *what, int(confirm), preconditions.acknowledged_version)
 
 
 def release_arguments(
-    timing: Timing, me: str, token: int, reason: str, claim: Claim, *, leave: bool, hold: float, clocks: str = ""
+    timing: Timing,
+    candidate_id: str,
+    token: int,
+    reason: str,
+    preconditions: Preconditions,
+    *,
+    leave: bool,
+    hold: float,
+    clocks: str = "",
 ) -> Words:
     """What the script takes behind the number. Local."""
     how: dict[str, Any] = {"leave": leave, "hold": hold, "clocks": clocks}
-    return _release(timing, me, token, reason, claim, _milliseconds(claim.latest), **how)
+    return _release(timing, candidate_id, token, reason, preconditions, _milliseconds(preconditions.not_after), **how)
 
 
 def parse(reply: bytes) -> Answer:
     """What a script answered to a campaign, a look or a renewal. Raises ``ValueError``. Local."""
-    _, verdict, token, left, candidates, at, version, span, twin, process, holder = decode(reply).split("\n", 10)
-    if max(map(len, (token, left, candidates, at, span))) > LONGEST_NUMBER:
+    _, verdict, token, left, candidates, at, version, duration, duplicate, process, holder = decode(reply).split(
+        "\n", 10
+    )
+    if max(map(len, (token, left, candidates, at, duration))) > LONGEST_NUMBER:
         raise ValueError("a number is too long")
-    seconds, server, lasts = int(left) / 1000, int(at) / 1000, int(span) / 1000
-    return Answer(verdict, int(token), holder, seconds, int(candidates), twin, server, version, lasts, process)
+    seconds, server, lasts = int(left) / 1000, int(at) / 1000, int(duration) / 1000
+    return Answer(verdict, int(token), holder, seconds, int(candidates), duplicate, server, version, lasts, process)
 
 
-def parse_renewed(reply: bytes, me: str, token: int, timing: Timing) -> Answer | None:
+def parse_renewed(reply: bytes, candidate_id: str, token: int, timing: Timing) -> Answer | None:
     """What was answered to a heartbeat; None if the script was unsure. Raises ``ValueError``. Local."""
     _, verdict, now, version, mail = reply.split(b" ")
     if verdict != b"renewed":
@@ -138,7 +191,7 @@ def parse_renewed(reply: bytes, me: str, token: int, timing: Timing) -> Answer |
     if len(now) > LONGEST_NUMBER:
         raise ValueError("a number is too long")
     ttl, at = _milliseconds(timing.ttl) / 1000, int(now) / 1000
-    return Answer("renewed", token, me, ttl, 0, "", at, decode(version), ttl, mail=mail == b"1")
+    return Answer("renewed", token, candidate_id, ttl, 0, "", at, decode(version), ttl, mail=mail == b"1")
 
 
 def parse_message(text: bytes) -> dict[str, Any]:
@@ -149,9 +202,9 @@ def parse_message(text: bytes) -> dict[str, Any]:
         message = None
     # Only the list of wake-ups says who is woken; an inbox that does is garbage.
     found = {name: value for name, value in message.items() if name != "wake"} if isinstance(message, dict) else {}
-    twin = found.get("twin")
+    duplicate = found.get("duplicate")
     # Our answer goes to it.
-    return {} if isinstance(twin, str) and UNPRINTABLE.search(twin) else found
+    return {} if isinstance(duplicate, str) and UNPRINTABLE.search(duplicate) else found
 
 
 def decode(value: bytes) -> str:
@@ -159,42 +212,49 @@ def decode(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def _campaign(timing: Timing, me: str, claim: Claim, latest: int | bytes, described: bytes, process: str) -> Words:
-    who, what = _who(timing, me, claim.floor, latest), _what(timing, described, process)
-    return (*who, *what, claim.version, *claim.lost, *claim.dead)
+def _campaign(
+    timing: Timing,
+    candidate_id: str,
+    preconditions: Preconditions,
+    not_after: int | bytes,
+    described: bytes,
+    process: str,
+) -> Words:
+    who, what = _who(timing, candidate_id, preconditions.highest_token, not_after), _what(timing, described, process)
+    return (*who, *what, preconditions.expired_version, *preconditions.unrecorded_end, *preconditions.dead)
 
 
 def _release(
     timing: Timing,
-    me: str,
+    candidate_id: str,
     token: int,
     reason: str,
-    claim: Claim,
-    latest: int | bytes,
+    preconditions: Preconditions,
+    not_after: int | bytes,
     *,
     leave: bool,
     hold: float,
     clocks: str,
 ) -> Words:
-    who = _who(timing, me, max(claim.floor, token), latest)
+    who = _who(timing, candidate_id, max(preconditions.highest_token, token), not_after)
     return (
         *who,
         token,
         reason,
         int(leave),
         math.ceil(min(hold, LONGEST_DURATION) * 1000),
-        regained(claim.version),
+        reclaimed(preconditions.acknowledged_version),
         clocks,
     )
 
 
-def regained(version: str) -> str:
+def reclaimed(version: str) -> str:
     """The version, if it is that of a state that was regained. Local."""
-    return version if version.startswith("regained:") else ""
+    return version if version.startswith("reclaimed:") else ""
 
 
-def _who(timing: Timing, me: str, floor: int, latest: int | bytes) -> Words:
-    return me, floor, math.ceil(timing.quarantine * 1000), timing.replicas, latest
+def _who(timing: Timing, candidate_id: str, highest_token: int, not_after: int | bytes) -> Words:
+    return candidate_id, highest_token, math.ceil(timing.quarantine * 1000), timing.replicas, not_after
 
 
 def _what(timing: Timing, described: bytes, process: str) -> Words:

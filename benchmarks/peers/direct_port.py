@@ -30,13 +30,13 @@ class DirectPort(Contender):
         self._client = redis.Redis.from_url(address)
         self._renew = self._client.register_script(RENEW)
         self._release = self._client.register_script(RELEASE)
-        self._me = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._candidate_id = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._ttl = int(TTL * 1000)
         self._since = ""
 
     def acquire(self) -> bool:
         """One attempt."""
-        if not self._client.set(KEY, self._me, nx=True, px=self._ttl):
+        if not self._client.set(KEY, self._candidate_id, nx=True, px=self._ttl):
             return False
         self._since = _now()
         self._publish()
@@ -44,19 +44,19 @@ class DirectPort(Contender):
 
     def renew(self) -> bool:
         """Prolongs the lock, then writes who holds it."""
-        held = bool(self._renew(keys=[KEY], args=[self._me, self._ttl]))
+        held = bool(self._renew(keys=[KEY], args=[self._candidate_id, self._ttl]))
         if held:
             self._publish()
         return held
 
     def release(self) -> None:
         """Deletes the lock if it is ours, then the info."""
-        if self._release(keys=[KEY], args=[self._me]):
+        if self._release(keys=[KEY], args=[self._candidate_id]):
             self._client.delete(f"{KEY}:info")
 
     def _publish(self) -> None:
         info = {
-            "instance_id": self._me,
+            "instance_id": self._candidate_id,
             "hostname": platform.node(),
             "started_at": self._since,
             "last_heartbeat": _now(),

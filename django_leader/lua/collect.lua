@@ -1,8 +1,8 @@
 -- The messages in an inbox, which are taken out.
 --
 -- KEYS  1 inbox   list
--- ARGV  1 echo   2 how many at the most   3 bytes of the longest
--- Reply {echo, message, ...}
+-- ARGV  1 request id   2 how many at the most   3 bytes of the longest
+-- Reply {request id, message, ...}
 -- A longer one is none of ours. The inbox is then emptied, since there may be more of its kind.
 local reply = {ARGV[1]}
 while #reply <= tonumber(ARGV[2]) do

@@ -1,8 +1,8 @@
 -- The newest changes of leadership, the newest first. Changes nothing.
 --
 -- KEYS  as in state.lua
--- ARGV  1 echo   2 how many
--- Reply {echo, id, kind, reason, holder, token, id, ...}
+-- ARGV  1 request id   2 how many
+-- Reply {request id, id, kind, reason, holder, token, id, ...}
 -- Of a text at most 2,048 bytes. Behind a megabyte the list ends: others have written what makes it long.
 local reply, last, size = {ARGV[1]}, '+', 0
 for _ = 1, tonumber(ARGV[2]) do

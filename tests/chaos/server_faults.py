@@ -104,7 +104,7 @@ def _spoil_inboxes(admin: Any, rubbish: str) -> None:
     members = admin.zrange(keys().candidates, 0, -1)
     for member in members:
         inbox = keys().wake.removesuffix("wake").encode() + b"inbox:" + member
-        admin.rpush(inbox, rubbish, '{"twin": 7}', '{"twin": "x"}', '{"wake": "x"}', "[]")
+        admin.rpush(inbox, rubbish, '{"duplicate": 7}', '{"duplicate": "x"}', '{"wake": "x"}', "[]")
         admin.pexpire(inbox, 1000)
 
 

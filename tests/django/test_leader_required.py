@@ -32,7 +32,7 @@ from django_leader.decorators import _who_leads
 from django_leader.guard import run_guarded
 from django_leader.interruption import shielded
 from django_leader.lease import Lease
-from django_leader.records import Claim
+from django_leader.records import Preconditions
 from django_leader.testing import following, leading, real_elections
 from tests.commands.management.commands import guarded, guarded_class, guarded_inner
 from tests.django.conftest import CLUSTER_CACHE, FAST
@@ -103,7 +103,7 @@ def test_a_lease_that_the_last_run_left_behind_is_watched_and_taken_over(
 ) -> None:
     config = replace(elections["command:guarded"].config, lock_ttl=1, heartbeat_interval=0.2, instance_id="crashed")
     lease = Lease(connector(redis.Redis(port=some_server.port).connection_pool), config)
-    lease.campaign("crashed:0123456789abcdef", Claim(), LeaderInfo("crashed"))
+    lease.campaign("crashed:0123456789abcdef", Preconditions(), LeaderInfo("crashed"))
     lease.channel.drop()
     eventually(lambda: not some_server.client().exists(config.redis_key_name), "its lease is over")
     assert call_command("guarded", stderr=StringIO()) == "done", "and not: not run, in the one attempt that it has"

@@ -85,7 +85,7 @@ def test_s06_a_child_reads_no_reply(channel: Channel, fork: Fork, some_server: R
     connection: Any = channel._connection
     with copy(channel) as parent:
         connection.send_command("ECHO", "reply")
-        channel._owed = clock.now() + GENEROUS
+        channel._wait_reply_due = clock.now() + GENEROUS
         fork()
         with pytest.raises(Forked):
             channel.wait(wire.packed_wait(lambda *words: b"", []), clock.now() + GENEROUS)
@@ -150,9 +150,9 @@ def test_s06_what_fails_in_a_child_because_it_is_the_parents_is_no_failure_of_re
 def test_dropping_and_hanging_up_in_a_child_leaves_the_parents_connections(channel: Channel, fork: Fork) -> None:
     channel.call("PING")
     with copy(channel) as parent:
-        channel._owed = clock.now() + GENEROUS
+        channel._wait_reply_due = clock.now() + GENEROUS
         fork()
-        channel.hang_up()
+        channel.cancel_wait()
         channel.drop()
         parent.sendall(PING)
         assert parent.recv(100) == b"+PONG\r\n"
@@ -194,9 +194,9 @@ def test_s19_the_loop_ends_in_a_child_without_a_word(
     candidacy._thread.join(GENEROUS)
     assert not candidacy._thread.is_alive()
     assert (candidacy.ended, candidacy._lease.channel.connected, lost, caplog.text) == (True, False, [], "")
-    assert admin.get(election.config.keys.lock) == candidacy._me.encode(), "the lease is the parent's"
+    assert admin.get(election.config.keys.lock) == candidacy._candidate_id.encode(), "the lease is the parent's"
     assert admin.xlen(election.config.keys.events) == before
-    assert admin.zscore(election.config.keys.candidates, candidacy._me) is not None
+    assert admin.zscore(election.config.keys.candidates, candidacy._candidate_id) is not None
 
 
 def test_s19_nothing_is_applied_published_or_logged_in_a_child(

@@ -34,21 +34,21 @@ class Seen:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    seen, look, wait = Seen(), Lease.look, Lease.wait
+    seen, look, wait = Seen(), Lease.poll, Lease.wait
 
-    def looks(self: Lease, me: str, floor: int, until: float | None = None, **options: Any) -> Any:
+    def looks(self: Lease, me: str, highest_token: int, until: float | None = None, **options: Any) -> Any:
         seen.looks[me.partition(":")[0]].append(clock.now())
-        return look(self, me, floor, until, **options)
+        return look(self, me, highest_token, until, **options)
 
     def waits(self: Lease, me: str, **options: Any) -> Any:
-        seen.waits += self.channel._owed is None
+        seen.waits += self.channel._wait_reply_due is None
         message = wait(self, me, **options)
         if message:
             seen.woken.append(me.partition(":")[0])
         return message
 
-    monkeypatch.setattr(pace, "CROWD", 1)
-    monkeypatch.setattr(Lease, "look", looks)
+    monkeypatch.setattr(pace, "FULL_RATE_CANDIDATES", 1)
+    monkeypatch.setattr(Lease, "poll", looks)
     monkeypatch.setattr(Lease, "wait", waits)
     return seen
 

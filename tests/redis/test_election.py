@@ -28,7 +28,7 @@ from django_leader.channel import Channel, connector
 from django_leader.forks import Forked
 from django_leader.lease import Lease
 from django_leader.lifecycle import lifecycle
-from django_leader.records import Claim, LeaderInfo
+from django_leader.records import LeaderInfo, Preconditions
 from django_leader.sigterm import Sigterm
 from django_leader.waker import Waker
 from tests.support.candidates import ROOT
@@ -640,9 +640,9 @@ def test_s08_what_runs_beyond_its_lease_is_not_released_early(make: Make) -> Non
     released: list[int] = []
     real = candidacy._lease.release
 
-    def release(me: str, token: int, *args: Any, **kwargs: Any) -> bool:
+    def release(candidate_id: str, token: int, *args: Any, **kwargs: Any) -> bool:
         released.append(token)
-        return real(me, token, *args, **kwargs)
+        return real(candidate_id, token, *args, **kwargs)
 
     candidacy._lease.release = release  # type: ignore[method-assign]
     election.stop()
@@ -705,8 +705,10 @@ def test_s10_a_healthy_leader_keeps_its_term_through_a_quick_restart_of_redis(
     election.on_lose_leadership(lambda: pytest.fail("the lease went on"))
     leases = Lease(connector(own_server.client().connection_pool), election.config)
     me = "before:0123456789abcdef"
-    seen = leases.campaign(me, Claim(), LeaderInfo("before"))
-    leases.release(me, leases.campaign(me, Claim(version=seen.version), LeaderInfo("before")).token, "", leave=True)
+    seen = leases.campaign(me, Preconditions(), LeaderInfo("before"))
+    leases.release(
+        me, leases.campaign(me, Preconditions(expired_version=seen.version), LeaderInfo("before")).token, "", leave=True
+    )
     leases.channel.drop()  # so that the quarantine of a new server is over
     election.start()
     assert election.wait_for_leadership(GENEROUS)
@@ -810,7 +812,9 @@ def test_a_release_leaves_from_the_thread_that_has_nothing_more_to_do_before_it(
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     candidacy = note_who_releases(election, threads)
-    eventually(lambda: candidacy._lease._runner.requests.get("release") and not candidacy._desk.locked(), "it is idle")
+    eventually(
+        lambda: candidacy._lease._runner.requests.get("release") and not candidacy._io_lock.locked(), "it is idle"
+    )
     election.stop()
     last = threading.current_thread().name if not callbacks else threads[0]
     assert threads == [last] * (1 + callbacks) + [f"{election.label} election"]
@@ -828,7 +832,9 @@ def test_a_slow_log_does_not_delay_the_next_leader(
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     candidacy = note_who_releases(election, done)
-    eventually(lambda: candidacy._lease._runner.requests.get("release") and not candidacy._desk.locked(), "it is idle")
+    eventually(
+        lambda: candidacy._lease._runner.requests.get("release") and not candidacy._io_lock.locked(), "it is idle"
+    )
 
     def note(record: logging.LogRecord) -> bool:
         done.append(record.getMessage().partition(" (")[0])
@@ -884,7 +890,9 @@ def test_a_signal_handler_that_stops_while_the_release_leaves_returns_at_once(ma
         return real(*args, **options)
 
     candidacy._lease.release = release  # type: ignore[method-assign]
-    eventually(lambda: candidacy._lease._runner.requests.get("release") and not candidacy._desk.locked(), "it is idle")
+    eventually(
+        lambda: candidacy._lease._runner.requests.get("release") and not candidacy._io_lock.locked(), "it is idle"
+    )
     election.stop()
     assert stopped == [True]
     assert not election.running
@@ -949,7 +957,7 @@ def test_who_stops_does_not_connect_for_it(make: Make) -> None:
     assert election.wait_for_leadership(GENEROUS)
     threads: list[str] = []
     candidacy = note_who_releases(election, threads)
-    with candidacy._desk:
+    with candidacy._io_lock:
         candidacy._lease.channel.drop()
     election.stop()
     assert set(threads) == {f"{election.label} election"}

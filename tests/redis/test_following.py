@@ -18,7 +18,7 @@ from django_leader import Config, LeaderElection, clock, process
 from django_leader.channel import connector
 from django_leader.config import inbox
 from django_leader.lease import Lease
-from django_leader.records import Claim, LeaderInfo
+from django_leader.records import LeaderInfo, Preconditions
 from testproject.embedded import die_with_parent
 from tests.conftest import need
 from tests.support.candidates import ROOT
@@ -76,7 +76,7 @@ def token(lease: Lease, holder: subprocess.Popen[str]) -> int:
     assert holder.stdout
     lease.process = holder.stdout.readline().strip().strip('"')
     assert process.Identity.from_text(lease.process)
-    return lease.campaign(A, Claim(), INFO).token
+    return lease.campaign(A, Preconditions(), INFO).token
 
 
 def pidfds() -> set[str]:
@@ -144,7 +144,7 @@ def test_s25_a_claim_that_is_refused_is_not_made_again_and_again(
     assert not election.wait_for_leadership(0)
     client = some_server.client()
     client.hset(
-        LONG.keys.state, "kind", "regained"
+        LONG.keys.state, "kind", "reclaimed"
     )  # as after a reclaim of which no heartbeat has shown that it counted
     client.config_resetstat()
     start = clock.now()
@@ -154,7 +154,7 @@ def test_s25_a_claim_that_is_refused_is_not_made_again_and_again(
     assert 2 <= asked <= 2 + (clock.now() - start) / LONG.timing.retry, "the claim, and a look per retry interval"
     assert not election.is_leader()
     client.hset(LONG.keys.state, "kind", "lease")
-    assert lease.campaign("b:" + "0" * 16, Claim(dead=(A, token)), INFO).verdict == "granted", "it was its time"
+    assert lease.campaign("b:" + "0" * 16, Preconditions(dead=(A, token)), INFO).verdict == "granted", "it was its time"
 
 
 def test_s26_who_is_told_not_to_neither_publishes_nor_claims(
@@ -226,7 +226,7 @@ def test_garbage_in_its_inbox_leaves_a_follower_where_it_is(
     client = some_server.client()
     found: Any = client.zrange(LONG.keys.candidates, 0, -1)
     [me] = [name.decode() for name in found if name.startswith(b"b:")]
-    for garbage in ("", "[1]", '{"twin": 5}'):
+    for garbage in ("", "[1]", '{"duplicate": 5}'):
         client.rpush(inbox(LONG.keys, me), garbage)
         eventually(lambda: not client.exists(inbox(LONG.keys, me)), "it was taken")
     assert not election.wait_for_leadership(0)

@@ -12,7 +12,7 @@ import redis
 from django_leader import Config, LeaderElection, actions, clock
 from django_leader.hold import Clocks
 from django_leader.process import clocks
-from django_leader.watch import Watch
+from django_leader.watch import ExpiryProof
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 OPTIONS: dict[str, Any] = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.3, "quarantine": 0}
@@ -93,7 +93,9 @@ def test_s08_a_hold_is_kept_though_the_servers_clock_was_set_behind_the_last_hea
 ) -> None:
     leader = make()
     assert leader.wait_for_leadership(GENEROUS)
-    monkeypatch.setattr(Watch, "server_time", lambda self, at, *, most: 1.0)  # so the server is far ahead of that
+    monkeypatch.setattr(
+        ExpiryProof, "server_time", lambda self, at, *, offset_max: 1.0
+    )  # so the server is far ahead of that
     leader.stop(hold=LONG)
     monkeypatch.undo()
     newcomer = make()
@@ -147,7 +149,7 @@ def test_a_hold_without_clocks_that_is_longer_than_a_lease_is_watched_to_its_end
     held(make, HOLD)
     client: Any = some_server.client()
     keys = Config().keys
-    client.hset(keys.state, mapping={"process": "", "span": 3000, "until": 1})
+    client.hset(keys.state, mapping={"process": "", "duration": 3000, "until": 1})
     client.delete(keys.lock)
     at = clock.now()
     assert make(lock_ttl=0.5, heartbeat_interval=0.1, retry_interval=0.1).wait_for_leadership(0)
@@ -163,7 +165,7 @@ def test_s12_a_lease_that_a_clock_that_was_set_back_prolongs_is_watched_by_who_h
     leader.stop(hold=HOLD)
     client: Any = some_server.client()
     keys = Config().keys
-    client.hset(keys.state, mapping={"kind": "lease", "process": "", "span": 1000})
+    client.hset(keys.state, mapping={"kind": "lease", "process": "", "duration": 1000})
     client.hincrby(keys.state, "until", 86_400_000)
     assert make().wait_for_leadership(0)
 

@@ -19,7 +19,7 @@ from django_leader.channel import Channel, connector
 from django_leader.config import inbox
 from django_leader.exceptions import LeaderError
 from django_leader.lease import Lease
-from django_leader.records import Claim, LeaderInfo
+from django_leader.records import LeaderInfo, Preconditions
 from django_leader.waker import Waker
 from tests.chaos.proxy import HARMS, Network, Proxy
 from tests.support.servers import GENEROUS, RedisServer, eventually
@@ -181,32 +181,34 @@ def test_every_script_goes_on_with_a_new_connection(lease: Lease, proxy: Proxy, 
 
     lease.status()
     idle()
-    grant = lease.campaign(A, Claim(), info())
+    grant = lease.campaign(A, Preconditions(), info())
     assert (grant.verdict, grant.holder) == ("granted", A)
     go_on()
     idle()
-    renewed = lease.renew(A, grant.token, info(), Claim(version=grant.version))
+    renewed = lease.renew(A, grant.token, info(), Preconditions(acknowledged_version=grant.version))
     assert (renewed.verdict, renewed.token) == ("renewed", grant.token)
     go_on()
     idle()
-    confirmed = lease.renew(A, grant.token, info(), Claim(version=renewed.version), confirm=True)
+    confirmed = lease.renew(A, grant.token, info(), Preconditions(acknowledged_version=renewed.version), confirm=True)
     assert (confirmed.verdict, confirmed.token) == ("renewed", grant.token)
     go_on()
     idle()
-    look = lease.look(B, 0)
+    look = lease.poll(B, 0)
     assert look is None or look.holder == A, "a campaign must tell, unless the end was noticed just before the request"
-    held = lease.campaign(B, Claim(), info("b"))
+    held = lease.campaign(B, Preconditions(), info("b"))
     assert (held.verdict, held.holder) == ("held", A)
     go_on()
     idle()
     assert lease.status().leader
     go_on()
     idle()
-    lease.post(A, {"twin": B})
+    lease.post(A, {"duplicate": B})
     go_on()
-    assert lease.collect(A)[0] == {"twin": B}
+    assert lease.collect(A)[0] == {"duplicate": B}
     idle()
-    released = lease.release(A, grant.token, "resigned", Claim(version=confirmed.version), leave=True)
+    released = lease.release(
+        A, grant.token, "resigned", Preconditions(acknowledged_version=confirmed.version), leave=True
+    )
     assert released == (harm != "reply lost"), "one that was released before is released, too, but cannot tell by whom"
     go_on()
     assert lease.status().leader is None
@@ -220,11 +222,11 @@ def test_a_campaign_that_is_sent_again_after_it_was_executed_grants_a_new_term(
         pytest.skip("Redis 6.2 may free a closed connection before it has executed what came by it")
     lease.status()
     proxy.close_lines("reply lost")
-    grant = lease.campaign(A, Claim(), info())
+    grant = lease.campaign(A, Preconditions(), info())
     proxy.heal()
     assert [event.kind for event in lease.history(9)] == ["elected", "elected"]
     assert grant.token == lease.status().fencing_token
-    assert lease.renew(A, grant.token, info(), Claim(version=grant.version)).verdict == "renewed"
+    assert lease.renew(A, grant.token, info(), Preconditions(acknowledged_version=grant.version)).verdict == "renewed"
 
 
 def test_a_message_that_is_sent_again_after_it_was_executed_arrives_twice(
@@ -234,9 +236,9 @@ def test_a_message_that_is_sent_again_after_it_was_executed_arrives_twice(
         pytest.skip("Redis 6.2 may free a closed connection before it has executed what came by it")
     lease.status()
     proxy.close_lines("reply lost")
-    lease.post(A, {"twin": B})
+    lease.post(A, {"duplicate": B})
     proxy.heal()
-    assert lease.collect(A) == [{"twin": B}, {"twin": B}]
+    assert lease.collect(A) == [{"duplicate": B}, {"duplicate": B}]
 
 
 def test_s13_replicas_are_never_asked_on_another_connection_than_that_of_the_grant(
@@ -299,8 +301,8 @@ def test_what_an_inbox_gave_is_lost_with_the_reply_and_the_next_message_is_not(
 ) -> None:
     lease.status()
     client = some_server.client()
-    client.rpush(inbox(CONFIG.keys, A), '{"twin": "x"}')
+    client.rpush(inbox(CONFIG.keys, A), '{"duplicate": "x"}')
     proxy.close_lines("reply lost")
     assert lease.collect(A) == []
-    client.rpush(inbox(CONFIG.keys, A), '{"twin": "y"}')
-    assert lease.collect(A) == [{"twin": "y"}]
+    client.rpush(inbox(CONFIG.keys, A), '{"duplicate": "y"}')
+    assert lease.collect(A) == [{"duplicate": "y"}]

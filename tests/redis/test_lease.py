@@ -13,7 +13,7 @@ from django_leader.channel import Connect
 from django_leader.config import Config, inbox
 from django_leader.exceptions import RedisUnavailable
 from django_leader.lease import Lease
-from django_leader.records import Claim, ElectionStatus, LeaderInfo, utc_now
+from django_leader.records import ElectionStatus, LeaderInfo, Preconditions, utc_now
 from django_leader.scripts import script
 from django_leader.waker import Waker
 from tests.support.servers import eventually
@@ -42,9 +42,9 @@ def state(client: Any) -> dict[str, str]:
 
 
 def test_the_first_to_campaign_is_granted_and_the_next_is_told_who_holds(lease: Lease, client: Any) -> None:
-    grant = lease.campaign(A, Claim(), info())
+    grant = lease.campaign(A, Preconditions(), info())
     assert (grant.verdict, grant.holder, grant.candidates) == ("granted", A, 1)
-    held = lease.campaign(B, Claim(), info("b"))
+    held = lease.campaign(B, Preconditions(), info("b"))
     assert (held.verdict, held.holder, held.token, held.candidates) == ("held", A, grant.token, 2)
     assert 9 < held.remaining <= 10
     assert client.get(KEYS.lock) == A.encode()
@@ -53,40 +53,40 @@ def test_the_first_to_campaign_is_granted_and_the_next_is_told_who_holds(lease: 
 
 def test_s14_a_token_is_higher_than_all_before_and_than_the_clock_in_microseconds(lease: Lease, client: Any) -> None:
     seconds, micros = client.time()
-    first = lease.campaign(A, Claim(), info()).token
+    first = lease.campaign(A, Preconditions(), info()).token
     assert first >= seconds * 1_000_000 + micros
     lease.release(A, first, "resigned", leave=False)
-    assert lease.campaign(A, Claim(), info()).token > first
+    assert lease.campaign(A, Preconditions(), info()).token > first
 
 
 def test_s14_a_token_is_higher_than_the_candidates_floor_though_the_server_forgot(lease: Lease, client: Any) -> None:
-    floor = 2**52
-    assert lease.campaign(A, Claim(floor), info()).token == floor + 1
+    highest_token = 2**52
+    assert lease.campaign(A, Preconditions(highest_token), info()).token == highest_token + 1
     client.flushall()
-    assert lease.campaign(A, Claim(floor + 1), info()).token == floor + 2
+    assert lease.campaign(A, Preconditions(highest_token + 1), info()).token == highest_token + 2
     client.delete(KEYS.lock)
-    assert lease.campaign(A, Claim(), info()).token == floor + 3
-    assert client.get(KEYS.info).endswith(b'"fencing_token": %d}' % (floor + 3))
+    assert lease.campaign(A, Preconditions(), info()).token == highest_token + 3
+    assert client.get(KEYS.info).endswith(b'"fencing_token": %d}' % (highest_token + 3))
 
 
 def test_s05_a_candidacy_that_lost_the_reply_is_granted_anew(lease: Lease) -> None:
-    first = lease.campaign(A, Claim(), info())
-    again = lease.campaign(A, Claim(), info())
+    first = lease.campaign(A, Preconditions(), info())
+    again = lease.campaign(A, Preconditions(), info())
     assert again.verdict == "granted"
     assert again.token > first.token
 
 
 def test_s07_the_same_instance_id_with_another_nonce_is_another_candidate(lease: Lease) -> None:
-    twin = A[:-1] + "f"
-    assert lease.campaign(A, Claim(), info()).twin == ""
-    held = lease.campaign(twin, Claim(), info())
-    assert (held.verdict, held.twin) == ("held", A)
-    assert lease.campaign(twin, Claim(), info()).twin == "", "told once"
-    assert lease.campaign(B, Claim(), info("b")).twin == ""
+    duplicate = A[:-1] + "f"
+    assert lease.campaign(A, Preconditions(), info()).duplicate == ""
+    held = lease.campaign(duplicate, Preconditions(), info())
+    assert (held.verdict, held.duplicate) == ("held", A)
+    assert lease.campaign(duplicate, Preconditions(), info()).duplicate == "", "told once"
+    assert lease.campaign(B, Preconditions(), info("b")).duplicate == ""
 
 
 def test_a_renewal_lengthens_the_lease_and_publishes_the_info(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     client.pexpire(KEYS.lock, 100)
     answer = lease.renew(A, token, info())
     assert (answer.verdict, answer.token, answer.holder) == ("renewed", token, A)
@@ -97,9 +97,9 @@ def test_a_renewal_lengthens_the_lease_and_publishes_the_info(lease: Lease, clie
 
 
 def test_a_renewal_is_refused_when_another_leads(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     client.delete(KEYS.lock, KEYS.state)
-    other = lease.campaign(B, Claim(token), info("b"))
+    other = lease.campaign(B, Preconditions(token), info("b"))
     assert other.verdict == "granted"
     answer = lease.renew(A, token, info())
     assert (answer.verdict, answer.holder, answer.token) == ("refused", B, other.token)
@@ -107,26 +107,26 @@ def test_a_renewal_is_refused_when_another_leads(lease: Lease, client: Any) -> N
 
 
 def test_s10_a_leader_reclaims_its_term_when_everything_is_lost(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     client.flushall()
     answer = lease.renew(A, token, info())
     assert (answer.verdict, answer.token, answer.holder) == ("renewed", token, A)
     assert client.get(KEYS.lock) == A.encode()
-    assert lease.campaign(B, Claim(), info("b")).verdict == "held"
+    assert lease.campaign(B, Preconditions(), info("b")).verdict == "held"
     assert lease.history(1)[0].kind == "reclaimed"
 
 
 def test_a_renewal_of_a_released_term_is_refused(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     lease.release(A, token, "resigned", leave=False)
     assert lease.renew(A, token, info()).verdict == "refused"
     assert client.exists(KEYS.lock) == 0
 
 
 def test_a_lock_key_that_is_deleted_frees_nothing_and_the_renewal_sets_it_again(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     client.delete(KEYS.lock)
-    held = lease.campaign(B, Claim(), info("b"))
+    held = lease.campaign(B, Preconditions(), info("b"))
     assert (held.verdict, held.holder) == ("held", A)
     assert 9 < held.remaining <= 10
     assert lease.renew(A, token, info()).verdict == "renewed"
@@ -134,7 +134,7 @@ def test_a_lock_key_that_is_deleted_frees_nothing_and_the_renewal_sets_it_again(
 
 
 def test_s08_a_release_wakes_one_and_is_told_in_the_history(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     assert lease.release(A, token, "resigned", leave=True) is True
     assert client.exists(KEYS.lock, KEYS.info) == 0
     assert client.llen(KEYS.wake) == 1
@@ -148,7 +148,7 @@ def test_s08_a_release_wakes_one_and_is_told_in_the_history(lease: Lease, client
 
 @pytest.mark.parametrize("me", [A, B])
 def test_s08_only_the_holders_own_term_is_released(lease: Lease, client: Any, me: str) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     wrong = token - 1 if me == A else token
     assert lease.release(me, wrong, "resigned", leave=False) is False
     assert client.get(KEYS.lock) == A.encode()
@@ -156,48 +156,53 @@ def test_s08_only_the_holders_own_term_is_released(lease: Lease, client: Any, me
 
 
 def test_a_release_that_holds_lets_nobody_lead_until_then(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     lease.release(A, token, "resigned", leave=True, hold=1)
-    held = lease.campaign(B, Claim(), info("b"))
+    held = lease.campaign(B, Preconditions(), info("b"))
     assert (held.verdict, held.holder) == ("held", A)
     assert held.remaining <= 1
     assert client.exists(KEYS.wake) == 0
     assert lease.status().leader is None
     assert 0 < lease.status().lease_left <= 1
-    over = eventually(lambda: (seen := lease.campaign(B, Claim(), info("b"))).verdict == "expired" and seen)
-    assert lease.campaign(B, Claim(version="hold:1"), info("b")).verdict == "expired"
-    assert lease.campaign(B, Claim(version=over.version), info("b")).verdict == "granted", "who has proved it claims it"
+    over = eventually(lambda: (seen := lease.campaign(B, Preconditions(), info("b"))).verdict == "expired" and seen)
+    assert lease.campaign(B, Preconditions(expired_version="delay:1"), info("b")).verdict == "expired"
+    assert lease.campaign(B, Preconditions(expired_version=over.version), info("b")).verdict == "granted", (
+        "who has proved it claims it"
+    )
     assert lease.history(1)[0].kind == "elected"
 
 
 def test_s12_a_hold_tells_what_the_clocks_of_its_host_showed(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     lease.release(A, token, "resigned", leave=True, hold=30, clocks="the clocks of A")
-    held = lease.campaign(B, Claim(), info("b"))
-    assert (held.verdict, held.process, held.span) == ("held", "the clocks of A", 30.0)
+    held = lease.campaign(B, Preconditions(), info("b"))
+    assert (held.verdict, held.process, held.duration) == ("held", "the clocks of A", 30.0)
 
 
 def test_s12_a_hold_in_place_of_a_lease_that_may_be_lost_must_be_watched(lease: Lease, client: Any) -> None:
     """The clocks of two hosts are no proof that a lease is over."""
-    token = lease.campaign(A, Claim(), info()).token
-    client.hset(KEYS.state, "kind", "regained")
+    token = lease.campaign(A, Preconditions(), info()).token
+    client.hset(KEYS.state, "kind", "reclaimed")
     lease.release(A, token, "resigned", leave=True, hold=1, clocks="the clocks of A")
-    held = lease.campaign(B, Claim(), info("b"))
+    held = lease.campaign(B, Preconditions(), info("b"))
     assert (held.verdict, held.process) == ("held", "")
-    assert held.span > 9
+    assert held.duration > 9
 
 
 def test_taking_over_from_a_leader_that_did_not_resign_is_told_in_the_history(lease: Lease, client: Any) -> None:
-    lease.campaign(A, Claim(), info())
-    held = lease.campaign(B, Claim(), info("b"))
-    assert lease.campaign(B, Claim(version=held.version, lost=(5, "expired")), info("b")).verdict == "granted"
+    lease.campaign(A, Preconditions(), info())
+    held = lease.campaign(B, Preconditions(), info("b"))
+    assert (
+        lease.campaign(B, Preconditions(expired_version=held.version, unrecorded_end=(5, "expired")), info("b")).verdict
+        == "granted"
+    )
     told = [(event.kind, event.instance_id, event.fencing_token) for event in lease.history(9)]
     assert [kind for kind, _, _ in told] == ["taken-over", "expired", "elected"]
     assert told[1] == ("expired", "b", 5)
 
 
 def test_a_follower_that_leaves_while_nobody_leads_passes_the_wake_up_on(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     lease.release(B, 0, "", leave=True)
     assert client.exists(KEYS.wake) == 0
     lease.release(A, token, "resigned", leave=True)
@@ -208,22 +213,22 @@ def test_a_follower_that_leaves_while_nobody_leads_passes_the_wake_up_on(lease: 
 
 def test_a_grant_takes_back_wake_ups_that_nobody_needs_any_more(lease: Lease, client: Any) -> None:
     client.rpush(KEYS.wake, "1", "1")
-    lease.campaign(A, Claim(), info())
+    lease.campaign(A, Preconditions(), info())
     assert client.exists(KEYS.wake) == 0
 
 
 def test_candidates_that_give_no_sign_of_life_are_forgotten(lease: Lease, client: Any) -> None:
-    lease.campaign(A, Claim(), info())
+    lease.campaign(A, Preconditions(), info())
     client.zadd(KEYS.candidates, {C: 1000.0})
     assert lease.status().candidates == 1
-    assert lease.campaign(B, Claim(), info("b")).candidates == 2
+    assert lease.campaign(B, Preconditions(), info("b")).candidates == 2
     assert client.zscore(KEYS.candidates, C) is None
     assert client.pttl(KEYS.candidates) > 0
 
 
 def test_the_status_of_a_free_and_of_a_led_election(lease: Lease, client: Any) -> None:
     assert lease.status() == ElectionStatus(None, 0.0, 0, 0)
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     status = lease.status()
     assert status.leader
     assert (status.leader.instance_id, status.leader.hostname, status.leader.pid) == ("a", "host", 7)
@@ -233,7 +238,7 @@ def test_the_status_of_a_free_and_of_a_led_election(lease: Lease, client: Any) -
 
 @pytest.mark.parametrize("garbage", ["", "{", "[1]", '{"instance_id": "somebody"}', "\x00\xff"])
 def test_an_info_that_cannot_be_read_does_not_hide_who_leads(lease: Lease, client: Any, garbage: str) -> None:
-    lease.campaign(A, Claim(), info())
+    lease.campaign(A, Preconditions(), info())
     client.set(KEYS.info, garbage)
     assert lease.status().leader == LeaderInfo("a")
     client.delete(KEYS.info)
@@ -244,13 +249,13 @@ def test_an_info_that_cannot_be_read_does_not_hide_who_leads(lease: Lease, clien
 def test_a_key_of_a_wrong_type_is_an_error_and_nothing_is_written_or_deleted(
     lease: Lease, client: Any, key: str
 ) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
     name = getattr(KEYS, key)
     client.delete(name)
     client.setbit(name, 7, 1) if key in ("state", "candidates", "events", "wake") else client.sadd(name, "x")
     kind, before = client.type(name), client.get(KEYS.lock) if key != "lock" else None
     steps: list[Callable[[], Any]] = [
-        lambda: lease.campaign(A, Claim(), info()),
+        lambda: lease.campaign(A, Preconditions(), info()),
         lambda: lease.release(A, token, "resigned", leave=True),
     ]
     if key not in ("events", "wake"):  # a heartbeat touches neither
@@ -267,7 +272,7 @@ def test_a_key_of_a_wrong_type_is_an_error_and_nothing_is_written_or_deleted(
 
 def test_a_foreign_value_in_the_lock_is_a_holder_like_any_other(lease: Lease, client: Any) -> None:
     client.set(KEYS.lock, "seed-node-1", px=5000)
-    held = lease.campaign(A, Claim(), info())
+    held = lease.campaign(A, Preconditions(), info())
     assert (held.verdict, held.holder) == ("foreign", "seed-node-1")
     assert 4 < held.remaining <= 5
     status = lease.status()
@@ -278,9 +283,9 @@ def test_messages_arrive_in_the_inbox_and_wake_ups_do_not(lease: Lease, client: 
     from django_leader import clock
 
     until = clock.now() + 10
-    lease.post(A, {"twin": B})
+    lease.post(A, {"duplicate": B})
     assert client.pttl(inbox(KEYS, A)) > 0
-    assert lease.wait(A, wake=False, until=until) == {"twin": B}
+    assert lease.wait(A, wake=False, until=until) == {"duplicate": B}
     client.rpush(KEYS.wake, "0", "1")
     assert lease.wait(A, wake=True, until=until) == {"wake": True}
     assert lease.wait(A, wake=True, until=until) == {"wake": True}
@@ -292,17 +297,17 @@ def test_messages_arrive_in_the_inbox_and_wake_ups_do_not(lease: Lease, client: 
 
 
 def test_a_script_that_the_server_does_not_know_is_sent_whole(lease: Lease, client: Any) -> None:
-    lease.campaign(A, Claim(), info())
+    lease.campaign(A, Preconditions(), info())
     client.script_flush()
-    assert lease.campaign(A, Claim(), info()).verdict == "granted"
+    assert lease.campaign(A, Preconditions(), info()).verdict == "granted"
 
 
 def test_s06_a_reply_to_another_request_is_an_error(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
-    lease.campaign(A, Claim(), info())
+    lease.campaign(A, Preconditions(), info())
     for reply in ([b"0", b"granted", b"1", b"x", 1, 1, b""], b"0\ngranted\n1", [], 7, None):
         monkeypatch.setattr(lease.channel, "call_packed", lambda command, reply=reply, **options: reply)
         with pytest.raises(RedisUnavailable, match="does not belong to its request"):
-            lease.campaign(A, Claim(), info())
+            lease.campaign(A, Preconditions(), info())
 
 
 @pytest.mark.parametrize("reply", [b"", b"0\nreleased", [b"0"], [], 7, None])
@@ -315,7 +320,7 @@ def test_s06_a_reply_to_another_request_is_an_error_for_what_is_rarely_sent_too(
 
 
 def test_s06_a_heartbeat_is_not_answered_by_something_else(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = lease.campaign(A, Claim(), info()).token
+    token = lease.campaign(A, Preconditions(), info()).token
 
     def only_the_number(command: bytes, **options: Any) -> bytes:
         [number] = re.findall(rb"\r\n(1\d{11})\r\n", command)

@@ -12,7 +12,7 @@ import pytest
 
 from django_leader import Config, LeaderElection
 from django_leader.local import Local, LocalLease, open_lease
-from django_leader.records import NO_CLAIM, Claim, LeaderInfo
+from django_leader.records import NO_PRECONDITIONS, LeaderInfo, Preconditions
 from django_leader.starts import starts
 from tests.support.servers import GENEROUS, eventually
 
@@ -77,16 +77,16 @@ def test_another_candidacy_of_the_process_waits_for_the_first() -> None:
     local, config = Local(), Config(**FAST).validate()
     first, second = open_lease(local, config), open_lease(local, config)
     assert isinstance(first, LocalLease)
-    granted = first.campaign("a:1", NO_CLAIM, INFO)
+    granted = first.campaign("a:1", NO_PRECONDITIONS, INFO)
     assert granted.verdict == "granted"
-    held = second.campaign("b:2", Claim(lost=(5, "expired")), INFO)
+    held = second.campaign("b:2", Preconditions(unrecorded_end=(5, "expired")), INFO)
     assert (held.verdict, held.holder, held.token) == ("held", "a:1", granted.token)
     assert second.renew("b:2", granted.token, INFO).verdict == "refused"
     assert second.release("b:2", granted.token, "resigned", leave=True) is False
-    assert second.look("b:2", 0) is None
+    assert second.poll("b:2", 0) is None
     assert first.renew("a:1", granted.token, INFO).verdict == "renewed"
     assert first.release("a:1", granted.token, "resigned", leave=False) is True
-    assert second.campaign("b:2", Claim(floor=2**52), INFO).token == 2**52 + 1
+    assert second.campaign("b:2", Preconditions(highest_token=2**52), INFO).token == 2**52 + 1
     assert [event.kind for event in first.history(9)] == ["elected", "resigned", "expired", "elected"]
 
 

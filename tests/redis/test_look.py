@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from django_leader import clock
-from django_leader.channel import Connect, duration
+from django_leader.channel import Connect, blpop_seconds
 from django_leader.config import Config, inbox
 from django_leader.lease import Lease
-from django_leader.records import Answer, Claim, LeaderInfo
+from django_leader.records import Answer, LeaderInfo, Preconditions
 from django_leader.waker import Waker
 from tests.support.servers import GENEROUS, SERVERS, eventually
 
@@ -26,8 +26,8 @@ def lease(connect: Connect) -> Iterator[Lease]:
     """Of the follower B, while A leads."""
     waker = Waker()
     lease = Lease(connect, CONFIG, waker)
-    lease.campaign(A, Claim(), INFO)
-    lease.campaign(B, Claim(), INFO)
+    lease.campaign(A, Preconditions(), INFO)
+    lease.campaign(B, Preconditions(), INFO)
     yield lease
     lease.channel.drop()
     waker.close()
@@ -43,11 +43,11 @@ def commands(client: Any) -> dict[str, int]:
 
 
 def test_a_look_says_what_a_campaign_would(lease: Lease) -> None:
-    campaign, seen = lease.campaign(B, Claim(), INFO), look(lease)
+    campaign, seen = lease.campaign(B, Preconditions(), INFO), look(lease)
     assert 0 <= campaign.remaining - seen.remaining < GENEROUS
     assert 0 <= seen.at - campaign.at < GENEROUS
     assert seen._replace(remaining=0, at=0) == campaign._replace(remaining=0, at=0)
-    assert (seen.verdict, seen.holder, seen.span, seen.candidates) == ("held", A, 10.0, 2)
+    assert (seen.verdict, seen.holder, seen.duration, seen.candidates) == ("held", A, 10.0, 2)
 
 
 def test_a_look_is_one_small_request(lease: Lease, client: Any) -> None:
@@ -76,8 +76,8 @@ def test_a_look_tells_that_the_follower_is_there(lease: Lease, client: Any) -> N
         (lambda client: client.hset(KEYS.state, "until", "garbage"), "foreign"),
         (lambda client: client.hset(KEYS.state, "kind", "free"), "foreign"),
         (lambda client: client.hset(KEYS.state, "holder", B), "foreign"),
-        (lambda client: client.hdel(KEYS.state, "span"), "foreign"),
-        (lambda client: client.hset(KEYS.state, "span", ""), "foreign"),
+        (lambda client: client.hdel(KEYS.state, "duration"), "foreign"),
+        (lambda client: client.hset(KEYS.state, "duration", ""), "foreign"),
         (lambda client: client.hset(KEYS.state, "token", "-1"), "foreign"),
         (lambda client: client.hset(KEYS.state, "request", "1e3"), "foreign"),
         (lambda client: client.flushall(), "granted"),
@@ -95,14 +95,14 @@ def test_a_state_that_is_older_than_what_the_follower_knows_becomes_a_campaign(l
 def test_the_first_request_on_a_connection_is_a_campaign(lease: Lease, client: Any) -> None:
     look(lease)
     lease.channel.drop()
-    client.hset(KEYS.state, "sid", "0" * 40)
+    client.hset(KEYS.state, "server_id", "0" * 40)
     look(lease)
     assert client.hget(KEYS.state, "kind") == (b"free" if commands(client) else b"lease"), "a campaign finds it lost"
 
 
-def look(lease: Lease, floor: int = 0, until: float | None = None) -> Answer:
+def look(lease: Lease, highest_token: int = 0, until: float | None = None) -> Answer:
     """A look, and a campaign if that cannot tell."""
-    return lease.look(B, floor, until) or lease.campaign(B, Claim(floor), INFO)
+    return lease.poll(B, highest_token, until) or lease.campaign(B, Preconditions(highest_token), INFO)
 
 
 def nobody_waits(client: Any) -> None:
@@ -122,8 +122,8 @@ def test_the_wait_begins_with_the_look(lease: Lease, client: Any) -> None:
     client.rpush(KEYS.wake, "1")
     connection = lease.channel._connection
     assert wait(lease)[1] == {"wake": True}
-    client.rpush(inbox(KEYS, B), '{"twin": "x"}')
-    assert wait(lease)[1] == {"twin": "x"}
+    client.rpush(inbox(KEYS, B), '{"duplicate": "x"}')
+    assert wait(lease)[1] == {"duplicate": "x"}
     assert wait(lease, 0.15)[1] is None, "its time is over"
     assert look(lease).verdict == "held"
     assert lease.channel._connection is connection
@@ -156,7 +156,7 @@ def test_a_wait_that_began_with_a_look_gives_way_to_what_is_due(lease: Lease, cl
 def test_any_other_request_ends_the_wait(lease: Lease, client: Any) -> None:
     look(lease)
     look(lease, 0, clock.now() + GENEROUS)
-    assert lease.campaign(B, Claim(), INFO).verdict == "held"
+    assert lease.campaign(B, Preconditions(), INFO).verdict == "held"
     nobody_waits(client)
     client.rpush(KEYS.wake, "0")
     assert wait(lease)[1] == {"wake": True}
@@ -173,14 +173,14 @@ def test_a_server_that_has_forgotten_the_script_is_told_again(lease: Lease, clie
 
 
 def test_a_leader_hears_by_its_heartbeat_of_what_is_in_its_inbox(lease: Lease, client: Any) -> None:
-    granted = lease.campaign(A, Claim(), INFO)
+    granted = lease.campaign(A, Preconditions(), INFO)
     token = granted.token
-    assert lease.renew(A, token, INFO, Claim(version=granted.version)).mail is False
+    assert lease.renew(A, token, INFO, Preconditions(acknowledged_version=granted.version)).mail is False
     assert lease.renew(A, token, INFO).mail is False
-    lease.post(A, {"twin": "x"})
+    lease.post(A, {"duplicate": "x"})
     client.rpush(inbox(KEYS, A), "garbage", '{"wake": 0}')
     assert lease.renew(A, token, INFO).mail is True
-    assert lease.collect(A) == [{"twin": "x"}, {}, {}]
+    assert lease.collect(A) == [{"duplicate": "x"}, {}, {}]
     assert lease.renew(A, token, INFO).mail is False
     assert lease.collect(A) == []
 
@@ -188,8 +188,8 @@ def test_a_leader_hears_by_its_heartbeat_of_what_is_in_its_inbox(lease: Lease, c
 @pytest.mark.parametrize("client", SERVERS, indirect=True)
 def test_the_first_look_eats_nothing_though_the_server_does_not_know_it(lease: Lease, client: Any) -> None:
     client.script_flush()
-    client.rpush(inbox(KEYS, B), '{"twin": "x"}')
-    assert wait(lease)[1] == {"twin": "x"}
+    client.rpush(inbox(KEYS, B), '{"duplicate": "x"}')
+    assert wait(lease)[1] == {"duplicate": "x"}
 
 
 @pytest.mark.parametrize("client", SERVERS, indirect=True)
@@ -197,7 +197,7 @@ def test_what_is_packed_while_a_wait_goes_on_leaves_it_alone(lease: Lease, clien
     look(lease)
     look(lease, 0, clock.now() + GENEROUS)
     connection = lease.channel._connection
-    lease.prepare(B, Claim(7), INFO)
+    lease.prepare(B, Preconditions(7), INFO)
     assert lease.channel._connection is connection
     client.rpush(KEYS.wake, "0")
     assert lease.wait(B, wake=True, until=clock.now() + GENEROUS) == {"wake": True}
@@ -205,4 +205,4 @@ def test_what_is_packed_while_a_wait_goes_on_leaves_it_alone(lease: Lease, clien
 
 @pytest.mark.parametrize("seconds", [-1.0, -0.0015, 0.0])
 def test_a_wait_for_no_time_is_not_one_for_ever(seconds: float) -> None:
-    assert duration(seconds) == b"00000000.001"
+    assert blpop_seconds(seconds) == b"00000000.001"

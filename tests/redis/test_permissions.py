@@ -111,8 +111,10 @@ def test_the_printed_user_may_do_all_that_a_candidate_does(
         eventually(lambda: second._candidacy and second._candidacy.watch.version)
         assert first._candidacy
         assert second._candidacy
-        Lease(second._connect, second.config).post(first._candidacy._me, {"twin": second._candidacy._me})
-        twins = first._candidacy.advice._twins
+        Lease(second._connect, second.config).post(
+            first._candidacy._candidate_id, {"duplicate": second._candidacy._candidate_id}
+        )
+        twins = first._candidacy.advice._duplicates
         eventually(lambda: twins, "the leader has read it")
         first.stop(hold=0.5)
         assert second.wait_for_leadership(GENEROUS)

@@ -20,7 +20,7 @@ from django_leader import Config, LeaderElection, RedisUnavailable
 from django_leader.channel import Channel, connector
 from django_leader.handler import elections
 from django_leader.lease import Lease
-from django_leader.records import Claim, LeaderInfo
+from django_leader.records import LeaderInfo, Preconditions
 from testproject.embedded import die_with_parent
 from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
 
@@ -64,8 +64,8 @@ def careful(primary: RedisServer) -> Iterator[Lease]:
 
 
 def lead(lease: Lease, me: str) -> int:
-    seen = lease.campaign(me, Claim(), INFO)
-    granted = lease.campaign(me, Claim(version=seen.version), INFO)
+    seen = lease.campaign(me, Preconditions(), INFO)
+    granted = lease.campaign(me, Preconditions(expired_version=seen.version), INFO)
     assert granted.verdict == "granted"
     assert lease.renew(me, granted.token, INFO, confirm=True).verdict == "renewed"
     return granted.token
@@ -91,11 +91,11 @@ def test_s13_a_replica_that_joins_starts_a_quarantine_in_which_the_leader_goes_o
     token = lead(careful, A)
     replica_of(start_server, primary)
     assert careful.renew(A, token, INFO, confirm=True).verdict == "quarantined", "a grant is not confirmed after that"
-    assert careful.campaign(B, Claim(), INFO).verdict == "quarantined"
+    assert careful.campaign(B, Preconditions(), INFO).verdict == "quarantined"
     assert careful.history(1)[0].reason == "replica joined"
     answer = careful.renew(A, token, INFO)
     assert (answer.verdict, answer.holder) == ("renewed", A)
-    assert careful.campaign(B, Claim(), INFO).verdict == "held"
+    assert careful.campaign(B, Preconditions(), INFO).verdict == "held"
 
 
 def test_s13_a_replica_that_joins_is_noticed_though_the_counters_of_joins_were_reset(
@@ -136,7 +136,7 @@ def test_s13_a_replica_that_leaves_starts_no_quarantine(
     replica.stop()
     eventually(lambda: len(replicas(primary)) == 1, "it has left")
     assert careful.renew(A, token, INFO, confirm=True).verdict == "renewed"
-    assert careful.campaign(B, Claim(), INFO).verdict == "held"
+    assert careful.campaign(B, Preconditions(), INFO).verdict == "held"
 
 
 def test_s13_a_process_that_asks_for_no_replicas_leaves_the_record_of_them(
@@ -148,7 +148,7 @@ def test_s13_a_process_that_asks_for_no_replicas_leaves_the_record_of_them(
     careless = Lease(connector(primary.client().connection_pool), replace(CAREFUL, min_replicas=0))
     assert careless.release(A, token, "resigned", leave=True)
     careless.channel.drop()
-    assert careful.campaign(B, Claim(), INFO).verdict == "granted"
+    assert careful.campaign(B, Preconditions(), INFO).verdict == "granted"
 
 
 def test_s11_a_promoted_replica_is_another_server(start_server: Start, primary: RedisServer, careful: Lease) -> None:
@@ -157,7 +157,7 @@ def test_s11_a_promoted_replica_is_another_server(start_server: Start, primary: 
     primary.stop()
     replica.client().replicaof("NO", "ONE")
     promoted = Lease(connector(replica.client().connection_pool), Config("lock", "info", quarantine=60).validate())
-    assert promoted.campaign(B, Claim(), INFO).verdict == "quarantined"
+    assert promoted.campaign(B, Preconditions(), INFO).verdict == "quarantined"
     assert promoted.history(1)[0].reason == "another server"
     promoted.channel.drop()
 

@@ -14,7 +14,7 @@ from django_leader.channel import Connect
 from django_leader.config import Config
 from django_leader.exceptions import RedisUnavailable
 from django_leader.lease import Lease
-from django_leader.records import Answer, Claim, LeaderInfo
+from django_leader.records import Answer, LeaderInfo, Preconditions
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
 CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", lock_ttl=60, quarantine=120).validate()
@@ -43,8 +43,8 @@ def lease(make: Callable[[Config], Lease]) -> Lease:
 @pytest.fixture
 def token(lease: Lease, client: Any) -> int:
     """A leads, on a server that has lost nothing; its token."""
-    seen = lease.campaign(A, Claim(), INFO)
-    granted = lease.campaign(A, Claim(version=seen.version), INFO)
+    seen = lease.campaign(A, Preconditions(), INFO)
+    granted = lease.campaign(A, Preconditions(expired_version=seen.version), INFO)
     assert granted.verdict == "granted"
     return granted.token
 
@@ -56,12 +56,12 @@ def forget(client: Any, how: str) -> None:
     elif how == "state":
         client.delete(KEYS.state)
     elif how == "server":
-        client.hset(KEYS.state, "sid", "0" * 40)
+        client.hset(KEYS.state, "server_id", "0" * 40)
     else:
         client.hset(KEYS.state, how, "garbage")
 
 
-LOSSES = ["all", "state", "server", "token", "kind", "until", "span", "request"]
+LOSSES = ["all", "state", "server", "token", "kind", "until", "duration", "request"]
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def how(request: pytest.FixtureRequest, client: Any) -> str:
 
 
 def test_s11_the_first_start_on_an_empty_server_costs_a_quarantine(lease: Lease) -> None:
-    first = lease.campaign(A, Claim(), INFO)
-    assert (first.verdict, first.holder, first.remaining, first.span) == ("quarantined", "", 120, 120)
-    again = lease.campaign(B, Claim(), INFO)
+    first = lease.campaign(A, Preconditions(), INFO)
+    assert (first.verdict, first.holder, first.remaining, first.duration) == ("quarantined", "", 120, 120)
+    again = lease.campaign(B, Preconditions(), INFO)
     assert (again.verdict, again.version) == ("quarantined", first.version)
     assert 119 < again.remaining <= 120, "whoever comes later does not lengthen it"
     [event] = lease.history(9)
@@ -86,7 +86,7 @@ def test_s11_the_first_start_on_an_empty_server_costs_a_quarantine(lease: Lease)
 
 def test_s11_without_a_quarantine_the_first_to_come_is_granted(make: Any) -> None:
     lease = make(Config("lock", "info", quarantine=0).validate())
-    assert lease.campaign(A, Claim(), INFO).verdict == "granted"
+    assert lease.campaign(A, Preconditions(), INFO).verdict == "granted"
 
 
 @pytest.mark.parametrize("how", LOSSES, indirect=True)
@@ -95,10 +95,10 @@ def test_s11_after_a_loss_nobody_acquires_who_has_not_proved_it_over(
 ) -> None:
     forget(client, how)
     for me in (B, C, B, A):
-        answer = lease.campaign(me, Claim(), INFO)
+        answer = lease.campaign(me, Preconditions(), INFO)
         assert answer.verdict == "quarantined"
-    assert lease.campaign(B, Claim(version="1:2:lease:3"), INFO).verdict == "quarantined"
-    granted = lease.campaign(B, Claim(version=answer.version), INFO)
+    assert lease.campaign(B, Preconditions(expired_version="1:2:lease:3"), INFO).verdict == "quarantined"
+    granted = lease.campaign(B, Preconditions(expired_version=answer.version), INFO)
     assert (granted.verdict, granted.holder) == ("granted", B)
 
 
@@ -109,35 +109,37 @@ def test_s10_a_leader_reclaims_its_term_with_its_token(
 ) -> None:
     forget(client, how)
     if not first:
-        assert lease.campaign(B, Claim(floor=token), INFO).verdict == "quarantined"
+        assert lease.campaign(B, Preconditions(highest_token=token), INFO).verdict == "quarantined"
     lease.channel.drop()  # as when a server has restarted; the first heartbeat on a connection looks closer
     answer = lease.renew(A, token, INFO)
     assert (answer.verdict, answer.token, answer.holder) == ("renewed", token, A)
-    assert answer.span == 120, "another lease may have been lost, too: as long as a quarantine"
-    assert lease.campaign(B, Claim(), INFO).verdict == "held"
-    assert lease.renew(A, token, INFO).span == 120, "as when the answer has not come"
+    assert answer.duration == 120, "another lease may have been lost, too: as long as a quarantine"
+    assert lease.campaign(B, Preconditions(), INFO).verdict == "held"
+    assert lease.renew(A, token, INFO).duration == 120, "as when the answer has not come"
     answered = lease.renew(A, token, INFO).version
-    again = lease.renew(A, token, INFO, Claim(version=answered))
-    held = lease.campaign(B, Claim(), INFO)
+    again = lease.renew(A, token, INFO, Preconditions(acknowledged_version=answered))
+    held = lease.campaign(B, Preconditions(), INFO)
     assert (
-        (again.verdict, again.version, again.span)
-        == ("renewed", held.version, held.span)
+        (again.verdict, again.version, again.duration)
+        == ("renewed", held.version, held.duration)
         == ("renewed", held.version, 60)
     )
     assert lease.release(A, token, "resigned", leave=False) is True
-    assert lease.campaign(B, Claim(), INFO).verdict == "granted"
+    assert lease.campaign(B, Preconditions(), INFO).verdict == "granted"
 
 
 def test_s25_what_a_dead_leaders_last_requests_set_binds_everybody(lease: Lease, client: Any, token: int) -> None:
-    other = lease.campaign(B, Claim(dead=(A, token)), INFO)
+    other = lease.campaign(B, Preconditions(dead=(A, token)), INFO)
     assert other.verdict == "granted"
     client.flushall()
     late = make_late(lease, token)
-    assert lease.campaign(C, Claim(dead=(A, token)), INFO).verdict == "held"
+    assert lease.campaign(C, Preconditions(dead=(A, token)), INFO).verdict == "held"
     lease.renew(A, token, INFO)
-    assert lease.campaign(C, Claim(dead=(A, token)), INFO).verdict == "held"
-    assert lease.release(A, token, "resigned", Claim(version=late.version), leave=True) is True, "not the last version"
-    held = lease.campaign(C, Claim(dead=(A, token)), INFO)
+    assert lease.campaign(C, Preconditions(dead=(A, token)), INFO).verdict == "held"
+    assert lease.release(A, token, "resigned", Preconditions(acknowledged_version=late.version), leave=True) is True, (
+        "not the last version"
+    )
+    held = lease.campaign(C, Preconditions(dead=(A, token)), INFO)
     assert held.verdict == "held"
     assert late.remaining >= held.remaining > 60, "as long as the lease that was lost can last"
     assert lease.renew(B, other.token, INFO).verdict == "renewed"
@@ -146,23 +148,23 @@ def test_s25_what_a_dead_leaders_last_requests_set_binds_everybody(lease: Lease,
 def test_a_leader_that_regained_its_lease_hands_it_over_at_once(lease: Lease, client: Any, token: int) -> None:
     client.flushall()
     answered = make_late(lease, token).version
-    assert lease.release(A, token, "resigned", Claim(version=answered), leave=False) is True
-    assert lease.campaign(B, Claim(), INFO).verdict == "granted"
+    assert lease.release(A, token, "resigned", Preconditions(acknowledged_version=answered), leave=False) is True
+    assert lease.campaign(B, Preconditions(), INFO).verdict == "granted"
 
 
 def make_late(lease: Lease, token: int) -> Answer:
     """The request that A has sent before it died, and that is executed now."""
     lease.channel.drop()
     late = lease.renew(A, token, INFO)
-    assert (late.verdict, late.span) == ("renewed", 120)
+    assert (late.verdict, late.duration) == ("renewed", 120)
     return late
 
 
 def test_a_heartbeat_and_a_look_at_it_name_the_same_version(lease: Lease, client: Any, token: int) -> None:
     for _ in range(2):
-        beat, seen = lease.renew(A, token, INFO), lease.campaign(B, Claim(), INFO)
-        assert (beat.version, beat.span, beat.verdict) == (seen.version, seen.span, "renewed")
-        assert beat.at == pytest.approx(seen.at + seen.remaining - seen.span, abs=1e-4), "when it was set"
+        beat, seen = lease.renew(A, token, INFO), lease.campaign(B, Preconditions(), INFO)
+        assert (beat.version, beat.duration, beat.verdict) == (seen.version, seen.duration, "renewed")
+        assert beat.at == pytest.approx(seen.at + seen.remaining - seen.duration, abs=1e-4), "when it was set"
 
 
 def test_a_heartbeat_goes_on_when_the_server_has_forgotten_the_scripts(lease: Lease, client: Any, token: int) -> None:
@@ -191,9 +193,9 @@ def test_s08_a_release_that_is_late_by_a_clock_that_was_set_is_sent_again_while_
     """The server's clock was set forth behind its last answer, so the first request seems to come too late."""
     seconds, _ = client.time()
     deadline = clock.now() + left if left else 0.0
-    claim = Claim(latest=seconds - 3600)
+    claim = Preconditions(not_after=seconds - 3600)
     assert lease.release(A, token, "resigned", claim, leave=False, hold=30, deadline=deadline) is released
-    assert client.hget(KEYS.state, "kind") == (b"hold" if released else b"lease")
+    assert client.hget(KEYS.state, "kind") == (b"delay" if released else b"lease")
 
 
 def test_s10_whoever_reclaimed_too_late_is_not_granted_because_the_state_says_it_holds(
@@ -201,7 +203,7 @@ def test_s10_whoever_reclaimed_too_late_is_not_granted_because_the_state_says_it
 ) -> None:
     client.flushall()
     lease.renew(A, token, INFO)
-    assert lease.campaign(A, Claim(floor=token), INFO).verdict == "held"
+    assert lease.campaign(A, Preconditions(highest_token=token), INFO).verdict == "held"
 
 
 def test_s08_s10_what_a_leader_sent_and_what_comes_after_its_lease_changes_nothing(
@@ -211,15 +213,15 @@ def test_s08_s10_what_a_leader_sent_and_what_comes_after_its_lease_changes_nothi
     client.flushall()
     over = client.time()[0] - 1.0
     lease.channel.drop()
-    assert lease.renew(A, token, INFO, Claim(latest=over)).verdict == "late"
+    assert lease.renew(A, token, INFO, Preconditions(not_after=over)).verdict == "late"
     assert lease.renew(A, token, INFO).verdict == "renewed"
-    assert lease.release(A, token, "resigned", Claim(latest=over), leave=False) is False
-    assert lease.campaign(B, Claim(), INFO).verdict == "held"
+    assert lease.release(A, token, "resigned", Preconditions(not_after=over), leave=False) is False
+    assert lease.campaign(B, Preconditions(), INFO).verdict == "held"
 
 
 def test_s10_a_stale_leader_reclaims_nothing_from_a_later_one(lease: Lease, client: Any, token: int) -> None:
-    held = lease.campaign(B, Claim(), INFO)
-    later = lease.campaign(B, Claim(version=held.version), INFO)
+    held = lease.campaign(B, Preconditions(), INFO)
+    later = lease.campaign(B, Preconditions(expired_version=held.version), INFO)
     assert (later.verdict, later.token > token) == ("granted", True)
     assert lease.renew(A, token, INFO).verdict == "refused", "on one history the later one has it"
     client.flushall()
@@ -232,7 +234,7 @@ def test_s10_a_stale_leader_reclaims_nothing_from_a_later_one(lease: Lease, clie
 def test_s11_a_candidate_that_knows_a_higher_token_finds_the_loss_where_the_server_has_no_identity(
     lease: Lease, client: Any, token: int
 ) -> None:
-    answer = lease.campaign(B, Claim(floor=token + 1), INFO)
+    answer = lease.campaign(B, Preconditions(highest_token=token + 1), INFO)
     assert (answer.verdict, answer.token) == ("quarantined", token + 1)
     assert lease.history(1)[0].reason == "older state"
     assert lease.renew(A, token, INFO).verdict == "quarantined", "a later one may be there"
@@ -241,65 +243,65 @@ def test_s11_a_candidate_that_knows_a_higher_token_finds_the_loss_where_the_serv
 def test_s11_a_release_finds_the_loss_too_and_frees_nothing(lease: Lease, client: Any, token: int) -> None:
     client.flushall()
     assert lease.release(A, token, "resigned", leave=True) is False
-    assert lease.campaign(B, Claim(), INFO).verdict == "quarantined"
+    assert lease.campaign(B, Preconditions(), INFO).verdict == "quarantined"
 
 
 def test_s12_a_lease_that_is_over_by_the_servers_clock_must_be_claimed(make: Any, lease: Lease, client: Any) -> None:
     short = make(Config("lock", "info", lock_ttl=0.1, quarantine=0).validate())
-    short.campaign(A, Claim(), INFO)
-    while (answer := lease.campaign(B, Claim(), INFO)).verdict == "held":
+    short.campaign(A, Preconditions(), INFO)
+    while (answer := lease.campaign(B, Preconditions(), INFO)).verdict == "held":
         pass
     assert (answer.verdict, answer.holder) == ("expired", A)
     assert answer.remaining <= 0
-    assert answer.span == 0.1, "the holder's, not the taker's"
-    assert lease.campaign(B, Claim(version=answer.version), INFO).verdict == "granted"
+    assert answer.duration == 0.1, "the holder's, not the taker's"
+    assert lease.campaign(B, Preconditions(expired_version=answer.version), INFO).verdict == "granted"
 
 
 def test_s12_a_claim_is_void_once_the_state_has_changed(lease: Lease, token: int) -> None:
-    seen = lease.campaign(B, Claim(), INFO)
+    seen = lease.campaign(B, Preconditions(), INFO)
     lease.renew(A, token, INFO)
-    assert lease.campaign(B, Claim(version=seen.version), INFO).verdict == "held"
+    assert lease.campaign(B, Preconditions(expired_version=seen.version), INFO).verdict == "held"
 
 
 def test_s12_a_state_that_the_clock_froze_can_be_claimed(lease: Lease, client: Any, token: int) -> None:
     # As after a backward step: lease and lock end in a year by the server's clock.
     client.hset(KEYS.state, "until", str(int(client.hget(KEYS.state, "until")) + 365 * 86_400_000))
     client.pexpire(KEYS.lock, 365 * 86_400_000)
-    seen = lease.campaign(B, Claim(), INFO)
-    assert (seen.verdict, seen.span) == ("held", 60)
-    assert lease.campaign(B, Claim(version=seen.version), INFO).verdict == "granted"
+    seen = lease.campaign(B, Preconditions(), INFO)
+    assert (seen.verdict, seen.duration) == ("held", 60)
+    assert lease.campaign(B, Preconditions(expired_version=seen.version), INFO).verdict == "granted"
 
 
 def test_s12_a_campaign_that_is_too_old_is_refused_and_leaves_no_trace(lease: Lease, client: Any, token: int) -> None:
     lease.release(A, token, "resigned", leave=True)
     seconds, _ = client.time()
-    assert lease.campaign(B, Claim(latest=seconds - 1), INFO).verdict == "late"
+    assert lease.campaign(B, Preconditions(not_after=seconds - 1), INFO).verdict == "late"
     assert client.zscore(KEYS.candidates, B) is None
-    assert lease.campaign(B, Claim(latest=seconds + 60), INFO).verdict == "granted"
+    assert lease.campaign(B, Preconditions(not_after=seconds + 60), INFO).verdict == "granted"
 
 
 def test_s05_a_candidate_that_no_reply_reaches_keeps_nobody_out_for_long(lease: Lease, client: Any, token: int) -> None:
-    again = lease.campaign(A, Claim(lost=(token, "expired")), INFO)
+    again = lease.campaign(A, Preconditions(unrecorded_end=(token, "expired")), INFO)
     assert again.verdict == "granted", "the reply to the grant was lost"
     for _ in range(3):
-        seen = lease.campaign(A, Claim(lost=(token, "expired")), INFO)
+        seen = lease.campaign(A, Preconditions(unrecorded_end=(token, "expired")), INFO)
         assert seen.verdict == "held", "and that to this one, too: it lasts, and is then claimed like any other"
     assert [event.kind for event in lease.history(9)].count("expired") == 1, "told once"
     assert lease.renew(A, again.token, INFO).verdict == "renewed"
-    claimed = lease.campaign(A, Claim(version=lease.campaign(A, Claim(), INFO).version), INFO)
+    claimed = lease.campaign(A, Preconditions(expired_version=lease.campaign(A, Preconditions(), INFO).version), INFO)
     assert claimed.verdict == "granted"
 
 
 def test_s05_a_campaign_that_an_earlier_grant_overtook_is_refused(lease: Lease, client: Any, token: int) -> None:
     client.hset(KEYS.state, "request", str(10**15))
-    assert lease.campaign(A, Claim(), INFO).verdict == "held"
+    assert lease.campaign(A, Preconditions(), INFO).verdict == "held"
 
 
 def test_s15_a_lock_key_that_is_gone_frees_nothing_and_the_renewal_sets_it_again(
     lease: Lease, client: Any, token: int
 ) -> None:
     client.delete(KEYS.lock)
-    held = lease.campaign(B, Claim(), INFO)
+    held = lease.campaign(B, Preconditions(), INFO)
     assert (held.verdict, held.holder) == ("held", A)
     assert lease.renew(A, token, INFO).verdict == "renewed"
     assert client.get(KEYS.lock) == A.encode()
@@ -312,14 +314,14 @@ def test_s15_garbage_in_the_lock_is_written_over_unless_its_time_runs(lease: Lea
     client.set(KEYS.lock, "another program", px=60_000)
     answer = lease.renew(A, token, INFO)
     assert (answer.verdict, answer.holder) == ("refused", "another program")
-    assert lease.campaign(A, Claim(), INFO).verdict == "foreign"
+    assert lease.campaign(A, Preconditions(), INFO).verdict == "foreign"
 
 
 def test_s15_the_holder_of_a_lock_whose_state_is_gone_is_remembered(lease: Lease, client: Any, token: int) -> None:
     client.delete(KEYS.state)
-    seen = lease.campaign(B, Claim(), INFO)
+    seen = lease.campaign(B, Preconditions(), INFO)
     assert seen.verdict == "quarantined"
-    assert lease.campaign(B, Claim(version=seen.version), INFO).verdict == "granted"
+    assert lease.campaign(B, Preconditions(expired_version=seen.version), INFO).verdict == "granted"
 
 
 def test_s15_a_renewal_goes_on_when_the_memory_is_full(lease: Lease, client: Any, token: int) -> None:
@@ -333,7 +335,7 @@ def test_s15_a_renewal_goes_on_when_the_memory_is_full(lease: Lease, client: Any
             client.set("other", "x")
         assert lease.renew(A, token, INFO).verdict == "renewed"
         assert lease.release(A, token, "resigned", leave=False) is True
-        assert lease.campaign(B, Claim(), INFO).verdict == "granted"
+        assert lease.campaign(B, Preconditions(), INFO).verdict == "granted"
     finally:
         client.config_set("maxmemory", 0)
 
@@ -346,7 +348,7 @@ def test_s13_too_few_replicas_confirm_nothing(make: Any, lease: Lease, client: A
         careful.renew(A, token, INFO)
     lease.release(A, token, "resigned", leave=False)
     with pytest.raises(RedisUnavailable, match="NOREPLICAS"):
-        careful.campaign(B, Claim(version=careful.campaign(B, Claim(), INFO).version), INFO)
+        careful.campaign(B, Preconditions(expired_version=careful.campaign(B, Preconditions(), INFO).version), INFO)
 
 
 def test_s13_without_info_nothing_can_be_said_of_replicas(make: Any, client: Any) -> None:
@@ -359,7 +361,7 @@ def test_s13_without_info_nothing_can_be_said_of_replicas(make: Any, client: Any
     else:
         careful = make(Config("lock", "info", min_replicas=1).validate())
     with pytest.raises(RedisUnavailable, match="MIN_REPLICAS needs INFO"):
-        careful.campaign(A, Claim(), INFO)
+        careful.campaign(A, Preconditions(), INFO)
     careful.channel.drop()
 
 

@@ -14,7 +14,7 @@ from django_leader.channel import Connect
 from django_leader.config import inbox
 from django_leader.exceptions import RedisUnavailable
 from django_leader.lease import Lease
-from django_leader.records import Answer, Claim, LeaderInfo
+from django_leader.records import Answer, LeaderInfo, Preconditions
 from django_leader.waker import Waker
 from tests.support.candidates import Candidate
 from tests.support.servers import GENEROUS, RedisServer, eventually
@@ -47,9 +47,9 @@ def size(answer: Answer) -> int:
 
 
 def test_a_huge_lock_is_told_by_its_size(lease: Lease, client: Any) -> None:
-    lease.campaign(A, Claim(), INFO)
+    lease.campaign(A, Preconditions(), INFO)
     client.set(KEYS.lock, HUGE, px=50_000)
-    found = lease.campaign(B, Claim(), INFO)
+    found = lease.campaign(B, Preconditions(), INFO)
     assert (found.verdict, found.holder) == ("foreign", "(1048576 bytes)")
     token = found.token
     assert lease.renew(A, token, INFO).holder == "(1048576 bytes)"
@@ -57,33 +57,35 @@ def test_a_huge_lock_is_told_by_its_size(lease: Lease, client: Any) -> None:
     assert leader
     assert leader.instance_id == "(1048576 bytes)"
     client.persist(KEYS.lock)
-    assert lease.campaign(A, Claim(), INFO).verdict == "granted", "without an end it is no lease"
+    assert lease.campaign(A, Preconditions(), INFO).verdict == "granted", "without an end it is no lease"
 
 
 def test_a_huge_description_is_none(lease: Lease, client: Any) -> None:
-    lease.campaign(A, Claim(), INFO)
+    lease.campaign(A, Preconditions(), INFO)
     client.set(KEYS.info, json.dumps({"instance_id": "a", "hostname": "h" * 2**20}), px=50_000)
     assert lease.status().leader == INFO
 
 
-@pytest.mark.parametrize("field", ["kind", "token", "holder", "until", "sid", "joins", "told", "process", "replicas"])
+@pytest.mark.parametrize(
+    "field", ["kind", "token", "holder", "until", "server_id", "replica_syncs", "recorded", "process", "replicas"]
+)
 def test_a_huge_field_of_the_state_is_read_once(lease: Lease, client: Any, field: str) -> None:
-    lease.campaign(A, Claim(), INFO)
-    lease.campaign(B, Claim(), INFO)
+    lease.campaign(A, Preconditions(), INFO)
+    lease.campaign(B, Preconditions(), INFO)
     client.hset(KEYS.state, field, HUGE)
-    look = lease.look(B, 0)
+    look = lease.poll(B, 0)
     if look:
         assert size(look) < 1000
     status = lease.status()
     assert status.fencing_token < 2**53
-    assert size(lease.campaign(B, Claim(), INFO)) < 1000
+    assert size(lease.campaign(B, Preconditions(), INFO)) < 1000
     state = client.hgetall(KEYS.state)
     assert sum(map(len, state.values())) < 1000, "it is gone"
 
 
 def test_the_history_is_cut(lease: Lease, client: Any) -> None:
     for number in range(1, 31):
-        lease.release(A, lease.campaign(A, Claim(), INFO).token, "resigned", leave=False)
+        lease.release(A, lease.campaign(A, Preconditions(), INFO).token, "resigned", leave=False)
         assert len(lease.history(20)) == min(20, 2 * number)
     assert [event.kind for event in lease.history(10**9)] == ["resigned", "elected"] * 30
     assert lease.history(0) == lease.history(-1) == []
@@ -94,8 +96,8 @@ def test_the_history_is_cut(lease: Lease, client: Any) -> None:
 
 
 def test_an_inbox_with_something_too_long_is_emptied(lease: Lease, client: Any) -> None:
-    client.rpush(inbox(KEYS, A), json.dumps({"twin": B}), HUGE, json.dumps({"twin": B}))
-    assert lease.collect(A) == [{"twin": B}]
+    client.rpush(inbox(KEYS, A), json.dumps({"duplicate": B}), HUGE, json.dumps({"duplicate": B}))
+    assert lease.collect(A) == [{"duplicate": B}]
     assert not client.exists(inbox(KEYS, A))
     client.rpush(inbox(KEYS, A), *(["{}"] * 250))
     assert [len(lease.collect(A)) for _ in range(4)] == [100, 100, 50, 0]
@@ -103,13 +105,13 @@ def test_an_inbox_with_something_too_long_is_emptied(lease: Lease, client: Any) 
 
 @real
 def test_a_wait_ends_with_a_message_that_is_too_long(lease: Lease, client: Any) -> None:
-    lease.campaign(B, Claim(), INFO)
+    lease.campaign(B, Preconditions(), INFO)
     client.rpush(inbox(KEYS, B), *([HUGE * 8] * 3))
     with pytest.raises(RedisUnavailable, match="longer than"):
         lease.wait(B, wake=True, until=clock.now() + GENEROUS)
     assert not client.exists(inbox(KEYS, B)), "and no other one of its kind is met"
-    client.rpush(inbox(KEYS, B), json.dumps({"twin": C}))
-    assert lease.wait(B, wake=True, until=clock.now() + GENEROUS) == {"twin": C}
+    client.rpush(inbox(KEYS, B), json.dumps({"duplicate": C}))
+    assert lease.wait(B, wake=True, until=clock.now() + GENEROUS) == {"duplicate": C}
 
 
 @real
@@ -123,7 +125,7 @@ def test_a_million_candidates_are_not_all_read(lease: Lease, client: Any) -> Non
     client.slowlog_reset()
     all_of_them = "return #redis.call('ZRANGE', KEYS[1], 0, -1)"
     assert client.eval(all_of_them, 1, KEYS.candidates) == 2 * MANY
-    answer = lease.campaign(A, Claim(), INFO)
+    answer = lease.campaign(A, Preconditions(), INFO)
     assert answer.verdict == "granted"
     assert answer.candidates == MANY + 1, "those that are gone do not count"
     assert 2 * MANY - 2000 < client.zcard(KEYS.candidates) <= 2 * MANY - 999, "and are taken away a few at a time"
@@ -134,7 +136,7 @@ def test_a_million_candidates_are_not_all_read(lease: Lease, client: Any) -> Non
 
 def test_candidates_that_are_gone_are_taken_away(lease: Lease, client: Any) -> None:
     client.zadd(KEYS.candidates, {f"gone-{number}": 1 for number in range(10)})
-    assert lease.campaign(A, Claim(), INFO).candidates == 1
+    assert lease.campaign(A, Preconditions(), INFO).candidates == 1
     assert client.zrange(KEYS.candidates, 0, -1) == [A.encode()]
 
 
@@ -143,13 +145,13 @@ def test_candidates_that_are_gone_are_taken_away(lease: Lease, client: Any) -> N
 
 @pytest.mark.parametrize("token", [2**53 - 1, 2**53 - 2, 2**53, 10**16 - 1, int("9" * 300)])
 def test_a_token_that_nobody_can_have_been_granted_locks_nobody_out(lease: Lease, client: Any, token: int) -> None:
-    first = lease.campaign(A, Claim(), INFO).token
-    lease.campaign(B, Claim(), INFO)
+    first = lease.campaign(A, Preconditions(), INFO).token
+    lease.campaign(B, Preconditions(), INFO)
     client.hset(KEYS.state, "token", token)
-    assert lease.look(B, first) is None, "a campaign must tell"
+    assert lease.poll(B, first) is None, "a campaign must tell"
     client.delete(KEYS.lock)
-    for floor in (0, first, 2**53 - 1, token, 2**53 - 2):
-        granted = lease.campaign(B, Claim(floor), INFO)
+    for highest_token in (0, first, 2**53 - 1, token, 2**53 - 2):
+        granted = lease.campaign(B, Preconditions(highest_token), INFO)
         assert (granted.verdict, granted.holder) == ("granted", B)
         assert first < granted.token < 2**52
         assert lease.renew(B, granted.token, INFO).verdict == "renewed"
@@ -158,14 +160,14 @@ def test_a_token_that_nobody_can_have_been_granted_locks_nobody_out(lease: Lease
 
 
 def test_a_leader_keeps_its_term_through_a_token_that_nobody_can_have(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), INFO).token
+    token = lease.campaign(A, Preconditions(), INFO).token
     client.hset(KEYS.state, "token", 2**53 - 1)
     assert lease.renew(A, token, INFO)[:2] == ("renewed", token)
 
 
 def test_a_leader_with_a_token_that_nobody_can_have_reclaims_nothing(lease: Lease, client: Any) -> None:
     for token in (2**53 - 1, 2**53 - 2, 10**16 - 1):
-        lease.campaign(A, Claim(), INFO)
+        lease.campaign(A, Preconditions(), INFO)
         client.hset(KEYS.state, "token", token)
         lease.channel.drop()
         assert lease.renew(A, token, INFO).verdict in ("refused", "quarantined")
@@ -175,42 +177,42 @@ def test_a_leader_with_a_token_that_nobody_can_have_reclaims_nothing(lease: Leas
 
 def test_s14_a_token_is_believed_for_longer_than_the_clock_can_be_wrong(lease: Lease, client: Any) -> None:
     highest = 2**52 + 1000
-    assert lease.campaign(A, Claim(highest), INFO).token == highest + 1
+    assert lease.campaign(A, Preconditions(highest), INFO).token == highest + 1
     client.delete(KEYS.lock)
-    assert lease.campaign(A, Claim(), INFO).token == highest + 2
+    assert lease.campaign(A, Preconditions(), INFO).token == highest + 2
     client.flushall()
-    assert lease.campaign(A, Claim(highest + 2), INFO).token == highest + 3
+    assert lease.campaign(A, Preconditions(highest + 2), INFO).token == highest + 3
 
 
-@pytest.mark.parametrize("kind", ["lease", "regained", "quarantine", "hold"])
-@pytest.mark.parametrize("span", [int(YEAR * 1000) + 1, 2**53 - 1])
+@pytest.mark.parametrize("kind", ["lease", "reclaimed", "quarantine", "delay"])
+@pytest.mark.parametrize("duration", [int(YEAR * 1000) + 1, 2**53 - 1])
 def test_a_state_that_lasts_longer_than_any_can_locks_nobody_out(
-    lease: Lease, client: Any, kind: str, span: int
+    lease: Lease, client: Any, kind: str, duration: int
 ) -> None:
-    first = lease.campaign(A, Claim(), INFO)
-    lease.campaign(B, Claim(), INFO)
+    first = lease.campaign(A, Preconditions(), INFO)
+    lease.campaign(B, Preconditions(), INFO)
     now = client.time()[0] * 1000
-    client.hset(KEYS.state, mapping={"kind": kind, "span": span, "until": min(now + span, 2**53 - 1)})
+    client.hset(KEYS.state, mapping={"kind": kind, "duration": duration, "until": min(now + duration, 2**53 - 1)})
     client.delete(KEYS.lock)
-    assert lease.look(B, 0) is None
-    granted = lease.campaign(B, Claim(), INFO)
+    assert lease.poll(B, 0) is None
+    granted = lease.campaign(B, Preconditions(), INFO)
     assert granted.verdict == "granted"
     assert granted.token > first.token
 
 
 def test_a_lock_that_lasts_longer_than_any_lease_locks_nobody_out(lease: Lease, client: Any) -> None:
     client.set(KEYS.lock, "somebody else", px=int(YEAR * 1000))
-    assert lease.campaign(A, Claim(), INFO).verdict == "foreign"
+    assert lease.campaign(A, Preconditions(), INFO).verdict == "foreign"
     client.set(KEYS.lock, "somebody else", px=int(YEAR * 1000) + 100_000)
-    token = lease.campaign(A, Claim(), INFO).token
+    token = lease.campaign(A, Preconditions(), INFO).token
     client.set(KEYS.lock, "somebody else", px=int(YEAR * 1000) + 100_000)
     assert lease.renew(A, token, INFO).verdict == "renewed"
 
 
 def test_the_end_of_a_term_is_told_though_the_state_says_that_a_later_one_was(lease: Lease, client: Any) -> None:
-    token = lease.campaign(A, Claim(), INFO).token
-    client.hset(KEYS.state, "told", 2**53 - 1)
-    lease.campaign(B, Claim(lost=(token, "expired")), INFO)
+    token = lease.campaign(A, Preconditions(), INFO).token
+    client.hset(KEYS.state, "recorded", 2**53 - 1)
+    lease.campaign(B, Preconditions(unrecorded_end=(token, "expired")), INFO)
     assert lease.history(1)[0].kind == "expired"
 
 
@@ -219,7 +221,7 @@ def test_the_end_of_a_term_is_told_though_the_state_says_that_a_later_one_was(le
 
 @pytest.mark.parametrize("token", [DIGITS, "²", "-1", "1e3", "nan", "", "\x00", "0x10"])
 def test_a_token_that_is_no_number_is_none(lease: Lease, client: Any, token: str) -> None:
-    lease.campaign(A, Claim(), INFO)
+    lease.campaign(A, Preconditions(), INFO)
     client.hset(KEYS.state, "token", token)
     assert lease.status().fencing_token == 0
     client.xadd(KEYS.events, {"kind": "elected", "holder": A, "token": token})
@@ -297,10 +299,14 @@ def test_forged_twins_are_told_a_few_times_only(some_server: RedisServer, caplog
     try:
         assert election.wait_for_leadership(GENEROUS)
         assert election._candidacy
-        box, client = inbox(election.config.keys, election._candidacy._me), some_server.client()
+        box, client = inbox(election.config.keys, election._candidacy._candidate_id), some_server.client()
         for first in range(0, 1000, 100):
-            forged = [json.dumps({"twin": f"a:{number:016x}", "answer": True}) for number in range(first, first + 100)]
-            client.rpush(box, *forged, "[" * 4000, json.dumps({"twin": "\ud800"}), json.dumps({"twin": "x" * 3000}))
+            forged = [
+                json.dumps({"duplicate": f"a:{number:016x}", "answer": True}) for number in range(first, first + 100)
+            ]
+            client.rpush(
+                box, *forged, "[" * 4000, json.dumps({"duplicate": "\ud800"}), json.dumps({"duplicate": "x" * 3000})
+            )
             eventually(lambda: not client.exists(box))
         assert not election.outage
         assert 0 < sum("another process" in record.getMessage() for record in caplog.records) <= 10

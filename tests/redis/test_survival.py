@@ -16,7 +16,7 @@ import redis
 
 from django_leader import Config, LeaderElection, clock, machine
 from django_leader.actions import Actions
-from django_leader.advice import Advice
+from django_leader.advice import Diagnostics
 from django_leader.delivery import TermDelivery
 from django_leader.starts import Start, Starts, starts
 from django_leader.threads import PAUSE
@@ -70,7 +70,7 @@ def test_s17_what_the_handling_of_an_exception_raises_ends_nothing_either(
     with monkeypatch.context() as patch:
         patch.setattr(Actions, "do", fails)
         if where == "advice":
-            patch.setattr(Advice, "failed", fails)
+            patch.setattr(Diagnostics, "failed", fails)
         elif where == "machine":
             patch.setattr(machine, "step", fails)
         elif where == "waker":
@@ -78,8 +78,8 @@ def test_s17_what_the_handling_of_an_exception_raises_ends_nothing_either(
         elif where == "log":
             broken_log()
         else:
-            patch.setattr(Actions, "mourn", fails)
-            patch.setattr(Advice, "rests", fails)
+            patch.setattr(Actions, "report_holder_death", fails)
+            patch.setattr(Diagnostics, "turn_ended", fails)
         start = clock.now()
         eventually(lambda: clock.now() > start + 1.5 and len(raised) > 3)
         assert len(raised) <= 6 * (clock.now() - start) / PAUSE, "it spins"

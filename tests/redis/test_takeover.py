@@ -12,7 +12,7 @@ from django_leader.channel import Connect
 from django_leader.config import Config
 from django_leader.exceptions import RedisUnavailable
 from django_leader.lease import Lease
-from django_leader.records import Answer, Claim, LeaderInfo
+from django_leader.records import Answer, LeaderInfo, Preconditions
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
 CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", lock_ttl=60, quarantine=120).validate()
@@ -52,14 +52,14 @@ def lease(make: Make) -> Lease:
 @pytest.fixture
 def token(first: Lease) -> int:
     """A leads, on a server that has lost nothing; its token."""
-    seen = first.campaign(A, Claim(), INFO)
-    granted = first.campaign(A, Claim(version=seen.version), INFO)
+    seen = first.campaign(A, Preconditions(), INFO)
+    granted = first.campaign(A, Preconditions(expired_version=seen.version), INFO)
     assert granted.verdict == "granted"
     return granted.token
 
 
 def claim(lease: Lease, token: int, *, me: str = B, holder: str = A) -> Answer:
-    return lease.campaign(me, Claim(dead=(holder, token)), INFO)
+    return lease.campaign(me, Preconditions(dead=(holder, token)), INFO)
 
 
 def last(lease: Lease) -> tuple[str, str]:
@@ -76,7 +76,7 @@ def process(client: Any) -> str:
 def test_s25_the_lease_of_a_dead_process_is_granted_at_once_though_it_goes_on(
     lease: Lease, client: Any, token: int
 ) -> None:
-    held = lease.campaign(B, Claim(), INFO)
+    held = lease.campaign(B, Preconditions(), INFO)
     assert held.verdict == "held"
     assert held.remaining > 55
     granted = claim(lease, token)
@@ -86,8 +86,8 @@ def test_s25_the_lease_of_a_dead_process_is_granted_at_once_though_it_goes_on(
 
 
 def test_s25_only_a_take_over_from_the_dead_is_called_so(lease: Lease, token: int) -> None:
-    seen = lease.campaign(B, Claim(), INFO)
-    assert lease.campaign(B, Claim(version=seen.version), INFO).verdict == "granted"
+    seen = lease.campaign(B, Preconditions(), INFO)
+    assert lease.campaign(B, Preconditions(expired_version=seen.version), INFO).verdict == "granted"
     assert last(lease) == ("taken-over", "")
 
 
@@ -99,7 +99,7 @@ def test_s25_what_the_dead_had_sent_before_changes_nothing_afterwards(
         answer = first.renew(A, token, INFO)
         assert (answer.verdict, answer.holder, answer.token) == ("refused", B, granted.token)
     assert first.release(A, token, "resigned", leave=True) is False
-    assert first.campaign(A, Claim(), INFO).verdict == "held"
+    assert first.campaign(A, Preconditions(), INFO).verdict == "held"
     assert client.get(KEYS.lock) == B.encode()
     assert process(client) == "process of B"
 
@@ -111,13 +111,13 @@ def test_s25_a_claim_of_another_holder_or_token_is_refused(lease: Lease, token: 
 
 
 def test_s25_a_campaign_that_claims_nothing_is_refused(lease: Lease, token: int) -> None:
-    assert lease.campaign(B, Claim(), INFO).verdict == "held"
-    assert lease.campaign(B, Claim(dead=("", 0)), INFO).verdict == "held"
+    assert lease.campaign(B, Preconditions(), INFO).verdict == "held"
+    assert lease.campaign(B, Preconditions(dead=("", 0)), INFO).verdict == "held"
 
 
 def test_s25_a_claim_need_not_name_the_version(first: Lease, lease: Lease, token: int) -> None:
     """What the dead had sent may be executed between the look and the claim."""
-    seen = lease.campaign(B, Claim(), INFO)
+    seen = lease.campaign(B, Preconditions(), INFO)
     before = first.renew(A, token, INFO).version
     assert first.renew(A, token, INFO).version != before != seen.version
     assert claim(lease, token).verdict == "granted"
@@ -126,7 +126,7 @@ def test_s25_a_claim_need_not_name_the_version(first: Lease, lease: Lease, token
 def test_s25_a_claim_after_the_end_of_the_lease_is_granted_too(lease: Lease, client: Any, token: int) -> None:
     client.hset(KEYS.state, "until", 1)
     client.delete(KEYS.lock)
-    assert lease.campaign(B, Claim(), INFO).verdict == "expired"
+    assert lease.campaign(B, Preconditions(), INFO).verdict == "expired"
     assert claim(lease, token).verdict == "granted"
 
 
@@ -140,7 +140,7 @@ def test_s25_a_doubled_claim_grants_nothing_anew(
     lease: Lease, client: Any, token: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[bytes] = []
-    lease.campaign(B, Claim(), INFO)  # the server knows the script from here on
+    lease.campaign(B, Preconditions(), INFO)  # the server knows the script from here on
     send = lease.channel.call_packed
 
     def overhear(command: bytes, **options: Any) -> Any:
@@ -153,16 +153,16 @@ def test_s25_a_doubled_claim_grants_nothing_anew(
     assert b"\nheld\n%d\n" % granted.token in send(sent[-1])
     assert client.hgetall(KEYS.state) == state
     lease.release(B, granted.token, "resigned", leave=False)
-    won = lease.campaign(C, Claim(), INFO)
+    won = lease.campaign(C, Preconditions(), INFO)
     assert b"\nheld\n%d\n" % won.token in send(sent[-1]), "and so it is when it is late"
 
 
 def test_s25_a_later_term_of_the_same_holder_is_not_claimed(first: Lease, lease: Lease, token: int) -> None:
     """The reply to its grant was lost, so it was granted another; then the death of a process says nothing of that."""
-    again = first.campaign(A, Claim(), INFO)
+    again = first.campaign(A, Preconditions(), INFO)
     assert (again.verdict, again.token > token) == ("granted", True)
     assert claim(lease, token).verdict == "held"
-    assert first.renew(A, again.token, INFO, Claim(version=again.version)).verdict == "renewed"
+    assert first.renew(A, again.token, INFO, Preconditions(acknowledged_version=again.version)).verdict == "renewed"
     assert claim(lease, token).verdict == "held"
     assert claim(lease, again.token).verdict == "granted"
 
@@ -188,19 +188,19 @@ def test_s25_in_a_quarantine_a_death_says_nothing(lease: Lease, client: Any, tok
     elif loss == "token":
         client.hset(KEYS.state, "token", "garbage")
     elif type(client) is redis.Redis:
-        client.hset(KEYS.state, "sid", "0" * 40)
+        client.hset(KEYS.state, "server_id", "0" * 40)
     else:
         pytest.skip("fakeredis has no INFO, so no identity")
     for _ in range(2):
         answer = claim(lease, token)
         assert (answer.verdict, answer.process) == ("quarantined", "")
-    granted = lease.campaign(B, Claim(version=answer.version, dead=(A, token)), INFO)
+    granted = lease.campaign(B, Preconditions(expired_version=answer.version, dead=(A, token)), INFO)
     assert granted.verdict == "granted"
     assert last(lease) == ("elected", ""), "its time was over, and not the holder dead"
 
 
 def test_s25_a_candidate_that_knows_a_higher_token_claims_nothing(lease: Lease, token: int) -> None:
-    assert lease.campaign(B, Claim(floor=token + 1, dead=(A, token)), INFO).verdict == "quarantined"
+    assert lease.campaign(B, Preconditions(highest_token=token + 1, dead=(A, token)), INFO).verdict == "quarantined"
 
 
 def test_s25_a_reclaim_is_claimed_only_after_a_heartbeat_has_shown_that_it_counted(
@@ -210,7 +210,7 @@ def test_s25_a_reclaim_is_claimed_only_after_a_heartbeat_has_shown_that_it_count
     first.channel.drop()
     answered = first.renew(A, token, INFO).version
     assert claim(lease, token).verdict == "held"
-    assert first.renew(A, token, INFO, Claim(version=answered)).verdict == "renewed"
+    assert first.renew(A, token, INFO, Preconditions(acknowledged_version=answered)).verdict == "renewed"
     assert claim(lease, token).verdict == "granted"
 
 
@@ -228,14 +228,14 @@ def test_s25_a_lock_key_that_is_gone_hinders_no_claim(lease: Lease, client: Any,
 
 def test_s25_a_claim_that_is_too_old_is_not_executed(lease: Lease, client: Any, token: int) -> None:
     seconds, _ = client.time()
-    assert lease.campaign(B, Claim(latest=seconds - 1, dead=(A, token)), INFO).verdict == "late"
+    assert lease.campaign(B, Preconditions(not_after=seconds - 1, dead=(A, token)), INFO).verdict == "late"
     assert client.get(KEYS.lock) == A.encode()
 
 
 def test_s23_every_answer_tells_the_holders_process(lease: Lease, client: Any, token: int) -> None:
     assert process(client) == "process of A"
-    assert lease.campaign(B, Claim(), INFO).process == "process of A"
-    assert (seen := lease.look(B, 0))
+    assert lease.campaign(B, Preconditions(), INFO).process == "process of A"
+    assert (seen := lease.poll(B, 0))
     assert seen.process == "process of A"
     won = claim(lease, token)
     assert won.process == process(client) == "process of B"
@@ -243,7 +243,7 @@ def test_s23_every_answer_tells_the_holders_process(lease: Lease, client: Any, t
 
 def test_s23_a_reclaim_publishes_the_process_again(first: Lease, lease: Lease, client: Any, token: int) -> None:
     client.flushall()
-    assert lease.campaign(B, Claim(), INFO).process == ""
+    assert lease.campaign(B, Preconditions(), INFO).process == ""
     first.channel.drop()
     assert first.renew(A, token, INFO).process == process(client) == "process of A"
     first.renew(A, token, INFO)
@@ -255,7 +255,7 @@ def test_s23_a_leader_whose_wall_clock_was_set_publishes_its_process_anew(
 ) -> None:
     first.process = "process of A, later"
     assert first.renew(A, token, INFO).verdict == "renewed", "with its next heartbeat"
-    assert process(client) == lease.campaign(B, Claim(), INFO).process == "process of A, later"
+    assert process(client) == lease.campaign(B, Preconditions(), INFO).process == "process of A, later"
     monkeypatch.setattr(first._runner, "run", None)  # which would be the more costly heartbeat
     assert first.renew(A, token, INFO).verdict == "renewed", "and once is enough"
 
@@ -279,8 +279,8 @@ def test_s23_a_heartbeat_that_failed_publishes_the_process_the_next_time(
 def test_s23_a_campaign_that_was_packed_before_publishes_the_process_of_now(
     lease: Lease, client: Any, token: int
 ) -> None:
-    lease.campaign(B, Claim(), INFO)
-    lease.prepare(B, Claim(dead=(A, token)), INFO)
+    lease.campaign(B, Preconditions(), INFO)
+    lease.prepare(B, Preconditions(dead=(A, token)), INFO)
     lease.process = "process of B, later"
     assert claim(lease, token).verdict == "granted"
     assert process(client) == "process of B, later"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from django_leader import machine
 from django_leader.config import Timing, margin_of
 from django_leader.records import Answer
-from django_leader.watch import STATES, Look, Watch
+from django_leader.watch import STATES, ExpiryProof, Observation
 
 from .protocol import Rules, sources
 
@@ -51,45 +51,45 @@ def _released_first(state: machine.State, now: float) -> machine.Plan:
     return machine.plan(state, now)
 
 
-class Forgetful(NamedTuple):
-    """A ``Watch`` that asks each poll anew whether the clock looks right, and forgets that it once did not."""
+class ForgetfulProof(NamedTuple):
+    """A ``ExpiryProof`` that asks each poll anew whether the clock looks right, and forgets that it once did not."""
 
-    look: Look | None = None
+    observation: Observation | None = None
     version: str = ""
-    over_at: float = float("inf")
+    expires_at: float = float("inf")
     steady: bool = False
-    before: Look | None = None
+    before: Observation | None = None
 
-    def observe(self, asked_at: float, answer: Answer, now: float, pause: float) -> Forgetful:
-        seen = Watch.observe(Watch(*self[:4]), asked_at, answer, now, pause)
-        assert seen.look
+    def observe(self, asked_at: float, answer: Answer, now: float, pause: float) -> ForgetfulProof:
+        seen = ExpiryProof.observe(ExpiryProof(*self[:4]), asked_at, answer, now, pause)
+        assert seen.observation
         if answer.version == self.version:
-            before, over_at = self.before, self.over_at
+            before, expires_at = self.before, self.expires_at
         else:
-            before = self.look if self.look and now - self.look.asked_at <= pause else None
-            over_at = now + answer.span
-        slack, set_at = margin_of(answer.span) / 2, answer.at + answer.remaining - answer.span
+            before = self.observation if self.observation and now - self.observation.asked_at <= pause else None
+            expires_at = now + answer.duration
+        slack, set_at = margin_of(answer.duration) / 2, answer.at + answer.remaining - answer.duration
         steady = (
             before is not None
             and answer.verdict in STATES
             and set_at >= before.server
-            and seen.look.most - before.least <= slack
-            and before.most - seen.look.least <= slack
+            and seen.observation.offset_max - before.offset_min <= slack
+            and before.offset_max - seen.observation.offset_min <= slack
         )
         if steady and before:
-            over_at = min(over_at, max(now + answer.remaining, before.asked_at + answer.span))
-        return Forgetful(seen.look, seen.version, over_at, self.steady or steady, before)
+            expires_at = min(expires_at, max(now + answer.remaining, before.asked_at + answer.duration))
+        return ForgetfulProof(seen.observation, seen.version, expires_at, self.steady or steady, before)
 
-    def over(self, at: float) -> str:
-        return Watch(*self[:4]).over(at)
+    def expired_version(self, at: float) -> str:
+        return ExpiryProof(*self[:4]).expired_version(at)
 
-    def server_time(self, at: float, *, most: bool) -> float:
-        return Watch(*self[:4]).server_time(at, most=most)
+    def server_time(self, at: float, *, upper: bool) -> float:
+        return ExpiryProof(*self[:4]).server_time(at, upper=upper)
 
 
 def forgetful(state: machine.State) -> machine.State:
     """The same, with such a watch."""
-    watch: Any = state.watch if isinstance(state.watch, Forgetful) else Forgetful(*state.watch)
+    watch: Any = state.watch if isinstance(state.watch, ForgetfulProof) else ForgetfulProof(*state.watch)
     return state._replace(watch=watch)
 
 
@@ -121,12 +121,12 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         ("clock-back", "crash"),
     ),
     "a release compares nothing": (
-        lambda: _lua("release", "holder == me and token == tonumber(ARGV[7])", "tonumber(ARGV[7]) > 0", LATE),
+        lambda: _lua("release", "holder == candidate_id and token == tonumber(ARGV[7])", "tonumber(ARGV[7]) > 0", LATE),
         ("resign", "link-late"),
     ),
     "the release comes before the work has ended": (lambda: Rules(plan=_released_first), ("resign",)),
     "who finds itself in the lock believes that it leads": (
-        lambda: _lua("campaign", HELD, f"if own then return answer('granted', me, until_ - now) end\n{HELD}"),
+        lambda: _lua("campaign", HELD, f"if own then return answer('granted', candidate_id, until_ - now) end\n{HELD}"),
         ("link-mute", "link-lossy"),
     ),
     "a fork goes on with what its parent knew": (lambda: Rules(fork_guard=False), ("fork",)),
@@ -140,7 +140,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         ("link-slow", "link-cut", "pause"),
     ),
     "another server's state is trusted": (
-        lambda: _lua("campaign", "elseif sid ~= '' and sid ~= found[7] then lost = 'another server'", ""),
+        lambda: _lua("campaign", "elseif server_id ~= '' and server_id ~= found[7] then lost = 'another server'", ""),
         ("restart-old", "failover", "link-cut"),
     ),
     "a lock that is gone is free": (
@@ -178,7 +178,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
     ),
     "a hold ends by the server's clock": (
         lambda: _lua(
-            "campaign", HELD, HELD.replace("kind == 'free'", "kind == 'free' or kind == 'hold' and now >= until_")
+            "campaign", HELD, HELD.replace("kind == 'free'", "kind == 'free' or kind == 'delay' and now >= until_")
         ),
         ("stop", "clock-forth"),
     ),

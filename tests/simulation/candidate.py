@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django_leader import machine, wire
 from django_leader.config import Timing
-from django_leader.hold import HOLD, Clocks, held_since
+from django_leader.hold import DELAY, Clocks, held_since
 from django_leader.records import Answer
 
 from . import protocol
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .server import Server
     from .world import World
 
-HAIR = 1e-6
+ALARM_ROUNDING = 1e-6
 """Seconds by which an alarm comes late, so that rounding cannot make it early."""
 
 
@@ -46,12 +46,21 @@ class Request:
     """One request on the wire, and its reply."""
 
     __slots__ = (
-        "answer", "asked_at", "call", "candidate", "connection", "executed", "held", "mourns", "number", "reply",
+        "after_death",
+        "answer",
+        "asked_at",
+        "call",
+        "candidate",
+        "connection",
+        "executed",
+        "held",
+        "number",
+        "reply",
         "sent",
     )  # fmt: skip
 
     def __init__(
-        self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float, *, mourns: bool = False
+        self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float, *, after_death: bool = False
     ) -> None:
         self.candidate, self.call, self.asked_at, self.sent = candidate, call, asked_at, sent
         self.number = next(candidate.requests)
@@ -59,7 +68,7 @@ class Request:
         """The server that has the connection, and in which of its lives; None if there is none yet."""
         self.answer: Answer | None = None
         """What was answered before, and is to be confirmed by replicas."""
-        self.mourns = mourns
+        self.after_death = after_death
         """Whether it was sent since the answer before it named a leader that is dead."""
         self.executed = 0.0
         self.reply: Any = None
@@ -141,8 +150,8 @@ class Candidate:
         if old and new and new.token == old.token and local >= old.deadline:
             world.violated(f"{self.name} revives term {old.token} after its deadline")
         if new and not (old and new.token == old.token):
-            if new.token <= before.floor and before.pending is None:
-                world.violated(f"{self.name} leads with token {new.token}, and has known {before.floor}")
+            if new.token <= before.highest_token and before.pending is None:
+                world.violated(f"{self.name} leads with token {new.token}, and has known {before.highest_token}")
             world.began(self, new.token)
             if self._undelivered is not None:
                 world.violated(f"{self.name} gains {new.token} before the loss of {self._undelivered} is delivered")
@@ -150,7 +159,7 @@ class Candidate:
                 world.after(self.rng.random() * self.timing.ttl, self._resign, new.token)
         if new and not self._watch:
             self._watch = True
-            world.at(self.clock.true(new.deadline) + HAIR, self._deadline)
+            world.at(self.clock.true(new.deadline) + ALARM_ROUNDING, self._deadline)
 
     def _lost(self, term: machine.Term) -> None:
         if self._undelivered is not None:
@@ -179,7 +188,7 @@ class Candidate:
             self.feed(machine.Tick())
         else:
             self._watch = True
-            self.world.at(self.clock.true(term.deadline) + HAIR, self._deadline)
+            self.world.at(self.clock.true(term.deadline) + ALARM_ROUNDING, self._deadline)
 
     def go_on(self) -> None:
         """The election thread, until it has to wait for something."""
@@ -197,7 +206,7 @@ class Candidate:
         elif todo.act == "wait":
             self.listening = todo.listen and not self.state.term and local >= self.state.not_before
             if not math.isinf(todo.until):
-                world.at(self.clock.true(todo.until) + HAIR, self._alarmed, self._alarm)
+                world.at(self.clock.true(todo.until) + ALARM_ROUNDING, self._alarmed, self._alarm)
         else:
             self.asked_once = True
             self._begin(todo.act, local)
@@ -208,11 +217,11 @@ class Candidate:
         if self._holder.dead():
             self.go_on()
 
-    def _begin(self, act: str, local: float, *, mourns: bool = False) -> None:
+    def _begin(self, act: str, local: float, *, after_death: bool = False) -> None:
         connected = self.connected is not None and self.rng.random() < 0.9  # a wait that is cut short costs it
         shown = self._clocks().to_text()
         asker = protocol.Asker(self.me, self.timing, self.rules, self.published, self.hold, shown)
-        self._ask(protocol.call(asker, act, self.state, local, connected=connected), local, mourns=mourns)
+        self._ask(protocol.call(asker, act, self.state, local, connected=connected), local, after_death=after_death)
 
     def _clocks(self) -> Clocks:
         """Each process has a boot of its own here. Nobody sets the wall clocks of their hosts."""
@@ -231,11 +240,13 @@ class Candidate:
         term = self._holder.dead()
         if term is None or term == self.state.dead:
             return False
-        self.apply(machine.Died(*term))
+        self.apply(machine.HolderDied(*term))
         return True
 
-    def _ask(self, call: protocol.Call, asked_at: float, answer: Answer | None = None, *, mourns: bool = False) -> None:
-        self.request = Request(self, call, asked_at, self.world.now, mourns=mourns)
+    def _ask(
+        self, call: protocol.Call, asked_at: float, answer: Answer | None = None, *, after_death: bool = False
+    ) -> None:
+        self.request = Request(self, call, asked_at, self.world.now, after_death=after_death)
         self.request.answer = answer
         self.world.send(self.request)
 
@@ -251,7 +262,7 @@ class Candidate:
             request.held = True
             return
         self.request = None
-        call, answer, chance = request.call, None, self.rng.random()
+        call, answer, jitter = request.call, None, self.rng.random()
         if request.reply is None:
             self.world.note(f"{self.name}: no answer to {call.act}")
             self.connected = None
@@ -262,9 +273,9 @@ class Candidate:
                 return
         if answer is not None:
             self.looked = self._ran
-        self.apply(protocol.event(call, answer, request.asked_at, chance))
+        self.apply(protocol.event(call, answer, request.asked_at, jitter))
         if request.reply is None and call.script == "release":
-            self.apply(machine.Failed(chance))
+            self.apply(machine.Failed(jitter))
         self.go_on()
 
     def _read(self, request: Request) -> tuple[Answer | None, bool]:
@@ -280,16 +291,16 @@ class Candidate:
             return None, again is not None
         self._ran = request.executed
         answer = protocol.parse(call, request.reply, self.timing)
-        if answer and answer.version.startswith(HOLD):
+        if answer and answer.version.startswith(DELAY):
             answer = answer._replace(held_since=held_since(answer, self._clocks()))
         if self.rules.waits and protocol.waits(answer, self.timing):
             self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
             return None, True
         if answer is None and call.then:
-            self._ask(call.then, request.asked_at, mourns=request.mourns)
+            self._ask(call.then, request.asked_at, after_death=request.after_death)
             return None, True
-        if answer and call.act == "campaign" and not request.mourns and self._follow(answer):
-            self._begin("campaign", self.clock.local(self.world.now), mourns=True)
+        if answer and call.act == "campaign" and not request.after_death and self._follow(answer):
+            self._begin("campaign", self.clock.local(self.world.now), after_death=True)
             return None, True
         return answer, False
 
@@ -299,8 +310,10 @@ class Candidate:
         if call.act != "release" or b"\nlate\n" not in reply or not ended or not ended.owes_release:
             return None
         left = ended.term.deadline - self.clock.local(self.world.now)
-        latest = math.floor((wire.parse(reply).at + left) * 1000)
-        return call._replace(act="release again", args=(*call.args[:4], latest, *call.args[5:])) if left > 0 else None
+        not_after = math.floor((wire.parse(reply).at + left) * 1000)
+        return (
+            call._replace(act="release again", args=(*call.args[:4], not_after, *call.args[5:])) if left > 0 else None
+        )
 
     def pause(self) -> None:
         """SIGSTOP: it does nothing, and its clock goes on."""

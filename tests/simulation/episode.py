@@ -53,7 +53,7 @@ class FoundError(AssertionError):
 
 def play(setup: Setup, faults: Sequence[Fault], world: World) -> Result:
     """Plays an episode in ``world``. Raises ``ViolationError``."""
-    with mock.patch.object(pace, "CROWD", setup.crowd):
+    with mock.patch.object(pace, "FULL_RATE_CANDIDATES", setup.crowd):
         return _play(setup, faults, world)
 
 
@@ -127,7 +127,7 @@ def shrink(setup: Setup, faults: list[Fault], rules: protocol.Rules) -> tuple[Se
             return True
         return False
 
-    few = replace(setup, crowd=pace.CROWD)
+    few = replace(setup, crowd=pace.FULL_RATE_CANDIDATES)
     setup = few if fails(few, faults) else setup
     size = max(len(faults) // 2, 1)
     while faults:

@@ -10,7 +10,7 @@ from django_leader import machine
 from . import protocol
 from .candidate import Candidate
 from .kinds import OF_REPLICAS, UNDO, Fault
-from .process import LATEST
+from .process import NOT_AFTER
 from .server import Server
 from .world import World
 
@@ -56,7 +56,7 @@ class Mischief:
             case "resign" | "callback-failed" if term:
                 who.feed(machine.Resign(term.token, "resigned" if fault.kind == "resign" else "callback-failed"))
             case "broken" if term:
-                who.feed(machine.Broken(term.token))
+                who.feed(machine.DeadlineObserved(term.token))
             case "stop":
                 who.hold = fault.lasts(2 * ttl) if fault.other * 10 % 1 < 0.3 else 0.0
                 who.feed(machine.Stop())
@@ -101,7 +101,7 @@ class Mischief:
         if fault.size < 0.7:
             world.after(rng.random() * dies, who.feed, machine.Resign(term.token, "resigned"))
         world.after(dies, self._dies, fault, who)
-        world.after(min(dies + LATEST * (1 + fault.other), heard), self.apply, fault._replace(kind="flush"))
+        world.after(min(dies + NOT_AFTER * (1 + fault.other), heard), self.apply, fault._replace(kind="flush"))
 
     def _dies(self, fault: Fault, who: Candidate) -> None:
         if who.alive:

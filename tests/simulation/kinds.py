@@ -16,7 +16,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .process import LATEST
+from .process import NOT_AFTER
 from .setup import Setup
 
 WEIGHTS = {
@@ -149,6 +149,6 @@ def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
             faults.append(Fault(before, "link-cut", rng.randrange(60), rng.random() * 0.1, rng.random()))
         also = [other for other in WITH_A_DEATH if other in kinds]
         if kind == "crash-leader" and also and rng.random() < 0.7:
-            near = max(now + rng.uniform(-2, 1) * LATEST, 0.0)
+            near = max(now + rng.uniform(-2, 1) * NOT_AFTER, 0.0)
             faults.append(Fault(near, rng.choice(also), rng.randrange(60), rng.random(), rng.random()))
     return sorted(faults)

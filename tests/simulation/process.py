@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .world import World
 
-LATEST = 0.02
+NOT_AFTER = 0.02
 """Seconds after which a candidate that waits has heard of a death on its host."""
 
 
@@ -63,7 +63,7 @@ class Hosts:
         if world.rules.dead(process):
             for candidate in world.candidates:
                 if candidate.process.machine == process.machine:
-                    world.after(candidate.rng.random() * LATEST, candidate.heard)
+                    world.after(candidate.rng.random() * NOT_AFTER, candidate.heard)
 
     def die(self, process: Process) -> None:
         """SIGKILL, or its end. What it has sent is still under way."""

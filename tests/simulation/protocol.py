@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from django_leader import machine, scripts, wire
 from django_leader.config import Config, Timing, inbox, lifetime
-from django_leader.records import Answer, Claim, LeaderInfo
+from django_leader.records import Answer, LeaderInfo, Preconditions
 
 from .process import Process, identity
 
 KEYS = tuple(Config().keys)
 LOCK, _, STATE, _, _, WAKE = (key.encode() for key in KEYS)
-NAMES = ("campaign", "look", "renew", "reclaim", "release")
+NAMES = ("campaign", "poll", "renew", "reclaim", "release")
 INFO = LeaderInfo("i", "h")
 
 
@@ -26,7 +26,7 @@ def keys(script: str) -> tuple[str, ...]:
     """Those that the script is given."""
     if script == "renew":
         return (*KEYS[:3], inbox(Config().keys, "i"))
-    return KEYS[:4] if script == "look" else KEYS
+    return KEYS[:4] if script == "poll" else KEYS
 
 
 def sources() -> dict[str, str]:
@@ -40,7 +40,7 @@ class Rules:
 
     step: Callable[[machine.State, machine.AnyEvent, float, Timing], machine.State] = machine.step
     plan: Callable[[machine.State, float], machine.Plan] = machine.plan
-    claim: Callable[[machine.State, float, Timing], Claim] = machine.claim
+    preconditions: Callable[[machine.State, float, Timing], Preconditions] = machine.preconditions
     scripts: dict[str, str] = field(default_factory=sources)
     timing: Callable[[Timing], Timing] = lambda timing: timing
     fork_guard: bool = True
@@ -77,25 +77,25 @@ class Asker(NamedTuple):
 def call(asker: Asker, act: str, state: machine.State, asked_at: float, *, connected: bool) -> Call:
     """What a candidate in ``state`` asks, for a plan's ``act``."""
     me, timing, rules, process, hold, clocks = asker
-    if act in ("campaign", "look"):
-        claim = rules.claim(state, asked_at, timing)
-        full = Call("campaign", "campaign", wire.campaign_arguments(timing, me, claim, INFO, process))
-        lean = Call("campaign", "look", (me, lifetime(timing)), full)
-        return lean if connected and act == "look" else full
+    if act in ("campaign", "poll"):
+        preconditions = rules.preconditions(state, asked_at, timing)
+        full = Call("campaign", "campaign", wire.campaign_arguments(timing, me, preconditions, INFO, process))
+        lean = Call("campaign", "poll", (me, lifetime(timing)), full)
+        return lean if connected and act == "poll" else full
     if act in ("renew", "confirm"):
         term = state.term or state.pending
         assert term
         confirm = act == "confirm"
-        claim = rules.claim(state, asked_at, timing)
-        arguments = wire.reclaim_arguments(timing, me, term.token, INFO, claim, process, confirm=confirm)
+        preconditions = rules.preconditions(state, asked_at, timing)
+        arguments = wire.reclaim_arguments(timing, me, term.token, INFO, preconditions, process, confirm=confirm)
         closer = Call(act, "reclaim", arguments)
         lean = Call(act, "renew", (me, term.token, math.floor(timing.ttl * 1000), "{}"), closer)
         return lean if connected and not confirm else closer
     ended = state.ended
     token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
-    claim = rules.claim(state, asked_at, timing)
+    preconditions = rules.preconditions(state, asked_at, timing)
     how: dict[str, Any] = {"leave": act == "leave", "hold": hold, "clocks": clocks if hold else ""}
-    arguments = wire.release_arguments(timing, me, token, reason, claim, **how)
+    arguments = wire.release_arguments(timing, me, token, reason, preconditions, **how)
     return Call(act, "release", arguments)
 
 
@@ -107,14 +107,14 @@ def parse(call: Call, reply: bytes, timing: Timing) -> Answer | None:
     return wire.parse_renewed(reply, me, token, timing)
 
 
-def event(call: Call, answer: Answer | None, asked_at: float, chance: float) -> machine.AnyEvent:
+def event(call: Call, answer: Answer | None, asked_at: float, jitter: float) -> machine.AnyEvent:
     """What the machine is told of an answer."""
     if call.script == "release":
         return machine.Released()
     if answer is None:
-        return machine.Failed(chance)
+        return machine.Failed(jitter)
     if call.act == "campaign":
-        return machine.Campaigned(asked_at, answer, chance)
+        return machine.Campaigned(asked_at, answer, jitter)
     return machine.Renewed(asked_at, answer)
 
 

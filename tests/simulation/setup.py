@@ -72,7 +72,7 @@ def draw_setup(seed: int, *, replicated: bool = False) -> Setup:
         rng.random() < 0.3 and not replicas,
         rng.choice([1, 1, 2, 5]),
         rng.choice([0.0, 0.0, 0.3, 1.0]),
-        rng.choice([1, 2, pace.CROWD]),
+        rng.choice([1, 2, pace.FULL_RATE_CANDIDATES]),
         2 if rng.random() < 0.15 else 1,
         seed,
     )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from django_leader import scripts, wire
 from django_leader.config import Config
-from django_leader.records import Claim
+from django_leader.records import Preconditions
 from tests.redis.conftest import client, servers
 from tests.simulation import protocol
 from tests.simulation.server import Server
@@ -113,7 +113,7 @@ STEPS = st.one_of(
     st.tuples(
         st.sampled_from(["renew", "reclaim"]), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 0, 1, 2, 2])
     ),
-    st.tuples(st.just("look"), st.sampled_from(MES)),
+    st.tuples(st.just("poll"), st.sampled_from(MES)),
     st.tuples(st.just("release"), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 30])),
     st.tuples(st.just("lose"), st.sampled_from(protocol.KEYS)),
     st.tuples(st.just("garbage"), st.sampled_from(["kind", "token", "until", "request", "holder"])),
@@ -137,18 +137,20 @@ def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
         case ("campaign", me, claims, late):
             version = seen.version if claims == "claims" else ""
             dead = (seen.holder, token) if claims == "died" else ("", 0)
-            claim = Claim(token * late, version, 1.0 if late and not claims else 0.0, dead=dead)
-            return wire.campaign_arguments(TIMING, me, claim, protocol.INFO, f"process of {me}")
-        case ("look", me):
+            preconditions = Preconditions(
+                token * late, version, not_after=1.0 if late and not claims else 0.0, dead=dead
+            )
+            return wire.campaign_arguments(TIMING, me, preconditions, protocol.INFO, f"process of {me}")
+        case ("poll", me):
             return me, 60000
         case ("renew", me, _, more):
             return me, token + more, 60000, "{}"
         case ("reclaim", me, confirm, more):
-            claim = Claim(version=seen.version if more else "")
-            return wire.reclaim_arguments(TIMING, me, token + more % 2, protocol.INFO, claim, confirm=confirm)
+            preconditions = Preconditions(acknowledged_version=seen.version if more else "")
+            return wire.reclaim_arguments(TIMING, me, token + more % 2, protocol.INFO, preconditions, confirm=confirm)
         case ("release", me, leave, hold):
-            claim = Claim(version=seen.version)
-            return wire.release_arguments(TIMING, me, token, "resigned", claim, leave=leave, hold=hold)
+            preconditions = Preconditions(acknowledged_version=seen.version)
+            return wire.release_arguments(TIMING, me, token, "resigned", preconditions, leave=leave, hold=hold)
     raise AssertionError(step)
 
 

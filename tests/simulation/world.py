@@ -19,7 +19,7 @@ from django_leader import machine, pace
 from django_leader.config import Timing
 
 from . import protocol
-from .candidate import HAIR, Candidate, Clock, Request
+from .candidate import ALARM_ROUNDING, Candidate, Clock, Request
 from .cluster import Cluster
 from .process import Hosts
 from .server import Server
@@ -171,7 +171,11 @@ class World:
         there, back = self._delays(candidate, rng)
         # Connecting and waiting each have the timeout of an operation.
         patience = candidate.timing.operation * (1 if self.calm else 1 + rng.random())
-        self.at(candidate.clock.true(candidate.clock.local(self.now) + patience) + HAIR, candidate.answered, request)
+        self.at(
+            candidate.clock.true(candidate.clock.local(self.now) + patience) + ALARM_ROUNDING,
+            candidate.answered,
+            request,
+        )
         if there is not None:
             self.after(there, self._execute, request, back)
 

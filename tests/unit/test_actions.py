@@ -11,7 +11,7 @@ import pytest
 
 from django_leader import clock, machine
 from django_leader.actions import QUEUE, Actions
-from django_leader.advice import Advice
+from django_leader.advice import Diagnostics
 from django_leader.config import Config
 from django_leader.lease import Lease
 from django_leader.records import Answer
@@ -23,7 +23,7 @@ def test_s08_nothing_is_released_when_the_lease_has_run_out_in_between() -> None
     config, applied = Config().validate(), list[machine.AnyEvent]()
     with contextlib.closing(Waker()) as waker:
         nothing = cast(Lease, cast(Any, None))  # whatever is asked of it would raise
-        actions = Actions(nothing, "a:0", config, waker, Advice("a", config), 7, machine.State, applied.append)
+        actions = Actions(nothing, "a:0", config, waker, Diagnostics("a", config), 7, machine.State, applied.append)
         actions.do(machine.Plan("release"), 0.0)
     assert applied == [machine.Released()]
 
@@ -37,7 +37,7 @@ def test_who_is_woken_while_it_stops_does_not_campaign() -> None:
 
     lease = SimpleNamespace(server=dict, prepare=lambda *said: None, wait=wait)
     with contextlib.closing(Waker()) as waker:
-        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Advice("a", config), 7)
+        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Diagnostics("a", config), 7)
         actions = Actions(*given, lambda: machine.State(stopping=True), applied.append)
         assert actions.do(machine.Plan("wait", clock.now() + 5, listen=True), 0.0) == 0.0
     assert (asked, applied) == (["wait"], [])
@@ -61,12 +61,12 @@ def test_of_many_followers_only_some_wait_for_a_wake_up(
 
     monkeypatch.setattr(random, "random", lambda: drawn)
     lease = SimpleNamespace(
-        server=dict, prepare=lambda *said: None, process="", campaign=lambda *said: held, look=look, wait=wait
+        server=dict, prepare=lambda *said: None, process="", campaign=lambda *said: held, poll=look, wait=wait
     )
     with contextlib.closing(Waker()) as waker:
-        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Advice("a", config), 7)
+        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Diagnostics("a", config), 7)
         actions = Actions(*given, machine.State, lambda event: None)
-        for plan in ("campaign", "wait", "look"):
+        for plan in ("campaign", "wait", "poll"):
             actions.do(machine.Plan(cast(Any, plan), clock.now() + 5, listen=True), 0.0)
     assert seen == [waits, waits]
 
@@ -81,21 +81,21 @@ def test_a_wait_follows_in_the_request_where_none_can_be_due_and_ends_exactly_wh
     config, seen = Config().validate(), dict[str, bool]()
     held = Answer("held", 1, "b:0", 9.0, candidates, "", 0.0, "lease:1:2:3", 10.0)
 
-    def look(me: str, floor: int, until: float | None, **options: Any) -> Answer:
+    def look(me: str, highest_token: int, until: float | None, **options: Any) -> Answer:
         seen["with it"] = until is not None
         return held
 
     def wait(me: str, *, exact: bool, **options: Any) -> None:
         seen["exact"] = exact
 
-    lease = SimpleNamespace(server=dict, prepare=lambda *said: None, process="", look=look, wait=wait)
-    watch = machine.State().watch._replace(over_at=clock.now() + over_in)
-    state = machine.State(looks=True, watch=watch)
+    lease = SimpleNamespace(server=dict, prepare=lambda *said: None, process="", poll=look, wait=wait)
+    watch = machine.State().watch._replace(expires_at=clock.now() + over_in)
+    state = machine.State(poll_suffices=True, watch=watch)
     with contextlib.closing(Waker()) as waker:
-        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Advice("a", config), 7)
+        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Diagnostics("a", config), 7)
         actions = Actions(*given, lambda: state, lambda event: None)
         actions._candidates = candidates
-        for plan in ("look", "wait"):
+        for plan in ("poll", "wait"):
             actions.do(machine.Plan(cast(Any, plan), clock.now() + 5, listen=True), 0.0)
     assert seen == {"with it": with_it, "exact": exact}
 
@@ -111,7 +111,7 @@ def test_s23_a_step_of_the_wall_clock_is_published(leads: bool, monkeypatch: pyt
     lease.prepare, lease.wait = lambda *said: published.append(lease.process), lambda *said, **options: None
     state = machine.State(term=machine.Term(7, clock.now() + 60)) if leads else machine.State()
     with contextlib.closing(Waker()) as waker:
-        given = (cast(Lease, lease), "a:0", config, waker, Advice("a", config), 7)
+        given = (cast(Lease, lease), "a:0", config, waker, Diagnostics("a", config), 7)
         actions = Actions(*given, lambda: state, lambda event: None)
 
         def waits(step: float) -> str:
@@ -134,7 +134,7 @@ def test_s23_who_does_not_publish_its_process_does_not_when_the_clock_is_set(mon
     kernel.install(monkeypatch)
     lease = SimpleNamespace(server=dict, process="", channel=SimpleNamespace(connected=False))
     with contextlib.closing(Waker()) as waker:
-        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Advice("a", config), 7)
+        given = (cast(Lease, cast(Any, lease)), "a:0", config, waker, Diagnostics("a", config), 7)
         actions = Actions(*given, machine.State, lambda event: None)
         actions.begin()
         kernel.booted += 3600

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from django_leader import clock, starvation
-from django_leader.advice import Advice, of_server
+from django_leader.advice import Diagnostics, server_warnings
 from django_leader.config import Config
 from django_leader.machine import Ended, State, Term
 from django_leader.records import Answer
@@ -17,8 +17,8 @@ LEADS = State(term=Term(1, 106.8), next_at=100.0)
 
 
 @pytest.fixture
-def advice() -> Advice:
-    return Advice("LEADER_ELECTIONS['default']", CONFIG)
+def advice() -> Diagnostics:
+    return Diagnostics("LEADER_ELECTIONS['default']", CONFIG)
 
 
 def quarantined(version: str) -> Answer:
@@ -33,7 +33,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return found
 
 
-def test_an_outage_and_its_end_are_told_once(advice: Advice, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_and_its_end_are_told_once(advice: Diagnostics, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         advice.failed(RuntimeError("refused"), unexpected=False)
     assert advice.outage == "refused"
@@ -47,7 +47,7 @@ def test_an_outage_and_its_end_are_told_once(advice: Advice, caplog: pytest.LogC
 
 
 def test_a_quarantine_is_told_once_and_the_next_not_within_a_minute(
-    advice: Advice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    advice: Diagnostics, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for version, now in (("a", 0.0), ("a", 99.0), ("b", 100.0), ("c", 159.0), ("d", 160.0)):
         monkeypatch.setattr(clock, "now", lambda now=now: now)
@@ -57,16 +57,16 @@ def test_a_quarantine_is_told_once_and_the_next_not_within_a_minute(
     assert "QUARANTINE" in second
 
 
-def late(advice: Advice, monkeypatch: pytest.MonkeyPatch, seconds: float, state: State = LEADS) -> float:
+def late(advice: Diagnostics, monkeypatch: pytest.MonkeyPatch, seconds: float, state: State = LEADS) -> float:
     """A turn that begins so late after a rest. Gives the delay that is known then."""
-    advice.rests(state, 1.0)
+    advice.turn_ended(state, 1.0)
     monkeypatch.setattr(clock, "now", lambda: state.next_at + seconds)
-    advice.woke()
+    advice.turn_began()
     return advice.delay
 
 
 def test_a_late_heartbeat_is_told_once_a_term_and_cause(
-    advice: Advice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    advice: Diagnostics, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late(advice, monkeypatch, 1.4)
     assert told(caplog) == []
@@ -82,7 +82,9 @@ def test_a_late_heartbeat_is_told_once_a_term_and_cause(
     assert [line.rpartition("lease. ")[2] for line in told(caplog)] == ["It is threads.", "It is call."]
 
 
-def test_a_leader_counts_from_its_gain_on_and_a_follower_never(advice: Advice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_counts_from_its_gain_on_and_a_follower_never(
+    advice: Diagnostics, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counted: list[str] = []
     monkeypatch.setattr(starvation, "look", lambda *, late: counted.append("late" if late else "on time"))
     late(advice, monkeypatch, 60.0, LEADS._replace(term=None))
@@ -94,14 +96,14 @@ def test_a_leader_counts_from_its_gain_on_and_a_follower_never(advice: Advice, m
 
 
 def test_a_term_that_ended_while_its_thread_was_held_up_is_told_of(
-    advice: Advice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    advice: Diagnostics, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late(advice, monkeypatch, 20.0)
     [line] = told(caplog)
     assert "20.0 s late; 0.0 s are left" in line
 
 
-def test_how_late_the_last_request_was_can_be_read(advice: Advice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_late_the_last_request_was_can_be_read(advice: Diagnostics, monkeypatch: pytest.MonkeyPatch) -> None:
     assert late(advice, monkeypatch, 0.25) == 0.25
     assert late(advice, monkeypatch, -1.0) == 0.25, "it was woken early, and has nothing to ask"
     assert late(advice, monkeypatch, 0.0) == 0.0
@@ -112,9 +114,9 @@ def test_how_late_the_last_request_was_can_be_read(advice: Advice, monkeypatch: 
     assert late(advice, monkeypatch, 60.0, ended) == pytest.approx(1.05), "loss callbacks take their time"
 
 
-def test_a_twin_is_told_once(advice: Advice, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_twin_is_told_once(advice: Diagnostics, caplog: pytest.LogCaptureFixture) -> None:
     for other in ("web-1:a", "web-1:a", "web-1:b"):
-        advice.twin(other)
+        advice.duplicate(other)
     first, _ = told(caplog)
     assert "'web-1'" in first
     assert "INSTANCE_ID" in first
@@ -133,9 +135,9 @@ def test_a_twin_is_told_once(advice: Advice, caplog: pytest.LogCaptureFixture) -
     ],
 )
 def test_the_server_is_judged(
-    advice: Advice, caplog: pytest.LogCaptureFixture, info: dict[str, str], min_replicas: int, words: list[str]
+    advice: Diagnostics, caplog: pytest.LogCaptureFixture, info: dict[str, str], min_replicas: int, words: list[str]
 ) -> None:
-    found = of_server(info, min_replicas)
+    found = server_warnings(info, min_replicas)
     assert len(found) == len(words)
     assert all(word in line for word, line in zip(words, found, strict=True))
     if min_replicas == CONFIG.min_replicas:

@@ -14,7 +14,7 @@ import pytest
 
 from django_leader import clock, delivery
 from django_leader.callbacks import Callback, Listeners
-from django_leader.delivery import News, TermDelivery
+from django_leader.delivery import SerialExecutor, TermDelivery
 from django_leader.starts import starts
 from django_leader.work import Gain, Work
 from tests.support.servers import eventually
@@ -198,7 +198,7 @@ def refuse(name: str) -> Callable[[threading.Thread], None]:
 
 
 def test_news_come_in_order_whatever_one_of_them_does() -> None:
-    news, log, over = News("test"), [], threading.Event()
+    news, log, over = SerialExecutor("test"), [], threading.Event()
 
     def fails() -> None:
         raise ValueError
@@ -214,7 +214,7 @@ def test_news_come_in_order_whatever_one_of_them_does() -> None:
 
 
 def test_news_without_a_thread_are_told_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    news, told = News("test"), list[int]()
+    news, told = SerialExecutor("test"), list[int]()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("can't start")))
         news.put([lambda: told.append(1)])
@@ -345,7 +345,7 @@ def test_s19_what_is_called_behind_a_callback_is_not_called_in_a_child_that_it_h
 
 def test_s19_news_are_told_in_no_child(fork: Fork) -> None:
     told: list[str] = []
-    news = News("test")
+    news = SerialExecutor("test")
     news.put([fork, lambda: told.append("next")])
     news.go()
     for thread in threading.enumerate():

@@ -18,7 +18,7 @@ from django_leader.candidacy import Candidacy
 from django_leader.config import Config
 from django_leader.election import LeaderElection
 from django_leader.exceptions import LeaderError
-from django_leader.grant import NO_GRANT, OVER, Cell, Grant, PidCell, Stretch, new_cell
+from django_leader.grant import ENDED, NO_GRANT, Cell, DeadlineLink, Grant, PidCell, new_cell
 from django_leader.records import Answer
 from tests.support.interleaving import Turns, every_order
 
@@ -64,16 +64,16 @@ def test_s19_a_child_that_is_forked_by_a_signal_handler_amid_an_extension_does_n
     make: Callable[[float], Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     term = Grant(1, make(FIRST))
-    followed_by = Stretch.followed_by
+    set_next_once = DeadlineLink.set_next_once
 
-    def interrupted(self: Stretch, stretch: Stretch) -> Stretch:
-        found = followed_by(self, stretch)
+    def interrupted(self: DeadlineLink, link: DeadlineLink) -> DeadlineLink:
+        found = set_next_once(self, link)
         pids.append(os.fork())
         return found
 
     pids: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(Stretch, "followed_by", interrupted)
+        patch.setattr(DeadlineLink, "set_next_once", interrupted)
         extended = term.extend(SECOND)
     if pids == [0]:
         os._exit(1 if extended or leads(term, 5.0) else 42)
@@ -121,19 +121,19 @@ def test_what_was_no_term_cannot_be_extended() -> None:
     assert not leads(NO_GRANT, 0.0)
     assert not NO_GRANT.extend(SECOND)
     assert not leads(NO_GRANT, 0.0)
-    assert OVER.followed_by(Stretch(SECOND)) is OVER
+    assert ENDED.set_next_once(DeadlineLink(SECOND)) is ENDED
 
 
 class Play:
     """A term in which everything that a reader and the writer do to it is a step, and what was answered."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        def step_and_follow(stretch: Stretch, following: Stretch) -> Stretch:
+        def step_and_follow(link: DeadlineLink, following: DeadlineLink) -> DeadlineLink:
             self.turns.step()
-            return followed_by(stretch, following)
+            return set_next_once(link, following)
 
-        self.turns, followed_by = Turns(), Stretch.followed_by
-        patch.setattr(Stretch, "followed_by", step_and_follow)
+        self.turns, set_next_once = Turns(), DeadlineLink.set_next_once
+        patch.setattr(DeadlineLink, "set_next_once", step_and_follow)
         self.now, self.refused, self.extended = 0.0, False, False
         self.term = Watched(self.turns)
 
@@ -169,13 +169,13 @@ class Watched(Grant):
         super().__init__(1, WatchedCell(turns))
 
     @property
-    def _last(self) -> Stretch:
+    def _last(self) -> DeadlineLink:
         return self._where
 
     @_last.setter
-    def _last(self, stretch: Stretch) -> None:
+    def _last(self, link: DeadlineLink) -> None:
         self._turns.step()
-        self._where = stretch
+        self._where = link
 
 
 class WatchedCell:
@@ -214,15 +214,15 @@ def test_s04_two_readers_and_an_extension_in_many_orders(order: list[int], first
 
 
 def test_s04_a_signal_handler_that_looks_amid_an_extension_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    followed_by = Stretch.followed_by
+    set_next_once = DeadlineLink.set_next_once
     seen: list[bool] = []
 
-    def interrupted(self: Stretch, stretch: Stretch) -> Stretch:
-        if stretch is not OVER and instant:
+    def interrupted(self: DeadlineLink, link: DeadlineLink) -> DeadlineLink:
+        if link is not ENDED and instant:
             seen.append(leads(term, instant.pop()))
-        return followed_by(self, stretch)
+        return set_next_once(self, link)
 
-    monkeypatch.setattr(Stretch, "followed_by", interrupted)
+    monkeypatch.setattr(DeadlineLink, "set_next_once", interrupted)
     term, instant = Grant(1, new_cell(FIRST)), [9.0]
     assert term.extend(SECOND)
     instant = [21.0]
@@ -232,13 +232,13 @@ def test_s04_a_signal_handler_that_looks_amid_an_extension_is_believed(monkeypat
 
 
 def test_s03_an_extension_that_an_exception_cuts_short_ends_the_term_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: Stretch, stretch: Stretch) -> Stretch:
-        followed_by(self, stretch)
+    def interrupted(self: DeadlineLink, link: DeadlineLink) -> DeadlineLink:
+        set_next_once(self, link)
         raise KeyboardInterrupt
 
-    followed_by, term = Stretch.followed_by, Grant(1, new_cell(FIRST))
+    set_next_once, term = DeadlineLink.set_next_once, Grant(1, new_cell(FIRST))
     with monkeypatch.context() as patch:
-        patch.setattr(Stretch, "followed_by", interrupted)
+        patch.setattr(DeadlineLink, "set_next_once", interrupted)
         with pytest.raises(KeyboardInterrupt):
             term.extend(SECOND)
     assert leads(term, 9.0)
@@ -270,7 +270,7 @@ def test_s04_a_renewal_that_is_accepted_while_somebody_sees_the_deadline_pass_en
     taking_part.feed(machine.Renewed(clock.now(), answer("renewed")))
     assert not leads(published[0], clock.now())
     assert taking_part._state.term is None
-    assert taking_part._state.untold == (1, "expired")
+    assert taking_part._state.unrecorded_end == (1, "expired")
     taking_part.close()
 
 

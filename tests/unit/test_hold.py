@@ -10,7 +10,7 @@ from django_leader.config import Config
 from django_leader.hold import Clocks, held_since
 from django_leader.machine import Campaigned, State, decided, step
 from django_leader.records import Answer
-from django_leader.watch import Watch
+from django_leader.watch import ExpiryProof
 
 BOOT, OTHER = "37206924-49b4-42d0-a925-88f5ef7b5d09", "00000000-49b4-42d0-a925-88f5ef7b5d09"
 SPAN = 8.0
@@ -18,7 +18,7 @@ THERE = Clocks(BOOT, 1000.0, 1_800_000_000.0)
 """The host of the last leader, as it released."""
 
 
-def hold(elapsed: float, process: str = THERE.to_text(), version: str = "hold:7:1:1") -> Answer:
+def hold(elapsed: float, process: str = THERE.to_text(), version: str = "delay:7:1:1") -> Answer:
     """What is answered when, by the server's clock, the release was ``elapsed`` seconds ago."""
     left = SPAN - elapsed
     return Answer("held" if left > 0 else "expired", 7, "other:1", left, 1, "", 0.0, version, SPAN, process)
@@ -93,7 +93,7 @@ def test_s12_an_answer_that_does_not_say_what_is_left_tells_nothing_of_a_hold(ve
 
 
 def test_s12_a_lease_is_not_proved_by_the_clocks_of_two_hosts() -> None:
-    for kind in ("lease", "regained", "quarantine"):
+    for kind in ("lease", "reclaimed", "quarantine"):
         assert held_since(hold(11.6, version=f"{kind}:7:1:1"), same_host(99)) is None
 
 
@@ -115,7 +115,7 @@ def campaigned(answer: Answer, asked_at: float = 100.0) -> tuple[State, bool]:
 def test_s12_a_newcomer_claims_a_hold_that_is_over_at_once() -> None:
     state, over = campaigned(hold(9.0)._replace(held_since=91.0))
     assert not over
-    assert state.watch.over(100.0) == "hold:7:1:1"
+    assert state.watch.expired_version(100.0) == "delay:7:1:1"
     assert state.next_at == pytest.approx(100.0, abs=0.01)
 
 
@@ -123,35 +123,35 @@ def test_s12_a_newcomer_claims_a_hold_that_is_over_at_once() -> None:
 def test_s12_a_newcomer_is_turned_down_by_a_hold_that_goes_on(by_the_server: float) -> None:
     state, over = campaigned(hold(by_the_server)._replace(held_since=98.4))
     assert over
-    assert state.watch.over(106.39) == ""
-    assert state.watch.over(106.41)
+    assert state.watch.expired_version(106.39) == ""
+    assert state.watch.expired_version(106.41)
 
 
-@pytest.mark.parametrize("version", ["hold:7:1:1", "lease:7:1:1", "regained:7:1:1"])
+@pytest.mark.parametrize("version", ["delay:7:1:1", "lease:7:1:1", "reclaimed:7:1:1"])
 def test_s12_a_newcomer_watches_what_the_server_says_to_last_longer_than_it_can(version: str) -> None:
     """Its clock was set back, so that every process that comes would be turned down for as long."""
     state, over = campaigned(hold(-3600.0, "", version))
     assert not over
-    assert state.watch.over(108.1) == version
+    assert state.watch.expired_version(108.1) == version
     _, over = campaigned(hold(0.0, "", version))
     assert over, "and not what has just been set"
 
 
 def test_s12_the_steady_clock_of_a_server_does_not_end_a_hold_for_which_nobody_has_left_a_margin() -> None:
     """Half the margin of a lease as long as this hold is 36 seconds."""
-    long = hold(0.5)._replace(span=3600.0, remaining=3564.0, at=5037.0, held_since=101.5)
-    watch = Watch().observe(100.0, hold(0.0, version="lease:7:1:1")._replace(at=5000.0), 100.0, 4.0)
+    long = hold(0.5)._replace(duration=3600.0, remaining=3564.0, at=5037.0, held_since=101.5)
+    watch = ExpiryProof().observe(100.0, hold(0.0, version="lease:7:1:1")._replace(at=5000.0), 100.0, 4.0)
     watch = watch.observe(102.0, long, 102.0, 4.0)
-    assert watch.over_at == 101.5 + 3600
+    assert watch.expires_at == 101.5 + 3600
 
 
 def test_s12_a_newcomer_watches_a_hold_of_which_nothing_is_known() -> None:
     state, over = campaigned(hold(11.6))
     assert not over
-    assert state.watch.over(107.9) == ""
-    assert state.watch.over(108.1)
+    assert state.watch.expired_version(107.9) == ""
+    assert state.watch.expired_version(108.1)
 
 
 def test_s12_a_hold_that_would_begin_later_than_now_lasts_no_longer_than_one_that_begins_now() -> None:
     state, _ = campaigned(hold(-2.0)._replace(held_since=102.0))
-    assert state.watch.over_at == 108.0
+    assert state.watch.expires_at == 108.0

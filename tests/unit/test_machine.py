@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from django_leader.config import Config, Timing
 from django_leader.machine import (
     AnyEvent,
-    Broken,
     Campaigned,
+    DeadlineObserved,
     Delivered,
-    Died,
     Ended,
     Failed,
+    HolderDied,
     Plan,
     Released,
     Renewed,
@@ -26,10 +26,10 @@ from django_leader.machine import (
     Term,
     Tick,
     Woken,
-    claim,
+    campaigns_when_woken,
     decided,
-    heeds,
     plan,
+    preconditions,
     step,
 )
 from django_leader.records import Answer
@@ -66,7 +66,7 @@ def test_s01_the_deadline_counts_from_before_the_request() -> None:
 def test_s01_a_grant_that_comes_after_its_own_deadline_makes_no_leader() -> None:
     state = step(State(), Campaigned(100.0, granted(7), 0.0), 109.8, TIMING)
     assert state.term is None
-    assert state.floor == 7
+    assert state.highest_token == 7
     assert plan(state, 109.8) == Plan("campaign")
 
 
@@ -149,7 +149,7 @@ def test_s10_a_leader_tries_more_often_than_its_retry_interval_while_its_lease_g
 @pytest.mark.parametrize("before", [leader(), step(leader(), Resign(1, "resigned"), 101.0, TIMING)])
 def test_s08_a_leaders_request_says_when_its_lease_is_over_on_the_servers_clock(before: State) -> None:
     # The server was at 0 when we were at 100, and has answered at once.
-    assert claim(before, 105.0, TIMING).latest == pytest.approx(9.8)
+    assert preconditions(before, 105.0, TIMING).not_after == pytest.approx(9.8)
 
 
 def test_s12_a_leader_whose_request_came_late_looks_again_at_once() -> None:
@@ -226,8 +226,8 @@ def test_a_stop_does_not_wait_for_callbacks_longer_than_the_lease() -> None:
 def test_a_follower_looks_again_at_the_end_of_the_state_or_at_its_retry() -> None:
     state = step(State(), Campaigned(100.0, held(span=0.5), 0.0), 100.1, TIMING)
     assert state.next_at == pytest.approx(100.601)
-    assert claim(state, 100.59, TIMING).version == ""
-    assert claim(state, 100.6, TIMING).version == "held"
+    assert preconditions(state, 100.59, TIMING).expired_version == ""
+    assert preconditions(state, 100.6, TIMING).expired_version == "held"
     state = step(State(), Campaigned(100.0, held(span=9.0), 0.0), 100.1, TIMING)
     assert state.next_at == pytest.approx(102.0)
 
@@ -240,16 +240,16 @@ def test_what_is_not_ours_is_waited_for(verdict: str, remaining: float) -> None:
 
 
 def test_s12_a_campaign_says_until_when_it_may_be_executed() -> None:
-    assert claim(State(), 100.0, TIMING).latest == 0.0, "the server's clock is not known yet"
+    assert preconditions(State(), 100.0, TIMING).not_after == 0.0, "the server's clock is not known yet"
     state = step(State(), Campaigned(100.0, held()._replace(at=5000.0), 0.0), 100.1, TIMING)
-    latest = claim(state, 102.0, TIMING).latest
-    assert latest == pytest.approx(5000.001 + 2.0 + TIMING.operation + TIMING.margin)
+    not_after = preconditions(state, 102.0, TIMING).not_after
+    assert not_after == pytest.approx(5000.001 + 2.0 + TIMING.operation + TIMING.margin)
 
 
 def test_the_attempts_of_many_followers_spread_over_a_few_milliseconds() -> None:
-    def next_at(chance: float, candidates: int) -> float:
+    def next_at(jitter: float, candidates: int) -> float:
         answer = held(remaining=0.0, candidates=candidates, span=0.0)
-        return step(State(), Campaigned(0.0, answer, chance), 0.0, TIMING).next_at
+        return step(State(), Campaigned(0.0, answer, jitter), 0.0, TIMING).next_at
 
     assert next_at(0.999, 3) - next_at(0.0, 3) < 0.001
     assert 0.01 < next_at(0.999, 1000) - next_at(0.0, 1000) <= 0.02
@@ -275,8 +275,8 @@ def test_a_refused_renewal_ends_the_term(answer: Answer, reason: str, next_at: f
     assert state.term is None
     assert state.ended
     assert (state.ended.reason, state.ended.owes_release, state.next_at) == (reason, False, next_at)
-    assert state.floor == 2
-    assert state.untold == (1, reason)
+    assert state.highest_token == 2
+    assert state.unrecorded_end == (1, reason)
 
 
 def test_who_fails_its_callback_stands_back_longer_each_time_until_a_term_lasts() -> None:
@@ -290,10 +290,10 @@ def test_who_fails_its_callback_stands_back_longer_each_time_until_a_term_lasts(
 
 
 def test_s04_a_broken_term_ends_and_another_does_not() -> None:
-    ended = step(leader(), Broken(1), 101.0, TIMING).ended
+    ended = step(leader(), DeadlineObserved(1), 101.0, TIMING).ended
     assert ended
     assert ended.reason == "expired"
-    assert step(leader(), Broken(2), 101.0, TIMING).term
+    assert step(leader(), DeadlineObserved(2), 101.0, TIMING).term
 
 
 CONFIRMING = Config(min_replicas=1).validate().timing
@@ -346,7 +346,7 @@ def test_s13_a_grant_that_a_stop_overtakes_is_given_back_unannounced() -> None:
         (Campaigned(100.0, held()._replace(verdict="quarantined"), 0.0), TIMING, False),
         (Failed(0.5), TIMING, True),
         (Tick(), TIMING, False),
-        (Died(OTHER, 1), TIMING, False),
+        (HolderDied(OTHER, 1), TIMING, False),
     ],
 )
 def test_an_attempt_is_over_when_it_led_or_was_turned_down(event: AnyEvent, timing: Timing, is_decided: bool) -> None:
@@ -360,19 +360,19 @@ def test_an_attempt_is_over_when_its_grant_is_confirmed() -> None:
 
 def test_the_end_of_a_term_is_told_until_redis_has_answered() -> None:
     state = step(leader(), Tick(), 200.0, TIMING)
-    assert claim(state, 200.0, TIMING).lost == (1, "expired")
+    assert preconditions(state, 200.0, TIMING).unrecorded_end == (1, "expired")
     state = step(state, Delivered(1), 200.0, TIMING)
     state = step(state, Failed(0.5), 200.0, TIMING)
-    assert claim(state, 200.0, TIMING).lost == (1, "expired")
+    assert preconditions(state, 200.0, TIMING).unrecorded_end == (1, "expired")
     state = step(state, Campaigned(200.0, held(), 0.0), 200.0, TIMING)
-    assert claim(state, 200.0, TIMING).lost == (0, "")
+    assert preconditions(state, 200.0, TIMING).unrecorded_end == (0, "")
 
 
 def test_the_end_that_a_release_tells_is_told_once_and_one_that_it_missed_later() -> None:
     state = step(leader(), Resign(1, "resigned"), 101.0, TIMING)
-    assert claim(state, 101.0, TIMING).lost == (0, "")
+    assert preconditions(state, 101.0, TIMING).unrecorded_end == (0, "")
     state = step(state, Tick(), 109.8, TIMING)
-    assert claim(state, 109.8, TIMING).lost == (1, "resigned")
+    assert preconditions(state, 109.8, TIMING).unrecorded_end == (1, "resigned")
 
 
 @pytest.fixture
@@ -383,69 +383,69 @@ def follower() -> State:
 
 def test_s25_a_death_has_a_follower_claim_at_once(follower: State) -> None:
     assert plan(follower, 100.5) == Plan("wait", 102.0, listen=True)
-    state = step(follower, Died(OTHER, 1), 100.5, TIMING)
+    state = step(follower, HolderDied(OTHER, 1), 100.5, TIMING)
     assert plan(state, 100.5) == Plan("campaign"), "a look would claim nothing"
-    said = claim(state, 100.5, TIMING)
-    assert (said.dead, said.version) == ((OTHER, 1), "")
+    said = preconditions(state, 100.5, TIMING)
+    assert (said.dead, said.expired_version) == ((OTHER, 1), "")
 
 
 @pytest.mark.parametrize("before", [leader(), pending()])
 def test_s25_a_death_is_nothing_to_who_has_been_granted_the_lease(before: State) -> None:
-    assert step(before, Died(OTHER, 1), 101.0, TIMING) == before
-    assert claim(before, 101.0, TIMING).dead == ("", 0)
+    assert step(before, HolderDied(OTHER, 1), 101.0, TIMING) == before
+    assert preconditions(before, 101.0, TIMING).dead == ("", 0)
 
 
 def test_s25_whoever_resigned_stands_back_though_the_next_leader_dies() -> None:
     state = step(leader(), Resign(1, "resigned"), 101.0, TIMING)
     state = step(step(state, Delivered(1), 101.0, TIMING), Released(), 101.0, TIMING)
-    state = step(state, Died(OTHER, 2), 101.5, TIMING)
+    state = step(state, HolderDied(OTHER, 2), 101.5, TIMING)
     assert plan(state, 101.5) == Plan("wait", 103.0, listen=True)
     assert plan(state, 103.0) == Plan("campaign")
-    assert claim(state, 103.0, TIMING).dead == (OTHER, 2), "and claims then"
+    assert preconditions(state, 103.0, TIMING).dead == (OTHER, 2), "and claims then"
 
 
 def test_s16_a_death_starts_no_campaign_while_loss_callbacks_run() -> None:
     state = step(leader(), Renewed(103.0, refused()), 103.0, TIMING)
-    state = step(state, Died(OTHER, 2), 103.5, TIMING)
+    state = step(state, HolderDied(OTHER, 2), 103.5, TIMING)
     assert plan(state, 103.5) == Plan("wait")
     state = step(state, Delivered(1), 104.0, TIMING)
     assert plan(state, 104.0) == Plan("campaign")
-    assert claim(state, 104.0, TIMING).dead == (OTHER, 2)
+    assert preconditions(state, 104.0, TIMING).dead == (OTHER, 2)
 
 
 def test_s25_what_a_leader_gives_back_claims_nothing() -> None:
     state = step(leader(), Resign(1, "resigned"), 101.0, TIMING)
-    state = step(state, Died(OTHER, 2), 101.0, TIMING)
-    assert claim(state, 101.0, TIMING).dead == ("", 0)
+    state = step(state, HolderDied(OTHER, 2), 101.0, TIMING)
+    assert preconditions(state, 101.0, TIMING).dead == ("", 0)
 
 
 def test_s25_a_stopped_follower_claims_nothing(follower: State) -> None:
-    state = step(step(follower, Stop(), 100.5, TIMING), Died(OTHER, 1), 100.5, TIMING)
+    state = step(step(follower, Stop(), 100.5, TIMING), HolderDied(OTHER, 1), 100.5, TIMING)
     assert plan(state, 100.5) == Plan("leave")
 
 
 def test_s25_a_claim_whose_reply_is_lost_is_made_again(follower: State) -> None:
-    state = step(step(follower, Died(OTHER, 1), 100.5, TIMING), Failed(0.5), 100.6, TIMING)
+    state = step(step(follower, HolderDied(OTHER, 1), 100.5, TIMING), Failed(0.5), 100.6, TIMING)
     assert plan(state, state.next_at) == Plan("campaign")
-    assert claim(state, state.next_at, TIMING).dead == (OTHER, 1)
+    assert preconditions(state, state.next_at, TIMING).dead == (OTHER, 1)
 
 
 def test_s25_a_claim_that_is_refused_is_not_made_in_a_tight_loop(follower: State) -> None:
-    state = step(follower, Died(OTHER, 1), 100.5, TIMING)
+    state = step(follower, HolderDied(OTHER, 1), 100.5, TIMING)
     state = step(state, Campaigned(100.5, held(), 0.0), 100.6, TIMING)
     assert plan(state, 100.6) == Plan("wait", 102.5, listen=True)
-    assert plan(state, 102.5) == Plan("look")
-    quarantined = refused("", 1, "quarantined")._replace(remaining=50.0, span=50.0)
+    assert plan(state, 102.5) == Plan("poll")
+    quarantined = refused("", 1, "quarantined")._replace(remaining=50.0, duration=50.0)
     state = step(state, Campaigned(102.5, quarantined, 0.0), 102.6, TIMING)
     assert plan(state, 102.6) == Plan("wait", 104.5, listen=True)
 
 
 def test_s25_the_next_death_is_another_claim(follower: State) -> None:
-    state = step(follower, Died(OTHER, 1), 100.5, TIMING)
+    state = step(follower, HolderDied(OTHER, 1), 100.5, TIMING)
     state = step(state, Campaigned(100.5, held(token=2), 0.0), 100.6, TIMING)
-    state = step(state, Died(OTHER, 2), 101.0, TIMING)
+    state = step(state, HolderDied(OTHER, 2), 101.0, TIMING)
     assert plan(state, 101.0) == Plan("campaign")
-    assert claim(state, 101.0, TIMING).dead == (OTHER, 2)
+    assert preconditions(state, 101.0, TIMING).dead == (OTHER, 2)
 
 
 EVENTS = st.one_of(
@@ -456,14 +456,14 @@ EVENTS = st.one_of(
 )
 
 
-def _event(drawn: tuple[object, ...], state: State, now: float, fresh: int, chance: float) -> AnyEvent:
+def _event(drawn: tuple[object, ...], state: State, now: float, fresh: int, jitter: float) -> AnyEvent:
     known = state.term or state.pending or (state.ended and state.ended.term)
     token = known.token if known else 0
     match drawn:
         case ("campaigned", "granted", float(late)):
-            return Campaigned(now - late, granted(fresh), chance)
+            return Campaigned(now - late, granted(fresh), jitter)
         case ("campaigned", _, float(late)):
-            return Campaigned(now - late, held(remaining=late, token=fresh), chance)
+            return Campaigned(now - late, held(remaining=late, token=fresh), jitter)
         case ("renewed", "renewed", float(late)):
             return Renewed(now - late, renewed(token))
         case ("renewed", how, float(late)):
@@ -475,12 +475,12 @@ def _event(drawn: tuple[object, ...], state: State, now: float, fresh: int, chan
         case ("delivered",):
             return Delivered(token)
         case ("broken",):
-            return Broken(token)
+            return DeadlineObserved(token)
         case ("died",):
-            return Died(OTHER, fresh)
+            return HolderDied(OTHER, fresh)
         case (name,):
             simple: dict[object, AnyEvent] = {
-                "failed": Failed(chance),
+                "failed": Failed(jitter),
                 "tick": Tick(),
                 "woken": Woken(),
                 "released": Released(),
@@ -499,18 +499,18 @@ def test_what_holds_after_every_history(timing: Timing, history: list[tuple[tupl
     state, now = State(), 1000.0
     over: set[int] = set()
     stopped = False
-    for fresh, (drawn, passed, chance) in enumerate(history, 1):
+    for fresh, (drawn, passed, jitter) in enumerate(history, 1):
         now += passed
-        event = _event(drawn, state, now, fresh, chance)
+        event = _event(drawn, state, now, fresh, jitter)
         before, state = state, step(state, event, now, timing)
         stopped = stopped or isinstance(event, Stop)
 
         assert sum(map(bool, (state.term, state.ended, state.pending))) <= 1, (
             "S16: one term at a time, and its loss before the next gain"
         )
-        assert state.floor >= before.floor, "S14: the floor never falls"
+        assert state.highest_token >= before.highest_token, "S14: the floor never falls"
         if not (state.term or state.ended or state.pending):
-            assert heeds(state, now) == (plan(step(state, Woken(), now, timing), now).act == "campaign")
+            assert campaigns_when_woken(state, now) == (plan(step(state, Woken(), now, timing), now).act == "campaign")
         if before.term and not (state.term and state.term.token == before.term.token):
             over.add(before.term.token)
             assert state.ended, "S16: a term that ends is delivered"

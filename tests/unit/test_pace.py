@@ -8,8 +8,8 @@ import random
 import pytest
 
 from django_leader.config import Config, Timing
-from django_leader.machine import Campaigned, Failed, Plan, State, claim, plan, step
-from django_leader.pace import CROWD, usual
+from django_leader.machine import Campaigned, Failed, Plan, State, plan, preconditions, step
+from django_leader.pace import FULL_RATE_CANDIDATES, usual
 from django_leader.records import Answer
 
 TIMING = Config().validate().timing  # 10 s lease, 3 s heartbeat, 2 s retry, 0.2 s margin
@@ -22,13 +22,13 @@ def look(
     renewed_at: float,
     candidates: int = 1000,
     *,
-    chance: float = 0.999999,
+    jitter: float = 0.999999,
     took: float = 0.0,
     holder: str = "other:1",
 ) -> State:
     """Sees at the instant ``at`` a lease that was renewed at ``renewed_at``; the server has our clock."""
     answer = Answer("held", 1, holder, renewed_at + 10 - at, candidates, "", at, f"{holder} {renewed_at}", 10.0)
-    return step(state, Campaigned(at - took, answer, chance), at + took, TIMING)
+    return step(state, Campaigned(at - took, answer, jitter), at + took, TIMING)
 
 
 def settled(candidates: int = 1000) -> State:
@@ -53,7 +53,7 @@ def settled(candidates: int = 1000) -> State:
 def test_of_many_candidates_each_looks_more_rarely(timing: Timing, candidates: int, seconds: float) -> None:
     assert usual(candidates, timing) == pytest.approx(seconds)
     if seconds > timing.retry:
-        assert seconds / timing.retry <= candidates / CROWD, "together they look as often as so many"
+        assert seconds / timing.retry <= candidates / FULL_RATE_CANDIDATES, "together they look as often as so many"
         assert seconds < timing.ttl - timing.heartbeat, "and before the end of the lease that each has seen"
 
 
@@ -64,7 +64,7 @@ def test_a_newcomer_looks_as_often_as_one_of_a_few_and_then_more_and_more_rarely
     assert state.next_at == pytest.approx(102.0)
     state = look(state, 102.0, 102.0)
     assert state.next_at == pytest.approx(102.0 + RARE), "also if it was renewed in that very millisecond"
-    assert look(state, state.next_at, 107.5, chance=0.0).next_at == pytest.approx(102.0 + 2 * RARE), "it stays so"
+    assert look(state, state.next_at, 107.5, jitter=0.0).next_at == pytest.approx(102.0 + 2 * RARE), "it stays so"
     assert settled(candidates=3).next_at == pytest.approx(104.0)
 
 
@@ -77,22 +77,24 @@ def test_who_sees_a_lease_that_is_not_renewed_looks_often() -> None:
 
 def test_who_was_woken_in_vain_or_could_not_ask_looks_often() -> None:
     state = step(settled(), Failed(0.0), 103.0, TIMING)
-    assert look(state, 104.0, 103.9, chance=0.0).next_at == pytest.approx(106.0)
+    assert look(state, 104.0, 103.9, jitter=0.0).next_at == pytest.approx(106.0)
 
 
 def test_s12_a_rare_look_proves_the_end_of_a_lease_that_was_set_since() -> None:
     state = look(settled(), 108.3, 104.5)
-    state = look(state, 113.0, 104.5, chance=0.0)
+    state = look(state, 113.0, 104.5, jitter=0.0)
     assert state.next_at == pytest.approx(114.501), "when it ends, not a whole lease after it was seen"
-    assert claim(state, 114.49, TIMING).version == ""
-    assert claim(state, state.next_at, TIMING).version == "other:1 104.5"
+    assert preconditions(state, 114.49, TIMING).expired_version == ""
+    assert preconditions(state, state.next_at, TIMING).expired_version == "other:1 104.5"
     assert plan(state, state.next_at) == Plan("campaign")
 
 
 def test_s12_the_proof_survives_that_the_crowd_has_gone() -> None:
     state = look(settled(), 108.3, 104.5, candidates=3)
-    assert claim(state, 114.49, TIMING).version == ""
-    assert claim(state, 114.51, TIMING).version, "the long pause was planned, and says nothing against the clock"
+    assert preconditions(state, 114.49, TIMING).expired_version == ""
+    assert preconditions(state, 114.51, TIMING).expired_version, (
+        "the long pause was planned, and says nothing against the clock"
+    )
 
 
 def test_who_sees_the_lease_renewed_but_cannot_trust_the_servers_clock_looks_often() -> None:
@@ -109,13 +111,13 @@ def test_those_who_have_all_looked_at_the_end_of_a_lease_do_not_go_on_together()
     for _ in range(200):
         state = look(settled(), 108.3, 108.0)  # and then it died
         state = look(state, state.next_at, 108.0)
-        while plan(state, state.next_at).act == "look":
+        while plan(state, state.next_at).act == "poll":
             state = look(state, state.next_at, 108.0)
-        states.append(look(state, state.next_at, state.next_at - 0.001, chance=chances.random(), holder="next:1"))
+        states.append(look(state, state.next_at, state.next_at - 0.001, jitter=chances.random(), holder="next:1"))
     assert max(state.next_at for state in states) - min(state.next_at for state in states) < 2.1
     for number in range(2):
         states = [
-            look(state, state.next_at, state.next_at - 0.5 - number / 10, chance=chances.random(), holder="next:1")
+            look(state, state.next_at, state.next_at - 0.5 - number / 10, jitter=chances.random(), holder="next:1")
             for state in states
         ]
     due = sorted(state.next_at % RARE for state in states)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_leader.records import Answer
-from django_leader.watch import GRAIN, Watch
+from django_leader.watch import GRAIN, ExpiryProof
 
 MARGIN = 0.2
 PAUSE = 4.0
@@ -22,62 +22,64 @@ def look(version: str, server: float, remaining: float, verdict: str = "held", s
     return Answer(verdict, 1, "other:1", remaining, 3, "", server, version, span)
 
 
-def watched(*looks: tuple[float, Answer], took: float = 0.002) -> Watch:
-    watch = Watch()
+def watched(*looks: tuple[float, Answer], took: float = 0.002) -> ExpiryProof:
+    watch = ExpiryProof()
     for asked_at, answer in looks:
         watch = watch.observe(asked_at, answer, asked_at + took, PAUSE)
     return watch
 
 
 def test_nothing_is_over_before_the_first_look() -> None:
-    assert Watch().over(1e12) == ""
-    assert Watch().server_time(5.0, most=True) == 0.0
+    assert ExpiryProof().expired_version(1e12) == ""
+    assert ExpiryProof().server_time(5.0, upper=True) == 0.0
 
 
 def test_s12_who_has_just_come_watches_a_state_for_its_whole_span() -> None:
     watch = watched((100.0, look("a", 5000.0, 3.0)), (102.0, look("a", 5002.0, 1.0)), (104.0, look("a", 5004.0, -1.0)))
-    assert watch.over_at == 100.002 + SPAN
-    assert watch.over(110.0) == ""
-    assert watch.over(110.01) == "a"
+    assert watch.expires_at == 100.002 + SPAN
+    assert watch.expired_version(110.0) == ""
+    assert watch.expired_version(110.01) == "a"
 
 
 def test_s12_a_steady_clock_is_believed_about_a_state_that_was_set_since_the_last_look() -> None:
     watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 8.5)))
-    assert watch.over_at == pytest.approx(102.002 + 8.5)
+    assert watch.expires_at == pytest.approx(102.002 + 8.5)
 
 
 def test_s12_a_state_is_not_over_before_its_span_has_passed_since_the_last_look_at_another() -> None:
     watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 8.0)))
-    assert watch.over_at == pytest.approx(102.002 + 8.0)
+    assert watch.expires_at == pytest.approx(102.002 + 8.0)
     # As after two steps of the clock, there and back, between the looks: it says that the state is over.
     watch = watched((100.0, look("a", 5000.0, 12.0)), (102.0, look("b", 5002.0, -1.9, span=3.0)))
-    assert watch.over_at == pytest.approx(102.002 + 3.0), "a state that was set before the last look cannot be another"
+    assert watch.expires_at == pytest.approx(102.002 + 3.0), (
+        "a state that was set before the last look cannot be another"
+    )
 
 
 @pytest.mark.parametrize("jump", [-3600.0, -1.0, -0.11, 0.11, 1.0, 3600.0])
 def test_s12_a_clock_that_has_jumped_is_not_believed(jump: float) -> None:
     watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0 + jump, 8.5)))
-    assert watch.over_at == pytest.approx(102.002 + SPAN)
+    assert watch.expires_at == pytest.approx(102.002 + SPAN)
 
 
 def test_s12_the_margin_of_the_holders_lease_counts_where_it_is_shorter_than_ours() -> None:
     short = look("b", 5002.0 + 0.05, 0.3, span=0.5)
-    assert watched((100.0, look("a", 5000.0, 9.0)), (102.0, short)).over_at == pytest.approx(102.002 + 0.5)
+    assert watched((100.0, look("a", 5000.0, 9.0)), (102.0, short)).expires_at == pytest.approx(102.002 + 0.5)
 
 
 def test_s12_what_was_seen_long_ago_says_nothing_about_a_clock_that_may_have_gone_and_come_back() -> None:
     watch = watched((100.0, look("a", 5000.0, 9.0)), (105.0, look("b", 5005.0, 0.1)))
-    assert watch.over_at == pytest.approx(105.002 + SPAN)
+    assert watch.expires_at == pytest.approx(105.002 + SPAN)
 
 
 def test_s12_after_the_next_change_the_clock_is_believed_again() -> None:
     watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 9002.0, 8.5)), (104.0, look("c", 9004.0, 9.9)))
-    assert watch.over_at == pytest.approx(104.002 + 9.9)
+    assert watch.expires_at == pytest.approx(104.002 + 9.9)
 
 
 def test_s12_a_slow_answer_says_too_little_about_the_clock() -> None:
     watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 8.5)), took=0.11)
-    assert watch.over_at == pytest.approx(102.11 + SPAN)
+    assert watch.expires_at == pytest.approx(102.11 + SPAN)
 
 
 @pytest.mark.parametrize("verdict", ["held", "expired", "quarantined"])
@@ -88,38 +90,38 @@ def test_s12_a_clock_that_goes_back_is_seen_back_and_goes_forth_again_is_not_bel
     """The state was set while the clock was back, so what is left of it seems less than it is by so much."""
     first, seen_back = (100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0 - back, 9.5, verdict))
     forth = (104.0, look("b", 5004.0, 9.5 - 2.0 - back, verdict))
-    assert watched(first, seen_back, forth).over_at == pytest.approx(102.002 + SPAN)
+    assert watched(first, seen_back, forth).expires_at == pytest.approx(102.002 + SPAN)
 
 
 def test_s12_what_a_slow_answer_did_not_show_a_later_one_cannot_show() -> None:
     """The clock may have gone back and forth within the time of the slow answer."""
-    watch = Watch()
+    watch = ExpiryProof()
     for asked_at, answer, took in (
         (100.0, look("a", 5000.0, 9.0), 0.002),
         (102.0, look("b", 5002.0, 8.5), 1.5),
         (104.0, look("b", 5004.0, 6.5), 0.002),
     ):
         watch = watch.observe(asked_at, answer, asked_at + took, PAUSE)
-    assert watch.over_at == pytest.approx(103.5 + SPAN)
+    assert watch.expires_at == pytest.approx(103.5 + SPAN)
     assert not watch.steady
 
 
 def test_a_late_or_foreign_answer_says_nothing_about_the_state() -> None:
     for verdict in ("late", "foreign"):
         watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 0.0, verdict)))
-        assert watch.over_at == pytest.approx(102.002 + SPAN)
+        assert watch.expires_at == pytest.approx(102.002 + SPAN)
 
 
 def test_what_was_proved_once_stays_proved() -> None:
     watch = watched(
         (100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 8.5)), (104.0, look("b", 6000.0, -999.0))
     )
-    assert watch.over_at == pytest.approx(102.002 + 8.5)
+    assert watch.expires_at == pytest.approx(102.002 + 8.5)
 
 
 def test_the_servers_time_is_told_at_the_latest() -> None:
-    assert watched((100.0, look("a", 5000.0, 9.0))).server_time(103.0, most=True) == pytest.approx(5003.0 + GRAIN)
-    assert watched((100.0, look("a", 5000.0, 9.0))).server_time(103.0, most=False) == pytest.approx(5003.0 - 0.002)
+    assert watched((100.0, look("a", 5000.0, 9.0))).server_time(103.0, upper=True) == pytest.approx(5003.0 + GRAIN)
+    assert watched((100.0, look("a", 5000.0, 9.0))).server_time(103.0, upper=False) == pytest.approx(5003.0 - 0.002)
 
 
 def play(history: Iterable[tuple[str, float, float, float, float]]) -> None:
@@ -129,7 +131,7 @@ def play(history: Iterable[tuple[str, float, float, float, float]]) -> None:
     of its time a request is executed.
     """
     now, offset, version, set_at, until = 100.0, 5000.0, 0, -math.inf, 0.0
-    watch, stepped = Watch(), False
+    watch, stepped = ExpiryProof(), False
     for what, passes, took, step, part in history:
         now += passes
         if what == "set":
@@ -144,7 +146,7 @@ def play(history: Iterable[tuple[str, float, float, float, float]]) -> None:
             answer = answer._replace(remaining=until - answer.at)
             watch, stepped = watch.observe(now, answer, now + took, PAUSE), False
             now += took
-            assert watch.over_at >= set_at + SPAN - MARGIN / 2 - 2 * GRAIN
+            assert watch.expires_at >= set_at + SPAN - MARGIN / 2 - 2 * GRAIN
 
 
 Step = st.tuples(

@@ -16,7 +16,16 @@ from django_leader.channel import Channel
 from django_leader.config import Config
 from django_leader.exceptions import RedisUnavailable
 from django_leader.lease import Lease
-from django_leader.records import LONGEST_NAME, UNPRINTABLE, Answer, Claim, Event, LeaderInfo, parse_number, printable
+from django_leader.records import (
+    LONGEST_NAME,
+    UNPRINTABLE,
+    Answer,
+    Event,
+    LeaderInfo,
+    Preconditions,
+    parse_number,
+    printable,
+)
 from django_leader.runner import Runner
 
 TIMING = Config().validate().timing
@@ -52,14 +61,14 @@ def test_the_answer_to_a_heartbeat_is_read_or_refused(reply: bytes) -> None:
 
 @given(BYTES | JSON.map(lambda value: json.dumps(value).encode()))
 @example(b"[" * 100_000)
-@example(b'{"twin": "\\ud800"}')
+@example(b'{"duplicate": "\\ud800"}')
 @example(b'{"wake": 1}')
-@example(b'{"twin": ' + b"9" * 5000 + b"}")
+@example(b'{"duplicate": ' + b"9" * 5000 + b"}")
 def test_any_message_is_read(text: bytes) -> None:
     message = wire.parse_message(text)
     assert "wake" not in message
-    if isinstance(twin := message.get("twin"), str):
-        twin.encode()
+    if isinstance(duplicate := message.get("duplicate"), str):
+        duplicate.encode()
 
 
 @given(st.tuples(*[NUMBERS] * 5))
@@ -124,7 +133,7 @@ def test_a_reply_of_any_kind_is_read_or_refused(reply: Any, ours: bool) -> None:
         lambda: lease.history(9),
         lambda: lease.collect("a"),
         lambda: lease.post("a", {}),
-        lambda: lease.renew("a", 1, LeaderInfo("a"), Claim()),
+        lambda: lease.renew("a", 1, LeaderInfo("a"), Preconditions()),
     ):
         with contextlib.suppress(RedisUnavailable):
             ask()
