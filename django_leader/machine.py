@@ -15,8 +15,8 @@ Why one process leads at a time. Suppose that a grant to B follows a grant to A.
   before. Or B names the version of the state, which B has proved to be over on its own clock (``watch``); a renewal
   by A makes another version, and the proof void. Or B names A and its token, because A's process is dead
   (``process``); then nothing of A leads, whatever its deadline. A request of A that is executed later finds that the
-  state is not A's any more. If data were lost meanwhile, it sets a state that binds everybody for as long as B's lease can last
-  (``reclaim.lua``).
+  state is not A's any more. If data were lost meanwhile, it sets a state that binds everybody for as long as B's
+  lease can last (``reclaim.lua``).
 - *A's state is lost.* The first request of any candidate finds no state, the state of another server, or an older one.
   It sets a quarantine, which lasts longer than any lease that was granted before the loss, and which must be proved to
   be over like any other state. A itself may set its state again while its lease lasts. That lease is then the only one:
