@@ -14,10 +14,11 @@ import redis
 from benchmarks.report import SPREAD, Section, spread
 from benchmarks.servers import Redis
 from benchmarks.stats import number, summarize
-from django_leader.channel import Channel, connector
-from django_leader.config import Config
-from django_leader.lease import Lease
-from django_leader.records import LeaderInfo, Preconditions, utc_now
+from django_leader.protocol.config import Config
+from django_leader.protocol.records import LeaderInfo, Preconditions, utc_now
+from django_leader.redis.channel import Channel
+from django_leader.redis.connector import connector
+from django_leader.redis.lease import Lease
 
 BARE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end

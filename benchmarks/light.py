@@ -1,7 +1,7 @@
 """Many candidates of ours in one event loop, none of them a thread: ``python -m benchmarks.light ADDRESS COUNT``.
 
-Each has a connection of its own and sends what any candidate of ours sends, when it would: ``django_leader.machine``
-decides, ``django_leader.wire`` packs the requests, and the order of them is that of ``django_leader.actions``. What it
+Each has a connection of its own and sends what any candidate of ours sends, when it would: ``django_leader.protocol.machine``
+decides, ``django_leader.protocol.requests`` packs the requests, and the order of them is that of ``django_leader.runtime.worker``. What it
 leaves out sends nothing: the threads, the application's callbacks, and the watch over a leader's process. The lines
 that it reads and says are those of ``benchmarks.candidate``; ``gained`` is said when the grant is known.
 """
@@ -29,14 +29,15 @@ import redis
 from benchmarks.peers import RETRY, ours
 from benchmarks.processes import say
 from benchmarks.servers import Trouble
-from django_leader import clock, machine, pace, wire
-from django_leader.actions import QUEUE, SECOND_CHANCE, over_before
-from django_leader.channel import SERVER_TIMER, blpop_seconds
-from django_leader.config import inbox
-from django_leader.lease import YIELD
-from django_leader.machine import Campaigned, Delivered, Failed, Released, Renewed, Stop, Woken
-from django_leader.records import LeaderInfo, Preconditions, utc_now
-from django_leader.scripts import FLAGS, script
+from django_leader.protocol import machine, pace, requests
+from django_leader.protocol.config import inbox
+from django_leader.protocol.machine import Campaigned, Delivered, Failed, Released, Renewed, Stop, Woken
+from django_leader.protocol.records import LeaderInfo, Preconditions, utc_now
+from django_leader.protocol.scripts import FLAGS, script
+from django_leader.redis.channel import SERVER_TIMER, blpop_seconds
+from django_leader.redis.lease import YIELD
+from django_leader.runtime.worker import QUEUE, SECOND_CHANCE, over_before
+from django_leader.system import clock
 
 NOTHING: list[bytes] = []
 """The reply to a wait that has ended without an element."""
@@ -123,7 +124,7 @@ class Light:
         self._data = b""
         self._wait_reply_due: float | None = None
         self._asks = False
-        self._requests: dict[str, tuple[Any, wire.Packed]] = {}
+        self._requests: dict[str, tuple[Any, requests.Packed]] = {}
         self._due = 0.0
 
     def start(self) -> None:
@@ -133,7 +134,7 @@ class Light:
         self._info = LeaderInfo(self._config.instance_id, self._config.hostname, utc_now(), pid=os.getpid())
         self._candidates = 0
         keys = [inbox(self._keys, self._candidate_id), self._keys.wake]
-        self._waits = [wire.packed_wait(_pack, keys[:1]), wire.packed_wait(_pack, keys)]
+        self._waits = [requests.packed_wait(_pack, keys[:1]), requests.packed_wait(_pack, keys)]
         self._life = self._live()
         self._go_on(None)
 
@@ -193,12 +194,12 @@ class Light:
             until = asked_at + self._timing.retry
             crowded = pace.usual(self._candidates, self._timing) > self._timing.retry
             due = crowded or over_before(self._state, until)
-            request = self._packed("poll", wire.packed_poll, self._candidate_id)
+            request = self._packed("poll", requests.packed_poll, self._candidate_id)
             reply = yield from self._ask(request, wait_until=None if due else until)
-            answer = None if reply.endswith(b"\nunsure") else wire.parse(reply)
+            answer = None if reply.endswith(b"\nunsure") else requests.parse(reply)
         if not answer or answer.token < self._state.highest_token:
             not_after, at = machine.preconditions(self._state, asked_at, self._timing).not_after, _iso(utc_now())
-            answer = wire.parse(
+            answer = requests.parse(
                 (yield from self._ask(self._packed_campaign(asked_at), _milliseconds(not_after), at, at))
             )
         self._candidates = answer.candidates
@@ -206,9 +207,9 @@ class Light:
 
     def _renew(self, token: int) -> Life:
         asked_at = clock.now()
-        heartbeat = self._packed("renew", wire.packed_heartbeat, self._candidate_id, token, self._info)
+        heartbeat = self._packed("renew", requests.packed_heartbeat, self._candidate_id, token, self._info)
         reply = yield from self._ask(heartbeat, _iso(utc_now()))
-        answer = wire.parse_renewed(reply, self._candidate_id, token, self._timing)
+        answer = requests.parse_renewed(reply, self._candidate_id, token, self._timing)
         if not answer:
             raise Trouble("a light leader has lost its lease")
         self._apply(Renewed(asked_at, answer))
@@ -245,7 +246,7 @@ class Light:
         return self._waits[random.random() * self._candidates < QUEUE].filled(blpop_seconds(seconds))
 
     def _ask(
-        self, request: wire.Packed, *values: bytes, wait_until: float | None = None, pause: float = 0.0
+        self, request: requests.Packed, *values: bytes, wait_until: float | None = None, pause: float = 0.0
     ) -> Generator[float, Any, bytes]:
         """Sends a request, and with ``wait_until`` a wait behind it. Gives its reply. ``pause``: as of ``Channel``."""
         if self._wait_reply_due is not None:
@@ -268,17 +269,17 @@ class Light:
         answer: bytes = reply
         return answer
 
-    def _packed_campaign(self, asked_at: float) -> wire.Packed:
+    def _packed_campaign(self, asked_at: float) -> requests.Packed:
         preconditions = machine.preconditions(self._state, asked_at, self._timing)._replace(not_after=0.0)
-        return self._packed("campaign", wire.packed_campaign, self._candidate_id, preconditions, self._info, "")
+        return self._packed("campaign", requests.packed_campaign, self._candidate_id, preconditions, self._info, "")
 
-    def _packed_release(self, token: int, reason: str, *, leave: bool) -> wire.Packed:
+    def _packed_release(self, token: int, reason: str, *, leave: bool) -> requests.Packed:
         preconditions = Preconditions(self._state.highest_token)  # nothing is regained here
         return self._packed(
-            "release", wire.packed_release, self._candidate_id, token, reason, preconditions, leave=leave, hold=0
+            "release", requests.packed_release, self._candidate_id, token, reason, preconditions, leave=leave, hold=0
         )
 
-    def _packed(self, name: str, pack: Callable[..., wire.Packed], *said: Any, **how: Any) -> wire.Packed:
+    def _packed(self, name: str, pack: Callable[..., requests.Packed], *said: Any, **how: Any) -> requests.Packed:
         """The last request of this name, if it said the same, or a new one."""
         known = self._requests.get(name)
         if known is None or known[0] != (said, how):

@@ -10,7 +10,7 @@ import redis
 
 from benchmarks.fleet import Process
 from benchmarks.servers import Redis
-from django_leader.clock import BOOT_CLOCK, now
+from django_leader.system.clock import BOOT_CLOCK, now
 
 DEADLINE = now() + 1e9
 PID = os.getpid()

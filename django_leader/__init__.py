@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .conf import UnknownElection
-    from .config import Config
     from .decorators import leader_required
-    from .election import LeaderElection
     from .exceptions import ConfigError, LeaderError, LeadershipLost, RedisUnavailable
     from .handler import elections, is_leader
-    from .records import ElectionStatus, Event, LeaderInfo
+    from .protocol.config import Config
+    from .protocol.records import ElectionStatus, Event, LeaderInfo
+    from .runtime.election import LeaderElection
     from .signals import became_leader, leader_changed, lost_leadership
 
 __version__ = "0.1.0"
@@ -42,12 +42,12 @@ __all__ = [
 
 _MODULES = {
     "conf": ("UnknownElection",),
-    "config": ("Config",),
+    "protocol.config": ("Config",),
     "decorators": ("leader_required",),
-    "election": ("LeaderElection",),
+    "runtime.election": ("LeaderElection",),
     "exceptions": ("ConfigError", "LeaderError", "LeadershipLost", "RedisUnavailable"),
     "handler": ("elections", "is_leader"),
-    "records": ("ElectionStatus", "Event", "LeaderInfo"),
+    "protocol.records": ("ElectionStatus", "Event", "LeaderInfo"),
     "signals": ("became_leader", "leader_changed", "lost_leadership"),
 }
 

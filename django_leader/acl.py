@@ -7,10 +7,10 @@ from collections.abc import Collection
 
 from django.core.exceptions import ImproperlyConfigured
 
-from . import connection
+from . import client
 from .conf import COMMAND_PREFIX, DEFAULT_ALIAS, configured
-from .config import Config
 from .handler import ElectionSettings, read
+from .protocol.config import Config
 
 USER = "leader on >password"
 COMMANDS = (
@@ -31,7 +31,7 @@ def lines(aliases: Collection[str] = ()) -> dict[str, str]:
     found = [read(alias) for alias in aliases or configured()]
     if not aliases:
         commands = read(COMMAND_PREFIX + ANY)
-        if DEFAULT_ALIAS in configured() or not connection.problem(commands.cache):
+        if DEFAULT_ALIAS in configured() or not client.problem(commands.cache):
             found.append(commands)
     together: dict[str, list[ElectionSettings]] = {}
     for one in found:
@@ -48,7 +48,7 @@ def patterns(config: Config) -> list[str]:
 
 def _line(cache: str, found: list[ElectionSettings]) -> str:
     try:
-        pool = connection.client(cache).connection_pool
+        pool = client.client(cache).connection_pool
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"LEADER_ELECTIONS[{found[0].alias!r}]: {error}") from error
     words = [pattern for one in found for pattern in patterns(one.config)]

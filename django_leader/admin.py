@@ -13,7 +13,7 @@ from django.utils.timezone import localtime
 
 from .conf import DEFAULT_ALIAS, configured
 from .models import Election
-from .starter import starter
+from .startup.starter import starter
 
 if TYPE_CHECKING:
     from .report import Report

@@ -7,7 +7,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, register
 
-from . import starter
+from .startup import starter
 
 
 class DjangoLeaderConfig(AppConfig):

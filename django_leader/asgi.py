@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from .lifecycle import lifecycle
+from .runtime.lifecycle import lifecycle
 
 Application = Callable[[Any, Any, Any], Awaitable[Any]]
 """Of scope, receive and send; every project types these in its own way."""

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
-from . import connection
-from .autostart import VARIABLE, refusal
+from . import client
 from .conf import DEFAULT_ALIAS, configured
-from .config import DEFAULTS
-from .forks import unsupported
 from .handler import KEYS, ElectionSettings, read
+from .protocol.config import DEFAULTS
+from .startup.autostart import VARIABLE, refusal
+from .system.forks import unsupported
 
 NUMBERS = {key: number + (number > 12) for number, key in enumerate(KEYS, 3)}
 """The number of the checks of each setting. E013 is about two elections."""
@@ -81,7 +81,7 @@ def _check_one(found: ElectionSettings) -> list[CheckMessage]:
 
 def _carries_none(found: ElectionSettings) -> str:
     """Why the cache of an election cannot carry it; empty if it can, or if it does not have to."""
-    why = None if found.local else connection.problem(found.cache)
+    why = None if found.local else client.problem(found.cache)
     return f"LEADER_ELECTIONS[{found.alias!r}]: {why}" if why else ""
 
 

@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
-from . import clock
-from .autostart import is_test_process
 from .conf import COMMAND_PREFIX
 from .exceptions import LeadershipLost, OverrideMissing, RedisUnavailable
-from .guard import NotGuarded, run_guarded
 from .handler import elections
-from .interruption import here, shielded
 from .overrides import overrides
+from .runtime.guard import NotGuarded, run_guarded
+from .startup.autostart import is_test_process
+from .system import clock
+from .system.interruption import here, shielded
 from .targets import Decorator, Target, check_command, check_target
 
 if TYPE_CHECKING:
-    from .election import LeaderElection
+    from .runtime.election import LeaderElection
 
 UNAVAILABLE_EXIT = 2
 """The exit status when Redis could not be asked, as of ``leader_status``."""

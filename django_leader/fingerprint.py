@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
 
-from .config import FINGERPRINT_LENGTH
+from .protocol.config import FINGERPRINT_LENGTH
 
 SALT = "django_leader.fingerprint"
 

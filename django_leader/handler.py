@@ -13,7 +13,6 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
@@ -22,21 +21,21 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import connections
 
-from . import bystander
-from .callbacks import closing_unbegun, run_coroutine
+from . import idle
 from .conf import DEFAULT_ALIAS, Autostart, UnknownElection, configured, entry_of, starting
-from .config import SEED_FIELDS, Config
 from .exceptions import ConfigError, LeaderError
 from .fingerprint import fingerprints
-from .forks import register
-from .log import log
 from .overrides import overrides
+from .protocol.config import SEED_FIELDS, Config
+from .runtime.listeners import closing_unbegun, run_coroutine
 from .signals import ElectionSignal, Failed, became_leader, leader_changed, lost_leadership
+from .system.forks import register
+from .system.log import log
 
 if TYPE_CHECKING:
     import redis
 
-    from .election import LeaderElection
+    from .runtime.election import LeaderElection
 
 FIELDS = {field.name.upper(): field.name for field in fields(Config) if field.name != "projects"}
 """The settings that are fields of ``Config``."""
@@ -138,28 +137,28 @@ class ElectionHandler:
         return iter(configured())
 
     def _make(self, alias: str) -> LeaderElection:
-        from . import connection
-        from .election import LeaderElection
-        from .local import Local
+        from . import client
+        from .runtime.election import LeaderElection
+        from .runtime.local import Local
 
         found = read(alias)
 
-        def client() -> redis.Redis | Local:
+        def connect_to() -> redis.Redis | Local:
             if found.local:
                 log(logging.INFO if settings.DEBUG else logging.WARNING, LOCAL, alias)
                 return Local()
             try:
-                return connection.client(found.cache)
+                return client.client(found.cache)
             except ImproperlyConfigured as error:
                 raise ImproperlyConfigured(f"LEADER_ELECTIONS[{alias!r}]: {error}") from error
 
         election = LeaderElection(
-            client,
+            connect_to,
             found.config,
             name=alias,
             after_callback=_close_connections,
             run_coroutine=_run_coroutine,
-            when_idle=partial(bystander.asked, alias),
+            when_idle=lambda: idle.explain(alias),
         )
         _send_signals(election)
         overrides.follow(election)

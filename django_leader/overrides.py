@@ -12,8 +12,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .election import LeaderElection
-    from .grant import Grant
+    from .runtime.election import LeaderElection
+    from .runtime.grant import Grant
 
 
 class Override:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
 
-from .advice import shared_key
 from .exceptions import RedisUnavailable
 from .handler import LOCAL_STATUS, elections, read
-from .queries import ask_together
-from .records import ElectionStatus, other_project
+from .protocol.records import ElectionStatus, other_project
+from .runtime.diagnostics import shared_key
+from .runtime.queries import ask_together
 
 if TYPE_CHECKING:
-    from .election import LeaderElection
+    from .runtime.election import LeaderElection
 
 OPERATIONS = 4
 """How many operations one question may take, each of which may time out: connect, log in, choose the database, ask."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 from .conf import DEFAULT_ALIAS
-from .grant import NO_GRANT, Grant, new_cell
 from .handler import elections
 from .overrides import overrides
+from .runtime.grant import NO_GRANT, Grant, new_cell
 from .scopes import Scope
 
 TEST_TOKEN = 1

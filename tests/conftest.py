@@ -41,7 +41,7 @@ def _server(name: str, *arguments: str) -> RedisServer:
 def nothing_goes_on(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test leaves an election behind, which would lead in the tests that follow."""
     yield
-    lifecycle: Any = getattr(sys.modules.get("django_leader.lifecycle"), "lifecycle", None)
+    lifecycle: Any = getattr(sys.modules.get("django_leader.runtime.lifecycle"), "lifecycle", None)
     running = lifecycle._running() if lifecycle else []
     left = [election for election in running if not election._candidacy.stopping]  # those end by themselves
     for election in running:

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.peers import HEARTBEAT, TTL
 from benchmarks.peers.contender import Contender
-from django_leader.clock import BOOT_CLOCK, now
+from django_leader.system.clock import BOOT_CLOCK, now
 
 
 def encoded(text: str) -> str:

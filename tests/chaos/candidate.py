@@ -21,8 +21,8 @@ from typing import Any
 import redis
 from redis.sentinel import Sentinel
 
-from django_leader.config import Config
-from django_leader.election import LeaderElection
+from django_leader.protocol.config import Config
+from django_leader.runtime.election import LeaderElection
 from testproject.embedded import die_with_parent
 from tests.support.c_forks import fork_in_c
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django_leader.config import Config
-from django_leader.process import own
+from django_leader.protocol.config import Config
+from django_leader.system.pidfd import own
 from tests.support.servers import GENEROUS, eventually
 
 from .journal import DEADLINE, SAMPLES, Events, now

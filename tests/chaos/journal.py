@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django_leader.clock import BOOT_CLOCK
+from django_leader.system.clock import BOOT_CLOCK
 
 RECORD = 8
 """Numbers of eight bytes in a record, and in the header before the first."""

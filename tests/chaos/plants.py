@@ -8,10 +8,12 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from django_leader import candidacy, machine, runner, scripts
-from django_leader.callbacks import Listeners
-from django_leader.election import LeaderElection
-from django_leader.process import HolderWatch, Identity
+from django_leader.protocol import machine, scripts
+from django_leader.redis import runner
+from django_leader.runtime import candidacy
+from django_leader.runtime.election import LeaderElection
+from django_leader.runtime.listeners import Listeners
+from django_leader.system.pidfd import HolderWatch, Identity
 from tests.simulation import bugs
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from django_leader.config import Config, Keys
+from django_leader.protocol.config import Config, Keys
 
 from .faults import Since, below, beyond, fault, proxy_of, some_time
 from .fleet import Fleet

@@ -11,7 +11,7 @@ from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 from pytest_django import Settings
 
 from django_leader.handler import elections
-from django_leader.starter import Starter
+from django_leader.startup.starter import Starter
 from tests.support.servers import RedisServer
 
 FAST = {"LOCK_TTL": 6, "HEARTBEAT_INTERVAL": 0.4, "RETRY_INTERVAL": 0.3, "QUARANTINE": 0}

@@ -29,9 +29,9 @@ from django_leader import (
     lost_leadership,
 )
 from django_leader.asgi import Application, handing_over
-from django_leader.callbacks import run_coroutine
-from django_leader.config import Config
-from django_leader.election import LeaderElection
+from django_leader.protocol.config import Config
+from django_leader.runtime.election import LeaderElection
+from django_leader.runtime.listeners import run_coroutine
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 

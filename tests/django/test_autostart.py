@@ -15,9 +15,9 @@ from django.core.signals import request_started
 from pytest_django import Settings
 
 from django_leader import elections
-from django_leader import starter as starting
-from django_leader.autostart import Decision, Seen, decide, look
-from django_leader.starter import starter
+from django_leader.startup import starter as starting
+from django_leader.startup.autostart import Decision, Seen, decide, look
+from django_leader.startup.starter import starter
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
 
@@ -95,7 +95,7 @@ def test_under_pytest_no_election_starts_by_itself() -> None:
 SAY = """
 import os, sys, atexit
 def said():
-    from django_leader.starter import starter
+    from django_leader.startup.starter import starter
     print("DECISION", {k: tuple(v)[0] for k, v in starter.decisions.items()})
 atexit.register(said)
 """
@@ -153,7 +153,7 @@ def decided(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
         starting.begin()
 
     yield decide_for
-    request_started.disconnect(dispatch_uid="django_leader.starter")
+    request_started.disconnect(dispatch_uid="django_leader.startup.starter")
     starter.decisions = {"default": Decision("never", "this is a test run")}
 
 
@@ -314,7 +314,7 @@ def server_that_pytest_starts(**environment: str) -> str:
         "import logging; logging.basicConfig()\n"
         "import waitress.runner as runner\n"
         "runner.run(['waitress-serve', 'testproject.wsgi:application'], lambda *args, **kwargs: None)\n"
-        "from django_leader.starter import starter; print(starter.decisions['default'].start)\n"
+        "from django_leader.startup.starter import starter; print(starter.decisions['default'].start)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader import Config, LeaderElection, bystander
-from django_leader.autostart import Seen, decide
-from django_leader.bystander import Situation, explain
-from django_leader.grant import Grant, new_cell
-from django_leader.starter import starter
+from django_leader import Config, LeaderElection
+from django_leader.runtime.grant import Grant, new_cell
+from django_leader.startup import bystander
+from django_leader.startup.autostart import Seen, decide
+from django_leader.startup.bystander import Situation, explain
+from django_leader.startup.starter import starter
 from tests.support.candidates import ROOT
 
 ME, PARENT = 42, 41

@@ -14,8 +14,8 @@ import pytest
 from django.core.management import call_command
 
 from django_leader import LeaderElection, LeaderError, elections
-from django_leader.autostart import is_test_process
 from django_leader.exceptions import OverrideMissing
+from django_leader.startup.autostart import is_test_process
 from django_leader.testing import following, leading, real_elections
 from tests.commands.management.commands import guarded, guarded_class
 from tests.support.inner_tests import Project
@@ -207,7 +207,7 @@ def test_a_real_process_that_a_test_starts_is_not_refused(inner: Project) -> Non
 )
 def test_what_production_may_have_of_tests_is_no_test_run(code: str) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    ask = f"{code}\nfrom django_leader.autostart import is_test_process; print(is_test_process())"
+    ask = f"{code}\nfrom django_leader.startup.autostart import is_test_process; print(is_test_process())"
     done = subprocess.run([sys.executable, "-c", ask], env=clean, capture_output=True, text=True, check=False)
     assert done.stdout == "False\n", done.stderr
 

@@ -24,7 +24,7 @@ from django_leader import (
     lost_leadership,
 )
 from django_leader.handler import read
-from django_leader.lifecycle import lifecycle
+from django_leader.runtime.lifecycle import lifecycle
 from django_leader.testing import leading
 from tests.django.conftest import CLUSTER_CACHE, FAST, caches
 from tests.support.candidates import ROOT
@@ -369,7 +369,7 @@ def test_database_connections_are_closed_behind_every_callback(
     assert {name.rpartition(" ")[2] for name in closed_by} == {"gain", "term", "news"}
 
 
-@pytest.mark.parametrize("code", ["import django_leader", "import django_leader, django_leader.election"])
+@pytest.mark.parametrize("code", ["import django_leader", "import django_leader, django_leader.runtime.election"])
 def test_importing_opens_no_connection_and_starts_no_thread(code: str) -> None:
     script = (
         "import socket, threading\n"

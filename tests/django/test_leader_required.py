@@ -26,13 +26,15 @@ from django.core.management import call_command, load_command_class
 from django.core.management.base import BaseCommand, CommandError
 from pytest_django import Settings
 
-from django_leader import Config, LeaderElection, LeaderInfo, LeadershipLost, clock, elections, guard, leader_required
-from django_leader.channel import connector
+from django_leader import Config, LeaderElection, LeaderInfo, LeadershipLost, elections, leader_required
 from django_leader.decorators import _who_leads
-from django_leader.guard import run_guarded
-from django_leader.interruption import shielded
-from django_leader.lease import Lease
-from django_leader.records import Preconditions
+from django_leader.protocol.records import Preconditions
+from django_leader.redis.connector import connector
+from django_leader.redis.lease import Lease
+from django_leader.runtime import guard
+from django_leader.runtime.guard import run_guarded
+from django_leader.system import clock
+from django_leader.system.interruption import shielded
 from django_leader.testing import following, leading, real_elections
 from tests.commands.management.commands import guarded, guarded_class, guarded_inner
 from tests.django.conftest import CLUSTER_CACHE, FAST
@@ -556,7 +558,7 @@ def test_interrupting_another_thread_leaves_nothing_behind_that_hangs_a_traced_p
     script = """
 import sys, threading
 from django_leader import LeadershipLost
-from django_leader.interruption import Scope, here
+from django_leader.system.interruption import Scope, here
 
 def trace(*args):
     return trace

@@ -93,7 +93,7 @@ def test_dumpdata_dumps_the_rest_of_the_project(arguments: list[str]) -> None:
     call_command("dumpdata", *arguments, stdout=out)
     dumped = {row["model"] for row in json.loads(out.getvalue())}
     assert "contenttypes.contenttype" in dumped
-    assert "django_leader.election" not in dumped
+    assert "django_leader.runtime.election" not in dumped
 
 
 @pytest.mark.django_db
@@ -164,7 +164,7 @@ def test_a_project_with_two_databases_migrates_dumps_flushes_and_rolls_back(tmp_
     for database in ("default", "other"):
         manage("migrate", "--verbosity", "0", "--database", database)
         assert "django_leader" in manage("dumpdata", "--all", "--database", database, "contenttypes")
-        assert "django_leader.election" not in manage("dumpdata", "--database", database)
+        assert "django_leader.runtime.election" not in manage("dumpdata", "--database", database)
         assert "django_leader" not in manage("sqlflush", "--database", database)
         manage("flush", "--no-input", "--verbosity", "0", "--database", database)
         manage("inspectdb", "--database", database)

@@ -20,9 +20,10 @@ from django.db import connections
 from django.db.utils import ConnectionHandler
 from pytest_django import Settings
 
-from django_leader import LeaderError, became_leader, clock, elections, leader_changed, lost_leadership
-from django_leader.election import LeaderElection
+from django_leader import LeaderError, became_leader, elections, leader_changed, lost_leadership
 from django_leader.handler import _run_coroutine
+from django_leader.runtime.election import LeaderElection
+from django_leader.system import clock
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 

@@ -18,10 +18,10 @@ from django.test.client import ClientHandler
 from pytest_django import Settings
 
 from django_leader import elections
-from django_leader import starter as starting
-from django_leader.autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, look
-from django_leader.lifecycle import lifecycle
-from django_leader.starter import Starter
+from django_leader.runtime.lifecycle import lifecycle
+from django_leader.startup import starter as starting
+from django_leader.startup.autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, look
+from django_leader.startup.starter import Starter
 from tests.django.conftest import FAST
 from tests.support.candidates import ROOT
 from tests.support.servers import eventually
@@ -35,7 +35,7 @@ def starter(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(starting, "in_tests", lambda: False)
     monkeypatch.setattr(starting, "decide", lambda *args: Decision(IN_WORKERS, "the test wants it"))
     yield Starter()
-    request_started.disconnect(dispatch_uid="django_leader.starter")
+    request_started.disconnect(dispatch_uid="django_leader.startup.starter")
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def test_a_filter_of_the_log_that_raises_keeps_neither_setup_nor_a_request_from_
         monkeypatch.setattr(starting, "starter", Starter())
         starting.begin()
         request_started.send(sender=None)
-        request_started.disconnect(dispatch_uid="django_leader.starter")
+        request_started.disconnect(dispatch_uid="django_leader.startup.starter")
     forked_by("gunicorn.arbiter", "spawn_worker", starter._forked)(SimpleNamespace())
 
 
@@ -329,7 +329,7 @@ def test_a_process_that_takes_no_part_imports_no_client_of_redis() -> None:
     code = (
         "import sys, django; django.setup()\n"
         "import django_leader; django_leader.became_leader.connect(print)\n"
-        "print({'redis', 'django_redis', 'django_leader.config', 'django_leader.election'} & set(sys.modules))"
+        "print({'redis', 'django_redis', 'django_leader.protocol.config', 'django_leader.runtime.election'} & set(sys.modules))"
     )
     environment = {"DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

@@ -15,11 +15,11 @@ from django.core.signals import request_started
 from pytest_django import Settings
 
 from django_leader import elections
-from django_leader import starter as starting
-from django_leader.autostart import Decision
-from django_leader.election import LeaderElection
-from django_leader.starter import Starter
-from django_leader.starts import starts
+from django_leader.runtime.election import LeaderElection
+from django_leader.startup import starter as starting
+from django_leader.startup.autostart import Decision
+from django_leader.startup.starter import Starter
+from django_leader.system.starts import starts
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -34,7 +34,7 @@ def starter(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Star
     monkeypatch.setattr(starting, "RETRY", 0.02)
     eventually(lambda: not starts.busy)  # with what the test before has left, of which nothing is said again
     yield Starter()
-    request_started.disconnect(dispatch_uid="django_leader.starter")
+    request_started.disconnect(dispatch_uid="django_leader.startup.starter")
 
 
 @pytest.mark.parametrize("name", ["django_leader start", "LEADER_ELECTIONS['default'] election"])
@@ -97,8 +97,8 @@ settings.configure(
     CACHES={"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": options["url"]}},
     LEADER_ELECTIONS={"default": {"QUARANTINE": 0}},
 )
-import django_leader.starter
-import django_leader.handler, django_leader.election
+import django_leader.startup.starter
+import django_leader.handler, django_leader.runtime.election
 
 def allow(*args):
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from django_leader.clock import now
+from django_leader.system.clock import now
 from tests.support.candidates import ROOT, Candidate
 from tests.support.servers import RedisServer, eventually
 
@@ -199,8 +199,8 @@ def test_s19_a_signal_to_a_child_ends_the_child_alone(
 IMPORTS = """
 import sys, threading
 import redis
-from django_leader.config import Config
-from django_leader.election import LeaderElection
+from django_leader.protocol.config import Config
+from django_leader.runtime.election import LeaderElection
 
 election = LeaderElection(redis.Redis(port=int(sys.argv[1])), Config(quarantine=0))
 

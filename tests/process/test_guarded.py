@@ -241,8 +241,8 @@ def test_s20_in_a_process_that_computes_the_order_is_the_same(
     for _ in range(5):
         some_server.client().flushall()
         script = guarded(f"""
-            import django_leader.sigterm
-            django_leader.sigterm.PATIENCE = 3600  # the machine may be busy
+            import django_leader.system.sigterm
+            django_leader.system.sigterm.PATIENCE = 3600  # the machine may be busy
             {handler}
             def body():
                 for _ in range(3):

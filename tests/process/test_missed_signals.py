@@ -61,7 +61,7 @@ def delayed(some_server: RedisServer, library: str) -> Iterator[Callable[[str], 
 
 
 Delay = Callable[[str], Delayed]
-NEVER_HANGS = "import django_leader.wakeup; django_leader.wakeup.HANGS = 3600\n"
+NEVER_HANGS = "import django_leader.system.wakeup; django_leader.system.wakeup.HANGS = 3600\n"
 
 
 def test_a_signal_that_was_missed_ends_a_process_without_a_handler(delayed: Delay, some_server: RedisServer) -> None:

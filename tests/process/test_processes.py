@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from django_leader.clock import now
+from django_leader.system.clock import now
 from tests.support.candidates import Candidate
 from tests.support.servers import RedisServer, eventually
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from django_leader import process
-from django_leader.clock import now
-from django_leader.process import HolderWatch, Identity, same_boot
+from django_leader.system import pidfd
+from django_leader.system.clock import now
+from django_leader.system.pidfd import HolderWatch, Identity, same_boot
 from testproject.embedded import die_with_parent
 from tests.conftest import need
 from tests.support.holder_process import TERM, looks, watch
@@ -81,7 +81,7 @@ Start = Callable[..., Holder]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts holders, and ends them."""
-    need(not process.unsupported(), "a kernel with pidfd_open")
+    need(not pidfd.unsupported(), "a kernel with pidfd_open")
     started: list[Holder] = []
 
     def make(*around: str) -> Holder:
@@ -162,7 +162,7 @@ def test_s24_a_process_that_was_seen_alive_and_is_gone_is_dead(holder: Holder, w
 
 @pytest.mark.parametrize("milliseconds", [-1001, 1001])
 def test_s23_a_process_of_another_boot_is_not_watched(holder: Holder, milliseconds: int) -> None:
-    me = process.own()
+    me = pidfd.own()
     assert me
     assert same_boot(me, holder.identity), "what two processes of one boot read is equal"
     text = holder.identity._replace(booted=me.booted + milliseconds).to_text()
@@ -308,13 +308,13 @@ def test_a_child_that_inherited_the_descriptor_closes_its_own(holder: Holder, wa
 def test_a_child_is_somebody_else_at_once(start: Start) -> None:
     pid = os.fork()
     if pid == 0:
-        me = process.own()
+        me = pidfd.own()
         os._exit(42 if me and me.pid == os.getpid() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
 
 
 def test_this_process_never_watches_itself() -> None:
-    me = process.own()
+    me = pidfd.own()
     need(me, "a kernel with pidfd_open")
     assert me
     for identity in (me, me._replace(started=me.started - 1), me._replace(inode=me.inode + 1)):

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from django_leader import starvation
-from django_leader.clock import now
+from django_leader.system import starvation
+from django_leader.system.clock import now
 from tests.conftest import need
 from tests.support.candidates import Candidate
 from tests.support.servers import GENEROUS, RedisServer, eventually

@@ -25,8 +25,8 @@ from tests.support.servers import GENEROUS, RedisServer, eventually
 PRELUDE = """
 import multiprocessing, os, signal, sys, threading, time
 import redis
-from django_leader.config import Config
-from django_leader.election import LeaderElection
+from django_leader.protocol.config import Config
+from django_leader.runtime.election import LeaderElection
 
 config = Config(lock_ttl=60, heartbeat_interval=1, retry_interval=0.3, quarantine=0, same_host_takeover=False)
 def made(config=config):
@@ -132,8 +132,8 @@ def test_s20_a_loss_callback_that_hangs_delays_the_end_by_no_more_than_our_patie
 
 def test_a_second_sigterm_ends_it_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     script = run("""
-        import django_leader.sigterm
-        django_leader.sigterm.PATIENCE = 3600
+        import django_leader.system.sigterm
+        django_leader.system.sigterm.PATIENCE = 3600
         election = made()
         election.on_lose_leadership(lambda: (say("lost"), time.sleep(3600)))
         leads(election)
@@ -256,8 +256,8 @@ def test_s20_process_1_of_a_container_hands_over_lives_on_as_without_us_and_take
         pytest.skip(f"no pid namespace may be made here: {trial.stderr.strip()}")
     script = run(
         """
-        import django_leader.sigterm
-        django_leader.sigterm.STAYS = 1.0
+        import django_leader.system.sigterm
+        django_leader.system.sigterm.STAYS = 1.0
         election, stopped = made(), made(Config(redis_key_name="other", redis_info_key_name="info", quarantine=0))
         leads(election); leads(stopped)
         say("ready")
@@ -286,8 +286,8 @@ def test_s20_process_1_of_a_container_hands_over_lives_on_as_without_us_and_take
 
 def test_a_process_whose_handler_means_to_go_on_takes_part_again(run: Run, some_server: RedisServer) -> None:
     script = run("""
-        import django_leader.sigterm
-        django_leader.sigterm.DRAINS = 2.0
+        import django_leader.system.sigterm
+        django_leader.system.sigterm.DRAINS = 2.0
         signal.signal(signal.SIGTERM, lambda number, frame: say("reloads"))
         election = made()
         leads(election)
@@ -565,7 +565,7 @@ def test_s20_a_process_that_waits_for_its_children_leads_on_and_then_says_that_i
 def test_s20_where_a_server_has_ended_nothing_is_waited_for(run: Run, some_server: RedisServer) -> None:
     """What its leader does is often a child process, and a loss callback ends that."""
     script = run("""
-        from django_leader.lifecycle import lifecycle
+        from django_leader.runtime.lifecycle import lifecycle
         lifecycle.server = True
         election = made()
         work = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from django_leader import process
-from django_leader.clock import now
-from django_leader.process import Identity
+from django_leader.system import pidfd
+from django_leader.system.clock import now
+from django_leader.system.pidfd import Identity
 from tests.conftest import need
 from tests.support.candidates import Candidate
 from tests.support.servers import RedisServer, eventually
@@ -37,7 +37,7 @@ Make = Callable[..., Candidate]
 @pytest.fixture
 def candidate(own_server: RedisServer) -> Iterator[Make]:
     """Makes candidates, and ends them."""
-    need(not process.unsupported(), "a kernel with pidfd_open")
+    need(not pidfd.unsupported(), "a kernel with pidfd_open")
     made: list[Candidate] = []
 
     def make(instance_id: str, **options: Any) -> Candidate:

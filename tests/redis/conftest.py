@@ -9,7 +9,7 @@ import fakeredis
 import pytest
 import redis
 
-from django_leader.channel import Connect, connector
+from django_leader.redis.connector import Connect, connector
 from tests.conftest import need
 from tests.support.servers import SERVERS, RedisServer, program
 

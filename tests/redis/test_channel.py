@@ -16,11 +16,14 @@ import pytest
 import redis
 from redis.connection import Connection
 
-from django_leader import Config, LeaderElection, RedisUnavailable, clock, wire
-from django_leader.channel import Channel, connector
-from django_leader.forks import Forked
-from django_leader.lease import Lease
-from django_leader.waker import Waker
+from django_leader import Config, LeaderElection, RedisUnavailable
+from django_leader.protocol import requests
+from django_leader.redis.channel import Channel
+from django_leader.redis.connector import connector
+from django_leader.redis.lease import Lease
+from django_leader.system import clock
+from django_leader.system.forks import Forked
+from django_leader.system.waker import Waker
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 Fork = Callable[[], None]
@@ -54,8 +57,8 @@ ASKS: list[Callable[[Channel], object]] = [
     lambda channel: channel.call("SET", "touched", 1),
     lambda channel: channel.call_packed(b"*3\r\n$3\r\nSET\r\n$7\r\ntouched\r\n$1\r\n1\r\n"),
     lambda channel: channel.pack("SET", "touched", 1),
-    lambda channel: channel.wait(wire.packed_wait(lambda *words: b"", []), clock.now() + GENEROUS),
-    lambda channel: channel.wait(wire.packed_wait(lambda *words: b"", []), clock.now()),
+    lambda channel: channel.wait(requests.packed_wait(lambda *words: b"", []), clock.now() + GENEROUS),
+    lambda channel: channel.wait(requests.packed_wait(lambda *words: b"", []), clock.now()),
     lambda channel: channel.open(),
 ]
 
@@ -88,7 +91,7 @@ def test_s06_a_child_reads_no_reply(channel: Channel, fork: Fork, some_server: R
         channel._wait_reply_due = clock.now() + GENEROUS
         fork()
         with pytest.raises(Forked):
-            channel.wait(wire.packed_wait(lambda *words: b"", []), clock.now() + GENEROUS)
+            channel.wait(requests.packed_wait(lambda *words: b"", []), clock.now() + GENEROUS)
         assert parent.recv(100) == b"$5\r\nreply\r\n"
 
 
@@ -100,7 +103,7 @@ def test_s06_a_fork_while_it_waits_at_redis_is_seen_before_the_reply_is_read(
 
     def wait() -> None:
         with pytest.raises(Forked) as error:
-            channel.wait(wire.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS)
+            channel.wait(requests.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS)
         found.append(error.value)
 
     with copy(channel) as parent:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader import Config, LeaderElection, clock, pace
-from django_leader.lease import Lease
+from django_leader import Config, LeaderElection
+from django_leader.protocol import pace
+from django_leader.redis.lease import Lease
+from django_leader.system import clock
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 CONFIG = Config(lock_ttl=60, heartbeat_interval=0.3, retry_interval=0.3, quarantine=0)

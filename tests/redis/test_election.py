@@ -20,17 +20,21 @@ import fakeredis
 import pytest
 import redis
 
-from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable, actions, clock, machine, wire
-from django_leader import election as election_module
-from django_leader.actions import Actions
-from django_leader.candidacy import Candidacy
-from django_leader.channel import Channel, connector
-from django_leader.forks import Forked
-from django_leader.lease import Lease
-from django_leader.lifecycle import lifecycle
-from django_leader.records import LeaderInfo, Preconditions
-from django_leader.sigterm import Sigterm
-from django_leader.waker import Waker
+from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable
+from django_leader.protocol import machine, requests
+from django_leader.protocol.records import LeaderInfo, Preconditions
+from django_leader.redis.channel import Channel
+from django_leader.redis.connector import connector
+from django_leader.redis.lease import Lease
+from django_leader.runtime import election as election_module
+from django_leader.runtime import worker
+from django_leader.runtime.candidacy import Candidacy
+from django_leader.runtime.lifecycle import lifecycle
+from django_leader.runtime.worker import Actions
+from django_leader.system import clock
+from django_leader.system.forks import Forked
+from django_leader.system.sigterm import Sigterm
+from django_leader.system.waker import Waker
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -218,7 +222,7 @@ def test_s04_once_false_always_false_for_one_token(make: Make, monkeypatch: pyte
 def test_s18_wall_time_plays_no_part(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     years = itertools.cycle([1970, 2900, 2026])
     odd = monkeypatch.setattr
-    odd(actions, "utc_now", lambda: datetime(next(years), 1, 1, tzinfo=timezone.utc))
+    odd(worker, "utc_now", lambda: datetime(next(years), 1, 1, tzinfo=timezone.utc))
     odd(time, "time", lambda: float(next(years)))
     election = make()
     election.start()
@@ -734,7 +738,7 @@ def test_a_wait_that_was_cut_short_eats_no_wake_up(some_server: RedisServer) -> 
     found: list[Any] = []
 
     def wait() -> None:
-        found.append(channel.wait(wire.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS))
+        found.append(channel.wait(requests.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS))
 
     for _ in range(2):
         thread = threading.Thread(target=wait)

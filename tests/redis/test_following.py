@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader import Config, LeaderElection, clock, process
-from django_leader.channel import connector
-from django_leader.config import inbox
-from django_leader.lease import Lease
-from django_leader.records import LeaderInfo, Preconditions
+from django_leader import Config, LeaderElection
+from django_leader.protocol.config import inbox
+from django_leader.protocol.records import LeaderInfo, Preconditions
+from django_leader.redis.connector import connector
+from django_leader.redis.lease import Lease
+from django_leader.system import clock, pidfd
 from testproject.embedded import die_with_parent
 from tests.conftest import need
 from tests.support.candidates import ROOT
@@ -57,7 +58,7 @@ def lease(some_server: RedisServer) -> Iterator[Lease]:
 @pytest.fixture
 def holder() -> Iterator[subprocess.Popen[str]]:
     """A process that has said who it is."""
-    need(not process.unsupported(), "a kernel with pidfd_open")
+    need(not pidfd.unsupported(), "a kernel with pidfd_open")
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.holder_process"],
         cwd=ROOT,
@@ -75,7 +76,7 @@ def token(lease: Lease, holder: subprocess.Popen[str]) -> int:
     """``A`` leads, in the process ``holder``; its token."""
     assert holder.stdout
     lease.process = holder.stdout.readline().strip().strip('"')
-    assert process.Identity.from_text(lease.process)
+    assert pidfd.Identity.from_text(lease.process)
     return lease.campaign(A, Preconditions(), INFO).token
 
 
@@ -116,7 +117,7 @@ def test_s24_a_follower_takes_over_when_the_leaders_process_dies(
 def test_s24_a_newcomer_leads_in_its_first_attempt_when_the_leader_is_a_zombie(
     make: Make, holder: subprocess.Popen[str], token: int
 ) -> None:
-    me = process.own()
+    me = pidfd.own()
     need(me and me.inode, "a kernel with pidfs")
     holder.kill()
     os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader import Config, LeaderElection, actions, clock
-from django_leader.hold import Clocks
-from django_leader.process import clocks
-from django_leader.watch import ExpiryProof
+from django_leader import Config, LeaderElection
+from django_leader.protocol.expiry import ExpiryProof
+from django_leader.protocol.hold import Clocks
+from django_leader.runtime import worker
+from django_leader.system import clock
+from django_leader.system.pidfd import clocks
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 OPTIONS: dict[str, Any] = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.3, "quarantine": 0}
@@ -120,7 +122,7 @@ def on_another_host(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
         here = clocks()
         return Clocks("0" * 36, here.at, here.wall + ahead)
 
-    monkeypatch.setattr(actions, "clocks", elsewhere)
+    monkeypatch.setattr(worker, "clocks", elsewhere)
 
 
 @pytest.mark.parametrize(("step", "ahead"), [(STEP, 0), (STEP, -0.5), (0, 3600)])

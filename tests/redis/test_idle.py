@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader import Config, LeaderElection, RedisUnavailable, clock, wire
-from django_leader.channel import Channel, connector
-from django_leader.config import inbox
+from django_leader import Config, LeaderElection, RedisUnavailable
 from django_leader.exceptions import LeaderError
-from django_leader.lease import Lease
-from django_leader.records import LeaderInfo, Preconditions
-from django_leader.waker import Waker
+from django_leader.protocol import requests
+from django_leader.protocol.config import inbox
+from django_leader.protocol.records import LeaderInfo, Preconditions
+from django_leader.redis.channel import Channel
+from django_leader.redis.connector import connector
+from django_leader.redis.lease import Lease
+from django_leader.system import clock
+from django_leader.system.waker import Waker
 from tests.chaos.proxy import HARMS, Network, Proxy
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -263,7 +266,7 @@ def test_a_wait_that_was_ended_twice_is_an_error(channel: Channel, proxy: Proxy,
 
     def wait() -> None:
         try:
-            found.append(channel.wait(wire.packed_wait(channel.pack, ["wake"]), clock.now() + 2 * GENEROUS))
+            found.append(channel.wait(requests.packed_wait(channel.pack, ["wake"]), clock.now() + 2 * GENEROUS))
         except LeaderError as error:
             found.append(error)
 
@@ -285,7 +288,7 @@ def test_a_wait_that_was_ended_is_taken_up_again_for_the_rest_of_its_time(
     channel.call("PING")
     admin, found = some_server.client(), list[object]()
     thread = threading.Thread(
-        target=lambda: found.append(channel.wait(wire.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS))
+        target=lambda: found.append(channel.wait(requests.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS))
     )
     thread.start()
     before = eventually(lambda: waiting(admin))

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from django_leader.channel import Connect
-from django_leader.config import Config, inbox
 from django_leader.exceptions import RedisUnavailable
-from django_leader.lease import Lease
-from django_leader.records import ElectionStatus, LeaderInfo, Preconditions, utc_now
-from django_leader.scripts import script
-from django_leader.waker import Waker
+from django_leader.protocol.config import Config, inbox
+from django_leader.protocol.records import ElectionStatus, LeaderInfo, Preconditions, utc_now
+from django_leader.protocol.scripts import script
+from django_leader.redis.connector import Connect
+from django_leader.redis.lease import Lease
+from django_leader.system.waker import Waker
 from tests.support.servers import eventually
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
@@ -280,7 +280,7 @@ def test_a_foreign_value_in_the_lock_is_a_holder_like_any_other(lease: Lease, cl
 
 
 def test_messages_arrive_in_the_inbox_and_wake_ups_do_not(lease: Lease, client: Any) -> None:
-    from django_leader import clock
+    from django_leader.system import clock
 
     until = clock.now() + 10
     lease.post(A, {"duplicate": B})

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from django_leader import Config, LeaderElection
-from django_leader.local import Local, LocalLease, open_lease
-from django_leader.records import NO_PRECONDITIONS, LeaderInfo, Preconditions
-from django_leader.starts import starts
+from django_leader.protocol.records import NO_PRECONDITIONS, LeaderInfo, Preconditions
+from django_leader.runtime.local import Local, LocalLease, open_lease
+from django_leader.system.starts import starts
 from tests.support.servers import GENEROUS, eventually
 
 FAST: dict[str, Any] = {"lock_ttl": 3, "heartbeat_interval": 0.2, "retry_interval": 0.2, "quarantine": 60}

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from django_leader import Config, LeaderElection
-from django_leader.log import log
+from django_leader.system.log import log
 from tests.support.candidates import Candidate
 from tests.support.servers import GENEROUS, RedisServer, eventually
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from django_leader import clock
-from django_leader.channel import Connect, blpop_seconds
-from django_leader.config import Config, inbox
-from django_leader.lease import Lease
-from django_leader.records import Answer, LeaderInfo, Preconditions
-from django_leader.waker import Waker
+from django_leader.protocol.config import Config, inbox
+from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
+from django_leader.redis.channel import blpop_seconds
+from django_leader.redis.connector import Connect
+from django_leader.redis.lease import Lease
+from django_leader.system import clock
+from django_leader.system.waker import Waker
 from tests.support.servers import GENEROUS, SERVERS, eventually
 
 A, B = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("ab"))

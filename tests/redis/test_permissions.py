@@ -16,7 +16,7 @@ from pytest_django import Settings
 
 from django_leader import Config, LeaderElection, RedisUnavailable, acl
 from django_leader.handler import read
-from django_leader.lease import Lease
+from django_leader.redis.lease import Lease
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 

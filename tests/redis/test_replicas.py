@@ -17,10 +17,11 @@ from pytest_django import Settings
 from redis.sentinel import Sentinel
 
 from django_leader import Config, LeaderElection, RedisUnavailable
-from django_leader.channel import Channel, connector
 from django_leader.handler import elections
-from django_leader.lease import Lease
-from django_leader.records import LeaderInfo, Preconditions
+from django_leader.protocol.records import LeaderInfo, Preconditions
+from django_leader.redis.channel import Channel
+from django_leader.redis.connector import connector
+from django_leader.redis.lease import Lease
 from testproject.embedded import die_with_parent
 from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader import clock
-from django_leader.channel import Connect
-from django_leader.config import Config
 from django_leader.exceptions import RedisUnavailable
-from django_leader.lease import Lease
-from django_leader.records import Answer, LeaderInfo, Preconditions
+from django_leader.protocol.config import Config
+from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
+from django_leader.redis.connector import Connect
+from django_leader.redis.lease import Lease
+from django_leader.system import clock
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
 CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", lock_ttl=60, quarantine=120).validate()
@@ -355,7 +355,7 @@ def test_s13_without_info_nothing_can_be_said_of_replicas(make: Any, client: Any
     if type(client) is redis.Redis:
         client.acl_setuser("noinfo", enabled=True, nopass=True, commands=["+@all", "-info"], keys=["*"])
         client = redis.Redis(port=client.connection_pool.connection_kwargs["port"], username="noinfo", password="x")
-        from django_leader.channel import connector
+        from django_leader.redis.connector import connector
 
         careful = Lease(connector(client.connection_pool), Config("lock", "info", min_replicas=1).validate())
     else:

@@ -15,7 +15,7 @@ from redis.credentials import CredentialProvider
 from redis.sentinel import Sentinel
 
 from django_leader import Config, LeaderElection, RedisUnavailable
-from django_leader.actions import Actions
+from django_leader.runtime.worker import Actions
 from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
 
 SECRET = "hunter2"

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from django_leader import Config, LeaderElection, clock
-from django_leader.channel import Connect
-from django_leader.config import inbox
+from django_leader import Config, LeaderElection
 from django_leader.exceptions import RedisUnavailable
-from django_leader.lease import Lease
-from django_leader.records import Answer, LeaderInfo, Preconditions
-from django_leader.waker import Waker
+from django_leader.protocol.config import inbox
+from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
+from django_leader.redis.connector import Connect
+from django_leader.redis.lease import Lease
+from django_leader.system import clock
+from django_leader.system.waker import Waker
 from tests.support.candidates import Candidate
 from tests.support.servers import GENEROUS, RedisServer, eventually
 

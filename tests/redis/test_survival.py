@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader import Config, LeaderElection, clock, machine
-from django_leader.actions import Actions
-from django_leader.advice import Diagnostics
-from django_leader.delivery import TermDelivery
-from django_leader.starts import Start, Starts, starts
-from django_leader.threads import PAUSE
-from django_leader.waker import Waker
+from django_leader import Config, LeaderElection
+from django_leader.protocol import machine
+from django_leader.runtime.callbacks import TermDelivery
+from django_leader.runtime.diagnostics import Diagnostics
+from django_leader.runtime.worker import Actions
+from django_leader.system import clock
+from django_leader.system.starts import Start, Starts, starts
+from django_leader.system.threads import PAUSE
+from django_leader.system.waker import Waker
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 FAST = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.3, "quarantine": 0}

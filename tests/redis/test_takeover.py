@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader.channel import Connect
-from django_leader.config import Config
 from django_leader.exceptions import RedisUnavailable
-from django_leader.lease import Lease
-from django_leader.records import Answer, LeaderInfo, Preconditions
+from django_leader.protocol.config import Config
+from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
+from django_leader.redis.connector import Connect
+from django_leader.redis.lease import Lease
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
 CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", lock_ttl=60, quarantine=120).validate()

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader import Config, LeaderElection, LeaderError, work
-from django_leader.callbacks import Listeners
-from django_leader.work import WorkTerm
+from django_leader import Config, LeaderElection, LeaderError
+from django_leader.runtime import work
+from django_leader.runtime.listeners import Listeners
+from django_leader.runtime.work import WorkTerm
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 FAST = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.01, "quarantine": 0}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from django_leader import machine
-from django_leader.config import Timing, margin_of
-from django_leader.records import Answer
-from django_leader.watch import STATES, ExpiryProof, Observation
+from django_leader.protocol import machine
+from django_leader.protocol.config import Timing, margin_of
+from django_leader.protocol.expiry import STATES, ExpiryProof, Observation
+from django_leader.protocol.records import Answer
 
 from .protocol import Rules, sources
 

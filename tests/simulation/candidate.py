@@ -7,10 +7,10 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from django_leader import machine, wire
-from django_leader.config import Timing
-from django_leader.hold import DELAY, Clocks, held_since
-from django_leader.records import Answer
+from django_leader.protocol import machine, requests
+from django_leader.protocol.config import Timing
+from django_leader.protocol.hold import DELAY, Clocks, held_since
+from django_leader.protocol.records import Answer
 
 from . import protocol
 from .process import HolderWatch, Process
@@ -310,7 +310,7 @@ class Candidate:
         if call.act != "release" or b"\nlate\n" not in reply or not ended or not ended.owes_release:
             return None
         left = ended.term.deadline - self.clock.local(self.world.now)
-        not_after = math.floor((wire.parse(reply).at + left) * 1000)
+        not_after = math.floor((requests.parse(reply).at + left) * 1000)
         return (
             call._replace(act="release again", args=(*call.args[:4], not_after, *call.args[5:])) if left > 0 else None
         )

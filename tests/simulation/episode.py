@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from unittest import mock
 
-from django_leader import pace
+from django_leader.protocol import pace
 
 from . import protocol
 from .faults import Mischief

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from django_leader import machine
+from django_leader.protocol import machine
 
 from . import protocol
 from .candidate import Candidate

@@ -1,4 +1,4 @@
-"""Processes on hosts: who learns of whose death, as ``django_leader.process`` proves it."""
+"""Processes on hosts: who learns of whose death, as ``django_leader.system.pidfd`` proves it."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from django_leader import machine, scripts, wire
-from django_leader.config import Config, Timing, inbox, lifetime
-from django_leader.records import Answer, LeaderInfo, Preconditions
+from django_leader.protocol import machine, requests, scripts
+from django_leader.protocol.config import Config, Timing, inbox, lifetime
+from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
 
 from .process import Process, identity
 
@@ -79,7 +79,7 @@ def call(asker: Asker, act: str, state: machine.State, asked_at: float, *, conne
     me, timing, rules, process, hold, clocks = asker
     if act in ("campaign", "poll"):
         preconditions = rules.preconditions(state, asked_at, timing)
-        full = Call("campaign", "campaign", wire.campaign_arguments(timing, me, preconditions, INFO, process))
+        full = Call("campaign", "campaign", requests.campaign_arguments(timing, me, preconditions, INFO, process))
         lean = Call("campaign", "poll", (me, lifetime(timing)), full)
         return lean if connected and act == "poll" else full
     if act in ("renew", "confirm"):
@@ -87,7 +87,7 @@ def call(asker: Asker, act: str, state: machine.State, asked_at: float, *, conne
         assert term
         confirm = act == "confirm"
         preconditions = rules.preconditions(state, asked_at, timing)
-        arguments = wire.reclaim_arguments(timing, me, term.token, INFO, preconditions, process, confirm=confirm)
+        arguments = requests.reclaim_arguments(timing, me, term.token, INFO, preconditions, process, confirm=confirm)
         closer = Call(act, "reclaim", arguments)
         lean = Call(act, "renew", (me, term.token, math.floor(timing.ttl * 1000), "{}"), closer)
         return lean if connected and not confirm else closer
@@ -95,16 +95,16 @@ def call(asker: Asker, act: str, state: machine.State, asked_at: float, *, conne
     token, reason = (ended.term.token, ended.reason) if ended and ended.owes_release else (0, "")
     preconditions = rules.preconditions(state, asked_at, timing)
     how: dict[str, Any] = {"leave": act == "leave", "hold": hold, "clocks": clocks if hold else ""}
-    arguments = wire.release_arguments(timing, me, token, reason, preconditions, **how)
+    arguments = requests.release_arguments(timing, me, token, reason, preconditions, **how)
     return Call(act, "release", arguments)
 
 
 def parse(call: Call, reply: bytes, timing: Timing) -> Answer | None:
     """What a script answered to a campaign or a renewal; None if it was unsure."""
     if call.script != "renew":
-        return None if reply.endswith(b"\nunsure") else wire.parse(reply)
+        return None if reply.endswith(b"\nunsure") else requests.parse(reply)
     me, token, *_ = call.args
-    return wire.parse_renewed(reply, me, token, timing)
+    return requests.parse_renewed(reply, me, token, timing)
 
 
 def event(call: Call, answer: Answer | None, asked_at: float, jitter: float) -> machine.AnyEvent:

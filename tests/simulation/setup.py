@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from django_leader import pace
-from django_leader.config import Config, Timing
+from django_leader.protocol import pace
+from django_leader.protocol.config import Config, Timing
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_leader import scripts, wire
-from django_leader.config import Config
-from django_leader.records import Preconditions
+from django_leader.protocol import requests, scripts
+from django_leader.protocol.config import Config
+from django_leader.protocol.records import Preconditions
 from tests.redis.conftest import client, servers
 from tests.simulation import protocol
 from tests.simulation.server import Server
@@ -140,17 +140,19 @@ def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
             preconditions = Preconditions(
                 token * late, version, not_after=1.0 if late and not claims else 0.0, dead=dead
             )
-            return wire.campaign_arguments(TIMING, me, preconditions, protocol.INFO, f"process of {me}")
+            return requests.campaign_arguments(TIMING, me, preconditions, protocol.INFO, f"process of {me}")
         case ("poll", me):
             return me, 60000
         case ("renew", me, _, more):
             return me, token + more, 60000, "{}"
         case ("reclaim", me, confirm, more):
             preconditions = Preconditions(acknowledged_version=seen.version if more else "")
-            return wire.reclaim_arguments(TIMING, me, token + more % 2, protocol.INFO, preconditions, confirm=confirm)
+            return requests.reclaim_arguments(
+                TIMING, me, token + more % 2, protocol.INFO, preconditions, confirm=confirm
+            )
         case ("release", me, leave, hold):
             preconditions = Preconditions(acknowledged_version=seen.version)
-            return wire.release_arguments(TIMING, me, token, "resigned", preconditions, leave=leave, hold=hold)
+            return requests.release_arguments(TIMING, me, token, "resigned", preconditions, leave=leave, hold=hold)
     raise AssertionError(step)
 
 
@@ -165,7 +167,7 @@ def play(both: Both, step: tuple[Any, ...], echo: int, seen: list[Seen]) -> list
         theirs, ours = ((echo, *arguments(step, one)) for one in seen)
         replies = both.eval(protocol.sources()[step[0]], keys, theirs, ours)
         if step[0] in ("campaign", "reclaim") and isinstance(replies[0], bytes):
-            answers = map(wire.parse, replies)
+            answers = map(requests.parse, replies)
             return [
                 Seen(answer.token or old.token, answer.version, answer.holder or old.holder)
                 for answer, old in zip(answers, seen, strict=True)

@@ -15,8 +15,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from django_leader import machine, pace
-from django_leader.config import Timing
+from django_leader.protocol import machine, pace
+from django_leader.protocol.config import Timing
 
 from . import protocol
 from .candidate import ALARM_ROUNDING, Candidate, Clock, Request

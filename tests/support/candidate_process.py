@@ -16,9 +16,9 @@ from typing import Any
 
 import redis
 
-from django_leader.clock import now
-from django_leader.config import Config
-from django_leader.election import LeaderElection
+from django_leader.protocol.config import Config
+from django_leader.runtime.election import LeaderElection
+from django_leader.system.clock import now
 from testproject.embedded import die_with_parent
 
 STALL = 2.0

@@ -13,8 +13,8 @@ import time  # noqa: E402
 
 from gevent.fileobject import FileObjectThread  # noqa: E402
 
-from django_leader.clock import now  # noqa: E402
-from django_leader.election import LeaderElection  # noqa: E402
+from django_leader.runtime.election import LeaderElection  # noqa: E402
+from django_leader.system.clock import now  # noqa: E402
 from tests.support.candidate_process import COMMANDS, main, say  # noqa: E402
 
 LIFETIME = 120.0

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from django_leader import process
-from django_leader.clock import now
+from django_leader.system import pidfd
+from django_leader.system.clock import now
 from testproject.embedded import die_with_parent
 from tests.support.servers import eventually
 
@@ -24,15 +24,15 @@ def say(value: Any) -> None:
     os.write(1, json.dumps(value).encode() + b"\n")
 
 
-def watch(text: str) -> process.HolderWatch:
+def watch(text: str) -> pidfd.HolderWatch:
     """After as many answers as it takes without pidfs."""
-    watching = process.HolderWatch()
+    watching = pidfd.HolderWatch()
     for version in ("1", "2", "3"):
         watching.follow(TERM, text, now(), version)
     return watching
 
 
-def looks(watching: process.HolderWatch) -> dict[str, bool]:
+def looks(watching: pidfd.HolderWatch) -> dict[str, bool]:
     dead = watching.dead() is not None
     return {"fd": watching.fd is not None, "dead": dead}
 
@@ -65,7 +65,7 @@ class Child:
         if self.pid == 0:
             os.close(self._stop)
             die_with_parent()
-            me = process.own()
+            me = pidfd.own()
             os.write(tell, (me.to_text() if me else "nobody").encode())
             os.read(stop, 1)
             os._exit(0)
@@ -92,7 +92,7 @@ def family(user: str) -> None:
     in_proc = child.text.split()[3] in fields
     child.end(reap=False)
     eventually(watching.dead, "the death of a child is seen")
-    say({"lived": lived, "in proc": in_proc, "unsupported": process.unsupported()})
+    say({"lived": lived, "in proc": in_proc, "unsupported": pidfd.unsupported()})
 
 
 def reuse(_: str) -> None:
@@ -122,7 +122,7 @@ COMMANDS: dict[str, Callable[[str], None]] = {
 
 def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    me = process.own()
+    me = pidfd.own()
     say(me.to_text() if me else "")
     for line in sys.stdin:
         command, _, argument = line.rstrip("\n").partition(":")

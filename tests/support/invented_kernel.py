@@ -1,4 +1,4 @@
-"""As much of a kernel as ``process`` asks: processes, clocks, descriptors and errors as the test says."""
+"""As much of a kernel as ``pidfd`` asks: processes, clocks, descriptors and errors as the test says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from django_leader import clock, process
+from django_leader.system import clock, pidfd
 
 BOOT = "37206924-49b4-42d0-a925-88f5ef7b5d09"
 NAMESPACE = "4:4026531836"
@@ -30,8 +30,8 @@ class Process:
     hidden: bool = False
 
     @property
-    def identity(self) -> process.Identity:
-        return process.Identity(BOOT, NAMESPACE, self.pid, self.started, self.inode, BOOTED)
+    def identity(self) -> pidfd.Identity:
+        return pidfd.Identity(BOOT, NAMESPACE, self.pid, self.started, self.inode, BOOTED)
 
     @property
     def text(self) -> str:
@@ -69,11 +69,11 @@ class Kernel:
             del self.processes[process.pid]
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(process, "os", self)
-        monkeypatch.setattr(process, "time", SimpleNamespace(time=lambda: self.booted + self.uptime))
+        monkeypatch.setattr(pidfd, "os", self)
+        monkeypatch.setattr(pidfd, "time", SimpleNamespace(time=lambda: self.booted + self.uptime))
         monkeypatch.setattr(clock, "now", self.now)
         names = ("POLLIN", "POLLNVAL", "poll")
-        monkeypatch.setattr(process, "select", SimpleNamespace(**{name: getattr(self, name) for name in names}))
+        monkeypatch.setattr(pidfd, "select", SimpleNamespace(**{name: getattr(self, name) for name in names}))
 
     def now(self) -> float:
         """The boot clock. It goes on with each look at it."""

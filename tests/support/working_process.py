@@ -48,8 +48,8 @@ django.setup()
 from django.test import Client  # noqa: E402
 
 from django_leader import elections, is_leader  # noqa: E402
-from django_leader.clock import now  # noqa: E402
 from django_leader.signals import became_leader, lost_leadership  # noqa: E402
+from django_leader.system.clock import now  # noqa: E402
 
 election = elections["default"]
 

@@ -9,13 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from django_leader import clock, machine
-from django_leader.actions import QUEUE, Actions
-from django_leader.advice import Diagnostics
-from django_leader.config import Config
-from django_leader.lease import Lease
-from django_leader.records import Answer
-from django_leader.waker import Waker
+from django_leader.protocol import machine
+from django_leader.protocol.config import Config
+from django_leader.protocol.records import Answer
+from django_leader.redis.lease import Lease
+from django_leader.runtime.diagnostics import Diagnostics
+from django_leader.runtime.worker import QUEUE, Actions
+from django_leader.system import clock
+from django_leader.system.waker import Waker
 from tests.support.invented_kernel import Kernel
 
 

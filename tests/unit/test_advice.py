@@ -6,11 +6,11 @@ import logging
 
 import pytest
 
-from django_leader import clock, starvation
-from django_leader.advice import Diagnostics, server_warnings
-from django_leader.config import Config
-from django_leader.machine import Ended, State, Term
-from django_leader.records import Answer
+from django_leader.protocol.config import Config
+from django_leader.protocol.machine import Ended, State, Term
+from django_leader.protocol.records import Answer
+from django_leader.runtime.diagnostics import Diagnostics, server_warnings
+from django_leader.system import clock, starvation
 
 CONFIG = Config(instance_id="web-1").validate()
 LEADS = State(term=Term(1, 106.8), next_at=100.0)

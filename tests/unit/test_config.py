@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from django_leader.config import DEFAULTS, Config, Timing, inbox
 from django_leader.exceptions import ConfigError
+from django_leader.protocol.config import DEFAULTS, Config, Timing, inbox
 
 
 def made(values: dict[str, Any]) -> Config:

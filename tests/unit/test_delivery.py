@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from django_leader import clock, delivery
-from django_leader.callbacks import Callback, Listeners
-from django_leader.delivery import SerialExecutor, TermDelivery
-from django_leader.starts import starts
-from django_leader.work import Gain, Work
+from django_leader.runtime import callbacks
+from django_leader.runtime.callbacks import SerialExecutor, TermDelivery
+from django_leader.runtime.listeners import Callback, Listeners
+from django_leader.runtime.work import Gain, Work
+from django_leader.system import clock
+from django_leader.system.starts import starts
 from tests.support.servers import eventually
 
 LONG = 20.0
@@ -33,7 +34,7 @@ class Stage:
         self.loss: list[Callable[[], Any]] = []
         self.made: list[TermDelivery] = []
         monkeypatch.setattr(clock, "now", lambda: self.now)
-        monkeypatch.setattr(delivery, "LONGEST_LOOK", 0.001)
+        monkeypatch.setattr(callbacks, "LONGEST_LOOK", 0.001)
 
     def prepare(self) -> TermDelivery:
         self.listeners = listeners = Listeners(lambda: None)
@@ -242,7 +243,7 @@ def test_s17_an_end_that_is_not_noticed_does_not_make_the_watcher_spin(stage: St
     term = stage.prepare()
     term._expired = expired
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delivery, "LONGEST_LOOK", 0.2)
+        patch.setattr(callbacks, "LONGEST_LOOK", 0.2)
         start, stage.now = time.monotonic(), 120.0
         term.begin(1)
         eventually(lambda: len(looks) > 3)

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from django_leader import Config, LeaderElection, LeaderError
-from django_leader.forks import Forked, check, close_silently, register
-from django_leader.waker import Waker
+from django_leader.system.forks import Forked, check, close_silently, register
+from django_leader.system.waker import Waker
 
 LONG = 20.0
 

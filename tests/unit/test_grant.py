@@ -12,14 +12,16 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_leader import clock, grant, machine
-from django_leader.callbacks import Listeners
-from django_leader.candidacy import Candidacy
-from django_leader.config import Config
-from django_leader.election import LeaderElection
 from django_leader.exceptions import LeaderError
-from django_leader.grant import ENDED, NO_GRANT, Cell, DeadlineLink, Grant, PidCell, new_cell
-from django_leader.records import Answer
+from django_leader.protocol import machine
+from django_leader.protocol.config import Config
+from django_leader.protocol.records import Answer
+from django_leader.runtime import grant
+from django_leader.runtime.candidacy import Candidacy
+from django_leader.runtime.election import LeaderElection
+from django_leader.runtime.grant import ENDED, NO_GRANT, Cell, DeadlineLink, Grant, PidCell, new_cell
+from django_leader.runtime.listeners import Listeners
+from django_leader.system import clock
 from tests.support.interleaving import Turns, every_order
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_leader.config import Config
-from django_leader.hold import Clocks, held_since
-from django_leader.machine import Campaigned, State, decided, step
-from django_leader.records import Answer
-from django_leader.watch import ExpiryProof
+from django_leader.protocol.config import Config
+from django_leader.protocol.expiry import ExpiryProof
+from django_leader.protocol.hold import Clocks, held_since
+from django_leader.protocol.machine import Campaigned, State, decided, step
+from django_leader.protocol.records import Answer
 
 BOOT, OTHER = "37206924-49b4-42d0-a925-88f5ef7b5d09", "00000000-49b4-42d0-a925-88f5ef7b5d09"
 SPAN = 8.0

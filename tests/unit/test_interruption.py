@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from django_leader import LeadershipLost
-from django_leader.interruption import Interruptions, Scope, here, shielded
+from django_leader.system.interruption import Interruptions, Scope, here, shielded
 
 Where = Callable[[Callable[[], Any]], None]
 

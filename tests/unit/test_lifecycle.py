@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from django_leader.lifecycle import Lifecycle
+from django_leader.runtime.lifecycle import Lifecycle
 
 
 class Stubborn:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_leader.config import Config, Timing
-from django_leader.machine import (
+from django_leader.protocol.config import Config, Timing
+from django_leader.protocol.machine import (
     AnyEvent,
     Campaigned,
     DeadlineObserved,
@@ -32,7 +32,7 @@ from django_leader.machine import (
     preconditions,
     step,
 )
-from django_leader.records import Answer
+from django_leader.protocol.records import Answer
 
 TIMING = Config().validate().timing  # 10 s lease, 3 s heartbeat, 2 s retry, 0.2 s margin
 ME, OTHER = "me:0", "other:1"

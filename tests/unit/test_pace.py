@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from django_leader.config import Config, Timing
-from django_leader.machine import Campaigned, Failed, Plan, State, plan, preconditions, step
-from django_leader.pace import FULL_RATE_CANDIDATES, usual
-from django_leader.records import Answer
+from django_leader.protocol.config import Config, Timing
+from django_leader.protocol.machine import Campaigned, Failed, Plan, State, plan, preconditions, step
+from django_leader.protocol.pace import FULL_RATE_CANDIDATES, usual
+from django_leader.protocol.records import Answer
 
 TIMING = Config().validate().timing  # 10 s lease, 3 s heartbeat, 2 s retry, 0.2 s margin
 RARE = 0.9 * (10 - 3)

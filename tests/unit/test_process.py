@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from django_leader import clock, process
-from django_leader.process import HolderWatch, Identity, boot_time, same_boot
+from django_leader.system import clock, pidfd
+from django_leader.system.pidfd import HolderWatch, Identity, boot_time, same_boot
 from tests.support.invented_kernel import BOOTED, TICKS, Kernel, Process
 
 TERM = ("holder:1", 7)
@@ -285,7 +285,7 @@ def test_s23_one_boot_has_one_boot_id_and_one_wall_time(mine: int, other: int) -
 def test_s23_the_wall_time_of_boot_is_the_same_whenever_it_is_asked_for(kernel: Kernel) -> None:
     assert boot_time() == BOOTED
     kernel.uptime += 12345.6
-    me = process.own()
+    me = pidfd.own()
     assert me
     assert (me.booted, boot_time()) == (BOOTED, BOOTED)
     kernel.booted -= 5
@@ -303,7 +303,7 @@ def test_s23_elsewhere_neither_a_process_nor_its_absence_means_anything(
 
 
 def test_this_process_is_never_watched(kernel: Kernel, watching: HolderWatch) -> None:
-    me = process.own()
+    me = pidfd.own()
     assert me == kernel.me.identity
     for text in (me.to_text(), me._replace(started=1).to_text(), me._replace(inode=1).to_text()):
         renews(watching, text, "1", "2", "3")
@@ -331,8 +331,8 @@ def test_s24_where_pidfds_are_denied_nothing_is_proved_and_the_reason_is_told(
     kernel: Kernel, watching: HolderWatch, name: str
 ) -> None:
     kernel.refused = {kernel.me.pid: getattr(errno, name), 200: errno.ESRCH}
-    assert process.own() is None
-    assert "pidfd_open" in process.unsupported()
+    assert pidfd.own() is None
+    assert "pidfd_open" in pidfd.unsupported()
     renews(watching, Process(200).text, "1", "2", "3")
     assert state(watching) == (False, False)
 
@@ -356,8 +356,8 @@ def test_s24_without_proc_nothing_is_proved_and_the_reason_is_told(
     kernel: Kernel, watching: HolderWatch, missing: str
 ) -> None:
     kernel.missing = missing
-    assert process.own() is None
-    assert missing in process.unsupported()
+    assert pidfd.own() is None
+    assert missing in pidfd.unsupported()
     renews(watching, Process(200).text, "1", "2", "3")
     assert state(watching) == (False, False)
 
@@ -367,14 +367,14 @@ def test_where_python_lacks_what_is_needed_the_reason_is_told(
     monkeypatch: pytest.MonkeyPatch, watching: HolderWatch, module: str, name: str
 ) -> None:
     monkeypatch.delattr(f"{module}.{name}", raising=False)
-    assert process.own() is None
-    assert name in process.unsupported()
+    assert pidfd.own() is None
+    assert name in pidfd.unsupported()
     renews(watching, Process(200).text, "1", "2", "3")
     assert state(watching) == (False, False)
 
 
 def test_where_deaths_can_be_proved_there_is_no_reason(kernel: Kernel) -> None:
-    assert process.unsupported() == ""
+    assert pidfd.unsupported() == ""
 
 
 def test_a_new_term_replaces_the_old_one(kernel: Kernel, watching: HolderWatch) -> None:
@@ -466,6 +466,6 @@ def test_a_descriptor_is_closed_though_none_is_left_to_tell_what_it_is(monkeypat
 
 
 def test_s12_the_clocks_of_a_host_name_its_boot_where_the_system_tells(kernel: Kernel) -> None:
-    assert process.clocks().boot == kernel.me.identity.boot
+    assert pidfd.clocks().boot == kernel.me.identity.boot
     kernel.missing = "/proc"
-    assert process.clocks().boot == ""
+    assert pidfd.clocks().boot == ""

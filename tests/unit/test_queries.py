@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from django_leader.queries import AT_A_TIME, ask_together
+from django_leader.runtime.queries import AT_A_TIME, ask_together
 from tests.support.servers import GENEROUS
 
 

@@ -16,8 +16,8 @@ from redis.connection import Connection, SSLConnection, UnixDomainSocketConnecti
 from redis.sentinel import MasterNotFoundError
 
 from django_leader.exceptions import ConfigError
-from django_leader.log import way_to
-from django_leader.reasons import (
+from django_leader.protocol.scripts import NOT_UNDERSTOOD
+from django_leader.redis.reasons import (
     CODES,
     MEANINGS,
     NoPrimary,
@@ -27,7 +27,7 @@ from django_leader.reasons import (
     place_of,
     refuse,
 )
-from django_leader.scripts import NOT_UNDERSTOOD
+from django_leader.system.log import way_to
 
 SECRET = "hunter2"
 PLACE = "host:6379"

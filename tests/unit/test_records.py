@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_leader.records import LeaderInfo, instance_of, parse_time
+from django_leader.protocol.records import LeaderInfo, instance_of, parse_time
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
 INFO = LeaderInfo("web-1", "host", AT, AT, 7, 42)

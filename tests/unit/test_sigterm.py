@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from django_leader import LeadershipLost, interruption
-from django_leader import sigterm as module
-from django_leader.interruption import here
-from django_leader.sigterm import Sigterm
-from django_leader.wakeup import Wakeup
+from django_leader import LeadershipLost
+from django_leader.system import interruption
+from django_leader.system import sigterm as module
+from django_leader.system.interruption import here
+from django_leader.system.sigterm import Sigterm
+from django_leader.system.wakeup import Wakeup
 from tests.support.servers import GENEROUS
 
 

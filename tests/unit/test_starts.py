@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from django_leader.starts import Start, Starts
+from django_leader.system.starts import Start, Starts
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from django_leader import starvation
-from django_leader.starvation import ADVICE, Counts, Seen, cause, explain, look
+from django_leader.system import starvation
+from django_leader.system.starvation import ADVICE, Counts, Seen, cause, explain, look
 from tests.conftest import need
 
 LATE = 2.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from django_leader.term_log import TermLog
+from django_leader.runtime.term_log import TermLog
 
 
 class Switches(dict[str, Any]):

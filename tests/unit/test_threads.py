@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from django_leader import starts
-from django_leader.forks import Forked
-from django_leader.log import log
-from django_leader.starts import insist
-from django_leader.threads import OwnThread, survives
+from django_leader.system import starts
+from django_leader.system.forks import Forked
+from django_leader.system.log import log
+from django_leader.system.starts import insist
+from django_leader.system.threads import OwnThread, survives
 
 LONG = 20.0
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_leader.records import Answer
-from django_leader.watch import GRAIN, ExpiryProof
+from django_leader.protocol.expiry import GRAIN, ExpiryProof
+from django_leader.protocol.records import Answer
 
 MARGIN = 0.2
 PAUSE = 4.0

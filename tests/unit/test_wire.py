@@ -11,12 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from django_leader import wire
-from django_leader.channel import Channel
-from django_leader.config import Config
 from django_leader.exceptions import RedisUnavailable
-from django_leader.lease import Lease
-from django_leader.records import (
+from django_leader.protocol import requests
+from django_leader.protocol.config import Config
+from django_leader.protocol.records import (
     LONGEST_NAME,
     UNPRINTABLE,
     Answer,
@@ -26,7 +24,9 @@ from django_leader.records import (
     parse_number,
     printable,
 )
-from django_leader.runner import Runner
+from django_leader.redis.channel import Channel
+from django_leader.redis.lease import Lease
+from django_leader.redis.runner import Runner
 
 TIMING = Config().validate().timing
 ODD = ["nan", "inf", "-1", "", "9" * 5000, "²", "\x00", "1e400", "٣", str(2**64), "\ud800", "\u202e", "x" * 3000]
@@ -48,7 +48,7 @@ def shown(text: str) -> bool:
 @example(b"1\nheld\n1\n" + b"9" * 4000 + b"\n1\n1\nv\n1\n\n\n")
 def test_an_answer_is_read_or_refused(reply: bytes) -> None:
     with contextlib.suppress(ValueError):
-        assert isinstance(wire.parse(reply), Answer)
+        assert isinstance(requests.parse(reply), Answer)
 
 
 @given(st.binary() | st.lists(BYTES, min_size=5, max_size=5).map(b" ".join))
@@ -56,7 +56,7 @@ def test_an_answer_is_read_or_refused(reply: bytes) -> None:
 @example(b"1 renewed 7 \xff 1")
 def test_the_answer_to_a_heartbeat_is_read_or_refused(reply: bytes) -> None:
     with contextlib.suppress(ValueError):
-        assert isinstance(wire.parse_renewed(reply, "a", 7, TIMING), Answer | None)
+        assert isinstance(requests.parse_renewed(reply, "a", 7, TIMING), Answer | None)
 
 
 @given(BYTES | JSON.map(lambda value: json.dumps(value).encode()))
@@ -65,7 +65,7 @@ def test_the_answer_to_a_heartbeat_is_read_or_refused(reply: bytes) -> None:
 @example(b'{"wake": 1}')
 @example(b'{"duplicate": ' + b"9" * 5000 + b"}")
 def test_any_message_is_read(text: bytes) -> None:
-    message = wire.parse_message(text)
+    message = requests.parse_message(text)
     assert "wake" not in message
     if isinstance(duplicate := message.get("duplicate"), str):
         duplicate.encode()

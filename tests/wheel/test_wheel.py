@@ -50,7 +50,7 @@ class Command(BaseCommand):
 
 assert call_command(Command(), stdout=StringIO()) == "guarded"
 call_command("makemigrations", check_changes=True, verbosity=0)
-from django_leader import scripts
+from django_leader.protocol import scripts
 assert sorted(scripts.SOURCES) == sorted(os.environ["SCRIPTS"].split())
 """
 
@@ -74,7 +74,7 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel: Path) -
         str(path.relative_to(ROOT)) for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == files
-    for needed in ("lua/campaign.lua", "templates/admin/django_leader/elections.html", "py.typed"):
+    for needed in ("protocol/lua/campaign.lua", "templates/admin/django_leader/elections.html", "py.typed"):
         assert f"django_leader/{needed}" in packed
     assert "static/django_leader/elections.css" in " ".join(packed)
     required = [
@@ -98,7 +98,7 @@ def test_the_wheel_works_in_a_clean_environment(wheel: Path, tmp_path: Path, som
 
 def test_the_wheel_works_without_being_unpacked(wheel: Path, tmp_path: Path, some_server: RedisServer) -> None:
     """As in a zipapp, with the packages of this environment."""
-    lua = [path.stem for path in (ROOT / "django_leader" / "lua").iterdir()]
+    lua = [path.stem for path in (ROOT / "django_leader" / "protocol" / "lua").iterdir()]
     more = {"PYTHONPATH": str(wheel), "SCRIPTS": " ".join(lua), "FROM": f"{wheel.name}/django_leader"}
     out = run(sys.executable, PROJECT + REST, tmp_path, URL=some_server.url, **more)
     assert "default" in out

@@ -12,13 +12,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.timezone import localtime
 
-from django_leader import acl, forks
-from django_leader.autostart import VARIABLE, Seen, decide
+from django_leader import acl
 from django_leader.handler import elections, read
 from django_leader.management.output import printable, put
-from django_leader.process import unsupported
 from django_leader.report import Report, reports
-from django_leader.starter import starter
+from django_leader.startup.autostart import VARIABLE, Seen, decide
+from django_leader.startup.starter import starter
+from django_leader.system import forks
+from django_leader.system.pidfd import unsupported
 
 LED, LEADERLESS, UNKNOWN = 0, 1, 2
 HIDDEN = ("status", "error", "quarantined", "other_project")

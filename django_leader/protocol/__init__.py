@@ -1,0 +1,1 @@
+"""The election itself: data and pure functions. No I/O, no thread, no clock: instants are arguments."""

@@ -1,0 +1,378 @@
+"""The election as a pure function: what a candidate knows, what happens to it, and what it does next.
+
+NOT guaranteed here: that nobody else leads. This module keeps one process honest about its own lease. That two
+processes never hold one is the work of this module and of the scripts in ``lua/`` together, under these assumptions:
+over one lease our boot clock is wrong by a small part of the margin at most; Redis runs a script atomically; and where
+Redis has replicas, ``MIN_REPLICAS`` makes every grant known to most servers. Where an assumption does not hold, only
+the fencing token protects, and only if the other system checks it.
+
+Why one process leads at a time. Suppose that a grant to B follows a grant to A.
+
+- *A's deadline* is counted from the instant before its request left (``asked_at``), so it is never later than the end
+  of the lease that the server set. ``step`` looks at the clock before it looks at the event. So a renewal whose reply
+  comes after the deadline meets a term that has already ended, and nothing leads from ``ended`` to ``term``.
+- *A's state is still there when B's request is executed.* There are three cases. A has released it, and had ended
+  before. Or B names the version of the state, which B has proved to be over on its own clock (``watch``); a renewal
+  by A makes another version, and the proof void. Or B names A and its token, because A's process is dead
+  (``process``); then nothing of A leads, whatever its deadline. A request of A that is executed later finds that the
+  state is not A's any more. If data were lost meanwhile, it sets a state that binds everybody for as long as B's
+  lease can last (``reclaim.lua``).
+- *A's state is lost.* The first request of any candidate finds no state, the state of another server, or an older one.
+  It sets a quarantine, which lasts longer than any lease that was granted before the loss, and which must be proved to
+  be over like any other state. A itself may set its state again while its lease lasts. That lease is then the only one:
+  the server does not execute what comes later, and a reply counts only before the old deadline.
+- *A reply never comes.* The event is ``Failed``, which changes neither the term nor the deadline. A grant whose reply
+  was lost makes nobody leader. The next campaign of the same candidacy is granted anew, and an earlier campaign that is
+  executed later is refused.
+- *With replicas* a second step confirms a grant before it counts (``pending``). It fails if a replica has joined since,
+  because that replica may have confirmed the last lease of another primary.
+
+No campaign starts while the loss callbacks of the last term still run, so gain and loss come strictly in pairs.
+
+Instants are seconds on the boot clock. ``jitter`` is a random number in [0, 1) that the caller drew, so that the same
+events make the same state.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from . import pace
+from .config import Timing
+from .expiry import NOTHING_SEEN, ExpiryProof
+from .records import Answer, Preconditions
+
+EXPIRY_ROUNDING = 0.001
+"""Seconds after the end of a lease at which it is claimed, because Redis counts whole milliseconds."""
+JITTER_PER_CANDIDATE = 0.00005
+"""Seconds per candidate over which the attempts on one expired lease spread: a third of the time of a script."""
+MAX_JITTER = 0.02
+"""Seconds over which they spread, at most."""
+FIRST_BACKOFF = 0.05
+"""Seconds after the first failure until the next request. They double with each further failure, up to the retry
+interval."""
+
+Reason = Literal["resigned", "expired", "taken", "quarantined", "data-lost", "callback-failed"]
+
+
+class Campaigned(NamedTuple):
+    """A campaign or a poll was answered."""
+
+    asked_at: float
+    answer: Answer
+    jitter: float
+
+
+class Renewed(NamedTuple):
+    """A renewal was answered."""
+
+    asked_at: float
+    answer: Answer
+
+
+class Failed(NamedTuple):
+    """A request failed, or its outcome is unknown."""
+
+    jitter: float
+
+
+class Tick(NamedTuple):
+    """Time has passed."""
+
+
+class Woken(NamedTuple):
+    """A leader has released its lease: campaign now."""
+
+
+class HolderDied(NamedTuple):
+    """The process of the candidacy ``holder``, which was granted ``token``, is dead: none of its threads runs."""
+
+    holder: str
+    token: int
+
+
+class DeadlineObserved(NamedTuple):
+    """A reader of ``is_leader()`` saw the term with this token after its deadline: it must not go on."""
+
+    token: int
+
+
+class Resign(NamedTuple):
+    """End the term with this token voluntarily. Another term is not touched."""
+
+    token: int
+    reason: Reason
+
+
+class Delivered(NamedTuple):
+    """The loss callbacks of the term with this token have returned."""
+
+    token: int
+
+
+class Released(NamedTuple):
+    """The release was sent. If it was not executed, the lease runs out."""
+
+
+class Stop(NamedTuple):
+    """End the candidacy."""
+
+
+AnyEvent = (
+    Campaigned | Renewed | Failed | Tick | Woken | HolderDied | DeadlineObserved | Resign | Delivered | Released | Stop
+)
+
+
+class Term(NamedTuple):
+    """One leadership: its token, and the instant up to which the grant is certain."""
+
+    token: int
+    deadline: float
+
+
+class Ended(NamedTuple):
+    """The last term, while its loss callbacks run or its release is due."""
+
+    term: Term
+    reason: Reason
+    owes_release: bool
+    """Whether the lease is to be given back."""
+    delivered: bool = False
+    """Whether the loss callbacks have returned."""
+
+
+class State(NamedTuple):
+    """All that a candidate knows. At most one of ``pending``, ``term`` and ``ended`` is set."""
+
+    term: Term | None = None
+    ended: Ended | None = None
+    pending: Term | None = None
+    """Granted, and not yet confirmed."""
+    next_at: float = 0.0
+    """When the next request is due."""
+    not_before: float = 0.0
+    """Until when a candidate that resigned does not campaign, even if it is woken."""
+    highest_token: int = 0
+    """The highest token ever seen. A server that has forgotten it must still grant a higher one."""
+    failures: int = 0
+    """Requests that failed in a row."""
+    setbacks: int = 0
+    """Terms in a row that a gain callback ended by an exception."""
+    leader: str = ""
+    """The candidacy that was last seen to lead."""
+    watch: ExpiryProof = NOTHING_SEEN
+    unrecorded_end: tuple[int, str] = (0, "")
+    """Token and reason of the last term, until its end is written to the history."""
+    poll_suffices: bool = False
+    """Whether another candidate led when Redis was last asked, so that the next request may be a poll."""
+    dead: tuple[str, int] = ("", 0)
+    """Holder and token of the last term whose process was seen to die."""
+    stopping: bool = False
+    """Whether the candidacy ends as soon as the last term is over and done with."""
+
+
+class Plan(NamedTuple):
+    """What to do next. A ``wait`` lasts until ``until``, and any event ends it early."""
+
+    act: Literal["campaign", "poll", "confirm", "renew", "release", "leave", "wait"]
+    until: float = math.inf
+    listen: bool = False
+    """Whether to wait at Redis, where other processes can wake this one, and not only on the local waker."""
+
+
+def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
+    """Return the state after ``event`` at ``now``. Pure."""
+    known = state.ended
+    state = _expire(state, now)
+    match event:
+        case Campaigned(asked_at, answer, jitter):
+            return _campaigned(state, asked_at, answer, jitter, now, timing)
+        case Renewed(asked_at, answer):
+            return _renewed(state, asked_at, answer, now, timing)
+        case Failed(jitter):
+            term = state.term or state.pending  # retry often enough for some more tries before it ends
+            longest = min(timing.retry, max(FIRST_BACKOFF, (term.deadline - now) / 4)) if term else timing.retry
+            wait = min(longest, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + jitter / 2)
+            later = max(now + wait, state.not_before)
+            return state._replace(failures=state.failures + 1, next_at=later, poll_suffices=False)
+        case Woken() if state.term is None and state.pending is None:
+            return state._replace(next_at=max(now, state.not_before), poll_suffices=False)
+        case HolderDied(holder, token) if state.term is None and state.pending is None:
+            return state._replace(dead=(holder, token), next_at=max(now, state.not_before), poll_suffices=False)
+        case DeadlineObserved(token) if state.term and state.term.token == token:
+            return _end(state, "expired", owes_release=False, next_at=now)
+        case Resign(token, reason) if state.term and state.term.token == token:
+            return _resign(state, reason, now, timing)
+        case Delivered(token) if known and state.ended and state.ended.term.token == token:
+            ended = state.ended._replace(delivered=True)
+            return state._replace(ended=ended if ended.owes_release else None)
+        case Released() if known:
+            return state._replace(ended=None)
+        case Stop():
+            state = state._replace(stopping=True)
+            if state.pending:
+                return state._replace(pending=None, ended=_unannounced(state.pending))
+            return _end(state, "resigned", owes_release=True, next_at=now) if state.term else state
+    return state
+
+
+def preconditions(state: State, asked_at: float, timing: Timing) -> Preconditions:
+    """Return what a request that leaves at ``asked_at`` says beside its purpose. Pure."""
+    releasing = state.ended.term if state.ended and state.ended.owes_release else None
+    if term := state.term or state.pending or releasing:  # at the end of its lease another candidate may lead
+        not_after = state.watch.server_time(term.deadline, upper=False)
+        return Preconditions(state.highest_token, acknowledged_version=state.watch.version, not_after=not_after)
+    return Preconditions(
+        state.highest_token,
+        expired_version=state.watch.expired_version(asked_at),
+        not_after=state.watch.server_time(asked_at + timing.operation + timing.margin, upper=True),
+        unrecorded_end=state.unrecorded_end,
+        dead=state.dead,
+    )
+
+
+def inherited(state: State) -> State:
+    """Return what the next candidacy of the same process begins with. Pure.
+
+    It does not campaign before the loss callbacks of the last term have returned. The last candidacy gives the lease of
+    that term back itself.
+    """
+    ended = state.ended
+    undelivered = ended._replace(owes_release=False) if ended and not ended.delivered else None
+    return State(
+        highest_token=state.highest_token, ended=undelivered, watch=state.watch, unrecorded_end=state.unrecorded_end
+    )
+
+
+def campaigns_when_woken(state: State, now: float) -> bool:
+    """Return whether a candidate that waits at Redis campaigns when it is woken. Pure.
+
+    The same as ``plan`` after ``Woken``, for less work.
+    """
+    return not (state.term or state.pending or state.ended or state.stopping) and now >= state.not_before
+
+
+def decided(event: AnyEvent, after: State) -> bool:
+    """Return whether ``event`` ended an attempt to lead. An attempt that must watch or confirm goes on. Pure."""
+    if after.term is not None or isinstance(event, Failed):
+        return True
+    if not isinstance(event, Campaigned) or after.watch.expired_version(event.asked_at):
+        return False
+    answer = event.answer
+    # If more is left of a state than its whole duration, the server's clock was set back, so its answer does not count.
+    held = answer.verdict == "held" and answer.remaining <= answer.duration
+    # A delayed release that goes on by the proof ends the attempt, even if the server's clock says that it is over.
+    return held or answer.verdict == "foreign" or answer.held_since is not None
+
+
+def plan(state: State, now: float) -> Plan:
+    """Return what a candidate in ``state`` does at ``now``. Pure."""
+    state = _expire(state, now)
+    if state.ended:
+        if state.ended.delivered:
+            return Plan("release")
+        if state.ended.owes_release:
+            return Plan("wait", state.ended.term.deadline)
+    if state.stopping:
+        return Plan("leave")
+    if state.ended:
+        return Plan("wait")
+    if now >= state.next_at:
+        if state.term or state.pending:
+            return Plan("renew" if state.term else "confirm")
+        return Plan("poll" if state.poll_suffices and not state.watch.expired_version(now) else "campaign")
+    if state.term:
+        return Plan("wait", min(state.next_at, state.term.deadline))
+    return Plan("wait", state.next_at, listen=not state.failures)
+
+
+def _expire(state: State, now: float) -> State:
+    if state.term and now >= state.term.deadline:
+        return _end(state, "expired", owes_release=False, next_at=now)
+    if state.pending and now >= state.pending.deadline:
+        return state._replace(pending=None)
+    if state.ended and state.ended.owes_release and not state.ended.delivered and now >= state.ended.term.deadline:
+        # The loss callbacks have run for longer than the lease. It has run out, so there is nothing to give back.
+        ended = state.ended._replace(owes_release=False)
+        return state._replace(ended=ended, unrecorded_end=(ended.term.token, ended.reason))
+    return state
+
+
+def _end(state: State, reason: Reason, *, owes_release: bool, next_at: float) -> State:
+    assert state.term
+    # A release writes the end to the history. Otherwise the next campaign does.
+    unrecorded_end = state.unrecorded_end if owes_release else (state.term.token, reason)
+    ended = Ended(state.term, reason, owes_release)
+    return state._replace(term=None, ended=ended, unrecorded_end=unrecorded_end, next_at=next_at, leader="")
+
+
+def _unannounced(term: Term) -> Ended:
+    """Return the end of a grant of which the application was not told, and which is given back."""
+    return Ended(term, "resigned", owes_release=True, delivered=True)
+
+
+def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
+    # A candidate that resigns does not campaign for a while, so that another can take over. That grows with the number
+    # of terms in a row that ended so.
+    setbacks = state.setbacks + 1 if reason == "callback-failed" else 0
+    until = now + timing.retry * 2 ** min(max(setbacks - 1, 0), 5)
+    return _end(state._replace(setbacks=setbacks, not_before=until), reason, owes_release=True, next_at=until)
+
+
+def _observe(state: State, asked_at: float, answer: Answer, now: float, pause: float) -> State:
+    watch = state.watch.observe(asked_at, answer, now, pause)
+    return state._replace(watch=watch, failures=0, highest_token=max(state.highest_token, answer.token))
+
+
+def _gap(state: State, timing: Timing) -> float:
+    """Return the seconds from the last poll to this one, as they were planned."""
+    observation = state.watch.observation
+    return (
+        max(timing.retry, state.next_at - observation.asked_at) if state.poll_suffices and observation else timing.retry
+    )
+
+
+def _campaigned(state: State, asked_at: float, answer: Answer, jitter: float, now: float, timing: Timing) -> State:
+    gap = _gap(state, timing)
+    state = _observe(state, asked_at, answer, now, gap + timing.operation)._replace(
+        unrecorded_end=(0, ""), poll_suffices=False
+    )
+    if state.term or state.ended or state.pending:
+        return state
+    if answer.verdict != "granted":
+        # A lock of another program cannot be claimed: it runs out, or its holder renews it.
+        expires_at = now + answer.remaining if answer.verdict in ("foreign", "late") else state.watch.expires_at
+        spread = jitter * min(MAX_JITTER, JITTER_PER_CANDIDATE * answer.candidates)
+        pause = pace.pause(answer, state.watch, gap, jitter, timing)
+        next_at = min(asked_at + pause, max(expires_at, now) + EXPIRY_ROUNDING + spread)
+        return state._replace(leader=answer.holder, next_at=next_at, poll_suffices=answer.verdict == "held")
+    term = Term(answer.token, asked_at + timing.ttl - timing.margin)
+    if state.stopping:
+        return state._replace(ended=_unannounced(term))
+    if now >= term.deadline:
+        return state._replace(next_at=now)
+    if timing.replicas:
+        return state._replace(pending=term, next_at=now)
+    return state._replace(term=term, leader=answer.holder, next_at=asked_at + timing.heartbeat)
+
+
+def _renewed(state: State, asked_at: float, answer: Answer, now: float, timing: Timing) -> State:
+    state = _observe(state, asked_at, answer, now, timing.retry + timing.operation)
+    term = state.term or state.pending
+    if not term:
+        return state
+    if answer.verdict == "late":  # the clock of the server was set, or the request was slow; the answer has its time
+        return state._replace(next_at=now)
+    if answer.verdict == "renewed":
+        if answer.token != term.token:
+            return state
+        deadline = max(term.deadline, asked_at + timing.ttl - timing.margin)
+        lasts = state._replace(term=Term(term.token, deadline), next_at=asked_at + timing.heartbeat)
+        return lasts._replace(pending=None, leader=answer.holder) if state.pending else lasts._replace(setbacks=0)
+    if state.pending:
+        return state._replace(pending=None, next_at=now)
+    taken = answer.holder not in ("", state.leader)
+    reason: Reason = "taken" if taken else "quarantined" if answer.verdict == "quarantined" else "data-lost"
+    lost = _end(state, reason, owes_release=False, next_at=now + (timing.retry if taken else 0))
+    return lost._replace(leader=answer.holder)

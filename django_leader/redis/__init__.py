@@ -1,0 +1,1 @@
+"""Sockets: one connection to Redis, what is sent on it, and how its replies are read."""

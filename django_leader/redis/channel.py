@@ -1,0 +1,294 @@
+"""One private connection to Redis, used by one thread at a time.
+
+NOT guaranteed here: that a request whose reply did not come was not executed. Whoever calls must treat that
+outcome as unknown.
+
+- Never a pool that the application uses, and never its timeouts: a pool of redis-py is shared, and its defaults
+  retry a request that may already have been executed, for up to a minute.
+- Nothing is sent twice here. After any error or missing reply the connection is dropped, so that no later request can
+  be answered by the reply to an earlier one.
+- A connection that ended while it was idle (a restart, the server's ``timeout``, a proxy, ``CLIENT KILL``) is replaced
+  before a request is sent, if the kernel knows of its end by then. If it does not, the request fails with
+  ``ConnectionClosed``. Whoever knows that the request may be executed twice can then send it again: see ``runner``.
+- A wait that is ended in this way is begun again, once. An element that the first one took is lost with its reply, as
+  it is without a second one; who waits comes back to look after its time in any case.
+- Waiting is a blocking command at the server and, at the same time, a poll at home on the socket and on a ``Waker``.
+  The server's timer is coarse (up to 0.1 s late by default). Where the instant counts, it is asked to end early and the
+  rest is waited here.
+- A wait can be sent in one piece with the request before it. Its reply is then owed; until it has come, the connection
+  cannot be used for anything else, and whoever cannot wait for it takes a new one.
+- A channel belongs to the process that made it. In a child of a fork whatever would send, or act on a reply, raises
+  ``Forked``, and the inherited descriptor is closed without a word to the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import encodings.idna  # noqa: F401 - or the first to connect imports it, and whoever is forked meanwhile never can
+import math
+import os
+import socket
+import time
+from typing import Any
+
+from redis.connection import Connection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
+
+from django_leader.exceptions import RedisUnavailable
+from django_leader.protocol.requests import Packed
+from django_leader.system import clock
+from django_leader.system.forks import Forked, check, close_silently
+from django_leader.system.waker import Waker, readable
+
+from .connector import Connect
+from .reasons import closed, explain, place_of
+
+EXPECTED = (RedisError, OSError, ValueError)
+"""What a connection raises when it fails; anything else that comes from a request is a defect."""
+SERVER_TIMER = 0.1
+"""Seconds by which a blocking command may end late: Redis looks at its clients ten times a second (``hz 10``)."""
+DENIED = ("NOPERM", "ACL failure", "The user executing the script can't")
+"""What Redis says of a script in which something was denied, by its version."""
+SLICE = 0.02
+"""Seconds between two looks at a connection without a real socket, as fakeredis has."""
+
+
+class ConnectionClosed(RedisUnavailable):
+    """The other end has closed a connection that had answered before. Whether the request was executed is unknown."""
+
+
+class Channel:
+    """A connection that is made when it is needed and dropped when it is in doubt. For one thread at a time."""
+
+    def __init__(self, connect: Connect, timeout: float, waker: Waker | None = None, if_denied: str = "") -> None:
+        self._pid, self._if_denied = os.getpid(), if_denied
+        self._connect, self._timeout, self._waker = connect, timeout, waker
+        self._connection: Connection | None = None
+        self._detached: Connection | None = None
+        self._answered = False
+        """Whether the connection has given a reply. One that is closed before cannot be used at all."""
+        self._wait_reply_due: float | None = None
+        """The instant up to which a wait was asked for whose reply has not come."""
+
+    def call(self, *command: Any) -> Any:
+        """Sends one command once and gives its reply. One round trip, more if it must connect first.
+
+        Raises ``RedisUnavailable``; what became of the command is then unknown. It is ``ConnectionClosed`` if it may be
+        that the connection ended before. ``NoScriptError`` passes, since it is the one error reply by which the caller
+        knows what to do.
+        """
+        try:
+            connection = self._open()
+            return self._call(connection, connection.pack_command(*command))  # type: ignore[no-untyped-call]
+        except NoScriptError:
+            raise
+        except BaseException as error:
+            raise self._failure(error) from None
+
+    def call_after(self, *command: Any) -> Any:
+        """Like ``call``, but never on another connection than that of the last call, whose end is an error."""
+        try:
+            check(self._pid)
+            if self._connection is None or not self.connected:
+                raise RedisConnectionError
+            return self._call(self._connection, self._connection.pack_command(*command))  # type: ignore[no-untyped-call]
+        except BaseException as error:
+            raise self._failure(error) from None
+
+    def call_packed(self, command: bytes, *, until: float | None = None, pause: float = 0.0) -> Any:
+        """Like ``call``, for a command that ``pack`` has packed.
+
+        If a wait until the instant ``until`` follows in it, ``wait`` gives the reply to that. ``pause``: seconds for
+        which the reply is not looked for.
+        """
+        try:
+            return self._call(self._open(), [command], until, pause)
+        except NoScriptError:
+            raise
+        except BaseException as error:
+            raise self._failure(error) from None
+
+    def pack(self, *command: Any) -> bytes:
+        """The command as it is sent. Connects if there is no connection. Raises ``RedisUnavailable``."""
+        try:
+            check(self._pid)
+            # Any connection packs alike, also one on which a wait goes on.
+            return b"".join((self._connection or self._open()).pack_command(*command))  # type: ignore[no-untyped-call]
+        except BaseException as error:
+            raise self._failure(error) from None
+
+    def wait(self, command: Packed, until: float, *, exact: bool = True) -> tuple[bytes, bytes] | None:
+        """Waits for an element in one of the lists of ``command`` until an instant, or until the waker is set.
+
+        Gives (key, element), or None when the time is over or the waker was set. A wait that was sent already goes on;
+        if it was meant to last as long, or is not to be ``exact``, it may end late by the server's timer.
+        Raises ``RedisUnavailable``.
+        """
+        try:
+            return self._wait(command, until, exact=exact)
+        except ConnectionClosed:
+            return self._wait(command, until, exact=exact)
+
+    def _wait(self, command: Packed, until: float, *, exact: bool) -> tuple[bytes, bytes] | None:
+        assert self._waker, "a channel that waits needs a waker"
+        patience = until if exact else until + 2 * SERVER_TIMER
+        try:
+            check(self._pid)
+            if self._wait_reply_due is None:
+                seconds = until - clock.now() - (SERVER_TIMER if exact else 0.0)
+                if seconds < SERVER_TIMER / 2:
+                    self._waker.wait(until - clock.now())
+                    return None
+                self._close_detached()  # it still waits at the server, and would eat the element that is meant for us
+                self._open().send_packed_command([command.filled(blpop_seconds(seconds))], check_health=False)  # type: ignore[no-untyped-call]
+                self._wait_reply_due = until
+            elif until >= self._wait_reply_due:
+                patience = until + 2 * SERVER_TIMER
+            assert self._connection
+            if not self._readable(patience):
+                self._detach()
+                return None
+            reply, due, self._wait_reply_due = (
+                self._connection.read_response(disable_decoding=True),
+                self._wait_reply_due,
+                None,
+            )
+            self._answered = True
+        except BaseException as error:
+            raise self._failure(error) from None
+        if reply is None:
+            if due >= until > clock.now():  # one that was meant to be shorter is followed by another one
+                self._waker.wait(until - clock.now())
+            return None
+        return reply[0], reply[1]
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection whose end the kernel does not know of. Local, any thread."""
+        # An idle one has nothing to read but its end, or what nobody has asked for.
+        connection = self._connection
+        return connection is not None and (self._wait_reply_due is not None or not _has_something_to_read(connection))
+
+    def drop(self) -> None:
+        """Closes the connection. The next call makes a new one."""
+        self._close_detached()
+        _close(self._connection)
+        self._connection = self._wait_reply_due = None
+        self._answered = False
+
+    def open(self) -> None:
+        """Connects ahead of the next call, if there is no connection. Raises ``RedisUnavailable``."""
+        try:
+            self._open()
+        except BaseException as error:
+            raise self._failure(error) from None
+
+    def abandon(self) -> None:
+        """In a forked child: closes the inherited descriptor without a word to the server."""
+        for connection in (self._connection, self._detached):
+            sock = getattr(connection, "_sock", None)
+            if connection is not None and sock is not None:
+                connection._sock = None
+                close_silently(sock)
+        self._connection = self._detached = self._wait_reply_due = None
+        self._connect = _refuse
+
+    def cancel_wait(self) -> None:
+        """Closes what still waits at the server, so that no wake-up goes there."""
+        if self._wait_reply_due is not None:
+            self._detach()
+        self._close_detached()
+
+    def _detach(self) -> None:
+        # A reply is still owed, so this connection cannot be used for anything else. To close it takes time that a
+        # hand-over may need: it is done behind the next call.
+        self._close_detached()
+        self._detached, self._connection, self._wait_reply_due = self._connection, None, None
+
+    def _close_detached(self) -> None:
+        _close(self._detached)
+        self._detached = None
+
+    def _failure(self, error: BaseException) -> BaseException:
+        # Raise it "from None" and not here: a traceback prints the text of a cause, and some print local variables.
+        if self._pid != os.getpid():  # whatever failed, it was the parent's
+            self.abandon()
+            return Forked()
+        answered, place = self._answered, place_of(self._connection)
+        self.drop()
+        if not isinstance(error, EXPECTED):
+            return error
+        kind = ConnectionClosed if answered and closed(error) else RedisUnavailable
+        return kind(explain(error, place) + self._if_denied * denied(error))
+
+    def _open(self) -> Connection:
+        check(self._pid)
+        if self._wait_reply_due is not None:
+            self._detach()
+        if not self.connected:
+            self.drop()
+            self._connection = self._connect(self._timeout)
+            try:
+                self._connection.connect()  # type: ignore[no-untyped-call]
+            except EXPECTED:
+                raise
+            except Exception as error:  # of a credential provider, say
+                raise RedisUnavailable(explain(error, place_of(self._connection))) from None
+        check(self._pid)  # again: to connect takes a while, and greenlets may have forked meanwhile
+        assert self._connection
+        return self._connection
+
+    def _call(self, connection: Connection, packed: list[bytes], until: float | None = None, pause: float = 0.0) -> Any:
+        connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
+        self._wait_reply_due = until
+        if pause:
+            time.sleep(pause)
+        reply = connection.read_response(disable_decoding=True)
+        self._answered = True
+        check(self._pid)  # before anybody acts on it: see ``forks``
+        if self._detached:
+            self._close_detached()
+        return reply
+
+    def _readable(self, until: float) -> bool:
+        assert self._connection
+        assert self._waker
+        sock = getattr(self._connection, "_sock", None)
+        if isinstance(sock, socket.socket):
+            if self._connection.can_read(0):
+                return True
+            return self._waker.wait(until - clock.now(), sock)[1]
+        while not (ready := self._connection.can_read(0)) and clock.now() < until:
+            if self._waker.wait(SLICE)[0]:
+                return False
+        return ready
+
+
+def denied(error: BaseException) -> bool:
+    """Whether the server's ACL denies what was asked for. Local."""
+    text = str(error) if isinstance(error, ResponseError) else ""  # of a script that was denied what it called
+    return isinstance(error, NoPermissionError) or any(words in text for words in DENIED)
+
+
+def blpop_seconds(seconds: float) -> bytes:
+    """How long a command blocks, at the least, as it is sent: always of one length. At most an hour. Local."""
+    # Redis cuts its clock to milliseconds.
+    return b"%012.3f" % (max(1, math.ceil(min(seconds, 3600) * 1000) + 1) / 1000)
+
+
+def _has_something_to_read(connection: Connection) -> bool:
+    """Whether the kernel has something for us, or the end. False if it cannot be told, as of fakeredis."""
+    sock = getattr(connection, "_sock", None)
+    descriptor = sock.fileno() if isinstance(sock, socket.socket) else -1  # so it is also when another thread closed it
+    return descriptor >= 0 and bool(readable([descriptor], 0))
+
+
+def _refuse(timeout: float) -> Connection:
+    raise Forked
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        with contextlib.suppress(Exception):
+            connection.disconnect()  # type: ignore[no-untyped-call]

@@ -1,0 +1,113 @@
+"""Where Redis is, and how a connection to it is made: like those of the application's pool, but private.
+
+NOT guaranteed here: that the server is a primary, or the same one as at the last connect.
+
+The Sentinel clients of an application are not used: one of them that hangs would hold up an election for as long as
+*their* timeouts say, and redis-py retries ten times. Nothing is kept open in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection, Connection, ConnectionPool, DefaultParser
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from .limits import limited
+from .reasons import NoPrimary, explain, place_in
+
+Connect = Callable[[float], Connection]
+"""Makes a connection, unconnected, whose connect and each of whose reads end after so many seconds."""
+
+_NO_CLIENT_INFO: dict[str, None] = (
+    {"driver_info": None}
+    if "driver_info" in signature(AbstractConnection.__init__).parameters
+    else {"lib_name": None, "lib_version": None}
+)
+
+
+def connector(pool: ConnectionPool) -> Connect:
+    """Makes connections like those of ``pool`` (address, credentials, TLS), but private and without retries.
+
+    Of a pool that is managed by Sentinel, to whichever server is the primary when it connects.
+    """
+    # RESP2 and no client info: a new connection costs no handshake beyond what the server asks for.
+    kwargs = private(pool.connection_kwargs) | _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
+    kwargs |= {"decode_responses": False, "health_check_interval": 0}
+    kwargs["parser_class"] = limited(kwargs.get("parser_class", DefaultParser))
+    primary = Primary(pool) if isinstance(pool, SentinelConnectionPool) else None
+
+    def connect(timeout: float) -> Connection:
+        own: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        if primary:
+            own["connection_pool"] = primary.within(timeout)
+        connection: Connection = pool.connection_class(**kwargs | own)
+        return connection
+
+    return connect
+
+
+class Primary:
+    """What a connection of redis-py that is managed by Sentinel asks for its address."""
+
+    is_master = True
+    check_connection = False
+
+    def __init__(self, pool: SentinelConnectionPool) -> None:
+        self.service_name = pool.service_name
+        known = pool.sentinel_manager
+        self._sentinel = Sentinel([], min_other_sentinels=known.min_other_sentinels)  # type: ignore[no-untyped-call]
+        self._force_master_ip = getattr(known, "_force_master_ip", None)
+        self._known, self._timeout = known.sentinels, 0.0
+
+    def within(self, timeout: float) -> Primary:
+        """Gives each Sentinel so many seconds to answer."""
+        if timeout != self._timeout:
+            self._timeout = timeout
+            self._sentinel.sentinels = [_client(sentinel, timeout) for sentinel in self._known]
+        return self
+
+    def get_master_address(self) -> tuple[str, int]:
+        """Host and port. One round trip to the Sentinel that answered last, then to the others.
+
+        Raises ``NoPrimary``, which is a ``MasterNotFoundError`` of redis-py, when none knows.
+        """
+        # Not ``discover_master`` of redis-py: what that says of a Sentinel which does not answer may hold its password.
+        sentinels, failures = self._sentinel.sentinels, []
+        try:
+            for sentinel in sentinels:
+                place = place_in(sentinel.connection_pool.connection_kwargs)
+                try:
+                    masters: Any = sentinel.sentinel_masters()
+                except (RedisError, OSError) as error:
+                    failures.append(explain(error, place))
+                    continue
+                state = masters.get(self.service_name)
+                if state and self._sentinel.check_master_state(state, self.service_name):  # type: ignore[no-untyped-call]
+                    sentinels.remove(sentinel)
+                    sentinels.insert(0, sentinel)
+                    return self._force_master_ip or state["ip"], state["port"]
+                failures.append(f"{place} {'says that it is down' if state else 'does not know it'}")
+        finally:
+            for sentinel in sentinels:
+                sentinel.close()
+        raise NoPrimary(f"no Sentinel names a primary for {self.service_name!r} ({'; '.join(failures)})")
+
+
+def _client(sentinel: redis.Redis, timeout: float) -> redis.Redis:
+    pool = sentinel.connection_pool
+    kwargs: dict[str, Any] = private(pool.connection_kwargs)
+    kwargs |= {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+    return redis.Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
+
+
+def private(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments of a pool's connections those that say where the server is and how to log in."""
+    unwanted = ("maint", "orig_", "oss_cluster", "event_dispatcher", "retry", "himport", "lib_", "driver_info")
+    return {name: value for name, value in kwargs.items() if not name.startswith(unwanted)}

@@ -1,0 +1,150 @@
+"""What the operator is told of one candidacy, in the log: each thing once, with what to do about it.
+
+NOT guaranteed here: that everything is noticed. This looks at what a candidate sees anyway, and asks the server once
+how it is configured.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from django_leader.protocol.config import FINGERPRINT_LENGTH, Config
+from django_leader.protocol.machine import State, Term
+from django_leader.protocol.records import Answer, printable
+from django_leader.redis.channel import SERVER_TIMER
+from django_leader.system import clock, starvation
+from django_leader.system.log import LONGEST, log, way_to
+
+LATE = 0.5
+"""Of the heartbeat interval: a beat that is later than this has been held up by more than the jitter of a busy host."""
+MAX_DUPLICATES = 10
+"""Warnings of another process with the same instance id: whoever writes to Redis can make up any number."""
+PAUSE = 60.0
+"""Seconds between two warnings of a quarantine: a replica that joins again and again makes many."""
+
+
+class Diagnostics:
+    """For one candidacy. Local, any thread; never raises."""
+
+    def __init__(self, label: str, config: Config, about: dict[str, str] | None = None) -> None:
+        self.label, self._config, self._about = label, config, about
+        self._duplicates: set[str] = set()
+        self._shared = False
+        self._due, self._rested = clock.now(), True
+        self._term: Term | None = None
+        self._counts: starvation.Counts | None = None
+        self._late = (0, set[str]())
+        self._quarantine, self._told_at = "", -math.inf
+        self.outage = ""
+        """Why Redis could not be asked when it was last tried; empty when it answered."""
+        self.delay = 0.0
+        """Seconds by which the election thread was late for the last request that was due."""
+
+    def failed(self, error: BaseException, *, unexpected: bool) -> None:
+        """Redis could not be asked."""
+        known, text = self.outage, type(error).__name__ if unexpected else str(error)
+        self.outage = printable(text, LONGEST)
+        if not known:
+            self._warn(
+                "Redis cannot be asked (%s). Nobody can be elected until it can; the application is not affected, and "
+                "the election goes on by itself.%s",
+                self.outage, f" It is {way_to(error)}." if unexpected else "",
+            )  # fmt: skip
+
+    def answered(self, answer: Answer) -> None:
+        """Redis has answered. Told of a quarantine, too."""
+        if self.outage:
+            self.outage = ""
+            self._warn("Redis answers again")
+        quarantined = answer.verdict == "quarantined" and self._quarantine != answer.version
+        if quarantined and clock.now() >= self._told_at + PAUSE:
+            self._quarantine, self._told_at = answer.version, clock.now()
+            self._warn(
+                "Redis is new, has lost data of this election or (with MIN_REPLICAS) has one more replica, so a lease "
+                "may go on of which it does not know: nobody is elected for another %.1f s (QUARANTINE). The history "
+                "says why.",
+                max(answer.remaining, 0.0),
+            )
+
+    def turn_ended(self, state: State, wait: float) -> None:
+        """The election thread has finished a turn, and waits for so many seconds before the next. Local."""
+        self._due = math.inf if state.ended else state.next_at
+        self._term, self._rested = state.term, wait > 0
+        # Only a leader is told why it is late. To count costs a follower a tenth of its CPU.
+        if not self._term:
+            self._counts = None
+        elif not self._counts:
+            self._counts = starvation.look(late=False)
+
+    def turn_began(self) -> None:
+        """The election thread begins a turn. If a request is due, looks how late it is. Local."""
+        late = clock.now() - self._due
+        if late < 0:
+            return
+        self.delay = late if self._term else max(0.0, late - 2 * SERVER_TIMER)
+        if not self._term:
+            return
+        too_late = late > LATE * self._config.timing.heartbeat
+        before, self._counts = self._counts, starvation.look(late=too_late)
+        if not too_late:
+            return
+        if self._late[0] != self._term.token:
+            self._late = (self._term.token, set())
+        cause, advice = starvation.explain(before, self._counts, late, rested=self._rested)
+        if cause not in self._late[1]:
+            self._late[1].add(cause)
+            left = max(0.0, self._term.deadline - clock.now())
+            self._warn("a heartbeat is %.1f s late; %.1f s are left of the lease. %s.", late, left, advice)
+
+    def duplicate(self, other: str) -> None:
+        """The candidacy ``other`` has the same instance id."""
+        if other not in self._duplicates and len(self._duplicates) < MAX_DUPLICATES:
+            self._duplicates.add(other)
+            self._warn(
+                "another process takes part as %r, too. Only one of them can lead at a time, but nobody can tell them "
+                "apart: give each process an INSTANCE_ID of its own, or none.",
+                self._config.instance_id,
+            )
+
+    def project(self, other: str) -> None:
+        """A candidate of the project ``other`` takes part. If that is not ours, it is told once."""
+        if not self._shared and other not in self._config.projects:
+            self._shared = True
+            self._warn("%s", shared_key(other, self._config))
+
+    def server(self, info: dict[str, str]) -> None:
+        """How the server is configured, as it says itself."""
+        for advice in server_warnings(info, self._config.min_replicas):
+            self._warn("%s", advice)
+
+    def _warn(self, text: str, *args: object) -> None:
+        log(logging.WARNING, f"%s: {text}", self.label, *args, extra=self._about)
+
+
+def shared_key(other: str, config: Config) -> str:
+    """What to say when a candidate is of the project ``other``, and not of ours. Pure."""
+    return (
+        f"another project takes part (fingerprint {other[:FINGERPRINT_LENGTH]!r}; ours is {config.projects[0]!r}). "
+        f"Both use the key {config.keys.lock!r} in one Redis database, so one leader is elected among them all. Give "
+        "each project a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own."
+    )
+
+
+def server_warnings(info: dict[str, str], min_replicas: int) -> list[str]:
+    """What a server's ``INFO`` gives reason to say. Pure."""
+    found = []
+    policy = info.get("maxmemory_policy", "noeviction")
+    if info.get("maxmemory", "0") != "0" and policy != "noeviction":
+        found.append(
+            f"Redis evicts keys when its memory is full (maxmemory-policy {policy}), those of the election, too. "
+            "Nobody leads twice by it, but nobody may be elected for a QUARANTINE: give the election a server with "
+            "the policy noeviction."
+        )
+    replicas = info.get("connected_slaves", "0")
+    if replicas != "0" and not min_replicas:
+        found.append(
+            f"Redis has replicas ({replicas}), and a failover to one that does not know the lease yet can make two "
+            "processes lead at a time. Set MIN_REPLICAS, to half of the replicas or more."
+        )
+    return found

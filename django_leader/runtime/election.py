@@ -1,0 +1,389 @@
+"""``LeaderElection``: one process in one election, as the application sees it.
+
+NOT guaranteed here:
+
+- That nobody else works on as if it led. ``is_leader()`` is true only while this process holds the lease; a process
+  that is paused between this check and a write can still write late. Hand ``fencing_token`` to the other side where
+  that matters, and let it refuse a token lower than one it has seen.
+- That a term lasts. Redis, the network or a starved process can end any term at any time.
+- That there is always a leader. While Redis is away nobody can be elected.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import redis
+
+from django_leader.exceptions import LeaderError
+from django_leader.protocol.config import Config
+from django_leader.protocol.hold import hold_left
+from django_leader.protocol.machine import Resign
+from django_leader.redis.connector import Connect, connector
+from django_leader.redis.reasons import refuse
+from django_leader.system import clock
+from django_leader.system.clock import BOOT_CLOCK, clock_gettime
+from django_leader.system.forks import unsupported
+from django_leader.system.log import log
+from django_leader.system.starts import Start, starts
+
+from .candidacy import Candidacy
+from .grant import NO_GRANT, Grant
+from .lifecycle import lifecycle
+from .listeners import Listeners, RunCoroutine, run_coroutine
+from .local import Local
+from .queries import Queries, in_thread
+from .waits import Waits
+from .work import Factory
+from .work import Work as LeadersWork
+
+Callback = TypeVar("Callback", bound=Callable[[], Any])
+Work = TypeVar("Work", bound=Factory)
+
+
+class LeaderElection(Queries, Waits):
+    """This process in one election. Thread-safe; one object per process and election.
+
+    ``client`` (or a function that gives it, called when Redis is first needed) tells where Redis is and how to log in;
+    its connections are not used. ``name`` is for logs and errors.
+    ``after_callback`` is called behind each callback, in its thread. ``run_coroutine`` runs the coroutine that a
+    callback has returned, in the same thread. ``when_idle`` is called by ``is_leader()`` where this process takes no
+    part, until it returns True. Raises ``ConfigError`` for a bad ``config`` and for a client of another kind, such as
+    that of a Redis Cluster (a function's when Redis is first needed).
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis | Local | Callable[[], redis.Redis | Local],
+        config: Config | None = None,
+        *,
+        name: str = "default",
+        after_callback: Callable[[], Any] = lambda: None,
+        run_coroutine: RunCoroutine = run_coroutine,
+        when_idle: Callable[[], bool] | None = None,
+    ) -> None:
+        self.name, self.label = name, f"LEADER_ELECTIONS[{name!r}]"
+        if not callable(client):
+            refuse(client)
+        self._given = config or Config()
+        self._client = client
+        self._connector: Connect | None = None
+        self._listeners = Listeners(after_callback, run_coroutine)
+        self._when_idle = when_idle
+        self._forget()
+        lifecycle.add(self)
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self.config = self._given.validate()
+        self._timing = self.config.timing
+        self._candidacy: Candidacy | None = None
+        self._start: Start | None = None
+        self._bodies: list[int] = []
+        """The threads whose guarded bodies a release waits for."""
+        self.asked = False
+        """Whether ``ask_to_stop()`` was the last that it was told."""
+        self._grant = NO_GRANT
+        self.overridden: Grant | None = None
+        self._idle_hook = self._when_idle
+
+    @property
+    def _connect(self) -> Connect:
+        # No cached_property: it would write to __dict__, and every look at another attribute be slower by that.
+        if self._connector is None:
+            client = self._client if isinstance(self._client, redis.Redis | Local) else self._client()
+            if isinstance(client, Local):
+                self._connector = client
+            else:
+                refuse(client)
+                self._connector = connector(client.connection_pool)
+        return self._connector
+
+    def override(self, grant: Grant | None) -> None:
+        """Answer the local questions by ``grant``, whatever Redis says, and start nothing. None ends it. For tests."""
+        with lifecycle.starting:  # a candidacy that begins at this moment must not publish its own grant over ours
+            candidacy = self._candidacy
+            with candidacy.changed if candidacy else nullcontext():
+                self.overridden = grant
+                self._publish(candidacy.grant if candidacy else NO_GRANT)
+
+    def _publish(self, grant: Grant) -> None:
+        self._grant = self.overridden or grant
+
+    def is_leader(self) -> bool:
+        """Return whether this process leads now. Local: no network, no lock, never raises. Any thread.
+
+        In a signal handler, too, once the process takes part. While it does not, a call may write to the log why, and
+        handlers of the log take locks.
+        """
+        if clock_gettime(BOOT_CLOCK) < self._grant.cell[0]:
+            return True
+        if self._candidacy is None and self._idle_hook:
+            self._call_idle_hook()
+        return self._grant.cell[0] != 0.0 and self.lease_left > 0
+
+    def _call_idle_hook(self) -> None:
+        hook, self._idle_hook = self._idle_hook, None  # a handler of the log may ask, too
+        if hook and not self.overridden:
+            with suppress(Exception):
+                if hook():
+                    return
+        self._idle_hook = hook
+
+    @property
+    def fencing_token(self) -> int | None:
+        """The number of this process's term while it leads, else None. Local. Later terms have higher numbers."""
+        grant = self._grant
+        return grant.token if grant.left(clock_gettime(BOOT_CLOCK)) else None
+
+    @property
+    def lease_left(self) -> float:
+        """Seconds until ``is_leader()`` turns false unless the lease is renewed; 0 when not leading. Local."""
+        return self._grant.left(clock_gettime(BOOT_CLOCK))
+
+    @property
+    def instance_id(self) -> str:
+        """The name of this process in the election. Local."""
+        return self.config.instance_id
+
+    def get_instance_id(self) -> str:
+        """The same as ``instance_id``. Local."""
+        return self.instance_id
+
+    @property
+    def running(self) -> bool:
+        """Whether this process takes part. Local."""
+        candidacy = self._candidacy
+        return candidacy is not None and not candidacy.ended and candidacy.pid == os.getpid()
+
+    @property
+    def outage(self) -> str:
+        """Why Redis could not be asked when this candidate last tried; empty when it answered. Local."""
+        return self._candidacy.advice.outage if self._candidacy else ""
+
+    @property
+    def last_tick(self) -> float | None:
+        """Seconds since its threads last came round, for health checks; None when not taking part. Local.
+
+        The election thread does at every heartbeat or look (see ``RETRY_INTERVAL``); the watcher of the deadline, too.
+        """
+        return self._candidacy.idle if self._candidacy and self.running else None
+
+    @property
+    def delay(self) -> float:
+        """Seconds by which this process was late for its last heartbeat or look: how starved it is. Local."""
+        return self._candidacy.advice.delay if self._candidacy and self.running else 0.0
+
+    def on_become_leader(self, callback: Callback) -> Callback:
+        """Calls ``callback`` at the beginning of each later term, in a thread of its own; it may run for long.
+
+        When it raises, the term ends: a leader that failed to start its work must not keep the lease. A coroutine
+        function runs in an event loop of its own, in that thread. Usable as a decorator.
+        """
+        self._listeners.on_gain.append(lambda token: callback())
+        return callback
+
+    def on_lose_leadership(self, callback: Callback) -> Callback:
+        """Calls ``callback`` at the end of each term that was announced, after ``is_leader()`` turned false.
+
+        The callbacks run one after the other. Until they have returned, a leader that ended by its own will keeps
+        the lease (while it lasts), and this process does not campaign again. Coroutine functions as above. Usable as a
+        decorator.
+        """
+        self._listeners.on_loss.append(lambda token, reason: callback())
+        return callback
+
+    def while_leading(self, work: Work) -> Work:
+        """Enter a context manager at the beginning of each later term, and leave it at its end. Usable as a decorator.
+
+        ``work`` is called with the fencing token, and returns a context manager or an asynchronous one. Both of its
+        ends run in one thread of its own (an asynchronous one in one event loop), never at the same time, and the next
+        term begins only when it has been left. While it is entered, however long that takes, the term can end: then it
+        is left right behind. The lease is given back, or runs out, as with ``on_lose_leadership``.
+
+        If it raises when it is entered, it is not left, and the term ends. If an asynchronous one ends before its term
+        (a task group in which a task has failed), the term ends, too. What it raises when it is left is logged.
+        Raises ``TypeError`` for a generator function without ``contextlib.contextmanager``.
+        """
+        self._listeners.works.append(LeadersWork(work, self.label))
+        return work
+
+    def listen(
+        self,
+        gained: Callable[[int], Any],
+        lost: Callable[[int, str], Any],
+        changed: Callable[[str, str], Any],
+    ) -> None:
+        """Like the two above with the token, the reason, and (previous, current) leader: for integrations.
+
+        ``lost`` is called behind all callbacks of ``on_lose_leadership``, and may wait for what ``gained`` still does.
+        """
+        self._listeners.on_gain.append(gained)
+        self._listeners.on_loss_last.append(lost)
+        self._listeners.on_change.append(changed)
+
+    def start(self) -> None:
+        """Takes part from now on, in a daemon thread. Does nothing when it already does, or at exit. Local.
+
+        Called in the main thread it has SIGTERM hand over first (``handle_sigterm``). Called in the fork server of
+        ``multiprocessing``, which imports the main program, it takes effect in each child of it. If the system starts
+        no thread now, the election begins when it does; ``starts`` says who tries that again.
+        Raises ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it.
+        """
+        if lifecycle.defer(self):
+            return
+        candidacy = self._begin()
+        if candidacy is None:
+            return
+        # The thread holds the election, so that it is there to be stopped even if nobody else holds it.
+        self._start = Start(partial(self._take_part, candidacy), f"{self.label} election")
+        starts.start(self._start)
+
+    def run(self) -> None:
+        """Take part in the calling thread until ``stop()``.
+
+        Raise ``LeaderError`` if it takes part already or may not, or if the caller is a callback or receiver of this
+        election, which the end of the last term may wait for.
+        """
+        if why := unsupported():
+            raise LeaderError(f"{self.label}: cannot take part: {why}")
+        if self._listeners.call_here():
+            raise LeaderError(f"{self.label}: run() was called by a callback or receiver of it; call start() there")
+        candidacy = self._begin()
+        if candidacy is None and self.overridden:
+            raise LeaderError(f"{self.label}: a test overrides this election; call run() outside of the override")
+        if candidacy is None:
+            raise LeaderError(f"{self.label}: takes part already; call run() or start() once")
+        try:
+            self._take_part(candidacy)
+        finally:
+            self.asked = False  # what the caller does next is not known
+            lifecycle.sigterm.finish()
+
+    def _take_part(self, candidacy: Candidacy) -> None:
+        candidacy.run()
+
+    def prepare(self, *, here: bool = True) -> None:
+        """What is better done in the main thread if ``start()`` will not be: imports; unless in a fork, SIGTERM.
+
+        Local, connects to nothing. Raises ``ImproperlyConfigured`` like ``start()``.
+        """
+        _ = self._connect
+        if here:
+            lifecycle.begin(sigterm=self.config.handle_sigterm)
+
+    def _begin(self) -> Candidacy | None:
+        if not (self.overridden or lifecycle.exiting):
+            _ = self._connect  # before the lock, because the application's function makes the client, and may log
+        with lifecycle.starting:
+            if self._pid != os.getpid():
+                self.after_fork()  # a fork in C, of which nobody has told us
+            last = self._candidacy
+            if (last and not last.stopping) or self.overridden or lifecycle.exiting:
+                return None
+            self.prepare()
+            new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish, self.name)
+            self._candidacy, self._grant = new, new.grant
+            self.asked = False
+            if last:
+                last.continue_as(new)
+            return new
+
+    def stop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
+        """Takes part no longer: ends the term, runs the loss callbacks, releases the lease and wakes the next.
+
+        Returns when that is done: after two round trips and some 15 ms in which the next one has the processor, or at
+        the latest after ``timeout`` seconds (default: the lease and two operations). From a callback or receiver of
+        this election, a body under ``@leader_required``, or a signal handler that interrupts ``run()`` or another
+        ``stop()``, it returns at once; the end follows when these have returned.
+        ``hold``: seconds for which nobody leads after that; ``hold.py`` says by which clocks it ends. Idempotent, any
+        thread; afterwards ``start()`` works again.
+        """
+        candidacy, self.asked = self._candidacy, False
+        if candidacy is None or not self.running:
+            return
+        if self._start and self._start.cancel():  # it waits for a thread
+            candidacy.close()
+            return
+        candidacy.hold = max(candidacy.hold, hold)
+        bound = self._timing.ttl + 2 * self._timing.operation if timeout is None else timeout
+        here, until = self.runs_here, clock.now() + bound
+        candidacy.stop(here=not here and bound >= self._timing.operation)
+        if here:
+            return
+        with (changed := candidacy.changed):
+            changed.wait_for(lambda: candidacy.ended, max(0.0, until - clock.now()))
+        lifecycle.sigterm.finish()
+
+    @property
+    def hold_left(self) -> float:
+        """Seconds for which the last leader's ``hold`` goes on, as this candidate can prove; 0 if none does. Local."""
+        return hold_left(self._candidacy.watch, clock.now()) if self._candidacy and self.running else 0.0
+
+    async def astop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
+        """Like ``stop()``, for an event loop. In a callback or receiver of this election it returns at once, too."""
+        stop = partial(self.stop, hold=hold, timeout=timeout)
+        if self.runs_here:
+            stop()
+        else:
+            await in_thread(stop)
+
+    def ask_to_stop(self) -> None:
+        """Like ``stop()``, but waits for nothing and takes no lock, so it suits a signal handler. Local."""
+        if self._candidacy and self.running:
+            self.asked = True
+            self._candidacy.ask_to_stop()
+            if self._start and self._start.cancel():  # it waits for a thread, so nobody keeps a lock of it
+                self._candidacy.close()
+
+    def resume(self) -> None:
+        """Take part again if ``ask_to_stop()`` was the last that this election was told. Local."""
+        if self.asked:
+            log(logging.INFO, "%s: this process has survived SIGTERM, and takes part again", self.label)
+            self.start()
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the election ends only when the calling thread goes on: ``run()``, a callback, a body. Local."""
+        in_body = threading.get_ident() in self._bodies
+        return in_body or (self._candidacy is not None and self._candidacy.runs_here())
+
+    def attach(self, lost: Callable[[int, str], Any]) -> Callable[[], None]:
+        """Have ``lost(token, reason)`` return before the loss callbacks run and the lease is given back.
+
+        For what the calling thread does until it calls what is returned. Local.
+        """
+        bodies, on_loss, thread = self._bodies, self._listeners.on_loss, threading.get_ident()
+        bodies.append(thread)
+        on_loss.insert(0, lost)
+
+        def detach() -> None:
+            on_loss.remove(lost)
+            bodies.remove(thread)
+
+        return detach
+
+    @property
+    def grant(self) -> Grant:
+        """The last term, by which the local questions are answered. Local."""
+        return self._grant
+
+    def resign(self) -> bool:
+        """The leader gives up and lets another lead; it campaigns again after a while. Local. False if not leading."""
+        token = self.fencing_token
+        if self._candidacy is None or token is None:
+            return False
+        self._candidacy.feed(Resign(token, "resigned"))
+        return True
+
+    def after_fork(self) -> None:
+        """In a child: never the leader, and nothing of the parent's candidacy is used. Local, sends nothing."""
+        if self._candidacy:
+            self._candidacy.abandon()
+        self._forget()

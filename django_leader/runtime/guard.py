@@ -1,0 +1,90 @@
+"""Ends a guarded body before the lease of its process ends, and keeps the lease until the body has ended.
+
+NOT guaranteed here: that the body ends in time (see ``interruption``). If it does not, the lease runs out under it.
+
+- When the lease is nearly over and has not been renewed, the body is interrupted, urgently.
+- When the term ends by will (SIGTERM, a resignation, a stop), the body is interrupted at once. It keeps what is left of
+  the lease until it has ended: the loss callbacks and the release come behind it.
+- When the term has been lost to another, or with the data, the body is interrupted, and nothing waits for it.
+- In a child of a fork, which never leads, the body goes on uninterrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from django_leader.exceptions import LeaderError
+from django_leader.system import clock
+from django_leader.system.interruption import Scope, here
+
+if TYPE_CHECKING:
+    from .election import LeaderElection
+
+Result = TypeVar("Result")
+
+GRACE = 0.1
+"""Of the lease: what must be left of it when the body is interrupted, so that it can end before the lease does."""
+LOOK = 0.1
+"""Seconds between two looks at the lease: a suspend stretches every wait."""
+
+
+class NotGuarded(LeaderError):
+    """The body has not been called, because the system refuses the thread that would interrupt it."""
+
+
+def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
+    """Call ``body`` in this thread while this process leads ``election``, and return what it does.
+
+    Call it behind a shield. Raises what ``body`` does, ``LeadershipLost``, and ``NotGuarded``.
+    """
+    pid, thread, grant = os.getpid(), here(), election.grant
+    grace = election.config.timing.ttl * GRACE
+    over = threading.Event()
+    scope = Scope(lambda: grant.deadline - grace - clock.now())
+
+    def interrupt(*, urgent: bool) -> None:
+        if pid == os.getpid():  # if not, this is a greenlet that a fork in C has copied
+            thread.interrupt(scope, urgent=urgent)
+
+    def watch() -> None:
+        while not over.is_set():
+            if scope.left() <= 0:
+                interrupt(urgent=True)
+                return
+            if not grant.left(clock.now()):
+                interrupt(urgent=False)
+            over.wait(max(0.0, min(scope.left(), LOOK)))
+
+    def lost(token: int, reason: str) -> None:
+        if pid != os.getpid() or token != grant.token:
+            return
+        kept = reason in ("resigned", "callback-failed")
+        interrupt(urgent=not kept)
+        while kept and (left := grant.deadline - clock.now()) > 0 and not over.wait(min(left, LOOK)):
+            pass
+
+    watcher = threading.Thread(target=watch, name=f"{election.label} interrupt", daemon=True)
+    detach = election.attach(lost)
+    try:
+        _start(watcher, election.label)
+        return thread.run(body, scope)
+    finally:
+        over.set()
+        detach()
+        if (
+            pid == os.getpid() and watcher.ident
+        ):  # no thread goes on in the child of a fork in C, and Python does not know
+            watcher.join()
+
+
+def _start(watcher: threading.Thread, label: str) -> None:
+    try:
+        watcher.start()
+    except (RuntimeError, MemoryError) as error:
+        raise NotGuarded(
+            f"{label}: {error}, and without one the command could not be ended in time. Look at the limits of "
+            "processes: of the container (pids), of the user (ulimit -u)"
+        ) from error

@@ -1,0 +1,226 @@
+"""What happens to the elections of a process when it ends, and when it forks.
+
+NOT guaranteed here: a hand-over when the process is killed, or ends without running any of the hooks below
+(``os._exit``, an end that its server forces). The lease then runs out, unless a candidate on the same host claims it.
+
+- One stop, which does nothing the second time, behind all the ways in which a process ends: ``atexit``; the finalizers
+  of ``multiprocessing``, which are all that a child of it runs; SIGTERM (``sigterm``), after which some servers run
+  neither; and an ASGI server's lifespan (``asgi``).
+- That the main thread has ended does not mean that the process ends. It waits for threads, in exit handlers, and for
+  its child processes. So the stop comes behind ``atexit`` and behind what ``multiprocessing`` does there, whichever
+  is last. Exit handlers run in the reverse of the order of their registration. If one was registered before this
+  module was imported, and waits, it waits without the election.
+- Where a server has ended, the process ends, and the stop comes first of all. There the work of a leader may be a child
+  process that only a loss callback ends. Elsewhere the process waits for such a child and leads on, until SIGTERM or
+  ``stop()`` ends the election.
+- At the end of the interpreter no thread is started.
+- A child never runs the stop of its parent: it knows none of its elections.
+- The fork server of ``multiprocessing`` imports what its children need, also the main program, and works for nobody.
+  What is started there by that starts in each of its children, as it does where they import it themselves (spawn).
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import weakref
+from contextlib import suppress
+from typing import Any, Protocol
+
+from django_leader.system import clock
+from django_leader.system.forks import in_fork_server, register, unsupported
+from django_leader.system.log import log, way_to
+from django_leader.system.sigterm import Sigterm
+
+EXIT_TIMEOUT = 2.0
+"""Seconds that the end of the interpreter waits for a graceful hand-over: less than any server's kill timeout."""
+FIRST, LAST = 1000, -1000
+"""The priorities of our finalizers: before those that end what callbacks may need, and behind the wait for children."""
+
+
+class Election(Protocol):
+    """What is asked of an election here."""
+
+    label: str
+
+    @property
+    def running(self) -> bool:
+        """Whether this process takes part."""
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether it goes on only when the calling thread does."""
+
+    def start(self) -> None:
+        """Takes part from now on."""
+
+    def stop(self, *, timeout: float | None) -> None:
+        """Takes part no longer."""
+
+    def ask_to_stop(self) -> None:
+        """Takes part no longer, some time soon. Takes no lock."""
+
+    def resume(self) -> None:
+        """Takes part again if ``ask_to_stop`` was the last that it was told."""
+
+    def after_fork(self) -> None:
+        """In a child: nothing of the parent's candidacy is used."""
+
+
+class Lifecycle:
+    """The elections of this process. One object, made at import."""
+
+    def __init__(self) -> None:
+        self._elections: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._finalized = 0
+        self._deferred: list[Election] = []
+        """Those that start in each child of this process, which is a fork server."""
+        self.starting = threading.Lock()
+        """Held while a candidacy begins: also two threads that find themselves in a fork take turns."""
+        self.exiting = False
+        """Whether the end of the interpreter has begun."""
+        self.server = False
+        """Whether a server runs in this process, so that the end of its main thread is the end of the process."""
+        self._left = False
+        """Whether ``atexit`` has come to us while ``multiprocessing`` still had to wait for child processes."""
+        self.sigterm = Sigterm(
+            ask=self._ask_to_stop,
+            busy=lambda: bool(self._running()),
+            here=lambda: any(election.runs_here for election in self._running()),
+            resume=self._resume,
+        )
+
+    def add(self, election: Election) -> None:
+        """Has ``election`` told of forks and of the end, as long as it lives."""
+        self._elections.add(election)
+
+    def begin(self, *, sigterm: bool) -> None:
+        """Prepares this process for its end, before an election starts in it, with ``sigterm`` also by SIGTERM. Local.
+
+        SIGTERM needs the main thread: from another one it stays as it is.
+        """
+        if in_fork_server():
+            return
+        if sigterm:
+            self.sigterm.chain()
+        if self._finalized != os.getpid():
+            # Imported here if nobody has: it ends a process, and what a leader's work is may import it later.
+            from multiprocessing.util import register_after_fork
+
+            self._finalized = os.getpid()
+            self._finalize()
+            # A child that imports its parent's program forgets what that has registered, and calls these then.
+            register_after_fork(self, Lifecycle._finalize)
+
+    def _finalize(self) -> None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, self._before_children, exitpriority=FIRST)
+        Finalize(None, self._behind_children, exitpriority=LAST)
+
+    def _before_children(self) -> None:
+        from multiprocessing import active_children
+
+        if self.server:
+            self._exit_and_say_so()
+        elif any(not child.daemon for child in active_children()):
+            for election in self._running():
+                text = "%s: the main thread has ended, and the process waits for its child processes; "
+                log(logging.INFO, text + "it takes part until these have ended", election.label)
+
+    def _behind_children(self) -> None:
+        from multiprocessing import parent_process
+
+        if self._left or parent_process():  # a child runs no atexit, unless it was spawned
+            self._exit_and_say_so()
+
+    def at_exit(self) -> None:
+        """Called by ``atexit``, in the reverse of the order of registration."""
+        util: Any = sys.modules.get("multiprocessing.util")
+        if self.server or self._finalized != os.getpid() or util is None or util.is_exiting():
+            self._exit_and_say_so()
+        else:
+            self._left = True  # the exit handler of multiprocessing, which was registered before ours, is still to come
+
+    def _exit_and_say_so(self) -> None:
+        for election in self._running():
+            log(logging.INFO, "%s: the process ends, and takes part no longer", election.label)
+        self.exit()
+
+    def defer(self, election: Election) -> bool:
+        """Return whether ``election`` must not start here. Local.
+
+        In a fork server it then starts in each child. On a platform that cannot carry it, it never does.
+        """
+        if why := unsupported():
+            log(logging.WARNING, "%s: takes no part: %s", election.label, why)
+            return True
+        if not in_fork_server():
+            return False
+        if not self._deferred:
+            from multiprocessing.util import register_after_fork
+
+            register_after_fork(self, Lifecycle._start_deferred)
+        if election not in self._deferred:
+            self._deferred.append(election)
+            text = "%s: starts in each child of this process, which is the fork server of multiprocessing"
+            log(logging.INFO, text, election.label)
+        return True
+
+    def _start_deferred(self) -> None:
+        # Called by multiprocessing in a child when that is set up, and in the children of a child.
+        deferred, self._deferred = self._deferred, []
+        for election in deferred:
+            try:
+                election.start()
+            except Exception:  # nothing of ours keeps the child from its work
+                log(logging.ERROR, "%s: not started in this child", election.label, exc_info=True)
+
+    def after_fork(self) -> None:
+        """In the child of ``os.fork``, before anything else runs there."""
+        self.starting = threading.Lock()
+        self._left = False
+        self.sigterm.after_fork()
+        for election in list(self._elections):
+            election.after_fork()
+
+    def stop(self) -> None:
+        """Stops all, in parallel, within ``EXIT_TIMEOUT``."""
+        running, until = self._running(), clock.now() + EXIT_TIMEOUT
+        for timeout in (0.0, EXIT_TIMEOUT):  # tell all first, then wait for each
+            for election in running:
+                election.stop(timeout=min(timeout, max(0.0, until - clock.now())))
+
+    def exit(self) -> None:
+        """At the end of the interpreter: stops all, and none starts any more."""
+        self.exiting = True
+        self.stop()
+
+    def _ask_to_stop(self) -> None:
+        # Called by the handler of a signal: it takes no lock, so it does not log.
+        for election in self._running():
+            with suppress(Exception):  # the others are asked all the same
+                election.ask_to_stop()
+
+    def _resume(self) -> None:
+        for election in list(self._elections):
+            try:
+                election.resume()
+            except Exception as error:  # the others take part again all the same
+                text = "%s: takes no part again after SIGTERM: %s. Call its start(), or restart the process"
+                log(logging.ERROR, text, election.label, way_to(error))  # without a text that may hold a secret
+
+    def _running(self) -> list[Any]:
+        return [election for election in list(self._elections) if election.running]
+
+
+lifecycle = Lifecycle()
+register(
+    before=lifecycle.sigterm.before_fork,
+    after_in_parent=lifecycle.sigterm.after_fork,
+    after_in_child=lifecycle.after_fork,
+)
+atexit.register(lifecycle.at_exit)

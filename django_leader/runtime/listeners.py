@@ -1,0 +1,131 @@
+"""What the application wants to be told, and how each of its functions is called.
+
+NOT guaranteed here: that a function returns, or in which thread it runs. ``delivery`` sees to the threads.
+
+- A function that returns a coroutine has it run to its end in an event loop of the same thread. Under gevent and
+  eventlet that is refused, because the requests run in the same thread.
+- Each call is marked in its context, which the coroutines, and the threads that they ask something of, inherit. So the
+  election knows that it is asked from within a callback, and does not wait there for what can only follow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
+from typing import Any
+
+from django_leader.exceptions import LeaderError
+from django_leader.system.starvation import green
+
+from .work import Gain, Work
+
+Callback = Callable[[], Any]
+RunCoroutine = Callable[[Coroutine[Any, Any, Any]], Any]
+GREEN = (
+    "coroutines cannot run under gevent or eventlet: requests share one thread with them, and Django would refuse each "
+    "database call of a request meanwhile; give the election a function, or a context manager, that is not asynchronous"
+)
+
+
+class _Call:
+    """One call of a function of ``listeners``, in the process ``pid``; ``over`` when it has returned or raised."""
+
+    __slots__ = ("listeners", "over", "pid")
+
+    def __init__(self, listeners: Listeners) -> None:
+        self.listeners, self.pid, self.over = listeners, os.getpid(), False
+
+
+_calls: ContextVar[tuple[_Call, ...]] = ContextVar("django_leader_calls", default=())
+
+
+@contextmanager
+def closing_unbegun(coroutine: Coroutine[Any, Any, Any]) -> Iterator[None]:
+    """Close the coroutine at the end if it has not begun, or Python warns that it was never awaited. Local."""
+    try:
+        yield
+    finally:
+        if getcoroutinestate(coroutine) == CORO_CREATED:
+            coroutine.close()
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run the coroutine to its end in an event loop of the calling thread. Raise what it raises.
+
+    Raise ``LeaderError`` under gevent and eventlet. asyncio keeps the running loop of a thread of the system, so there
+    each greenlet of the process would find itself within that loop.
+    """
+    with closing_unbegun(coroutine):
+        if green():
+            raise LeaderError(GREEN)
+        asyncio.run(coroutine)
+
+
+class Listeners:
+    """What the application wants to be told: functions of the token, of token and reason, of the two leaders.
+
+    ``after_callback`` is called behind each of them, in the same thread; not in a child that the callback has forked,
+    because it may close what the child shares with its parent, such as a connection to a database. ``run_coroutine``
+    runs what a function returns if that is a coroutine.
+    """
+
+    def __init__(self, after_callback: Callback, run_coroutine: RunCoroutine = run_coroutine) -> None:
+        self._after_callback, self.run_coroutine = after_callback, run_coroutine
+        # Any thread appends; a term goes by what is there when it begins, or ends.
+        self.on_gain: list[Callable[[int], Any]] = []
+        self.on_loss: list[Callable[[int, str], Any]] = []
+        self.on_loss_last: list[Callable[[int, str], Any]] = []
+        self.on_change: list[Callable[[str, str], Any]] = []
+        self.works: list[Work] = []
+
+    def gained(self, token: int) -> list[Gain]:
+        """Return what to run when the term ``token`` begins."""
+        gains = [Gain(self._call(function, token)) for function in self.on_gain]
+        for work in self.works:
+            term = work.term(token)
+            gains.append(Gain(self._call(term.run), term.skip, "work of while_leading"))
+        return gains
+
+    def lost(self, token: int, reason: str) -> list[Callback]:
+        """Return what to run when it has ended.
+
+        Work is told first, and waited for last. Integrations come behind the callbacks: theirs may wait for what their
+        gain started.
+        """
+        terms = [term for work in self.works if (term := work.pop(token))]
+        functions = (*self.on_loss, *self.on_loss_last)
+        calls = [self._call(function, token, reason) for function in functions]
+        return [*(term.end for term in terms), *calls, *(term.wait for term in terms)]
+
+    @property
+    def tells_loss(self) -> bool:
+        """Whether there is something to run when a term ends. Local."""
+        return bool(self.on_loss or self.on_loss_last or self.works)
+
+    def changed(self, previous: str, current: str) -> list[Callback]:
+        """Return what to run when another process leads."""
+        return [self._call(function, previous, current) for function in self.on_change]
+
+    def call_here(self) -> bool:
+        """Return whether the caller is within one of these functions, or inherits its context. Local, takes no lock."""
+        return any(call.listeners is self and call.pid == os.getpid() and not call.over for call in _calls.get())
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Callback:
+        def call() -> None:
+            mark = _Call(self)
+            before = _calls.set((*_calls.get(), mark))
+            try:
+                if iscoroutine(result := function(*args)):
+                    with closing_unbegun(result):
+                        self.run_coroutine(result)
+            finally:
+                mark.over = True  # also where a thread that goes on has inherited it
+                _calls.reset(before)
+                if mark.pid == os.getpid():
+                    self._after_callback()
+
+        return call

@@ -1,0 +1,70 @@
+"""What the log is told of one candidacy: when its terms began and ended, and who leads otherwise.
+
+NOT guaranteed here: that a line is written when what it tells happens. A line waits until its thread holds no lock and
+the hand-over is under way, which the next leader does not wait for. So each line carries the instant that it tells of.
+The instants of two hosts can be compared as far as their wall clocks agree.
+
+The records have attributes for programs: ``election`` (the alias), ``instance``, and as far as the line is about them
+``token``, ``at`` (aware), ``reason``, ``leader`` and ``previous``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+from django_leader.protocol.records import instance_of, printable, utc_now
+from django_leader.system import clock
+from django_leader.system.log import log
+
+
+class TermLog:
+    """Lines of one candidacy, until they are written. For one thread at a time, but for ``write``."""
+
+    def __init__(self, label: str, election: str, instance: str) -> None:
+        self._label, self._leader = label, ""
+        self.about = {"election": election, "instance": instance}
+        # Any thread: its methods are atomic.
+        self._lines: deque[tuple[int, str, tuple[Any, ...], dict[str, Any]]] = deque()
+
+    def gained(self, token: int) -> None:
+        """A term has begun now. Local."""
+        at, who = utc_now(), self.about["instance"]
+        self._add(logging.INFO, "leader, with token %d (%s, since %s)", token, who, _shown(at), token=token, at=at)
+
+    def lost(self, token: int, reason: str, ended_at: float) -> None:
+        """The term ended at the instant ``ended_at`` on the boot clock. Local."""
+        at, who = utc_now() - timedelta(seconds=clock.now() - ended_at), self.about["instance"]
+        more = {"token": token, "at": at, "reason": reason}
+        self._add(logging.INFO, "lost leadership: %s (%s, token %d, at %s)", reason, who, token, _shown(at), **more)
+
+    def cannot_lead(self, error: BaseException) -> None:
+        """A term cannot be announced. Local."""
+        self._add(logging.ERROR, "cannot lead: %s", error)
+
+    def leads(self, leader: str, candidate_id: str) -> tuple[str, str] | None:
+        """The candidacy ``leader`` was seen to lead. Return (previous, current) if that is a change. Local."""
+        if leader in ("", self._leader):
+            return None
+        (previous, current), self._leader = (printable(instance_of(one)) for one in (self._leader, leader)), leader
+        if leader != candidate_id:
+            text, names = ("%s leads, after %s", (current, previous)) if previous else ("%s leads", (current,))
+            self._add(logging.INFO, text, *names, leader=current, previous=previous)
+        return previous, current
+
+    def write(self) -> None:
+        """Write what has been added. May block as long as a handler does: hold no lock."""
+        with suppress(IndexError):  # until none is left
+            while True:
+                level, text, args, extra = self._lines.popleft()
+                log(level, text, *args, extra=extra)
+
+    def _add(self, level: int, text: str, *args: Any, **more: Any) -> None:
+        self._lines.append((level, f"%s: {text}", (self._label, *args), self.about | more))
+
+
+def _shown(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03} UTC"

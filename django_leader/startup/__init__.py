@@ -1,0 +1,1 @@
+"""Which process starts which election, and when: Django, and the servers that run it."""

@@ -1,0 +1,195 @@
+"""Whether an election starts by itself in this process: what is seen of it, and what follows.
+
+Rules over ``sys.argv`` are wrong for some way of starting Django or other. What is telling is who called
+``django.setup()``, so ``look`` walks the stack of ``AppConfig.ready()``. ``decide`` is a pure function over what was
+seen; ``starter`` carries it out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection
+from types import FrameType
+from typing import Any, Literal, NamedTuple
+
+from django_leader.system.forks import unsupported
+
+VARIABLE = "DJANGO_LEADER_AUTOSTART"
+RELOADED_COMMANDS = ("runserver", "runserver_plus")
+ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+LOADERS = (
+    "cheroot.cli",
+    "daphne",
+    "granian",
+    "gunicorn.workers",
+    "hypercorn.asyncio",
+    "hypercorn.trio",
+    "uvicorn",
+    "waitress.runner",
+)
+"""Modules of servers that are on the stack where, and only where, a process loads the application to serve it.
+
+gunicorn's arbiter and hypercorn's reloader load it, too, and do not serve. A program that has loaded it by itself and
+calls a server then may be the supervisor of those that serve, or a child that imports its parent's program.
+"""
+EMBEDDING = ("mod_wsgi", "uwsgi")
+"""Modules that a server in C adds to the interpreter in which it serves: it leaves nothing on the stack."""
+
+
+class Seen(NamedTuple):
+    """What was seen of a process in which ``django.setup()`` runs."""
+
+    variable: str = ""
+    unsupported: str = ""
+    """What the platform lacks."""
+    testing: bool = False
+    inherited: bool = False
+    """Not this process runs tests, but the one that has started it: pytest leaves its mark in the environment."""
+    command: str | None = None
+    serving: bool = False
+    """Of the two processes of ``runserver`` the one that serves."""
+    prefork_master: bool = False
+    """The process from which a server will fork those that serve."""
+    threadless: bool = False
+    """uWSGI runs no thread but those that serve: an election would stand still in it."""
+    celery: bool = False
+    entry_point: bool = False
+    """A server, in a process that serves, called ``get_wsgi_application`` or ``get_asgi_application``."""
+    loaded: bool = False
+    """Something else called one of them."""
+
+
+Start = Literal["now", "in each worker", "at the first request", "never"]
+IN_WORKERS: Start = "in each worker"
+AT_REQUEST: Start = "at the first request"
+THREADLESS = "uWSGI runs without threads; add --enable-threads (enable-threads = true) to it"
+BY_VARIABLE = f"the environment variable {VARIABLE} says so"
+BY_SETTING = "AUTOSTART is False"
+OPTED_OUT = (BY_VARIABLE, BY_SETTING)
+TEST_RUN = "this is a test run"
+STARTED_BY_TESTS = (
+    f"pytest has started this server, as PYTEST_VERSION in its environment says; {VARIABLE}=1 lets it take part"
+)
+
+
+class Decision(NamedTuple):
+    """When an election starts, and why."""
+
+    start: Start
+    why: str
+
+
+def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = ()) -> Decision:
+    """What follows from what was seen and from ``AUTOSTART`` and ``SERVING_COMMANDS``. Pure; the first rule decides.
+
+    The variable and the setting say whether an election starts. Where, they cannot change: not in a process that only
+    watches or forks the ones that serve.
+    """
+    reloader = seen.command in RELOADED_COMMANDS and not seen.serving
+    serving = seen.command in RELOADED_COMMANDS or seen.command in serving_commands
+    serves = serving or seen.entry_point or seen.loaded
+    refused = refusal(seen.variable)
+    rules: list[tuple[bool, Start, str]] = [
+        (bool(seen.unsupported), "never", seen.unsupported),
+        (bool(refused), "never", refused),
+        (seen.variable.lower() in OFF, "never", BY_VARIABLE),
+        (setting is False and seen.variable.lower() not in ON, "never", BY_SETTING),
+        (reloader, "never", f"this is the reloader of {seen.command!r}, not the process that serves"),
+        (seen.threadless, "never", THREADLESS),
+        (seen.prefork_master, IN_WORKERS, "this process only forks the ones that serve"),
+        (seen.variable.lower() in ON, "now", BY_VARIABLE),
+        (setting is True, "now", "AUTOSTART is True"),
+        (seen.testing and seen.inherited and serves, "never", STARTED_BY_TESTS),
+        (seen.testing, "never", TEST_RUN),
+        (serving, "now", f"this is the process of {seen.command!r} that serves"),
+        (seen.command is not None, "never", f"this is the management command {seen.command!r}"),
+        (seen.celery, "never", f"this is a Celery process; {VARIABLE}=1 lets its main process take part"),
+        (seen.entry_point, "now", "a server has loaded the WSGI or ASGI application"),
+        (seen.loaded, AT_REQUEST, "no server that is known has loaded the application; the first request decides"),
+    ]
+    for holds, start, why in rules:
+        if holds:
+            return Decision(start, why)
+    return Decision(AT_REQUEST, "nothing says that this process serves requests, until it does")
+
+
+def refusal(variable: str) -> str:
+    """Why the value of the environment variable is refused; empty if it is not. Pure."""
+    if variable.lower() in ("", *ON, *OFF):
+        return ""
+    return f"the environment variable {VARIABLE} is {variable!r}; use 1, 0, or leave it out"
+
+
+def look() -> Seen:
+    """What can be seen from here: the environment, the modules and the stack of the caller. Local."""
+    names = set()
+    argv: list[str] | None = None
+    frame: FrameType | None = sys._getframe()
+    while frame:
+        module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+        names.add((module, function))
+        if module == "django.core.management" and function == "execute" and argv is None:
+            argv = list(getattr(frame.f_locals.get("self"), "argv", ["", ""]))
+        frame = frame.f_back
+    modules = {module for module, _ in names}
+    packages = {module.partition(".")[0] for module in modules}
+    uwsgi: Any = sys.modules.get("uwsgi")
+    loaded = not names.isdisjoint(
+        {("django.core.wsgi", "get_wsgi_application"), ("django.core.asgi", "get_asgi_application")}
+    )
+    server = any(f"{module}.".startswith(f"{loader}.") for module in modules for loader in LOADERS)
+    entry_point = loaded and (server or any(name in sys.modules for name in EMBEDDING))
+    return Seen(
+        variable=os.environ.get(VARIABLE, ""),
+        unsupported=unsupported(),
+        testing=in_tests(),
+        inherited="_pytest" not in sys.modules and not _has_outbox(),
+        command=None if argv is None else (argv[1] if len(argv) > 1 else "help"),
+        serving="true" in (os.environ.get("RUN_MAIN"), os.environ.get("WERKZEUG_RUN_MAIN"))
+        or any(argument.startswith("--nor") for argument in argv or ()),  # which may be shortened so far
+        prefork_master=("gunicorn" in packages and "gunicorn.workers.base" not in modules)
+        or (uwsgi is not None and uwsgi.worker_id() == 0),
+        threadless=uwsgi is not None and not _has_threads(uwsgi),
+        celery=any(module.startswith(("celery.bin", "celery.__main__")) for module in modules),
+        entry_point=entry_point,
+        loaded=loaded and not entry_point,
+    )
+
+
+def in_tests() -> bool:
+    """Under pytest, or while Django's test environment is set up: then the mails go to ``mail.outbox``."""
+    return "PYTEST_VERSION" in os.environ or "_pytest" in sys.modules or _has_outbox()
+
+
+def _has_outbox() -> bool:
+    return hasattr(sys.modules.get("django.core.mail"), "outbox")
+
+
+def is_test_process() -> bool:
+    """Whether this very process runs tests: pytest's, those of Django's runner, or those of ``unittest``. Local.
+
+    This is narrower than ``in_tests``, because it decides whether a command is refused. A process that a test starts
+    inherits the environment of pytest, an application in production may import pytest, and the mail backend ``locmem``
+    makes an outbox there, too.
+    """
+    pytest = "_pytest" in sys.modules and ("PYTEST_VERSION" in os.environ or "PYTEST_CURRENT_TEST" in os.environ)
+    django = hasattr(getattr(sys.modules.get("django.test.utils"), "_TestState", None), "saved_data")
+    return pytest or django or _called_by_tests()
+
+
+def _called_by_tests() -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame:
+        module = str(frame.f_globals.get("__name__"))
+        if module in ("unittest.case", "unittest.suite") or module.startswith("_pytest."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _has_threads(uwsgi: Any) -> bool:
+    if hasattr(uwsgi, "has_threads"):  # of versions that always have them
+        return bool(uwsgi.has_threads)
+    options = {name.decode() if isinstance(name, bytes) else name for name in uwsgi.opt}
+    return not options.isdisjoint(("enable-threads", "threads", "gevent"))

@@ -1,0 +1,83 @@
+"""Says once why ``is_leader()`` is False in a process that takes no part.
+
+Otherwise it would be False in silence, for ever: in a consumer of a task queue, a child of Celery's pool, a script.
+Nothing is said in tests, where the answer is what a test wants, or while the election is about to start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Container
+from typing import NamedTuple
+
+from django_leader.system.log import log
+
+from .autostart import AT_REQUEST, OPTED_OUT, TEST_RUN, VARIABLE, Decision, Seen
+
+SERVERS = (
+    "cheroot",
+    "daphne",
+    "granian",
+    "gunicorn",
+    "hypercorn",
+    "tornado",
+    "uvicorn",
+    "waitress",
+    "wsgiref.handlers",
+)
+"""Modules of servers. Where one is loaded, a first request may be expected."""
+TAKE_PART = f"To let it take part, set {VARIABLE}=1 in its environment, or call start()."
+ASK_WHO = "To ask who leads, use get_leader_id()."
+
+
+class Situation(NamedTuple):
+    """What is known of an election in this process when it is asked."""
+
+    decision: Decision
+    seen: Seen
+    started: int | None
+    """The process in which it was started, if it was."""
+    setting_up: bool
+    """Whether ``django.setup()`` has not ended."""
+
+
+def explain(situation: Situation, pid: int, modules: Container[str]) -> tuple[int, str] | None:
+    """Why the process ``pid`` takes no part and will take none, with the level of the log. Pure.
+
+    An empty text: nothing is to be said, now or later. None: it may still take part.
+    """
+    decision, seen, started, setting_up = situation
+    forked = started not in (None, pid)
+    if decision.why == TEST_RUN or decision.why.startswith("this is the reloader"):
+        return logging.NOTSET, ""
+    if setting_up:
+        return None
+    if seen.unsupported:
+        return logging.WARNING, f"{seen.unsupported}. {ASK_WHO}"
+    if decision.start == "never":
+        level = logging.INFO if decision.why in OPTED_OUT else logging.WARNING
+        return level, f"{decision.why}. {TAKE_PART} {ASK_WHO}"
+    if decision.start == "now" and forked:
+        return logging.WARNING, f"it is a child of process {started}, which takes part. {ASK_WHO}"
+    if decision.start == AT_REQUEST and not seen.loaded and not any(server in modules for server in SERVERS):
+        return logging.WARNING, f"{decision.why}. {TAKE_PART} {ASK_WHO}"
+    return None
+
+
+situation_of: Callable[[str], Situation | None] = lambda alias: None  # noqa: E731
+"""Set by whoever knows. None: nothing is known of this election, or it is that of a command."""
+
+
+def asked(alias: str) -> bool:
+    """Say what there is to say about ``alias``, and return whether that is settled. Local, some microseconds."""
+    situation = situation_of(alias)
+    explained = situation and explain(situation, os.getpid(), sys.modules)
+    if not explained:
+        return False
+    level, why = explained
+    if why:
+        text = "LEADER_ELECTIONS[%r]: is_leader() is False in this process, because it takes no part: %s"
+        log(level, text, alias, why)
+    return True

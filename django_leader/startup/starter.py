@@ -1,0 +1,333 @@
+"""Starts, in each process, the elections that ``autostart`` says.
+
+NOT guaranteed here: a start at once in the workers of a server that loads the application first, forks then, and is
+none of those that are known. They take part from their first request on, which is the net under all else.
+
+- The modules that a start needs are imported in the thread that runs ``django.setup()``, or has the first request: a
+  process that is forked while another thread imports could never import them. The election itself, and its connection,
+  have threads of their own.
+- A child that is forked for anything but serving starts nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_started
+
+from django_leader import idle
+from django_leader.conf import COMMAND_PREFIX, configured, starting
+from django_leader.runtime.lifecycle import lifecycle
+from django_leader.system import clock
+from django_leader.system.forks import in_fork_server, register
+from django_leader.system.log import log, way_to
+from django_leader.system.starts import Start, starts
+from django_leader.system.threads import PAUSE
+
+from . import bystander
+from .autostart import (
+    AT_REQUEST,
+    IN_WORKERS,
+    RELOADED_COMMANDS,
+    STARTED_BY_TESTS,
+    THREADLESS,
+    Decision,
+    Seen,
+    decide,
+    in_tests,
+    look,
+    refusal,
+)
+from .autostart import Start as When
+
+STARTS: tuple[When, ...] = ("now", IN_WORKERS, AT_REQUEST)
+SERVES_SOON = 0.3
+"""Seconds after its fork by which a worker of uWSGI serves.
+
+A signal that it gets before is lost, and uWSGI waits for it for ever; so little is done until then. With signals in the
+first 60 ms 11 of 24 hung when the election started at once, 1 of 24 with this delay, and 1 of 24 without this package.
+"""
+
+THREAD = "django_leader start"
+PATIENCE = 1.0
+"""Seconds that ``django.setup()`` may wait for a thread where the system refuses one: a process that serves no request
+may have no other occasion."""
+RETRY, LONGEST_RETRY = 0.2, 10.0
+"""Seconds before an election that failed to start is tried again: at first, and at most."""
+
+
+class Starter:
+    """Of this process. ``decisions``: for each election when it starts, and why.
+
+    What is to start at one time is started once in each process, which ``_started`` remembers.
+    """
+
+    def __init__(self) -> None:
+        self.decisions: dict[str, Decision] = {}
+        self._seen = Seen()
+        self._started: dict[When, int] = {}
+        self._failing: set[str] = set()
+        """The elections of which it was told that they failed to start, and that have not started since."""
+        self._watches_forks = False
+
+    def ready(self) -> None:
+        """Decides for every election, and has those start that are to."""
+        seen = self._seen = self._decide()
+        bystander.situation_of, idle.explain = self.situation_of, bystander.asked
+        lifecycle.server = seen.entry_point or seen.prefork_master or seen.command in RELOADED_COMMANDS
+        starts = {decision.start for decision in self.decisions.values()}
+        if starts - {"never"}:
+            request_started.connect(self._request_started, dispatch_uid="django_leader.startup.starter")
+        if IN_WORKERS in starts:
+            self._prepare(IN_WORKERS)
+            self._watch_forks()
+        if AT_REQUEST in starts and seen.loaded:  # the first request may come in another thread
+            self._prepare(AT_REQUEST)
+        if "now" in starts:
+            self._prepare("now")
+            self._follow_server()
+            if in_fork_server():
+                self._start("", "now")
+                return
+            _start_thread(Start(self._start_when_ready, THREAD))
+
+    def situation_of(self, alias: str) -> bystander.Situation | None:
+        """What is known of the election ``alias`` here. Local."""
+        decision = self.decisions.get(alias)
+        if decision is None or alias.startswith(COMMAND_PREFIX):
+            return None
+        return bystander.Situation(decision, self._seen, self._started.get(decision.start), not apps.ready)
+
+    def _decide(self) -> Seen:
+        seen, self.decisions = look(), {}
+        for alias, entry in configured().items():
+            try:
+                decision = self.decisions[alias] = decide(seen, *starting(alias, entry))
+            except ImproperlyConfigured as error:
+                log(logging.ERROR, "%s; this election does not start", error)
+                continue
+            if seen.unsupported:
+                supported = decide(seen._replace(unsupported=""), *starting(alias, entry))
+                if supported.start != "never":
+                    log(logging.WARNING, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
+            elif decision.why in (THREADLESS, refusal(seen.variable)):
+                log(logging.ERROR, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
+            elif decision.why == STARTED_BY_TESTS:
+                log(logging.WARNING, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
+        return seen
+
+    def _prepare(self, start: When) -> None:
+        self._for_each(lambda election, decision: election.prepare(here=start != IN_WORKERS), start)
+
+    def _start_when_ready(self) -> None:
+        # A receiver that another app connects in its own ready() must not miss the first gain.
+        start = _unless_forked(lambda: self._start("", "now"))
+        apps.ready_event.wait()
+        start()
+
+    def _request_started(self, sender: Any = None, **kwargs: Any) -> None:
+        starts.retry()
+        due = [start for start in STARTS if self._started.get(start) != os.getpid()]
+        if due and not _is_test_client(sender) and not in_tests():
+            lifecycle.server = True
+            self._start("this process has got a request", *due)
+
+    def _start(self, why: str, *when: When) -> None:
+        """Start the elections that are due. What fails is tried again in a thread, unless it is a bad setting."""
+        self._started.update(dict.fromkeys(when, os.getpid()))
+        started: set[str] = set()
+
+        def start(election: Any, decision: Decision) -> None:
+            if election.name not in started:
+                election.start()
+                started.add(election.name)
+                if election.running:  # in a fork server only its children do
+                    log(logging.INFO, "%s: takes part: %s", election.label, why or decision.why)
+
+        def start_the_rest() -> None:
+            wait = RETRY
+            while self._for_each(start, *when):
+                time.sleep(wait)
+                wait = min(2 * wait, LONGEST_RETRY)
+
+        if self._for_each(start, *when):
+            starts.start(Start(_unless_forked(start_the_rest), THREAD))
+        self._follow_reactor()
+
+    def _for_each(self, do: Callable[[Any, Decision], Any], *when: When) -> bool:
+        """Do it with each election that starts then. Return whether one has failed that is worth another try."""
+        from django_leader.handler import elections
+
+        failed = False
+        for alias, decision in list(self.decisions.items()):
+            if decision.start in when:
+                try:
+                    do(elections[alias], decision)
+                    self._failing.discard(alias)
+                except ImproperlyConfigured as error:  # whose sentence says all
+                    log(logging.ERROR, "LEADER_ELECTIONS[%r]: not started. %s", alias, error)
+                    self.decisions[alias] = Decision("never", f"it failed: {error}")  # and is not told again
+                except Exception as error:
+                    failed = True
+                    if alias not in self._failing:
+                        self._failing.add(alias)
+                        text = "LEADER_ELECTIONS[%r]: not started yet; it is tried again: %s"
+                        log(logging.ERROR, text, alias, way_to(error))  # without a text that may hold a secret
+        return failed
+
+    def _follow_server(self) -> None:
+        if uwsgi := sys.modules.get("uwsgi"):
+            _chain_exit(uwsgi)
+        # A worker puts its own handler in the place of ours, and then does all tasks that are under way to the end.
+        signals: Any = sys.modules.get("celery.signals")
+        if signals is not None:
+            signals.worker_shutting_down.connect(
+                self._shutting_down, weak=False, dispatch_uid="django_leader.startup.starter"
+            )
+
+    def _follow_reactor(self) -> None:
+        # Twisted puts its own handler in the place of ours, and ``twist`` then ends by the signal, past atexit.
+        reactor: Any = sys.modules.get("twisted.internet.reactor")
+        if reactor is not None and lifecycle.sigterm.chained:
+            for phase, act in ("before", self._shutting_down), ("after", lifecycle.sigterm.wait):
+                with suppress(Exception):  # a reactor that has ended: then the lease runs out
+                    reactor.callFromThread(reactor.addSystemEventTrigger, phase, "shutdown", act)
+
+    def _shutting_down(self, **kwargs: Any) -> None:
+        # Called by the handler of a signal: this takes no lock.
+        def ask(election: Any, decision: Decision) -> None:
+            if election.config.handle_sigterm:
+                election.ask_to_stop()
+
+        self._for_each(ask, *STARTS)
+
+    def _watch_forks(self) -> None:
+        uwsgi: Any = sys.modules.get("uwsgi")
+        if uwsgi is not None:
+            _chain_post_fork(uwsgi, self._start_in_worker)
+        elif not self._watches_forks:
+            self._watches_forks = True
+            register(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        worker = _gunicorn_worker()
+        if worker is None:
+            return
+        # Not here: the worker has not patched, forgotten or replaced yet what it does (gevent's hub, signals).
+        try:
+            then = worker.cfg.post_worker_init
+
+            def post_worker_init(worker: Any) -> None:
+                then(worker)
+                self._start_in_worker()
+
+            worker.cfg.set("post_worker_init", post_worker_init)
+        except Exception:
+            log(
+                logging.ERROR,
+                "LEADER_ELECTIONS: this worker of gunicorn takes part from its first request on",
+                exc_info=True,
+            )
+
+    def _start_in_worker(self) -> None:
+        try:
+            if self._started.get(IN_WORKERS) != os.getpid():  # its first request may have come before
+                self._start("a worker has been forked", IN_WORKERS)
+        except Exception:
+            log(logging.ERROR, "LEADER_ELECTIONS: not started in this worker", exc_info=True)
+
+
+def _start_thread(start: Start) -> None:
+    """Start a thread, later if the system refuses it for more than ``PATIENCE`` seconds. Never raises for that."""
+    starts.start(start)
+    until = clock.now() + PATIENCE
+    while starts.waits(start) and clock.now() < until:
+        time.sleep(PAUSE)
+        starts.retry()
+
+
+def _is_test_client(sender: Any) -> bool:
+    """Whether a request comes from Django's test client, or from one that is made of it, which serve nobody."""
+    return any(kind.__module__.startswith("django.test") for kind in getattr(sender, "__mro__", ()))
+
+
+def _gunicorn_worker() -> Any:
+    """The worker that gunicorn's arbiter has just forked, in its process; None in any other child."""
+    frame: FrameType | None = sys._getframe()
+    while frame:
+        module = frame.f_globals.get("__name__", "")
+        if module == "gunicorn.workers.base":  # a worker's own child
+            return None
+        if module == "gunicorn.arbiter" and frame.f_code.co_name == "spawn_worker":
+            return frame.f_locals.get("worker")
+        frame = frame.f_back
+    return None
+
+
+def _chain_exit(uwsgi: Any) -> None:
+    """Has uWSGI stop the elections when a worker ends, before what it calls there already.
+
+    Its handler may run in any thread, and where it is not the main one Python's ``atexit`` is not run.
+    """
+    then = getattr(uwsgi, "atexit", None)
+
+    def at_exit() -> None:
+        lifecycle.exit()
+        if callable(then):
+            then()
+
+    uwsgi.atexit = at_exit
+
+
+def _unless_forked(call: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls ``call`` in this process, and does nothing in a child of it."""
+    pid = os.getpid()
+    return lambda: call() if pid == os.getpid() else None
+
+
+def _chain_post_fork(uwsgi: Any, start: Callable[[], None]) -> None:
+    """Has uWSGI see to it that ``start`` is called in each worker, behind what it calls there already."""
+
+    def in_worker() -> None:
+        if uwsgi.worker_id() > 0:  # and not in a mule or a spooler
+            _chain_exit(uwsgi)
+            timer = threading.Timer(SERVES_SOON, _unless_forked(start))
+            timer.daemon, timer.name = True, THREAD
+            with suppress(RuntimeError):  # no thread can be started: then its first request starts it
+                timer.start()
+
+    decorators: Any = sys.modules.get("uwsgidecorators")
+    if decorators is not None:
+        decorators.postfork_chain.append(in_worker)
+        return
+    before = getattr(uwsgi, "post_fork_hook", None)
+
+    def post_fork_hook() -> None:
+        if callable(before):
+            before()
+        in_worker()
+
+    uwsgi.post_fork_hook = post_fork_hook
+
+
+starter = Starter()
+
+
+def begin() -> None:
+    """Called by ``AppConfig.ready()``. Never raises."""
+    try:
+        starter.ready()
+    except ImproperlyConfigured as error:
+        log(logging.ERROR, "no election starts in this process: %s", error)
+    except Exception:
+        log(logging.ERROR, "LEADER_ELECTIONS: no election starts in this process", exc_info=True)

@@ -1,0 +1,21 @@
+"""The boot clock: seconds since the machine started, counting the time that it was suspended.
+
+A lease goes on while a laptop or a VM sleeps, so the clock that measures it must go on, too.
+``CLOCK_MONOTONIC`` stands still during a suspend on Linux; it is the fallback elsewhere.
+Wall time says nothing of a lease, because it can be set. It may refuse a proof of death (``process.same_boot``), and it
+is asked, beside the server's clock, how long ago another host has released a lease and held it (``hold``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 0))
+clock_gettime: Callable[[int], float] = getattr(time, "clock_gettime", lambda clock: time.monotonic())
+"""That of ``time``; where there is none, on Windows, nothing takes part in an election."""
+
+
+def now() -> float:
+    """Seconds on the boot clock. Local; comparable only within one boot of one machine."""
+    return clock_gettime(BOOT_CLOCK)

@@ -1,0 +1,247 @@
+"""Raises ``LeadershipLost`` in a thread: in the guarded bodies that it runs, and never in code of ours.
+
+NOT guaranteed here: that a body ends, or when. Code in C that does not come back to Python gets the exception late, and
+code that swallows ``BaseException``, or has put a SIGINT handler of its own in the place of ours, not at all.
+
+- Bodies may be nested. Each has a ``Scope``. One that is *due* must end, and with it those inside it. So the exception
+  is raised in the innermost body, and raised again in the next one, until it has been raised in the body that is due:
+  what an inner body or the code around it swallows does not keep an outer one at work.
+- Code of ours runs behind a shield (``shielded``). What falls due meanwhile is raised when the thread leaves it.
+- The main thread is interrupted by SIGINT, which ends even a blocking system call; its handler looks whether there is a
+  shield. Another thread gets an exception that Python raises when it runs there again. It is sent under a lock, and
+  only while there is no shield. One that was sent just before is waited for when the shield goes up.
+- A thread whose application has raised an exception of its own in its SIGTERM handler is *leaving*. Its bodies end by
+  that, and a second exception would break off what cleans up. They are interrupted only if that is urgent.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import partial
+from types import FrameType
+from typing import Any, TypeVar
+
+from django_leader.exceptions import LeadershipLost
+
+Result = TypeVar("Result")
+
+NOWHERE = 1_000_000
+"""Deeper than any body."""
+
+
+class Scope:
+    """One guarded body. ``left`` returns the seconds after which it will be due."""
+
+    def __init__(self, left: Callable[[], float]) -> None:
+        self.left = left
+        # Under the lock of its thread's ``Interruptions``:
+        self.due = self.urgent = False
+        self.raised_at = NOWHERE
+        """The number of bodies around, and including, the one in which the exception was last raised."""
+
+
+class Interruptions:
+    """Of one thread. ``interrupt`` is for any other one, the rest for the thread itself."""
+
+    def __init__(self) -> None:
+        self._pid, self._thread = os.getpid(), threading.get_ident()
+        self._lock: Any = threading.RLock()  # reentrant, because a signal handler interrupts whoever holds it
+        self.leaving = False
+        # Written by the thread itself, under the lock where ``interrupt`` reads it:
+        self._scopes: list[Scope] = []
+        self._shields = 0
+        self._handlers: list[Any] = []
+        """Ours of SIGINT, the last installed last. Without any, an exception is sent."""
+        self._sent = False
+        """Whether a signal or an exception has been sent that may not have arrived."""
+
+    def interrupt(self, scope: Scope, *, urgent: bool) -> None:
+        """Have the body of ``scope`` end, if it has not yet. Local, from any other thread."""
+        with self._lock:
+            if scope not in self._scopes or (scope.due and (scope.urgent or not urgent)):
+                return
+            scope.due, scope.urgent = True, urgent
+            if self._handlers:
+                # One at a time: its handler takes all that is due, and whatever comes without this flag is Ctrl-C.
+                if not self._sent:
+                    self._sent = True
+                    signal.pthread_kill(self._thread, signal.SIGINT)
+            elif not self._shields and self._take():
+                self._sent = True
+                _raise_in(self._thread)
+
+    def run(self, body: Callable[[], Result], scope: Scope | None = None) -> Result:
+        """Return what ``body`` does. Call it behind a shield, which is down only while the body runs.
+
+        Without a ``scope`` the body is interrupted only with those around it. Raises what it does, and
+        ``LeadershipLost``.
+        """
+        shields, handler = self._shields, self._install() if scope else None
+        with self._locked():
+            self._sent = self._sent and bool(self._scopes)
+            self.leaving = self.leaving and bool(self._scopes)
+            if scope:
+                self._scopes.append(scope)
+        try:
+            self._shields = 0
+            self.check()
+            return body()
+        except LeadershipLost:
+            with self._locked():
+                self._sent = False
+            raise
+        finally:
+            while True:
+                try:
+                    self._shields = shields  # the first thing, because nothing is sent from here on
+                    self._settle(scope)
+                    break
+                except LeadershipLost:  # it was on its way when the body ended by itself
+                    continue
+            self._restore(handler)
+
+    def _settle(self, scope: Scope | None) -> None:
+        with self._locked():  # whoever sends has sent
+            sent, self._sent = self._sent, self._sent and bool(self._handlers)
+            if scope in self._scopes:
+                self._scopes.remove(scope)
+            self.leaving = self.leaving and bool(self._scopes)
+        if sent and not self._handlers:
+            _let_it_come()
+
+    def shield(self) -> None:
+        """Begin code of ours. Raise ``LeadershipLost`` if it was on its way."""
+        before = self._shields
+        try:
+            with self._locked():
+                self._shields = before + 1
+                sent = self._sent and not self._handlers
+                self._sent = self._sent and not sent
+            if sent:
+                _let_it_come()
+        except LeadershipLost:
+            self._shields = before
+            raise
+
+    def unshield(self, ends_by: type[BaseException] | None) -> None:
+        """End code of ours, by an exception of that type or by none. Raise ``LeadershipLost`` if it has waited."""
+        with self._locked():
+            self._shields -= 1
+            if ends_by is LeadershipLost:
+                self._take()  # by this one
+        # ``SystemExit`` or Ctrl-C ends the bodies around us as well.
+        if not self._shields and (ends_by is None or issubclass(ends_by, Exception)):
+            self.check()
+
+    def check(self) -> None:
+        """Raise ``LeadershipLost`` if a body of this thread is due. Local."""
+        with self._locked():
+            taken = self._take()
+        if taken:
+            raise LeadershipLost
+
+    @property
+    def due(self) -> list[Scope]:
+        """The bodies of this thread that must end, and in which, or around which, the exception was not raised."""
+        level = len(self._scopes)
+        return [s for s in self._scopes if s.due and s.raised_at > level and (s.urgent or not self.leaving)]
+
+    def left(self) -> float | None:
+        """Return the seconds after which a body of this thread will be due, or None if none will be."""
+        level = len(self._scopes)
+        return min((scope.left() for scope in self._scopes if scope.raised_at > level), default=None)
+
+    def _take(self) -> bool:
+        """Return whether to raise the exception now. It then counts as raised in the innermost body."""
+        due = self.due
+        for scope in due:
+            scope.raised_at = len(self._scopes)
+        return bool(due)
+
+    def _locked(self) -> Any:
+        # In the child of a fork the lock may be held by a thread that is not there.
+        return self._lock if self._pid == os.getpid() else nullcontext()
+
+    def _install(self) -> Any:
+        """Have SIGINT call us in the main thread. Return the handler, or None if there is nothing to restore."""
+        if not in_main_thread():
+            import ctypes  # noqa: F401 - takes some milliseconds, which the interruption does not have
+
+            return None
+        previous = signal.getsignal(signal.SIGINT)
+        if previous is None or previous in self._handlers:  # None: one in C
+            return None
+        handler = partial(self._on_signal, previous)
+        with suppress(ValueError):  # a sub-interpreter, as mod_wsgi makes them, handles no signal
+            signal.signal(signal.SIGINT, handler)
+            self._handlers.append(handler)
+            return handler
+        return None
+
+    def _restore(self, handler: Any) -> None:
+        if handler is not None:
+            # This call runs our handler first, if the signal is under way.
+            current: Any = signal.getsignal(signal.SIGINT)
+            if current is handler:  # if not, the body has left one of its own there
+                signal.signal(signal.SIGINT, handler.args[0])
+            self._handlers.remove(handler)
+
+    def _on_signal(self, previous: Any, number: int, frame: FrameType | None) -> Any:
+        with self._locked():
+            ours, self._sent = self._sent and self._pid == os.getpid(), False
+        if ours:
+            if not self._shields:
+                self.check()
+            return None
+        if previous == signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        return previous(number, frame) if callable(previous) else None
+
+
+def in_main_thread() -> bool:
+    """Return whether the caller runs in the main thread, so that it may handle signals. Local."""
+    current, main = threading.current_thread(), threading.main_thread()
+    # eventlet keeps a second module of threads, with an object of its own for this one.
+    twin = type(current).__name__ == type(main).__name__ and threading.get_native_id() == os.getpid()
+    return current is main or twin
+
+
+def _raise_in(thread: int) -> None:
+    import ctypes
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(LeadershipLost))
+
+
+def _let_it_come() -> None:
+    # Taking it back with a null pointer leaves Python 3.11 looking for it for ever; let it come instead.
+    for _ in range(10):
+        time.sleep(0)
+
+
+_local = threading.local()
+
+
+def here() -> Interruptions:
+    """Return those of the calling thread. Local."""
+    known: Interruptions | None = getattr(_local, "interruptions", None)
+    if known is None or known._pid != os.getpid():
+        known = _local.interruptions = Interruptions()
+    return known
+
+
+class shielded:  # noqa: N801 - a context manager, but no generator: an exception could hit what drives one
+    """The block is code of ours: no interruption of ours is raised in it. One that waits is raised behind it."""
+
+    def __enter__(self) -> Interruptions:
+        self._here = here()
+        self._here.shield()
+        return self._here
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._here.unshield(kind)
