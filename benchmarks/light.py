@@ -1,9 +1,9 @@
 """Many candidates of ours in one event loop, none of them a thread: ``python -m benchmarks.light ADDRESS COUNT``.
 
-Each has a connection of its own and sends what any candidate of ours sends, when it would: ``django_leader.protocol.machine``
-decides, ``django_leader.protocol.requests`` packs the requests, and the order of them is that of ``django_leader.runtime.worker``. What it
-leaves out sends nothing: the threads, the application's callbacks, and the watch over a leader's process. The lines
-that it reads and says are those of ``benchmarks.candidate``; ``gained`` is said when the grant is known.
+Each has a connection of its own and sends what any candidate of ours sends, at the same instants: ``machine`` decides,
+``requests`` packs the requests, and their order is that of ``worker``. The parts that are left out send nothing: the
+threads, the application's callbacks, and the watch over a leader's process. The lines that it reads and writes are
+those of ``benchmarks.candidate``; it writes ``gained`` when the grant is known.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Candidacy:
         self._stop_asked = False
         self._io_lock, self._io_threads = threading.Lock(), set[int]()
         self._waker = Waker()
-        self._lease = open_lease(connect, config, self._waker)
+        self._lease = lease = open_lease(connect, config, self._waker)
         self._candidate_id = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
         self._next_cell: Cell | None = None
         self._announcer = Announcer(
@@ -78,14 +78,7 @@ class Candidacy:
         self.hold = 0.0
         self.pid = os.getpid()
         self._actions = Actions(
-            self._lease,
-            self._candidate_id,
-            config,
-            self._waker,
-            self.advice,
-            self.pid,
-            lambda: self._state,
-            self._apply,
+            lease, self._candidate_id, config, self._waker, self.advice, self.pid, lambda: self._state, self._apply
         )
         self.grant = NO_GRANT
         self.changed = threading.Condition(threading.RLock())

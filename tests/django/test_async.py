@@ -22,7 +22,6 @@ from django_leader import (
     LeaderError,
     RedisUnavailable,
     became_leader,
-    callbacks,
     elections,
     handler,
     is_leader,
@@ -30,6 +29,7 @@ from django_leader import (
 )
 from django_leader.asgi import Application, handing_over
 from django_leader.protocol.config import Config
+from django_leader.runtime import listeners
 from django_leader.runtime.election import LeaderElection
 from django_leader.runtime.listeners import run_coroutine
 from tests.support.candidates import ROOT
@@ -170,7 +170,7 @@ def test_no_coroutine_runs_where_greenlets_share_a_thread() -> None:
 def test_a_coroutine_that_cannot_run_is_refused_and_closed(
     monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], None]
 ) -> None:
-    monkeypatch.setattr(callbacks, "green", lambda: True)
+    monkeypatch.setattr(listeners, "green", lambda: True)
     coroutine = asyncio.sleep(0)
     with pytest.raises(LeaderError, match=r"share one thread.*give the election a function, or a context manager"):
         run(coroutine)

@@ -329,7 +329,8 @@ def test_a_process_that_takes_no_part_imports_no_client_of_redis() -> None:
     code = (
         "import sys, django; django.setup()\n"
         "import django_leader; django_leader.became_leader.connect(print)\n"
-        "print({'redis', 'django_redis', 'django_leader.protocol.config', 'django_leader.runtime.election'} & set(sys.modules))"
+        "print({'redis', 'django_redis', 'django_leader.protocol.config', 'django_leader.runtime.election'}"
+        " & set(sys.modules))"
     )
     environment = {"DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

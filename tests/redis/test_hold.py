@@ -96,7 +96,7 @@ def test_s08_a_hold_is_kept_though_the_servers_clock_was_set_behind_the_last_hea
     leader = make()
     assert leader.wait_for_leadership(GENEROUS)
     monkeypatch.setattr(
-        ExpiryProof, "server_time", lambda self, at, *, offset_max: 1.0
+        ExpiryProof, "server_time", lambda self, at, *, upper: 1.0
     )  # so the server is far ahead of that
     leader.stop(hold=LONG)
     monkeypatch.undo()

@@ -178,8 +178,7 @@ def test_a_user_that_lacks_a_right_is_told_the_keys_and_what_to_do(
 def test_each_word_of_it_is_needed() -> None:
     words = from_readme()
     sources = "".join(path.read_text() for path in (ROOT / "django_leader").rglob("*.lua"))
-    sources += "".join(
-        (ROOT / "django_leader" / name).read_text() for name in ("lease.py", "runner.py", "channel.py", "wire.py")
-    )
+    sources += "".join(path.read_text() for path in (ROOT / "django_leader" / "redis").glob("*.py"))
+    sources += (ROOT / "django_leader" / "protocol" / "requests.py").read_text()
     used = {name.lower() for name in re.findall(r"""["']([A-Z]{3,})["']""", sources)}
     assert {word[1:] for word in words if word.startswith("+")} <= used
