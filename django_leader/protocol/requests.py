@@ -1,9 +1,10 @@
 """How the election speaks to its scripts: the words of a request, and what a reply means.
 
-NOT guaranteed here: anything of the election; the scripts say what they do with the words.
+NOT guaranteed here: any property of the election. The scripts document what they do with the words.
 
-What is sent all day long (a heartbeat, a look, a wait), or in a hurry (a campaign), is packed once, with holes for what
-differs each time. What is put into a hole has the length of the hole, since Redis is told the length of each word.
+Requests that are sent often (a heartbeat, a poll, a wait) and urgent requests (a campaign) are packed once.
+Placeholders stand for the parts that differ each time. A value must have the length of its placeholder, because a
+request tells Redis the length of each word.
 """
 
 from __future__ import annotations
@@ -18,37 +19,37 @@ from .config import LONGEST_DURATION, Keys, Timing, inbox, lifetime
 from .records import UNPRINTABLE, Answer, LeaderInfo, Preconditions, utc_now
 
 REQUEST_ID, TIME = b"\0" * 12, b"\1" * 32
-"""The holes: the number of the request, and a time of day."""
+"""The placeholders for the request id and for a wall time."""
 NOT_AFTER = b"\2" * 13
-"""The hole for the server's time after which the request is too old, in milliseconds."""
+"""The placeholder for the server's time after which the request is too old, in milliseconds."""
 SECONDS = b"\3" * 12
-"""The hole for how long to wait."""
+"""The placeholder for the duration of a wait."""
 
 LONGEST_MESSAGE = 4096
-"""Bytes of a message into an inbox. What we send has an instance id, of at most 255 characters."""
+"""Bytes of a message in an inbox, at most. Our messages have an instance id, of at most 255 characters."""
 LONGEST_NUMBER = 24
-"""Characters. What a script replies has 17, and Python refuses to read some thousands."""
+"""Characters of a number, at most. A script replies with 17, and Python refuses to read some thousands."""
 
 Pack = Callable[..., bytes]
 Words = tuple[Any, ...]
 
 
 class Packed(NamedTuple):
-    """A request with holes, and its words, for a server that does not know its script."""
+    """A request with placeholders. Its words are kept for a server that does not know the script."""
 
     pieces: tuple[bytes, ...]
     words: tuple[bytes, ...]
     placeholders: tuple[bytes, ...]
 
     def filled(self, *values: bytes) -> bytes:
-        """The request, with ``values`` in the holes. Local."""
+        """Return the request, with ``values`` in the placeholders. Local."""
         parts = [self.pieces[0]]
         for value, piece in zip(values, self.pieces[1:], strict=True):
             parts += value, piece
         return b"".join(parts)
 
     def words_filled(self, *values: bytes) -> list[bytes]:
-        """The words behind the name of the script, with ``values`` in their holes. Local."""
+        """Return the words after the name of the script, with ``values`` in their placeholders. Local."""
         words, waiting = [], list(zip(self.placeholders, values, strict=True))
         for word in self.words:
             while waiting and waiting[0][0] in word:
@@ -76,7 +77,7 @@ def packed_campaign(
     info: LeaderInfo,
     process: str,
 ) -> Packed:
-    """The campaigns that say the same. Holes: number, latest, now, and now."""
+    """Pack the campaigns that have this content. Placeholders: request id, not after, now, and now."""
     described = _described(info, "started_at", "last_heartbeat")
     words = _campaign(timing, candidate_id, preconditions, NOT_AFTER, described, process)
     return _packed(pack, (REQUEST_ID, NOT_AFTER, TIME, TIME), ("EVALSHA", sha), (len(keys), *keys, REQUEST_ID, *words))
@@ -93,20 +94,20 @@ def packed_release(
     preconditions: Preconditions,
     **how: Any,
 ) -> Packed:
-    """The releases that say the same. Holes: number, latest."""
+    """Pack the releases that have this content. Placeholders: request id, not after."""
     words = _release(timing, candidate_id, token, reason, preconditions, NOT_AFTER, **how)
     return _packed(pack, (REQUEST_ID, NOT_AFTER), ("EVALSHA", sha), (len(keys), *keys, REQUEST_ID, *words))
 
 
 def packed_poll(pack: Pack, sha: str, keys: Keys, timing: Timing, candidate_id: str) -> Packed:
-    """The looks of a candidate that follows. Hole: number."""
+    """Pack the polls of a follower. Placeholder: request id."""
     return _packed(pack, (REQUEST_ID,), ("EVALSHA", sha), (4, *keys[:4], REQUEST_ID, candidate_id, lifetime(timing)))
 
 
 def packed_heartbeat(
     pack: Pack, sha: str, keys: Keys, timing: Timing, candidate_id: str, token: int, info: LeaderInfo
 ) -> Packed:
-    """The heartbeats of the term ``token``. Holes: number, time."""
+    """Pack the heartbeats of the term ``token``. Placeholders: request id, time."""
     described = _described(replace(info, fencing_token=token), "last_heartbeat")
     words = (
         4,
@@ -122,14 +123,14 @@ def packed_heartbeat(
 
 
 def packed_wait(pack: Pack, keys: list[str]) -> Packed:
-    """The wait for an element in one of the lists. Hole: seconds."""
+    """Pack the wait for an element in one of the lists. Placeholder: seconds."""
     return _packed(pack, (SECONDS,), ("BLPOP", *keys, SECONDS))
 
 
 def campaign_arguments(
     timing: Timing, candidate_id: str, preconditions: Preconditions, info: LeaderInfo, process: str = ""
 ) -> Words:
-    """What the script takes behind the number. Local."""
+    """Return the arguments of the script after the request id. Local."""
     return _campaign(
         timing, candidate_id, preconditions, _milliseconds(preconditions.not_after), _described_now(info), process
     )
@@ -145,9 +146,9 @@ def reclaim_arguments(
     *,
     confirm: bool,
 ) -> Words:
-    """Return what the script takes behind the number. Local.
+    """Return the arguments of the script after the request id. Local.
 
-    Of ``preconditions`` the acknowledged version and ``not_after`` count.
+    Of ``preconditions`` only the acknowledged version and ``not_after`` are used.
     """
     who, what = (
         _who(timing, candidate_id, token, _milliseconds(preconditions.not_after)),
@@ -167,13 +168,13 @@ def release_arguments(
     hold: float,
     clocks: str = "",
 ) -> Words:
-    """What the script takes behind the number. Local."""
+    """Return the arguments of the script after the request id. Local."""
     how: dict[str, Any] = {"leave": leave, "hold": hold, "clocks": clocks}
     return _release(timing, candidate_id, token, reason, preconditions, _milliseconds(preconditions.not_after), **how)
 
 
 def parse(reply: bytes) -> Answer:
-    """What a script answered to a campaign, a look or a renewal. Raises ``ValueError``. Local."""
+    """Parse a script's reply to a campaign, a poll or a renewal. Raise ``ValueError``. Local."""
     _, verdict, token, left, candidates, at, version, duration, duplicate, process, holder = decode(reply).split(
         "\n", 10
     )
@@ -184,7 +185,7 @@ def parse(reply: bytes) -> Answer:
 
 
 def parse_renewed(reply: bytes, candidate_id: str, token: int, timing: Timing) -> Answer | None:
-    """What was answered to a heartbeat; None if the script was unsure. Raises ``ValueError``. Local."""
+    """Parse the reply to a heartbeat; return None if the script was unsure. Raise ``ValueError``. Local."""
     _, verdict, now, version, mail = reply.split(b" ")
     if verdict != b"renewed":
         return None
@@ -195,20 +196,20 @@ def parse_renewed(reply: bytes, candidate_id: str, token: int, timing: Timing) -
 
 
 def parse_message(text: bytes) -> dict[str, Any]:
-    """What somebody has put into an inbox; empty if it is garbage. Local."""
+    """Parse a message from an inbox; return an empty dict if it is garbage. Local."""
     try:
         message = json.loads(text) if len(text) <= LONGEST_MESSAGE else None
     except (ValueError, RecursionError):
         message = None
-    # Only the list of wake-ups says who is woken; an inbox that does is garbage.
+    # Only the wake list can wake a candidate. A "wake" in an inbox message is garbage.
     found = {name: value for name, value in message.items() if name != "wake"} if isinstance(message, dict) else {}
     duplicate = found.get("duplicate")
-    # Our answer goes to it.
+    # Our answer is sent to this id.
     return {} if isinstance(duplicate, str) and UNPRINTABLE.search(duplicate) else found
 
 
 def decode(value: bytes) -> str:
-    """Text from Redis, whatever is in it. Local."""
+    """Decode a text from Redis, whatever its bytes are. Local."""
     return value.decode("utf-8", "replace")
 
 
@@ -249,7 +250,7 @@ def _release(
 
 
 def reclaimed(version: str) -> str:
-    """The version, if it is that of a state that was regained. Local."""
+    """Return ``version`` if it is that of a reclaimed state, or ''. Local."""
     return version if version.startswith("reclaimed:") else ""
 
 
@@ -262,10 +263,10 @@ def _what(timing: Timing, described: bytes, process: str) -> Words:
 
 
 def _described(info: LeaderInfo, *times: str) -> bytes:
-    """What is published of a leader, with holes for the ``times``."""
+    """Return what is published of a leader, with placeholders for the ``times``."""
     fields = info.as_dict() | dict.fromkeys(times)
     if not info.fencing_token:
-        del fields["fencing_token"]  # the script knows it, and adds it
+        del fields["fencing_token"]  # the script knows the token, and adds it
     text = json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
     for name in map(str.encode, times):
         text = text.replace(b'"%s": null' % name, b'"%s": "%s"' % (name, TIME))

@@ -1,30 +1,31 @@
 """One private connection to Redis, used by one thread at a time.
 
-NOT guaranteed here: that a request whose reply did not come was not executed. Whoever calls must treat that
-outcome as unknown.
+NOT guaranteed here: that a request whose reply did not come was not executed. The caller must treat that outcome as
+unknown.
 
-- Never a pool that the application uses, and never its timeouts: a pool of redis-py is shared, and its defaults
+- It never uses a pool of the application, and never the timeouts of one. A pool of redis-py is shared, and its defaults
   retry a request that may already have been executed, for up to a minute.
 - Nothing is sent twice here. After any error or missing reply the connection is dropped, so that no later request can
   be answered by the reply to an earlier one.
 - A connection that ended while it was idle (a restart, the server's ``timeout``, a proxy, ``CLIENT KILL``) is replaced
   before a request is sent, if the kernel knows of its end by then. If it does not, the request fails with
-  ``ConnectionClosed``. Whoever knows that the request may be executed twice can then send it again: see ``runner``.
-- A wait that is ended in this way is begun again, once. An element that the first one took is lost with its reply, as
-  it is without a second one; who waits comes back to look after its time in any case.
-- Waiting is a blocking command at the server and, at the same time, a poll at home on the socket and on a ``Waker``.
-  The server's timer is coarse (up to 0.1 s late by default). Where the instant counts, it is asked to end early and the
-  rest is waited here.
-- A wait can be sent in one piece with the request before it. Its reply is then owed; until it has come, the connection
-  cannot be used for anything else, and whoever cannot wait for it takes a new one.
-- A channel belongs to the process that made it. In a child of a fork whatever would send, or act on a reply, raises
-  ``Forked``, and the inherited descriptor is closed without a word to the server.
+  ``ConnectionClosed``. A caller that knows that the request may be executed twice can then send it again: see
+  ``runner``.
+- A wait that fails in this way is begun again, once. If the first wait took an element, that element is lost with its
+  reply, as it is without a second wait. The candidate that waits asks Redis again after its time in any case.
+- A wait is a blocking command at the server and, at the same time, a poll in this process on the socket and on a
+  ``Waker``. The server's timer is coarse (up to 0.1 s late by default). Where the instant counts, the command is asked
+  to end early, and the rest of the time is waited for here.
+- A wait can be sent in one piece with the request before it. Until its reply has come, the connection cannot be used
+  for anything else. A call that cannot wait for that reply detaches the connection and makes a new one.
+- A channel belongs to the process that made it. In a forked child every operation that would send, or act on a reply,
+  raises ``Forked``, and the inherited descriptor is closed without a message to the server.
 """
 
 from __future__ import annotations
 
 import contextlib
-import encodings.idna  # noqa: F401 - or the first to connect imports it, and whoever is forked meanwhile never can
+import encodings.idna  # noqa: F401 - otherwise the first connect imports it, and a child forked meanwhile never can
 import math
 import os
 import socket
@@ -45,13 +46,13 @@ from .connector import Connect
 from .reasons import closed, explain, place_of
 
 EXPECTED = (RedisError, OSError, ValueError)
-"""What a connection raises when it fails; anything else that comes from a request is a defect."""
+"""What a connection raises when it fails. Any other exception of a request is a defect."""
 SERVER_TIMER = 0.1
-"""Seconds by which a blocking command may end late: Redis looks at its clients ten times a second (``hz 10``)."""
+"""Seconds by which a blocking command may end late: Redis checks its clients ten times a second (``hz 10``)."""
 DENIED = ("NOPERM", "ACL failure", "The user executing the script can't")
-"""What Redis says of a script in which something was denied, by its version."""
+"""What Redis replies, depending on its version, to a script in which something was denied."""
 SLICE = 0.02
-"""Seconds between two looks at a connection without a real socket, as fakeredis has."""
+"""Seconds between two checks of a connection without a real socket, such as that of fakeredis."""
 
 
 class ConnectionClosed(RedisUnavailable):
@@ -67,16 +68,16 @@ class Channel:
         self._connection: Connection | None = None
         self._detached: Connection | None = None
         self._answered = False
-        """Whether the connection has given a reply. One that is closed before cannot be used at all."""
+        """Whether the connection has given a reply. A connection that is closed before cannot be used at all."""
         self._wait_reply_due: float | None = None
-        """The instant up to which a wait was asked for whose reply has not come."""
+        """The instant until which a wait was requested whose reply has not come."""
 
     def call(self, *command: Any) -> Any:
-        """Sends one command once and gives its reply. One round trip, more if it must connect first.
+        """Send one command once and return its reply. One round trip, more if it must connect first.
 
-        Raises ``RedisUnavailable``; what became of the command is then unknown. It is ``ConnectionClosed`` if it may be
-        that the connection ended before. ``NoScriptError`` passes, since it is the one error reply by which the caller
-        knows what to do.
+        Raise ``RedisUnavailable``; the outcome of the command is then unknown. The error is ``ConnectionClosed`` if the
+        connection may have ended before. ``NoScriptError`` is passed on, because it is the one error reply for which
+        the caller knows what to do.
         """
         try:
             connection = self._open()
@@ -87,7 +88,7 @@ class Channel:
             raise self._failure(error) from None
 
     def call_after(self, *command: Any) -> Any:
-        """Like ``call``, but never on another connection than that of the last call, whose end is an error."""
+        """Send as ``call`` does, but only on the connection of the last call; if that has ended, it is an error."""
         try:
             check(self._pid)
             if self._connection is None or not self.connected:
@@ -97,10 +98,10 @@ class Channel:
             raise self._failure(error) from None
 
     def call_packed(self, command: bytes, *, until: float | None = None, pause: float = 0.0) -> Any:
-        """Like ``call``, for a command that ``pack`` has packed.
+        """Send a command that ``pack`` has packed, as ``call`` does.
 
-        If a wait until the instant ``until`` follows in it, ``wait`` gives the reply to that. ``pause``: seconds for
-        which the reply is not looked for.
+        If a wait until the instant ``until`` follows in it, ``wait`` returns the reply to that. ``pause``: seconds to
+        sleep before the reply is read.
         """
         try:
             return self._call(self._open(), [command], until, pause)
@@ -110,20 +111,20 @@ class Channel:
             raise self._failure(error) from None
 
     def pack(self, *command: Any) -> bytes:
-        """The command as it is sent. Connects if there is no connection. Raises ``RedisUnavailable``."""
+        """Return the command as it is sent. Connect if there is no connection. Raise ``RedisUnavailable``."""
         try:
             check(self._pid)
-            # Any connection packs alike, also one on which a wait goes on.
+            # All connections pack alike, also one on which a wait is in progress.
             return b"".join((self._connection or self._open()).pack_command(*command))  # type: ignore[no-untyped-call]
         except BaseException as error:
             raise self._failure(error) from None
 
     def wait(self, command: Packed, until: float, *, exact: bool = True) -> tuple[bytes, bytes] | None:
-        """Waits for an element in one of the lists of ``command`` until an instant, or until the waker is set.
+        """Wait for an element in one of the lists of ``command`` until an instant, or until the waker is set.
 
-        Gives (key, element), or None when the time is over or the waker was set. A wait that was sent already goes on;
-        if it was meant to last as long, or is not to be ``exact``, it may end late by the server's timer.
-        Raises ``RedisUnavailable``.
+        Return (key, element), or None when the time is over or the waker was set. A wait that was sent already goes on.
+        If it was meant to last as long, or is not to be ``exact``, it may end late by the server's timer. Raise
+        ``RedisUnavailable``.
         """
         try:
             return self._wait(command, until, exact=exact)
@@ -140,7 +141,7 @@ class Channel:
                 if seconds < SERVER_TIMER / 2:
                     self._waker.wait(until - clock.now())
                     return None
-                self._close_detached()  # it still waits at the server, and would eat the element that is meant for us
+                self._close_detached()  # first: its BLPOP is still queued and would take our element
                 self._open().send_packed_command([command.filled(blpop_seconds(seconds))], check_health=False)  # type: ignore[no-untyped-call]
                 self._wait_reply_due = until
             elif until >= self._wait_reply_due:
@@ -158,34 +159,36 @@ class Channel:
         except BaseException as error:
             raise self._failure(error) from None
         if reply is None:
-            if due >= until > clock.now():  # one that was meant to be shorter is followed by another one
+            # The server's timer was set early: wait out the rest here. After a wait that was meant to be shorter, the
+            # caller begins another one instead.
+            if due >= until > clock.now():
                 self._waker.wait(until - clock.now())
             return None
         return reply[0], reply[1]
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection whose end the kernel does not know of. Local, any thread."""
-        # An idle one has nothing to read but its end, or what nobody has asked for.
+        """Whether there is a connection that has not ended as far as the kernel knows. Local, any thread."""
+        # On an idle connection there is nothing to read but its end, or what was not asked for.
         connection = self._connection
         return connection is not None and (self._wait_reply_due is not None or not _has_something_to_read(connection))
 
     def drop(self) -> None:
-        """Closes the connection. The next call makes a new one."""
+        """Close the connection. The next call makes a new one."""
         self._close_detached()
         _close(self._connection)
         self._connection = self._wait_reply_due = None
         self._answered = False
 
     def open(self) -> None:
-        """Connects ahead of the next call, if there is no connection. Raises ``RedisUnavailable``."""
+        """Connect ahead of the next call, if there is no connection. Raise ``RedisUnavailable``."""
         try:
             self._open()
         except BaseException as error:
             raise self._failure(error) from None
 
     def abandon(self) -> None:
-        """In a forked child: closes the inherited descriptor without a word to the server."""
+        """Close the inherited descriptor in a forked child, without a message to the server."""
         for connection in (self._connection, self._detached):
             sock = getattr(connection, "_sock", None)
             if connection is not None and sock is not None:
@@ -195,14 +198,14 @@ class Channel:
         self._connect = _refuse
 
     def cancel_wait(self) -> None:
-        """Closes what still waits at the server, so that no wake-up goes there."""
+        """Close the connections that still wait at the server, so that no wake-up goes there."""
         if self._wait_reply_due is not None:
             self._detach()
         self._close_detached()
 
     def _detach(self) -> None:
-        # A reply is still owed, so this connection cannot be used for anything else. To close it takes time that a
-        # hand-over may need: it is done behind the next call.
+        # The reply to a wait is still due, so this connection cannot be used for anything else. Closing it takes time
+        # that a hand-over may need, so that is done after the next call.
         self._close_detached()
         self._detached, self._connection, self._wait_reply_due = self._connection, None, None
 
@@ -211,8 +214,9 @@ class Channel:
         self._detached = None
 
     def _failure(self, error: BaseException) -> BaseException:
-        # Raise it "from None" and not here: a traceback prints the text of a cause, and some print local variables.
-        if self._pid != os.getpid():  # whatever failed, it was the parent's
+        # The caller raises the result "from None", and nothing is raised here, because a traceback prints the text of a
+        # cause, and some tracebacks print local variables.
+        if self._pid != os.getpid():  # whatever failed was the parent's
             self.abandon()
             return Forked()
         answered, place = self._answered, place_of(self._connection)
@@ -233,9 +237,9 @@ class Channel:
                 self._connection.connect()  # type: ignore[no-untyped-call]
             except EXPECTED:
                 raise
-            except Exception as error:  # of a credential provider, say
+            except Exception as error:  # for example of a credential provider
                 raise RedisUnavailable(explain(error, place_of(self._connection))) from None
-        check(self._pid)  # again: to connect takes a while, and greenlets may have forked meanwhile
+        check(self._pid)  # again: connecting takes a while, and a greenlet may have forked meanwhile
         assert self._connection
         return self._connection
 
@@ -246,7 +250,7 @@ class Channel:
             time.sleep(pause)
         reply = connection.read_response(disable_decoding=True)
         self._answered = True
-        check(self._pid)  # before anybody acts on it: see ``forks``
+        check(self._pid)  # before the reply is acted on: see ``forks``
         if self._detached:
             self._close_detached()
         return reply
@@ -266,21 +270,21 @@ class Channel:
 
 
 def denied(error: BaseException) -> bool:
-    """Whether the server's ACL denies what was asked for. Local."""
-    text = str(error) if isinstance(error, ResponseError) else ""  # of a script that was denied what it called
+    """Return whether the server's ACL denies what was asked for. Local."""
+    text = str(error) if isinstance(error, ResponseError) else ""  # of a script in which a call was denied
     return isinstance(error, NoPermissionError) or any(words in text for words in DENIED)
 
 
 def blpop_seconds(seconds: float) -> bytes:
-    """How long a command blocks, at the least, as it is sent: always of one length. At most an hour. Local."""
-    # Redis cuts its clock to milliseconds.
+    """Return for how long a command blocks, at least, as it is sent: of one length, at most an hour. Local."""
+    # One more, because Redis cuts its clock to milliseconds.
     return b"%012.3f" % (max(1, math.ceil(min(seconds, 3600) * 1000) + 1) / 1000)
 
 
 def _has_something_to_read(connection: Connection) -> bool:
-    """Whether the kernel has something for us, or the end. False if it cannot be told, as of fakeredis."""
+    """Return whether the kernel has bytes or the end for us. False if that cannot be told, as of fakeredis."""
     sock = getattr(connection, "_sock", None)
-    descriptor = sock.fileno() if isinstance(sock, socket.socket) else -1  # so it is also when another thread closed it
+    descriptor = sock.fileno() if isinstance(sock, socket.socket) else -1  # also -1 when another thread closed it
     return descriptor >= 0 and bool(readable([descriptor], 0))
 
 

@@ -23,7 +23,7 @@ from .limits import limited
 from .reasons import NoPrimary, explain, place_in
 
 Connect = Callable[[float], Connection]
-"""Makes a connection, unconnected, whose connect and each of whose reads end after so many seconds."""
+"""Makes a connection, unconnected. Its connect and each of its reads end after the given number of seconds."""
 
 _NO_CLIENT_INFO: dict[str, None] = (
     {"driver_info": None}
@@ -33,11 +33,12 @@ _NO_CLIENT_INFO: dict[str, None] = (
 
 
 def connector(pool: ConnectionPool) -> Connect:
-    """Makes connections like those of ``pool`` (address, credentials, TLS), but private and without retries.
+    """Return a function that makes connections like those of ``pool``, but private and without retries.
 
-    Of a pool that is managed by Sentinel, to whichever server is the primary when it connects.
+    They have the address, the credentials and the TLS of the pool. If Sentinel manages the pool, a connection leads to
+    the server that is the primary when it connects.
     """
-    # RESP2 and no client info: a new connection costs no handshake beyond what the server asks for.
+    # With RESP2 and no client info a new connection costs no handshake beyond what the server asks for.
     kwargs = private(pool.connection_kwargs) | _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
     kwargs |= {"decode_responses": False, "health_check_interval": 0}
     kwargs["parser_class"] = limited(kwargs.get("parser_class", DefaultParser))

@@ -1,7 +1,7 @@
 """The election's operations at Redis: one method, one script, one round trip.
 
 NOT guaranteed here: that an operation which raised was not executed. ``RedisUnavailable`` means that its outcome is
-unknown, and the connection is closed by then. What the scripts guarantee stands at the top of each.
+unknown, and the connection is closed by then. Each script documents its guarantees at its top.
 
 - A reply is the answer to its own request (``runner``).
 - With ``MIN_REPLICAS``, a grant or a renewal that fewer replicas have is an error, too.
@@ -40,26 +40,26 @@ from .limits import TooLong
 from .runner import Runner
 
 YIELD = 0.003
-"""Seconds for which whoever has released leaves the processors to whoever is woken by it: on two of them a hand-over
-was measured to take a fifth less."""
+"""Seconds for which a process that has released its lease leaves the processors to the candidate that it has woken. On
+two processors a hand-over was measured to take a fifth less."""
 MOST_EVENTS = 2000
-"""Of the history. The scripts keep a thousand, and up to a hundred more."""
+"""Events of the history that are read, at most. The scripts keep a thousand, and up to a hundred more."""
 DENIED = (
     ". The Redis user lacks a right that the election needs, whose keys are {!r}, {!r} and '{}*'. "
     "'manage.py leader_status --acl' prints the command that gives it"
 )
 MOST_MESSAGES = 100
-"""How many messages are collected at a time: more than anybody sends within a heartbeat."""
+"""How many messages are collected at a time: more than all senders send within a heartbeat."""
 
 
 class Lease:
-    """Speaks to Redis about one election, on one connection, for one thread at a time."""
+    """The operations of one election at Redis, on one connection, for one thread at a time."""
 
     def __init__(self, connect: Connect, config: Config, waker: Waker | None = None) -> None:
         self._timing, self._keys = config.timing, config.keys
         self.process = ""
-        """What a grant publishes of this process; nothing, and its death lets nobody take over. The next heartbeat
-        publishes what has changed."""
+        """What a grant publishes of this process. If it is empty, the death of this process does not let another
+        candidate take over. The next heartbeat publishes a change."""
         self._published = ""
         self._polled = False
         if_denied = DENIED.format(*self._keys[:2], self._keys.wake.removesuffix("wake"))
@@ -67,9 +67,9 @@ class Lease:
         self._runner = Runner(self.channel)
 
     def campaign(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> Answer:
-        """One attempt to lead, which publishes ``info`` with the time of now.
+        """Attempt once to lead, and publish ``info`` with the current time.
 
-        One round trip, two with ``MIN_REPLICAS``. Raises ``RedisUnavailable``.
+        One round trip, two with ``MIN_REPLICAS``. Raise ``RedisUnavailable``.
         """
         request = self._prepared_campaign(candidate_id, preconditions, info)
         at = _iso(info.started_at or utc_now())
@@ -79,20 +79,20 @@ class Lease:
         return self._replicated(answer)
 
     def prepare(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> None:
-        """Packs the campaign that says this, so that it can leave at once, at whatever time. Local.
+        """Pack this campaign, so that it can leave at once, at any later time. Local.
 
-        Connects if there is no connection, and raises ``RedisUnavailable`` then.
+        Connect if there is no connection, and raise ``RedisUnavailable`` if that fails.
         """
         self._prepared_campaign(candidate_id, preconditions, info)
 
     def poll(
         self, candidate_id: str, highest_token: int, until: float | None = None, *, wake: bool = True
     ) -> Answer | None:
-        """Poll a lease that another candidate holds. Errors as above.
+        """Poll a lease that another candidate holds. Errors as of ``campaign``.
 
-        One round trip, in which a wait until the instant ``until`` can begin: see ``wait``. None when a campaign must
-        tell: the state is not plainly such a lease, or older than ``highest_token``, or nobody has campaigned on this
-        connection.
+        One round trip, in which a wait until the instant ``until`` can begin: see ``wait``. Return None when only a
+        campaign can tell: the state is not plainly such a lease, or older than ``highest_token``, or no campaign was
+        sent on this connection.
         """
         answer = None
         if self.channel.connected:
@@ -109,10 +109,10 @@ class Lease:
         *,
         confirm: bool = False,
     ) -> Answer:
-        """The heartbeat of the term ``token``, or the confirmation of its grant. Cost and errors as above.
+        """Send the heartbeat of the term ``token``, or confirm its grant. Cost and errors as of ``campaign``.
 
-        It costs one round trip more when the state in Redis is not plainly the leader's own. Of ``preconditions`` the
-        acknowledged version and ``not_after`` count.
+        It costs one round trip more when the state in Redis is not plainly the leader's own. Of ``preconditions`` only
+        the acknowledged version and ``not_after`` are used.
         """
         lean = self.channel.connected and not confirm and self._published == self.process
         if lean:
@@ -138,14 +138,17 @@ class Lease:
         clocks: str = "",
         deadline: float = 0.0,
     ) -> bool:
-        """Gives the term ``token`` back, and with ``leave`` takes part no longer. One round trip.
+        """Give the term ``token`` back, and with ``leave`` end the candidacy. One round trip.
 
-        A second one if the server's clock was set since the last answer, so that it took the request for too old. It is
-        then sent again, to be executed before the instant ``deadline`` at which the lease ends (0: not again).
-        Of ``preconditions`` the highest token, the acknowledged version and ``not_after`` count. ``hold``: seconds for
-        which nobody may lead yet. ``clocks``: what the clocks of this host show, so that a process that starts later
-        can tell when that is over; without them it has to watch for that long. Return whether there was a lease of ours
-        to give back: False if a request whose reply was lost has given it back already. Raise ``RedisUnavailable``.
+        It takes a second one if the server's clock was set since the last answer, so that the server refused the
+        request as too old. The request is then sent again, to be executed before the instant ``deadline`` at which the
+        lease ends (0: not again). Of ``preconditions`` only the highest token, the acknowledged version and
+        ``not_after`` are used. ``hold``: seconds for which no candidate may lead yet. ``clocks``: what the clocks of
+        this host show, so that a process that starts later can tell when the hold is over; without them it has to watch
+        the hold for its whole duration.
+
+        Return whether there was a lease of ours to give back: False if a request whose reply was lost has given it back
+        already. Raise ``RedisUnavailable``.
         """
         request = self._prepared_release(
             candidate_id, token, reason, preconditions, leave=leave, hold=hold, clocks=clocks
@@ -153,17 +156,17 @@ class Lease:
         not_after, pause = _digits(preconditions.not_after * 1000, 13), YIELD if token and not hold else 0.0
         reply = self._runner.send("release", request, not_after, pause=pause)
         if b"\nlate\n" in reply and (left := deadline - clock.now()) > 0:
-            # Executed before now, so at the deadline the server's clock shows this or more.
+            # The first request was executed before now, so at the deadline the server's clock shows this or more.
             at = self._parsed("release", reply).at
             reply = self._runner.send("release", request, _digits((at + left) * 1000, 13))
         return reply.endswith(b"released")
 
     def prepare_release(self, candidate_id: str, token: int, reason: str, preconditions: Preconditions) -> None:
-        """Packs the release that says this, so that it can leave at once. Local, and errors as of ``prepare``."""
+        """Pack this release, so that it can leave at once. Local. Connection and errors as of ``prepare``."""
         self._prepared_release(candidate_id, token, reason, preconditions, leave=False, hold=0, clocks="")
 
     def status(self) -> ElectionStatus:
-        """Who leads. One round trip. Raises ``RedisUnavailable``."""
+        """Return who leads. One round trip. Raise ``RedisUnavailable``."""
         with self._reading("status"):
             _, holder, left, info, token, candidates, kind = self._runner.run("status", self._keys)
             leader = (
@@ -175,9 +178,9 @@ class Lease:
             )
 
     def history(self, limit: int) -> list[Event]:
-        """The newest ``limit`` changes, the newest first: about a thousand are kept.
+        """Return the newest ``limit`` changes, the newest first. Redis keeps about a thousand.
 
-        One round trip. Raises ``RedisUnavailable``.
+        One round trip. Raise ``RedisUnavailable``.
         """
         if limit <= 0:
             return []
@@ -186,24 +189,24 @@ class Lease:
             return [Event.from_texts(*entry) for entry in zip(*[iter(texts)] * 5, strict=False)]
 
     def server(self) -> dict[str, str]:
-        """How the server is configured, as far as it says so. Two round trips. Raises ``RedisUnavailable``."""
+        """Return the server's configuration, as far as it tells. Two round trips. Raise ``RedisUnavailable``."""
         with self._reading("INFO"):
             sections = (self.channel.call("INFO", section) for section in ("memory", "replication"))
             lines = (line.partition(":") for text in sections for line in requests.decode(text).splitlines())
             return {name: value for name, _, value in lines}
 
     def post(self, to: str, message: dict[str, Any]) -> None:
-        """Puts a message into the inbox of the candidacy ``to``. One round trip. Raises ``RedisUnavailable``.
+        """Put a message into the inbox of the candidacy ``to``. One round trip. Raise ``RedisUnavailable``.
 
-        Rarely it arrives twice (see ``runner``), so whoever receives it must do the same by two as by one.
+        Rarely the message arrives twice (see ``runner``), so a receiver must do the same for two as for one.
         """
         lifetime = math.ceil(self._timing.ttl * 1000)
         self._runner.run("post", (inbox(self._keys, to),), json.dumps(message), lifetime)
 
     def collect(self, candidate_id: str) -> list[dict[str, Any]]:
-        """The messages to ``candidate_id`` that are waiting. One round trip. Raises ``RedisUnavailable``.
+        """Take the waiting messages to ``candidate_id``. One round trip. Raise ``RedisUnavailable``.
 
-        If one is too long, it and those behind it are lost: see ``collect.lua``.
+        If a message is too long, it and those behind it are lost: see ``collect.lua``.
         """
         limits = MOST_MESSAGES, requests.LONGEST_MESSAGE
         with self._reading("collect"):
@@ -211,11 +214,11 @@ class Lease:
             return [requests.parse_message(text) for text in messages]
 
     def wait(self, candidate_id: str, *, wake: bool, until: float, exact: bool = True) -> dict[str, Any] | None:
-        """Waits for a message to ``candidate_id``, and with ``wake`` for a wake-up, until the instant ``until``.
+        """Wait for a message to ``candidate_id``, and with ``wake`` for a wake-up, until the instant ``until``.
 
-        Gives the message, ``{"wake": True}`` for a wake-up, or None when the wait ended otherwise. A wait that began
-        with a look goes on. Unless it is to be ``exact``, it may end 0.2 s late. Raises ``RedisUnavailable``, also for
-        a message that is too long; the others of its kind are taken out of the inbox then.
+        Return the message, ``{"wake": True}`` for a wake-up, or None when the wait ended otherwise. A wait that a poll
+        has begun goes on. Unless it is to be ``exact``, it may end 0.2 s late. Raise ``RedisUnavailable``, also for a
+        message that is too long; the others of its kind are then taken out of the inbox.
         """
         try:
             element = self.channel.wait(self._waiting(candidate_id, wake=wake), until, exact=exact)
@@ -235,7 +238,7 @@ class Lease:
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """A reply that is not of the kind that the script ``name`` gives becomes ``RedisUnavailable``."""
+        """Raise ``RedisUnavailable`` for a reply that is not of the kind that the script ``name`` gives."""
         try:
             yield
         except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
@@ -247,15 +250,15 @@ class Lease:
         return answer
 
     def _confirmed(self) -> None:
-        """Waits until enough replicas have what was just written. Raises ``RedisUnavailable`` when they do not."""
-        # The server's timer may be late: what it has not said by then would end the connection.
+        """Wait until enough replicas have the last write. Raise ``RedisUnavailable`` if they do not get it."""
+        # The server's timer may be late, and a reply that comes after our timeout would end the connection.
         patience = max(1, math.floor((self._timing.operation - SERVER_TIMER) * 1000))
         have = self.channel.call_after("WAIT", self._timing.replicas, patience)
         if have < self._timing.replicas:
             raise RedisUnavailable(f"{have} of {self._timing.replicas} replicas (MIN_REPLICAS) have confirmed it")
 
     def _renew(self, candidate_id: str, token: int, info: LeaderInfo) -> Answer | None:
-        """The lean renewal; None when it was unsure."""
+        """Send the lean renewal; return None if the script was unsure."""
 
         def packed() -> Packed:
             sha = self._runner.script("renew").sha
@@ -268,13 +271,14 @@ class Lease:
             return requests.parse_renewed(reply, candidate_id, token, self._timing)
 
     def _lean_poll(self, candidate_id: str, until: float | None, *, wake: bool) -> Answer | None:
-        """The lean look; None when it was unsure."""
+        """Send the lean poll; return None if the script was unsure."""
 
         def packed() -> Packed:
             sha = self._runner.script("poll").sha
             return requests.packed_poll(self.channel.pack, sha, self._keys, self._timing, candidate_id)
 
-        # The first time the server may not know the script, and the wait behind it would eat what is meant for us.
+        # The first time the server may not know the script. The poll must then be sent again, while the BLPOP behind it
+        # would still be queued and take our element.
         request, until = self._runner.prepared("poll", candidate_id, packed), until if self._polled else None
         wait = (
             b"" if until is None else self._waiting(candidate_id, wake=wake).filled(blpop_seconds(until - clock.now()))

@@ -1,22 +1,29 @@
 """Runs the scripts at Redis, and knows the reply to a request from any other.
 
-NOT guaranteed here: that a request which raised was not executed. What a script guarantees stands at its top.
+NOT guaranteed here: that a request which raised was not executed. Each script documents its guarantees at its top.
 
-- A request carries a number, which its reply repeats. A reply to anything else is an error, not an answer. The numbers
-  grow: the scripts refuse a request of this process that a later one has overtaken.
-- A script is named by its digest. A server that does not know it has executed nothing, and is given its source.
-- A request on a connection that the other end has closed meanwhile is sent once more, on a new one. If the first was
-  executed, and its reply lost, the second does no harm, because it is a request with a number of its own: what a
-  candidate sends anyway when it tries again after an error. It is bounded by the same instant of the server's clock,
-  and the term that it grants counts from before the first. Script by script, when the first was executed:
-  campaign: the second is granted as after any lost reply, with a new token, as "regained" until the next heartbeat;
-  reclaim: the second finds the lease that the first has set, and extends it; release: the second finds nothing to give
-  back, touches nobody's lease, and at most wakes another follower; post: the message arrives twice, and the receivers
-  heed each once; collect: what the first has taken is lost with its reply, as it is without a second one; status and
-  history read. A renewal or a look is not sent again: the new connection may lead to another server, so
-  reclaim or campaign, which ask that, take their place. ``WAIT`` is never sent on another connection,
-  where it would count replicas that do not have the grant.
-- A request is packed once, as long as it says the same, and only its holes are filled each time.
+- A request carries an id, which is a number, and its reply repeats the id. A reply to anything else is an error, not an
+  answer. The ids grow: the scripts refuse a request of this process that a later one has overtaken.
+- A request names its script by its digest. A server that does not know the digest has executed nothing, and is then
+  sent the source.
+- A request on a connection that the other end has closed meanwhile is sent once more, on a new connection. If the first
+  was executed, and its reply lost, the second does no harm, because it has an id of its own: a candidate that tries
+  again after an error sends the same. The second is bounded by the same instant of the server's clock, and the term
+  that it grants counts from before the first. Script by script, when the first was executed:
+
+  - campaign: the second is granted as after any lost reply, with a new token, as ``reclaimed`` until the next
+    heartbeat.
+  - reclaim: the second finds the lease that the first has set, and extends it.
+  - release: the second finds nothing to give back, changes no other lease, and at most wakes another follower.
+  - post: the message arrives twice, and the receivers act on it once.
+  - collect: the messages that the first has taken are lost with its reply, as they are without a second one.
+  - status and history only read.
+
+  A renewal or a poll is not sent again, because the new connection may lead to another server. reclaim or campaign,
+  which check that, are sent instead. ``WAIT`` is never sent on another connection, because there it would count
+  replicas that do not have the grant.
+
+- A request is packed once, as long as its content is the same. Only its placeholders are filled each time.
 """
 
 from __future__ import annotations
@@ -34,7 +41,7 @@ from django_leader.protocol.scripts import FLAGS, MAY_WRITE, NOT_UNDERSTOOD, Scr
 
 from .channel import Channel, ConnectionClosed
 
-_numbers = itertools.count(10**11)  # so that each has as many digits as the next, and a later one is higher
+_numbers = itertools.count(10**11)  # so that all have the same number of digits, and a later one is higher
 
 
 class Runner:
@@ -44,16 +51,16 @@ class Runner:
         self._channel = channel
         self._flags = FLAGS
         self.requests: dict[str, tuple[Any, Packed]] = {}
-        """By name, what was packed last: of what it was made, and the request."""
+        """By name, the request that was packed last: the content from which it was packed, and the request."""
 
     def script(self, name: str) -> Script:
-        """The script, as the server is known to take it. Local."""
+        """Return the script in the form that the server is known to accept. Local."""
         return script(name, self._flags if name in MAY_WRITE else "")
 
     def prepared(self, name: str, same: Any, packed: Callable[[], Packed]) -> Packed:
-        """The last request of this name, if it was made of the ``same``, or a new one, which ``packed`` gives.
+        """Return the last request of this name, if it was packed from the ``same``, or a new one from ``packed``.
 
-        Local; raises what ``packed`` does.
+        Local; raise what ``packed`` raises.
         """
         known = self.requests.get(name)
         if known is None or known[0] != same:
@@ -70,10 +77,10 @@ class Runner:
         pause: float = 0.0,
         once: bool = False,
     ) -> bytes:
-        """Sends a prepared request, and ``wait`` behind it. Gives its reply, which is known to be its.
+        """Send a prepared request, and ``wait`` behind it. Return its reply, which is known to be its own.
 
-        One round trip, up to two more if the server does not know the script. Raises ``RedisUnavailable``; with
-        ``once`` it is ``ConnectionClosed`` when the connection was closed meanwhile.
+        One round trip, up to two more if the server does not know the script. Raise ``RedisUnavailable``; with ``once``
+        it is ``ConnectionClosed`` when the connection was closed meanwhile.
         ``until`` and ``pause``: see ``Channel.call_packed``.
         """
         if not once:
@@ -91,7 +98,7 @@ class Runner:
         return reply
 
     def run(self, name: str, keys: tuple[str, ...], *args: Any) -> Any:
-        """Runs a script that is not worth preparing. Gives its reply, and costs and raises as ``send``."""
+        """Run a script that is not worth preparing. Return its reply. Cost and errors as of ``send``."""
         with contextlib.suppress(ConnectionClosed):
             return self._run(name, keys, *args)
         return self._run(name, keys, *args)
@@ -110,7 +117,7 @@ class Runner:
         return reply
 
     def not_ours(self, name: str) -> RedisUnavailable:
-        """The error for a reply that cannot be that to the script; nothing is read on this connection any more."""
+        """Return the error for a reply that cannot be that to the script, and read no more on this connection."""
         self._channel.drop()
         return RedisUnavailable(f"the reply to {name} does not belong to its request")
 
@@ -128,7 +135,7 @@ class Runner:
             return self._channel.call("EVAL", script(name).source, *words())
 
     def _understand(self, error: RedisUnavailable, name: str) -> None:
-        """Does without ``FLAGS`` from now on, if it is these that the server has not understood."""
+        """Do without ``FLAGS`` from now on if the server has not understood these. Otherwise raise ``error``."""
         if not self._flags or name not in MAY_WRITE or NOT_UNDERSTOOD not in str(error):
             raise error
         self._flags = ""
