@@ -1,8 +1,8 @@
 """``elections``: the elections of this process by their alias, made from ``LEADER_ELECTIONS`` on first use.
 
-Settings are read when an election is first asked for, never at import; Redis' client is imported only then, too, as it
-takes longer than all else. ``override_settings`` takes effect at once: elections that were made from the old settings
-are stopped and forgotten.
+Settings are read when an election is first asked for, never at import. The Redis client is imported only then, too,
+because its import takes longer than all else. ``override_settings`` takes effect at once: elections that were made from
+the old settings are stopped and forgotten.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ LOCAL = (
 )
 LOCAL_STATUS = "LOCAL is True: every process that takes part leads for itself, and knows of no other"
 PATIENCE = 5.0
-"""Seconds that a receiver may take before we say what waits for it."""
+"""Seconds that a receiver may take before the log says what waits for it."""
 KEYS = ("CACHE", *list(FIELDS)[:SEED_FIELDS], "AUTOSTART", "SERVING_COMMANDS", *list(FIELDS)[SEED_FIELDS:], "LOCAL")
-"""All settings of an election, in the order in which they came into being: see ``checks``."""
+"""All settings of an election, in the order in which they were introduced: see ``checks``."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ElectionSettings:
 
 
 def read(alias: str) -> ElectionSettings:
-    """The settings of the election ``alias``. Raises ``ImproperlyConfigured``, which says what to change.
+    """Return the settings of the election ``alias``. Raise ``ImproperlyConfigured``, which says what to change.
 
     ``command:<name>`` is the election of a command. Unless it is configured, it is like ``default``, but with keys of
     its own. It never starts by itself unless ``AUTOSTART`` says so. Every other alias but ``default`` gets keys that
@@ -97,7 +97,7 @@ def read(alias: str) -> ElectionSettings:
 
 
 def _fill(config: Config, own: Config, entry: dict[str, Any]) -> dict[str, Any]:
-    """The fields of ``config``, with the keys of ``own`` where the entry names none."""
+    """Return the fields of ``config``, with the keys of ``own`` where the entry names none."""
     return {
         field: getattr(own if key.startswith("REDIS") and not entry.get(key) else config, field)
         for key, field in FIELDS.items()
@@ -105,7 +105,7 @@ def _fill(config: Config, own: Config, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 class ElectionHandler:
-    """``elections["default"]``; iterating gives the configured aliases. Thread-safe, one object per process."""
+    """The elections by alias; iteration yields the configured aliases. Thread-safe, one object per process."""
 
     def __init__(self) -> None:
         self._made: dict[str, LeaderElection] = {}
@@ -115,10 +115,10 @@ class ElectionHandler:
         """Return the election ``alias``. Local, connects to nothing.
 
         Raise ``ImproperlyConfigured`` for bad settings, and ``UnknownElection`` for an alias that is not declared.
-        ``default`` is always there: where only others are declared, it has the default settings and starts nowhere.
+        ``default`` always exists: where only others are declared, it has the default settings and starts nowhere.
 
-        A ``CACHE`` that cannot carry an election is refused later, by whatever needs Redis: in tests, where the caches
-        are often local, ``is_leader()`` is simply False.
+        A ``CACHE`` that cannot carry an election is refused later, by the operation that needs Redis: in tests, where
+        the caches are often local, ``is_leader()`` is simply False.
         """
         try:
             return self._made[alias]
@@ -129,7 +129,7 @@ class ElectionHandler:
                     self._made[alias] = self._make(alias)
                 made = self._made[alias]
             if new and alias == DEFAULT_ALIAS and alias not in (declared := configured()):
-                # Here, because a filter of the log may ask for this election, too.
+                # Log only now, because a filter of the log may ask for this election, too.
                 log(logging.WARNING, NO_DEFAULT, ", ".join(map(repr, declared)), next(iter(declared)))
             return made
 
@@ -165,28 +165,28 @@ class ElectionHandler:
         return election
 
     def reset(self) -> None:
-        """Stops and forgets all elections, but not their overrides. Called when settings are overridden."""
+        """Stop and forget all elections, but not their overrides. For when settings are overridden."""
         with self._lock:
             made, self._made = self._made, {}
         for election in made.values():
             election.stop()
 
     def unlock(self) -> None:
-        """In a forked child, where nobody is left to let go of a lock that was held."""
+        """Replace the lock in a forked child, where no thread is left to release it if it was held."""
         self._lock = threading.RLock()
 
 
 def _close_connections() -> None:
-    """Gives back the database connections that a callback has opened in its thread."""
-    with suppress(Exception):  # gevent that has patched late makes threads share them; no term is to end by that
+    """Close the database connections that a callback has opened in its thread."""
+    with suppress(Exception):  # if gevent has patched late, threads share them; that must not end a term
         connections.close_all()
 
 
 def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
     """Run a coroutine of a callback or receiver, and close the database connections that it has opened.
 
-    Database calls of a coroutine run in a thread of asgiref's. By default it shares one for the whole process, where
-    nobody would close them; so the coroutine gets one of its own.
+    Database calls of a coroutine run in a thread of asgiref. By default asgiref shares one thread for the whole
+    process, where nothing would close the connections. So the coroutine gets a thread of its own.
     Raise ``LeaderError`` under gevent and eventlet: see ``run_coroutine``.
     """
     with closing_unbegun(coroutine):
@@ -199,19 +199,19 @@ async def _with_own_database_thread(coroutine: Coroutine[Any, Any, Any]) -> None
         try:
             await coroutine
         finally:
-            if context in SyncToAsync.context_to_thread_executor:  # if not, it has made no database call
-                with suppress(RuntimeError):  # the interpreter ends: no thread, and none to close anything in
+            if context in SyncToAsync.context_to_thread_executor:  # otherwise it has made no database call
+                with suppress(RuntimeError):  # the interpreter ends: no thread can start, and none is there to close in
                     await sync_to_async(_close_connections)()
 
 
 def _send_signals(election: LeaderElection) -> None:
-    """Has ``election`` send the signals, in pairs for each receiver.
+    """Have ``election`` send the signals, in pairs for each receiver.
 
-    The receivers of a gain run one after the other, so the loss waits until the last of them has returned: none is
-    told of the loss before the gain.
+    The receivers of a gain run one after the other. So the loss waits until the last of them has returned: no receiver
+    is called for the loss before the gain.
     """
     send = {"using": election.name, "election": election}
-    sent: dict[int, threading.Event] = {}  # by token, so that a fork inherits nothing that could be taken for its own
+    sent: dict[int, threading.Event] = {}  # by token, so that a child takes nothing inherited for its own
 
     def tell(signal: ElectionSignal, **named: Any) -> list[Failed]:
         failed = signal.tell(type(election), _run_coroutine, **send, **named)
@@ -245,14 +245,14 @@ def _send_signals(election: LeaderElection) -> None:
 
 elections = ElectionHandler()
 _told: set[str] = set()
-"""What ``is_leader`` has said of bad settings."""
+"""The errors of settings that ``is_leader`` has logged."""
 
 
 def is_leader(using: str = DEFAULT_ALIAS) -> bool:
     """Return whether this process leads the election ``using``. Local: no network, no lock. Any thread.
 
-    False in a process that does not take part, and the log says once why. False, too, with settings that cannot be
-    used, and the log says once what is wrong. Raise ``UnknownElection`` (a ``KeyError``) for an alias that is not
+    Return False in a process that is not a candidate; the log says once why. Return False, too, if the settings cannot
+    be used; the log says once what is wrong. Raise ``UnknownElection`` (a ``KeyError``) for an alias that is not
     declared.
     """
     try:

@@ -1,8 +1,8 @@
 """How an election is configured: the durations, the names, their defaults and their limits, in one place.
 
-Durations are seconds, as a number or a ``timedelta``. What is empty, zero or negative means "the default" (but a
-quarantine of zero means none), and a heartbeat that cannot keep its lease becomes a third of it: ``validate()``
-repairs these and ``repairs()`` names them. What cannot be meant, like text for a duration or braces in a key, raises
+Durations are seconds, as a number or a ``timedelta``. An empty, zero or negative value means "the default" (but a
+quarantine of zero means none), and a heartbeat that cannot keep its lease becomes a third of it: ``validate()`` repairs
+these and ``repairs()`` names them. A value that cannot be meant, like text for a duration or braces in a key, raises
 ``ConfigError``.
 """
 
@@ -29,17 +29,17 @@ SHORTEST_INTERVAL = 0.01
 LONGEST_DURATION = 366 * 86400.0
 """Seconds. Above it a value is a mistake of units, and Redis' own limits come near."""
 LONGEST_OPERATION = 2.0
-"""Seconds that one Redis operation may take, however long the lease: it bounds what a stop can cost."""
+"""Seconds that one Redis operation may take, however long the lease. It bounds the time that a stop takes."""
 FINGERPRINT_LENGTH = 8
-"""Characters by which a project is known to others."""
+"""Characters of the text by which other projects know a project."""
 MOST_REPLICAS = 100
-"""More than any primary has: above it a value is a mistake."""
+"""More than any primary has. A higher value is a mistake."""
 
 SEED_FIELDS = 7
-"""The first fields of a ``Config`` are texts and durations of which nothing means the default."""
+"""The first fields of a ``Config`` are texts and durations. An empty one means the default."""
 
 GENERATED = ("instance_id", "hostname")
-"""Of these, the ones whose default is made when it is needed."""
+"""Those of them whose default is generated when it is needed."""
 
 _TAGGED = re.compile(r"^[^{}]*\{[^{}]+\}[^{}]*$")
 
@@ -69,16 +69,17 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of an election. Frozen; ``validate()`` gives a copy that is fit for use.
+    """The settings of an election. Frozen; ``validate()`` returns a copy that is fit for use.
 
-    ``quarantine``: seconds for which nobody is elected after Redis has lost data; None is the lease, 0 turns it off.
-    ``min_replicas``: how many replicas must have a grant or a renewal before it counts, of a set of servers that is
-    fixed (raise it before you add one). ``same_host_takeover``: whether
-    the lease of this process may be claimed when it dies, and whether it claims that of one that dies on its host; to
-    be turned off where child processes work on for a leader. ``handle_sigterm``: whether SIGTERM hands over before the
+    ``quarantine``: seconds for which no candidate is elected after Redis has lost data; None is the lease, 0 turns it
+    off. ``min_replicas``: how many replicas must have a grant or a renewal before it counts. The set of servers must be
+    fixed; raise the number before you add a server. ``same_host_takeover``: whether another candidate may claim the
+    lease of this process when it dies, and whether this process claims that of one that dies on its host. Turn it off
+    where child processes continue to work for a leader. ``handle_sigterm``: whether SIGTERM hands over before the
     process ends as it would without us. ``projects``: short texts that each name the project of this process; the first
-    is published. A candidate of another project is warned of, but not if either names none. Raises ``ConfigError`` at
-    once for a value of a kind that can never be used.
+    is published. A warning is logged about a candidate of another project, but not if either names none.
+
+    Raise ``ConfigError`` at once for a value of a kind that can never be used.
     """
 
     redis_key_name: str = "maplefile:leader:lock"
@@ -120,11 +121,11 @@ class Config:
             )
 
     def validate(self) -> Config:
-        """A copy with the defaults filled in and impossible intervals repaired. Local; never raises.
+        """Return a copy with the defaults filled in and impossible intervals repaired. Local; never raises.
 
-        Empty texts and durations that are not positive become the default, and a heartbeat that does not leave
-        time for two tries within the lease becomes a third of the lease. The instance id is made of the host's
-        name and a random suffix, new at each call, so that no two processes share it.
+        Empty texts and durations that are not positive become the default. A heartbeat that does not leave time for two
+        tries within the lease becomes a third of the lease. The instance id is made of the host's name and a random
+        suffix, new at each call, so that no two processes share it.
         """
         values: dict[str, Any] = {
             name: default
@@ -143,7 +144,7 @@ class Config:
         return valid
 
     def repairs(self) -> list[str]:
-        """What ``validate()`` would change of the values that were given, a sentence each. Local."""
+        """Return what ``validate()`` would change of the given values, a sentence each. Local."""
         valid = self.validate()
         changed = [
             f"{name} is {getattr(self, name)!r}, which cannot be used; {getattr(valid, name)!r} is used instead"
@@ -158,11 +159,11 @@ class Config:
 
     @property
     def timing(self) -> Timing:
-        """The durations as numbers, with what follows from them.
+        """The durations as numbers, and the durations that follow from them.
 
-        ``margin`` is what the lease's deadline comes early, for clocks that drift: 2 % of the lease, at least 10 ms.
-        ``operation`` is the timeout of one Redis operation: short enough that two tries fit between a heartbeat and
-        the deadline, each of which is two operations where replicas must confirm it.
+        ``margin`` is the time by which the deadline comes before the end of the lease, because clocks drift: 2 % of the
+        lease, at least 10 ms. ``operation`` is the timeout of one Redis operation. It is so short that two tries fit
+        between a heartbeat and the deadline. Each try is two operations where replicas must confirm it.
         """
         names = ("lock_ttl", "heartbeat_interval", "retry_interval")
         ttl, heartbeat, retry = (_seconds(name, getattr(self, name)) for name in names)
@@ -181,7 +182,7 @@ class Config:
         return Keys(lock, self.redis_info_key_name or DEFAULTS["redis_info_key_name"], *own)
 
     def derive(self, name: str) -> Config:
-        """The same configuration for another election beside this one: its keys end in ``:name``. Local."""
+        """Return the same configuration for another election beside this one: its keys end in ``:name``. Local."""
         return replace(self, redis_key_name=f"{self.keys.lock}:{name}", redis_info_key_name=f"{self.keys.info}:{name}")
 
 
@@ -191,22 +192,25 @@ DEFAULTS: dict[str, Any] = {
 
 
 def inbox(keys: Keys, me: str) -> str:
-    """The key of the list through which the candidate ``me`` is spoken to."""
+    """Return the key of the list from which the candidate ``me`` takes its messages."""
     return f"{keys.wake.removesuffix('wake')}inbox:{me}"
 
 
 def lifetime(timing: Timing) -> int:
-    """Milliseconds for which a candidate counts without a sign of life."""
+    """Return the milliseconds for which a candidate counts without a sign of life."""
     return math.ceil((timing.ttl + max(timing.retry, timing.heartbeat)) * 1000)
 
 
 def margin_of(ttl: float) -> float:
-    """What the deadline of a lease of ``ttl`` seconds comes early, for clocks that drift."""
+    """Return the seconds by which the deadline of a lease of ``ttl`` seconds comes early, because clocks drift."""
     return max(0.010, 0.02 * ttl)
 
 
 def _latest_heartbeat(ttl: float) -> float:
-    """A tenth of the lease is the least in which two tries may have to fit."""
+    """Return the interval at which a tenth of the lease is left between a heartbeat and the deadline.
+
+    A tenth is the least into which two tries may have to fit.
+    """
     return ttl - margin_of(ttl) - ttl / 10
 
 

@@ -12,16 +12,16 @@ NONCE_LENGTH = 16
 LONGEST_NAME = 255
 """Characters of an instance id or a host name: the longest DNS name has 253."""
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, line separators, what turns the direction of writing around, and halves of characters."""
+"""Control characters, line separators, characters that reverse the direction of writing, and surrogates."""
 LATEST_TIME = datetime(9998, 12, 31, tzinfo=timezone.utc)
-"""It can be shown in every time zone."""
+"""A time that can be shown in every time zone."""
 
 
 @dataclass(frozen=True)
 class LeaderInfo:
     """Who leads, as the leader itself published it. Times are aware; they are for display, never for a decision.
 
-    A field that the leader did not publish, or not in a form that can be read, is empty, ``None`` or 0.
+    A field that the leader did not publish, or did not publish in a readable form, is empty, ``None`` or 0.
     """
 
     instance_id: str
@@ -31,22 +31,22 @@ class LeaderInfo:
     fencing_token: int = 0
     pid: int = 0
     project: str = ""
-    """What names its project (``Config.projects``)."""
+    """A text that names the leader's project (``Config.projects``)."""
 
     def to_json(self) -> str:
-        """The JSON object that is stored under the info key. Times are RFC 3339, in UTC."""
+        """Return the JSON object that is stored under the info key. Times are RFC 3339, in UTC."""
         return json.dumps(self.as_dict(), ensure_ascii=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
+        """Return the fields as plain JSON values."""
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in vars(self).items()}
 
     @classmethod
     def from_json(cls, text: str, instance_id: str) -> LeaderInfo:
-        """What can be read of ``text``, for the leader ``instance_id``; never raises.
+        """Return what can be read of ``text``, for the leader ``instance_id``; never raises.
 
-        The lease says who leads; the info only describes it. So garbage, the info of another version, or that of
-        a former leader takes nothing away from the answer.
+        The lease says who leads; the info only describes the leader. So garbage, the info of another version, or that
+        of a former leader does not make the answer wrong.
         """
         info = cls(printable(instance_id))
         try:
@@ -67,7 +67,7 @@ class LeaderInfo:
 
 
 def other_project(leader: LeaderInfo | None, projects: tuple[str, ...]) -> str:
-    """Return what names the leader's project; empty if that is one of ``projects``, or if either is not known. Pure."""
+    """Return the name of the leader's project; empty if it is one of ``projects``, or if either is unknown. Pure."""
     known = leader is not None and leader.project and projects
     return leader.project if known and leader and leader.project not in projects else ""
 
@@ -78,13 +78,13 @@ class ElectionStatus:
 
     leader: LeaderInfo | None
     lease_left: float
-    """Seconds until the lease in Redis runs out. Without a leader: for which nobody may lead yet; 0 when one may."""
+    """Seconds until the lease in Redis expires. Without a leader: until a candidate may lead; 0 when one may."""
     fencing_token: int
     """The highest token granted so far; 0 when there was none."""
     candidates: int
-    """How many processes take part, the leader among them."""
+    """How many processes are candidates, including the leader."""
     quarantined: bool = False
-    """Whether nobody leads, and nobody may before ``lease_left`` is over, because Redis has lost data."""
+    """Whether there is no leader, and may be none before ``lease_left`` is over, because Redis has lost data."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class Event:
 
     @classmethod
     def from_texts(cls, entry: str, kind: str, reason: str, holder: str, token: str) -> Event:
-        """Return an entry of the stream, of which ``entry`` is the id; never raises. Local.
+        """Return an entry of the stream, whose id is ``entry``; never raises. Local.
 
-        What cannot be read of it is empty, 0, or the last time that can be shown.
+        A field that cannot be read is empty, 0, or the last time that can be shown.
         """
         at = parse_number(entry.partition("-")[0], digits=20) / 1000
         when = datetime.fromtimestamp(min(at, LATEST_TIME.timestamp()), timezone.utc)
@@ -109,14 +109,15 @@ class Event:
 
 
 class Preconditions(NamedTuple):
-    """What a candidate knows, and a request of it says, so that the script can refuse what is no longer true."""
+    """What a candidate knows and says in a request, so that the script can refuse what is no longer true."""
 
     highest_token: int = 0
     """The highest token that the candidate has seen."""
     expired_version: str = ""
-    """The state that the candidate has proved to be over; empty when it has not. Of a campaign."""
+    """The version of a state that the candidate has proved to be over; empty without a proof. Of a campaign."""
     acknowledged_version: str = ""
-    """The state as the leader was answered last: that reply arrived. Of a renewal and a release."""
+    """The version of the state in the last answer to the leader, which proves that this reply arrived. Of a renewal and
+    a release."""
     not_after: float = 0.0
     """Seconds on the server's clock after which the request is too old to be executed; 0 when that is not known."""
     unrecorded_end: tuple[int, str] = (0, "")
@@ -133,51 +134,54 @@ class Answer(NamedTuple):
 
     verdict: str
     token: int
-    """The term's, or the highest that Redis knows."""
+    """The token of the term, or the highest that Redis knows."""
     holder: str
-    """The candidacy (``candidate_id``) that holds the lease; empty when nobody does."""
+    """The candidacy (``candidate_id``) that holds the lease; empty when none does."""
     remaining: float
     """Seconds by the server's clock until the state ends."""
     candidates: int
     duplicate: str
-    """Another candidacy under the same instance id, told only to one that has just joined."""
+    """Another candidacy with the same instance id. Only a candidate that has just joined is told of it."""
     at: float
-    """Seconds on the server's clock, at which the script ran."""
+    """Seconds on the server's clock when the script ran."""
     version: str
-    """Names the state as the script left it; every change gives it another."""
+    """The version of the state as the script left it. Every change makes another one."""
     duration: float
     """Seconds from the instant at which the state was set to its end."""
     process: str = ""
-    """The holder's process, for those on its host. Of a hold: what the clocks of its host showed (``hold``)."""
+    """The holder's process, for candidates on its host. Of a hold: what the clocks of its host showed (``hold``)."""
     mail: bool = False
-    """Whether there is something in the leader's inbox."""
+    """Whether there is a message in the leader's inbox."""
     held_since: float | None = None
     """Of a hold: the instant on our boot clock at which it began (``hold``); None if no clock can tell."""
 
 
 def instance_of(candidate_id: str) -> str:
-    """The instance id of a candidacy: ``candidate_id`` is the id, a colon and a nonce."""
+    """Return the instance id of a candidacy. A ``candidate_id`` is that id, a colon and a nonce."""
     head, colon, nonce = candidate_id.rpartition(":")
     return head if colon and len(nonce) == NONCE_LENGTH else candidate_id
 
 
 def printable(text: str, longest: int = LONGEST_NAME) -> str:
-    """``text`` as it is shown: without what a terminal or a page would not show as it is, and cut. Local."""
+    """Return ``text`` as it is shown. Local.
+
+    It is cut, and lacks the characters that a terminal or a page would not show as they are.
+    """
     return UNPRINTABLE.sub("", text[: 2 * longest])[:longest]
 
 
 def parse_number(text: str, *, digits: int = 16) -> int:
-    """Return the number that ``text`` is, of at most so many digits, or 0; never raises. Local."""
+    """Return the number that ``text`` is, of at most ``digits`` digits, or 0; never raises. Local."""
     return int(text) if len(text) <= digits and text.isascii() and text.isdigit() else 0
 
 
 def utc_now() -> datetime:
-    """The wall time, for display."""
+    """Return the wall time, for display."""
     return datetime.now(timezone.utc)
 
 
 def parse_time(value: Any) -> datetime | None:
-    """An RFC 3339 time as an aware datetime; ``None`` for anything else. Reads nanoseconds (Go) and ``Z``, too."""
+    """Parse an RFC 3339 time, also with nanoseconds (Go) and ``Z``, as an aware datetime; None for other values."""
     if not isinstance(value, str):
         return None
     text = re.sub(r"(\.\d{1,6})\d*", lambda m: m[1].ljust(7, "0"), value.strip()).replace("Z", "+00:00")

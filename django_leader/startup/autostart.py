@@ -1,8 +1,8 @@
 """Whether an election starts by itself in this process: what is seen of it, and what follows.
 
-Rules over ``sys.argv`` are wrong for some way of starting Django or other. What is telling is who called
-``django.setup()``, so ``look`` walks the stack of ``AppConfig.ready()``. ``decide`` is a pure function over what was
-seen; ``starter`` carries it out.
+Any rule over ``sys.argv`` is wrong for some way of starting Django. The caller of ``django.setup()`` is telling, so
+``look`` walks the stack of ``AppConfig.ready()``. ``decide`` is a pure function over what was seen; ``starter`` carries
+it out.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ LOADERS = (
     "uvicorn",
     "waitress.runner",
 )
-"""Modules of servers that are on the stack where, and only where, a process loads the application to serve it.
+"""Modules of servers that are on the stack if, and only if, a process loads the application to serve it.
 
 gunicorn's arbiter and hypercorn's reloader load it, too, and do not serve. A program that has loaded it by itself and
-calls a server then may be the supervisor of those that serve, or a child that imports its parent's program.
+then calls a server may be the supervisor of those that serve, or a child that imports its parent's program.
 """
 EMBEDDING = ("mod_wsgi", "uwsgi")
-"""Modules that a server in C adds to the interpreter in which it serves: it leaves nothing on the stack."""
+"""Modules that a server in C adds to the interpreter in which it serves. It leaves nothing on the stack."""
 
 
 class Seen(NamedTuple):
@@ -45,19 +45,20 @@ class Seen(NamedTuple):
     """What the platform lacks."""
     testing: bool = False
     inherited: bool = False
-    """Not this process runs tests, but the one that has started it: pytest leaves its mark in the environment."""
+    """Whether the process that has started this one runs tests, and this one does not: pytest leaves its mark in the
+    environment."""
     command: str | None = None
     serving: bool = False
-    """Of the two processes of ``runserver`` the one that serves."""
+    """Whether this is the one of the two processes of ``runserver`` that serves."""
     prefork_master: bool = False
-    """The process from which a server will fork those that serve."""
+    """Whether a server will fork the processes that serve from this one."""
     threadless: bool = False
-    """uWSGI runs no thread but those that serve: an election would stand still in it."""
+    """Whether uWSGI runs only the threads that serve, so that an election would make no progress."""
     celery: bool = False
     entry_point: bool = False
-    """A server, in a process that serves, called ``get_wsgi_application`` or ``get_asgi_application``."""
+    """Whether a server, in a process that serves, called ``get_wsgi_application`` or ``get_asgi_application``."""
     loaded: bool = False
-    """Something else called one of them."""
+    """Whether something else called one of them."""
 
 
 Start = Literal["now", "in each worker", "at the first request", "never"]
@@ -81,10 +82,10 @@ class Decision(NamedTuple):
 
 
 def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = ()) -> Decision:
-    """What follows from what was seen and from ``AUTOSTART`` and ``SERVING_COMMANDS``. Pure; the first rule decides.
+    """Decide by what was seen and by ``AUTOSTART`` and ``SERVING_COMMANDS``. Pure; the first rule decides.
 
-    The variable and the setting say whether an election starts. Where, they cannot change: not in a process that only
-    watches or forks the ones that serve.
+    The variable and the setting say whether an election starts. They cannot change where it starts: not in a process
+    that only watches or forks the processes that serve.
     """
     reloader = seen.command in RELOADED_COMMANDS and not seen.serving
     serving = seen.command in RELOADED_COMMANDS or seen.command in serving_commands
@@ -115,14 +116,14 @@ def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = 
 
 
 def refusal(variable: str) -> str:
-    """Why the value of the environment variable is refused; empty if it is not. Pure."""
+    """Return why the value of the environment variable is refused; empty if it is not. Pure."""
     if variable.lower() in ("", *ON, *OFF):
         return ""
     return f"the environment variable {VARIABLE} is {variable!r}; use 1, 0, or leave it out"
 
 
 def look() -> Seen:
-    """What can be seen from here: the environment, the modules and the stack of the caller. Local."""
+    """Return what can be seen from here: the environment, the modules and the stack of the caller. Local."""
     names = set()
     argv: list[str] | None = None
     frame: FrameType | None = sys._getframe()
@@ -147,7 +148,7 @@ def look() -> Seen:
         inherited="_pytest" not in sys.modules and not _has_outbox(),
         command=None if argv is None else (argv[1] if len(argv) > 1 else "help"),
         serving="true" in (os.environ.get("RUN_MAIN"), os.environ.get("WERKZEUG_RUN_MAIN"))
-        or any(argument.startswith("--nor") for argument in argv or ()),  # which may be shortened so far
+        or any(argument.startswith("--nor") for argument in argv or ()),  # --noreload, which may be shortened so far
         prefork_master=("gunicorn" in packages and "gunicorn.workers.base" not in modules)
         or (uwsgi is not None and uwsgi.worker_id() == 0),
         threadless=uwsgi is not None and not _has_threads(uwsgi),
@@ -158,7 +159,7 @@ def look() -> Seen:
 
 
 def in_tests() -> bool:
-    """Under pytest, or while Django's test environment is set up: then the mails go to ``mail.outbox``."""
+    """Return whether this runs under pytest, or in Django's test environment, whose mails go to ``mail.outbox``."""
     return "PYTEST_VERSION" in os.environ or "_pytest" in sys.modules or _has_outbox()
 
 
@@ -167,7 +168,7 @@ def _has_outbox() -> bool:
 
 
 def is_test_process() -> bool:
-    """Whether this very process runs tests: pytest's, those of Django's runner, or those of ``unittest``. Local.
+    """Return whether this process itself runs tests: of pytest, of Django's runner or of ``unittest``. Local.
 
     This is narrower than ``in_tests``, because it decides whether a command is refused. A process that a test starts
     inherits the environment of pytest, an application in production may import pytest, and the mail backend ``locmem``

@@ -1,12 +1,12 @@
 """Starts, in each process, the elections that ``autostart`` says.
 
-NOT guaranteed here: a start at once in the workers of a server that loads the application first, forks then, and is
-none of those that are known. They take part from their first request on, which is the net under all else.
+NOT guaranteed here: an immediate start in the workers of an unknown server that loads the application before it forks.
+These workers become candidates at their first request, which is the fallback for all else.
 
-- The modules that a start needs are imported in the thread that runs ``django.setup()``, or has the first request: a
+- The modules that a start needs are imported in the thread that runs ``django.setup()``, or has the first request. A
   process that is forked while another thread imports could never import them. The election itself, and its connection,
   have threads of their own.
-- A child that is forked for anything but serving starts nothing.
+- A child that is forked for anything but serving starts no election.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ STARTS: tuple[When, ...] = ("now", IN_WORKERS, AT_REQUEST)
 SERVES_SOON = 0.3
 """Seconds after its fork by which a worker of uWSGI serves.
 
-A signal that it gets before is lost, and uWSGI waits for it for ever; so little is done until then. With signals in the
-first 60 ms 11 of 24 hung when the election started at once, 1 of 24 with this delay, and 1 of 24 without this package.
+A signal that the worker gets earlier is lost, and uWSGI waits for it for ever. So little is done until then. With
+signals in the first 60 ms 11 of 24 hung when the election started at once, 1 of 24 with this delay, and 1 of 24 without
+this package.
 """
 
 THREAD = "django_leader start"
@@ -63,13 +64,13 @@ PATIENCE = 1.0
 """Seconds that ``django.setup()`` may wait for a thread where the system refuses one: a process that serves no request
 may have no other occasion."""
 RETRY, LONGEST_RETRY = 0.2, 10.0
-"""Seconds before an election that failed to start is tried again: at first, and at most."""
+"""Seconds until an election that failed to start is tried again: at first, and at most."""
 
 
 class Starter:
-    """Of this process. ``decisions``: for each election when it starts, and why.
+    """The starts of this process. ``decisions``: for each election when it starts, and why.
 
-    What is to start at one time is started once in each process, which ``_started`` remembers.
+    The elections of one start time are started once in each process, which ``_started`` records.
     """
 
     def __init__(self) -> None:
@@ -77,11 +78,11 @@ class Starter:
         self._seen = Seen()
         self._started: dict[When, int] = {}
         self._failing: set[str] = set()
-        """The elections of which it was told that they failed to start, and that have not started since."""
+        """The elections whose failed start was logged, and that have not started since."""
         self._watches_forks = False
 
     def ready(self) -> None:
-        """Decides for every election, and has those start that are to."""
+        """Decide for every election, and have those start that are to start."""
         seen = self._seen = self._decide()
         bystander.situation_of, idle.explain = self.situation_of, bystander.asked
         lifecycle.server = seen.entry_point or seen.prefork_master or seen.command in RELOADED_COMMANDS
@@ -102,7 +103,7 @@ class Starter:
             _start_thread(Start(self._start_when_ready, THREAD))
 
     def situation_of(self, alias: str) -> bystander.Situation | None:
-        """What is known of the election ``alias`` here. Local."""
+        """Return what is known of the election ``alias`` in this process, or None. Local."""
         decision = self.decisions.get(alias)
         if decision is None or alias.startswith(COMMAND_PREFIX):
             return None
@@ -143,7 +144,7 @@ class Starter:
             self._start("this process has got a request", *due)
 
     def _start(self, why: str, *when: When) -> None:
-        """Start the elections that are due. What fails is tried again in a thread, unless it is a bad setting."""
+        """Start the elections that are due. A failed one is tried again in a thread, unless a setting is bad."""
         self._started.update(dict.fromkeys(when, os.getpid()))
         started: set[str] = set()
 
@@ -151,7 +152,7 @@ class Starter:
             if election.name not in started:
                 election.start()
                 started.add(election.name)
-                if election.running:  # in a fork server only its children do
+                if election.running:  # in a fork server only its children run it
                     log(logging.INFO, "%s: takes part: %s", election.label, why or decision.why)
 
         def start_the_rest() -> None:
@@ -165,7 +166,7 @@ class Starter:
         self._follow_reactor()
 
     def _for_each(self, do: Callable[[Any, Decision], Any], *when: When) -> bool:
-        """Do it with each election that starts then. Return whether one has failed that is worth another try."""
+        """Call ``do`` for the elections that start at ``when``. Return whether one failed that is worth another try."""
         from django_leader.handler import elections
 
         failed = False
@@ -174,9 +175,9 @@ class Starter:
                 try:
                     do(elections[alias], decision)
                     self._failing.discard(alias)
-                except ImproperlyConfigured as error:  # whose sentence says all
+                except ImproperlyConfigured as error:  # whose text says all
                     log(logging.ERROR, "LEADER_ELECTIONS[%r]: not started. %s", alias, error)
-                    self.decisions[alias] = Decision("never", f"it failed: {error}")  # and is not told again
+                    self.decisions[alias] = Decision("never", f"it failed: {error}")  # and is not logged again
                 except Exception as error:
                     failed = True
                     if alias not in self._failing:
@@ -188,7 +189,7 @@ class Starter:
     def _follow_server(self) -> None:
         if uwsgi := sys.modules.get("uwsgi"):
             _chain_exit(uwsgi)
-        # A worker puts its own handler in the place of ours, and then does all tasks that are under way to the end.
+        # A worker of Celery replaces our signal handler by its own, and then finishes all tasks that it has begun.
         signals: Any = sys.modules.get("celery.signals")
         if signals is not None:
             signals.worker_shutting_down.connect(
@@ -196,15 +197,15 @@ class Starter:
             )
 
     def _follow_reactor(self) -> None:
-        # Twisted puts its own handler in the place of ours, and ``twist`` then ends by the signal, past atexit.
+        # Twisted replaces our signal handler by its own, and ``twist`` then ends by the signal, without atexit.
         reactor: Any = sys.modules.get("twisted.internet.reactor")
         if reactor is not None and lifecycle.sigterm.chained:
             for phase, act in ("before", self._shutting_down), ("after", lifecycle.sigterm.wait):
-                with suppress(Exception):  # a reactor that has ended: then the lease runs out
+                with suppress(Exception):  # the reactor has ended: the lease then expires
                     reactor.callFromThread(reactor.addSystemEventTrigger, phase, "shutdown", act)
 
     def _shutting_down(self, **kwargs: Any) -> None:
-        # Called by the handler of a signal: this takes no lock.
+        # A signal handler calls this, so it takes no lock.
         def ask(election: Any, decision: Decision) -> None:
             if election.config.handle_sigterm:
                 election.ask_to_stop()
@@ -223,7 +224,7 @@ class Starter:
         worker = _gunicorn_worker()
         if worker is None:
             return
-        # Not here: the worker has not patched, forgotten or replaced yet what it does (gevent's hub, signals).
+        # Do not start here: the worker has not yet patched, forgotten or replaced what it will (gevent's hub, signals).
         try:
             then = worker.cfg.post_worker_init
 
@@ -257,12 +258,12 @@ def _start_thread(start: Start) -> None:
 
 
 def _is_test_client(sender: Any) -> bool:
-    """Whether a request comes from Django's test client, or from one that is made of it, which serve nobody."""
+    """Return whether a request is from Django's test client, or from a class derived from it, which serves no user."""
     return any(kind.__module__.startswith("django.test") for kind in getattr(sender, "__mro__", ()))
 
 
 def _gunicorn_worker() -> Any:
-    """The worker that gunicorn's arbiter has just forked, in its process; None in any other child."""
+    """Return the worker that gunicorn's arbiter has just forked, in its process; None in any other child."""
     frame: FrameType | None = sys._getframe()
     while frame:
         module = frame.f_globals.get("__name__", "")
@@ -275,9 +276,9 @@ def _gunicorn_worker() -> Any:
 
 
 def _chain_exit(uwsgi: Any) -> None:
-    """Has uWSGI stop the elections when a worker ends, before what it calls there already.
+    """Have uWSGI stop the elections when a worker ends, before what it calls there already.
 
-    Its handler may run in any thread, and where it is not the main one Python's ``atexit`` is not run.
+    Its handler may run in any thread, and where that is not the main one Python's ``atexit`` is not run.
     """
     then = getattr(uwsgi, "atexit", None)
 
@@ -296,14 +297,14 @@ def _unless_forked(call: Callable[[], None]) -> Callable[[], None]:
 
 
 def _chain_post_fork(uwsgi: Any, start: Callable[[], None]) -> None:
-    """Has uWSGI see to it that ``start`` is called in each worker, behind what it calls there already."""
+    """Have uWSGI arrange that ``start`` is called in each worker, after what it calls there already."""
 
     def in_worker() -> None:
         if uwsgi.worker_id() > 0:  # and not in a mule or a spooler
             _chain_exit(uwsgi)
             timer = threading.Timer(SERVES_SOON, _unless_forked(start))
             timer.daemon, timer.name = True, THREAD
-            with suppress(RuntimeError):  # no thread can be started: then its first request starts it
+            with suppress(RuntimeError):  # no thread can be started: then the first request starts the election
                 timer.start()
 
     decorators: Any = sys.modules.get("uwsgidecorators")
@@ -324,7 +325,7 @@ starter = Starter()
 
 
 def begin() -> None:
-    """Called by ``AppConfig.ready()``. Never raises."""
+    """Run the starter, for ``AppConfig.ready()``. Never raises."""
     try:
         starter.ready()
     except ImproperlyConfigured as error:
