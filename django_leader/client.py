@@ -1,4 +1,4 @@
-"""A Redis client from a ``CACHES`` alias. Makes no connection: only where to connect, and how to log in, is taken."""
+"""A Redis client from a ``CACHES`` alias. It makes no connection: it takes only the address and the credentials."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NEEDED = "CACHES[{!r}]['LOCATION'] must be a URL such as {}"
 WITH_PASSWORD = "redis://:password@127.0.0.1:6379/0"
 ENCODED = "in the password write %2F for /, %3F for ?, %23 for #, %40 for @"
 ADDRESS = r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?(/\d{1,5})?"
-"""Host, port and database, as somebody may write them without a scheme."""
+"""Host, port and database, as a user may write them without a scheme."""
 
 
 def problem(cache: str) -> str | None:
-    """Why the cache ``cache`` cannot carry an election, None if it can. Local, connects to nothing."""
+    """Return why the cache ``cache`` cannot carry an election, None if it can. Local, connects to nothing."""
     configured: dict[str, Any] = settings.CACHES
     if cache not in configured:
         return f"CACHE is {cache!r}, which is not in CACHES (there are: {', '.join(map(repr, configured))})"
@@ -44,23 +44,23 @@ def problem(cache: str) -> str | None:
     options = configured[cache].get("OPTIONS") or {}
     if "Shard" in str(options.get("CLIENT_CLASS", "")):
         return f"CACHE is {cache!r}, which shards over several servers; an election needs a cache with one primary"
-    if "RedisCluster" in str(options.get("REDIS_CLIENT_CLASS", "")):  # to make one connects
+    if "RedisCluster" in str(options.get("REDIS_CLIENT_CLASS", "")):  # making one connects
         return f"CACHE is {cache!r}: {CLUSTER.format('')}"
     location = configured[cache].get("LOCATION")
     if _is_cut(location):
         return f"CACHE is {cache!r}: {NEEDED.format(cache, WITH_PASSWORD)}; {ENCODED}"
     try:
         refuse(_client(cache))
-    except ConfigError as error:  # a backend of the project's own makes such a client
+    except ConfigError as error:  # a backend of the project itself makes such a client
         return f"CACHE is {cache!r}: {error}"
-    except Exception as error:  # whatever a backend makes of a bad LOCATION or OPTIONS; it may name a password
+    except Exception as error:  # any that a backend raises for a bad LOCATION or OPTIONS; it may name a password
         failed = f"CACHE is {cache!r}, which cannot be used ({type(error).__name__})"
         return f"{failed}; {_misread(cache, location) or 'look at its LOCATION and OPTIONS'}"
     return None
 
 
 def _is_cut(location: Any) -> bool:
-    """Whether a URL ends within its password, of which the rest is then taken for the name of a host."""
+    """Return whether a URL ends within its password, of which the rest is then taken for the name of a host."""
     urls = re.split("[;,]", location) if isinstance(location, str) else location or ()
     for url in urls if isinstance(urls, list | tuple) else ():
         if str(url).startswith(SCHEMES[:2]):
@@ -72,7 +72,7 @@ def _is_cut(location: Any) -> bool:
 
 
 def _misread(cache: str, location: Any) -> str:
-    """Why LOCATION is no URL of a Redis, without a part of it that may be a password; empty if it seems to be one."""
+    """Return why LOCATION is no URL of a Redis, without a possible password; empty if it seems to be one."""
     found = location[0] if isinstance(location, list | tuple) and location else location or ""
     if not isinstance(found, str) or not found.startswith(SCHEMES):
         rest = str(found).rpartition("@")[2]
@@ -88,7 +88,7 @@ def _misread(cache: str, location: Any) -> str:
 
 
 def client(cache: str) -> redis.Redis:
-    """The client of the cache ``cache``. Local, connects to nothing. Raises ``ImproperlyConfigured``."""
+    """Return the client of the cache ``cache``. Local, connects to nothing. Raise ``ImproperlyConfigured``."""
     if why := problem(cache):
         raise ImproperlyConfigured(why)
     return _client(cache)
@@ -96,7 +96,7 @@ def client(cache: str) -> redis.Redis:
 
 def _client(cache: str) -> redis.Redis:
     backend: Any = caches[cache]
-    # Both have one method that gives the raw client; django-redis' backend has it on its public client object.
+    # Both have one method that returns the raw client; django-redis' backend has it on its public client object.
     owner = backend.client if hasattr(backend, "client") else backend._cache
     found: redis.Redis = owner.get_client(write=True)
     return found

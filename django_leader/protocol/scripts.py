@@ -1,11 +1,12 @@
 """The Lua scripts as Redis is given them.
 
-NOT guaranteed here: what they do; that stands at the top of each.
+NOT guaranteed here: what the scripts do. Each documents that at its top.
 
-They are read when this module is imported: a process whose package is replaced under it keeps those it has begun with.
+They are read when this module is imported, so a process whose package is replaced keeps the scripts with which it
+began.
 
-They say to Redis 7 that they may run when its memory is full: they rewrite a few keys of bounded size, and may well
-free some. Redis 6.2 does not know how to be told so.
+They tell Redis 7 that they may run when its memory is full, because they rewrite a few keys of bounded size, and may
+well free some memory. Redis 6.2 has no way to be told.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ STATE_SCRIPTS = ("campaign", "reclaim", "release")
 MAY_WRITE = (*STATE_SCRIPTS, "renew", "poll")
 FLAGS = "#!lua flags=allow-oom\n"
 NOT_UNDERSTOOD = "near '#'"
-"""What every server that does not know ``FLAGS`` says of them."""
+"""A part of the error of every server that does not know ``FLAGS``."""
 
 
 @cache
 def script(name: str, flags: str = "") -> Script:
-    """The script ``lua/<name>.lua``, behind the common beginning if it has one."""
+    """Return the script ``lua/<name>.lua``, after the common beginning if it has one."""
     names = ("state", name) if name in STATE_SCRIPTS else (name,)
     source = flags + "".join(SOURCES[part] for part in names)
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

@@ -2,8 +2,8 @@
 
 NOT guaranteed here: that the server is a primary, or the same one as at the last connect.
 
-The Sentinel clients of an application are not used: one of them that hangs would hold up an election for as long as
-*their* timeouts say, and redis-py retries ten times. Nothing is kept open in between.
+The Sentinel clients of an application are not used, because one that hangs would delay an election for as long as
+*their* timeouts say, and redis-py retries ten times. No connection is kept open in between.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def connector(pool: ConnectionPool) -> Connect:
 
 
 class Primary:
-    """What a connection of redis-py that is managed by Sentinel asks for its address."""
+    """The object that a connection of redis-py that is managed by Sentinel asks for its address."""
 
     is_master = True
     check_connection = False
@@ -68,18 +68,18 @@ class Primary:
         self._known, self._timeout = known.sentinels, 0.0
 
     def within(self, timeout: float) -> Primary:
-        """Gives each Sentinel so many seconds to answer."""
+        """Give each Sentinel ``timeout`` seconds to answer."""
         if timeout != self._timeout:
             self._timeout = timeout
             self._sentinel.sentinels = [_client(sentinel, timeout) for sentinel in self._known]
         return self
 
     def get_master_address(self) -> tuple[str, int]:
-        """Host and port. One round trip to the Sentinel that answered last, then to the others.
+        """Return host and port. One round trip to the Sentinel that answered last, then to the others.
 
-        Raises ``NoPrimary``, which is a ``MasterNotFoundError`` of redis-py, when none knows.
+        Raise ``NoPrimary``, which is a ``MasterNotFoundError`` of redis-py, when none knows.
         """
-        # Not ``discover_master`` of redis-py: what that says of a Sentinel which does not answer may hold its password.
+        # Not ``discover_master`` of redis-py: its error about a Sentinel that does not answer may hold its password.
         sentinels, failures = self._sentinel.sentinels, []
         try:
             for sentinel in sentinels:
@@ -109,6 +109,6 @@ def _client(sentinel: redis.Redis, timeout: float) -> redis.Redis:
 
 
 def private(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Of the arguments of a pool's connections those that say where the server is and how to log in."""
+    """Return those arguments of a pool's connections that say where the server is and how to log in."""
     unwanted = ("maint", "orig_", "oss_cluster", "event_dispatcher", "retry", "himport", "lib_", "driver_info")
     return {name: value for name, value in kwargs.items() if not name.startswith(unwanted)}

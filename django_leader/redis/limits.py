@@ -1,10 +1,10 @@
-"""How much is read of one reply, whoever has written what is in it.
+"""How much is read of one reply, whatever program has written its content.
 
 NOT guaranteed here: that a reply within the limit makes sense.
 
-The scripts cut what they reply. But an element of a list goes from whoever pushes it straight to the candidate that
-waits for it, and may have half a gigabyte. No command says how long it is before it comes. So the limit is here, where
-redis-py's parsers, those in Python and those of hiredis, take their bytes from.
+The scripts cut what they reply. But an element of a list goes straight from the program that pushes it to the candidate
+that waits for it, and may have half a gigabyte. No command tells its length before it comes. So the limit is here,
+where redis-py's parsers, those in Python and those of hiredis, take their bytes from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from redis.exceptions import InvalidResponse
 
 LARGEST_REPLY = 2 * 2**20
-"""Bytes. Twice what the longest reply of a script has."""
+"""Bytes. Twice the length of the longest reply of a script."""
 
 
 class TooLong(InvalidResponse):
@@ -25,7 +25,7 @@ class TooLong(InvalidResponse):
 
 
 class _Socket:
-    """A socket as a parser uses it: every byte that it gives is counted."""
+    """A socket as a parser uses it, which counts every byte that it returns."""
 
     def __init__(self, sock: Any) -> None:
         self._sock, self.left = sock, LARGEST_REPLY
@@ -50,7 +50,7 @@ class _Socket:
 
 
 class _Connection:
-    """A connection as its parser sees it: with such a socket."""
+    """A connection as its parser sees it, with such a socket."""
 
     def __init__(self, connection: Any) -> None:
         self._connection, self._sock = connection, _Socket(connection._sock)

@@ -1,9 +1,9 @@
 """Why Redis cannot be asked, in words of our own.
 
 The text of an exception is never passed on, because it may hold a secret. redis-py prints the arguments of a connection
-in some of its errors, and a server repeats the arguments of a command that it does not know, ``AUTH`` among them. What
-is told is the place (host and port, without credentials), the kind of failure, the code of an error reply, and what
-that code means.
+in some of its errors, and a server repeats the arguments of a command that it does not know, ``AUTH`` among them. An
+explanation has only the place (host and port, without credentials), the kind of failure, the code of an error reply,
+and the meaning of that code.
 
 NOT guaranteed here: that a host name holds no secret, if a password in ``LOCATION`` was not percent-encoded. The check
 of ``LOCATION`` finds that (``connection``).
@@ -32,7 +32,7 @@ CLOSED = (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED)
 CLUSTER = "this is a Redis Cluster{}, which django-leader does not support yet; use a single server or Sentinel"
 ANSWERED = "Redis answered {}: {}"
 UNKNOWN = "an error"
-"""Instead of a code: of ERR, and of what may be no code."""
+"""Stands for the code ERR, and for a text that may be no code."""
 
 CODES = {
     "AskError": "ASK", "AuthenticationError": "WRONGPASS", "BusyLoadingError": "LOADING",
@@ -40,7 +40,7 @@ CODES = {
     "MovedError": "MOVED", "NoPermissionError": "NOPERM", "OutOfMemoryError": "OOM", "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }  # fmt: skip
-"""redis-py's classes, whose text lacks the code. Its newer versions have the code in ``status_code``."""
+"""The classes of redis-py whose text lacks the code. Its newer versions have the code in ``status_code``."""
 MEANINGS = {
     "BUSY": "it runs a script that takes too long",
     "DENIED": "it is in protected mode, and accepts local connections only",
@@ -56,22 +56,22 @@ MEANINGS = {
     "WRONGTYPE": "a key of the election is of another type, so something else uses that key",
 } | dict.fromkeys(("ASK", "CLUSTERDOWN", "CROSSSLOT", "MOVED", "TRYAGAIN"), CLUSTER)
 IN_A_SCRIPT = re.compile(r"\b(" + "|".join(sorted(MEANINGS)) + r")\b")
-"""What Redis before 7 says behind ERR, if a command that a script called has failed."""
+"""The codes that Redis before 7 gives after ERR, if a command that a script called has failed."""
 PHRASES = (
     NOT_UNDERSTOOD, "MIN_REPLICAS needs INFO", "fewer replicas are connected than MIN_REPLICAS asks for",
     "max number of clients reached", "DB index is out of range", "called without any password configured",
 )  # fmt: skip
-"""Parts of error replies that are told as they are, since they are constant."""
+"""Parts of error replies that are passed on as they are, because they are constant."""
 COMMAND = re.compile(r"(?:unknown command |to run the )['`]([A-Za-z|]{1,40})['`]")
 """The command that the server does not know or that its ACL denies."""
 
 
 class NoPrimary(MasterNotFoundError):  # type: ignore[misc, unused-ignore]
-    """No Sentinel names a primary. The text is of our own words."""
+    """No Sentinel names a primary. The text is our own."""
 
 
 def explain(error: BaseException, place: str = "Redis") -> str:
-    """What went wrong at ``place``, without a word of ``error`` that could be a secret. Local, never raises."""
+    """Return what went wrong at ``place``, without a word of ``error`` that could be a secret. Local, never raises."""
     if isinstance(error, NoPrimary | TooLong):
         return str(error)
     if code := _code(error):
@@ -87,7 +87,7 @@ def explain(error: BaseException, place: str = "Redis") -> str:
 
 
 def closed(error: BaseException) -> bool:
-    """Whether the other end has closed or reset the connection. A timeout is none. Local."""
+    """Return whether the other end has closed or reset the connection. A timeout does not count. Local."""
     if _code(error) or type(error) not in (exceptions.ConnectionError, ConnectionResetError, BrokenPipeError):
         return False
     numbers = [cause.errno for cause in _causes(error) if isinstance(cause, OSError)]
@@ -95,7 +95,7 @@ def closed(error: BaseException) -> bool:
 
 
 def place_of(connection: Any) -> str:
-    """Where a connection of redis-py leads, without credentials. Local."""
+    """Return where a connection of redis-py leads, without credentials. Local."""
     if path := getattr(connection, "path", None):
         return str(path)
     host, port = (getattr(connection, name, None) for name in ("host", "port"))
@@ -103,12 +103,12 @@ def place_of(connection: Any) -> str:
 
 
 def place_in(kwargs: dict[str, Any]) -> str:
-    """The same, of the arguments from which a connection is made. Local."""
+    """Return the same, from the arguments with which a connection is made. Local."""
     return str(kwargs.get("path") or _place(kwargs.get("host", "localhost"), kwargs.get("port", 6379)))
 
 
 def refuse(client: object) -> None:
-    """Raise ``ConfigError`` for what is no client of a single server or Sentinel. Local."""
+    """Raise ``ConfigError`` for an object that is no client of a single server or Sentinel. Local."""
     kind = type(client)
     if any(base.__name__ == "RedisCluster" for base in kind.__mro__):  # of redis.asyncio, too
         raise ConfigError(CLUSTER.format(f" ({kind.__name__})"))
@@ -121,7 +121,7 @@ def _place(host: Any, port: Any) -> str:
 
 
 def _code(error: BaseException) -> str:
-    """The code of an error reply; empty for any other exception."""
+    """Return the code of an error reply; empty for any other exception."""
     text, kind = str(error), type(error)
     if text == "max number of clients reached":  # a ConnectionError, which some versions of redis-py do not mark
         return UNKNOWN
@@ -139,7 +139,7 @@ def _answered(code: str, text: str) -> str:
         code = inner[1]
     elif code == UNKNOWN and ("ACL failure" in text or "can't run this command" in text):
         code = "NOPERM"
-    elif code == UNKNOWN and "unauthenticated" in text:  # too long a request for somebody who has not logged in
+    elif code == UNKNOWN and "unauthenticated" in text:  # a request too long for a client that has not logged in
         code = "NOAUTH"
     meaning = MEANINGS.get(code, "one that django-leader does not know")
     if meaning == CLUSTER:
@@ -154,7 +154,7 @@ def _answered(code: str, text: str) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception, and those that it was raised for; not one that the caller was handling before."""
+    """Yield the exception, and those that it was raised for, but none that the caller was handling before."""
     ours = {id(frame) for frame, _ in traceback.walk_tb(error.__traceback__)}
     seen: BaseException | None = error
     while seen is not None:
@@ -165,7 +165,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _of_system(error: BaseException, place: str) -> str:
-    """What an error of the operating system or of TLS means; empty for any other."""
+    """Return what an error of the operating system or of TLS means; empty for any other."""
     if isinstance(error, socket.gaierror):
         return f"{place}: the host name cannot be resolved"
     if isinstance(error, TimeoutError):

@@ -1,7 +1,7 @@
 """An election within one process, for a machine without Redis: ``LOCAL``. For development.
 
-NOT guaranteed here: that one process leads. Nothing is shared, so every process that takes part leads for itself, and a
-hold ends with its process.
+NOT guaranteed here: that one process leads. Nothing is shared, so every candidate leads in its own process, and a hold
+ends with its process.
 
 Only the server is replaced. The candidate is the same as everywhere, so terms, callbacks, signals and hand-overs are,
 too. There is no other clock and no lost reply, so an end that was published is an end.
@@ -39,19 +39,19 @@ MOST_EVENTS = 1000
 
 
 class Local:
-    """What this process knows of one election, where others ask Redis. A child of a fork begins with nothing."""
+    """What this process knows of one election, in place of Redis. A forked child begins with nothing."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Begin with nothing. Local."""
+        """Discard all that is known. Local."""
         self.pid = os.getpid()
         self.lock = threading.Lock()
         # Under the lock:
         self.token = 0
         self.holder, self.until = "", 0.0
-        """The candidacy that leads, and the instant at which its lease ends; without one, that of the hold."""
+        """The candidacy that leads, and the instant at which its lease ends; if none leads, at which the hold ends."""
         self.info: LeaderInfo | None = None
         self.duration, self.clocks = 0.0, ""
         """Of a hold: how long it lasts, and what the clocks showed at its begin."""
@@ -72,12 +72,12 @@ class LocalLease(Lease):
 
     def __init__(self, local: Local, config: Config, waker: Waker | None = None) -> None:
         super().__init__(local, config, waker)
-        if local.pid != os.getpid():  # the lock may be one that nobody is left to release
+        if local.pid != os.getpid():  # no thread may be left to release the lock
             local.forget()
         self._local, self._waker = local, waker
 
     def campaign(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> Answer:
-        """Lead, unless another candidacy of this process does, or a hold goes on."""
+        """Lead, unless another candidacy of this process leads, or a hold goes on."""
         local, now = self._local, clock.now()
         with local.lock:
             if preconditions.unrecorded_end[0]:
@@ -99,7 +99,7 @@ class LocalLease(Lease):
         *,
         confirm: bool = False,
     ) -> Answer:
-        """The heartbeat of the term ``token``."""
+        """Renew the lease of the term ``token``."""
         local, now = self._local, clock.now()
         with local.lock:
             if (local.holder, local.token) != (candidate_id, token):

@@ -1,46 +1,47 @@
 """Who this process is, and whether another process of this host is dead.
 
-NOT guaranteed here, so nothing that a take-over may rely on:
+NOT guaranteed here, so a take-over must not rely on it:
 
-- That nothing of a dead process goes on. Its children do, and what it had handed to the kernel, such as bytes in a
-  socket's buffer, may still be delivered.
-- Anything about clones that were running when the snapshot was taken. They are one process in everything that can be
-  asked: boot id, namespace, pid, start time, inode. A process that is restored from a checkpoint (CRIU) outlives
-  itself.
+- That nothing of a dead process goes on. Its children continue, and data that it had handed to the kernel, such as
+  bytes in a socket's buffer, may still be delivered.
+- Anything about clones that were running when the snapshot of their machine was taken. They are one process in
+  everything that can be asked: boot id, namespace, pid, start time, inode. A process that is restored from a checkpoint
+  (CRIU) continues after its own death.
 - Anything about processes that were started after the snapshot, on machines that were resumed within a second of each
   other or whose clocks are not set yet, if they also have the same pid and inode and were started in the same clock
   tick. The tick is not compared where ``/proc`` hides the holder.
-- That the end of a program is seen where its process goes on with another one (execve). The process lives. Its new
-  program could tell, by what differs between two programs of one process. But machines that were resumed from one
-  snapshot may have processes that are alike in all else, and two of these would not even need a death. So the lease
-  runs out.
-- That a death is seen. Where the kernel or a sandbox does not tell, there is no proof, and the lease runs out. The same
-  holds for a candidate that has not seen the holder alive, and for one that first meets the holder after the wall clock
-  was stepped by more than a second and before the holder has published itself anew.
+- That the end of a program is seen if its process continues with another program (execve), because the process is
+  alive. Its new program could tell, by what differs between two programs of one process. But machines that were resumed
+  from one snapshot may have processes that are alike in all else, and two of these would differ in the same way without
+  a death. So the lease expires.
+- That a death is seen. Where the kernel or a sandbox does not tell, there is no proof, and the lease expires. The same
+  holds for a candidate that has not seen the holder alive, and for a candidate that first meets the holder after the
+  wall clock was stepped by more than a second and before the holder has published itself anew.
 
 Why the rest holds:
 
-- A pid means something among the processes of one pid namespace of one boot. The inode of a namespace is used again
-  only when that namespace is gone, and all of its processes with it. The boot id is random, but machines that were
-  resumed from one snapshot share it. So the wall time of boot is compared, too (``same_boot``), and a holder that
-  started in the future of our boot clock is refused.
-- These may still be equal on two machines. So when ``pidfd_open`` finds no such process (ESRCH), that proves a death
-  only if the holder was seen alive here: a pidfd was opened, and the process behind it was the holder by all that its
-  identity says. Without pidfs, where that is pid and start time, the pidfd must also not have polled readable after the
-  start time was read, so that both were those of one process. The holder is then a process of this kernel, and no
-  process has its pid any more. Another error than ESRCH proves nothing.
-- A pidfd means one process for ever. It polls readable when the last thread has ended (pidfd_open(2)), after which no
-  instruction of the program runs: not while it is stopped, traced, in D state or in execve, nor when only the main
-  thread has ended, which ``/proc`` calls a zombie.
-- It means the process that published its identity. Since Linux 6.9 a pidfd has an inode (of pidfs) that no other
-  process of this boot ever has. Before, start times are compared; they count clock ticks, of 10 ms (proc(5), by
-  ``sysconf(_SC_CLK_TCK)``), and a pid can be used again within one. So the holder must also be seen renewing after the
-  pidfd was opened: it lived then, and its pid was nobody else's. ESRCH needs no renewal, because the holder has ended
-  also if the pidfd was that of a later process with its pid.
-- What polls readable is the pidfd. An application may close what is not its own, and the number then be a socket's;
-  so the descriptor is looked at again.
+- A pid identifies a process only within one pid namespace of one boot. The inode of a namespace is used again only when
+  that namespace no longer exists, and none of its processes does. The boot id is random, but machines that were resumed
+  from one snapshot share it. So the wall time of boot is compared, too (``same_boot``), and a holder that started in
+  the future of our boot clock is refused.
+- All of these may still be equal on two machines. So when ``pidfd_open`` finds no such process (ESRCH), that proves a
+  death only if the holder was seen alive here: a pidfd was opened, and the process behind it was the holder by all that
+  its identity says. Without pidfs, that is the pid and the start time. There the pidfd must also not have polled
+  readable after the start time was read, so that the pidfd and the start time were those of one process. The holder is
+  then a process of this kernel, and no process has its pid any more. Another error than ESRCH proves nothing.
+- A pidfd refers to one process for ever. It polls readable when the last thread has ended (pidfd_open(2)), and after
+  that no instruction of the program runs. It does not poll readable while the process is stopped, traced, in D state or
+  in execve, nor when only the main thread has ended, which ``/proc`` calls a zombie.
+- The pidfd refers to the process that published its identity. Since Linux 6.9 a pidfd has an inode (of pidfs) that no
+  other process of this boot ever has. On earlier kernels start times are compared. They count clock ticks of 10 ms
+  (proc(5), by ``sysconf(_SC_CLK_TCK)``), and a pid can be used again within one tick. So the holder must also be seen
+  renewing after the pidfd was opened: it lived then, and no other process had its pid. ESRCH needs no renewal, because
+  the holder has ended also if the pidfd was that of a later process with its pid.
+- The descriptor that polls readable is the pidfd. An application may close a descriptor that is not its own, and the
+  number may then be that of a socket. So the descriptor is checked again.
 
-Nothing is remembered about this process: a fork in C tells nobody, and a child may have its dead grandparent's pid.
+Nothing is cached about this process, because a fork in C is not reported to Python, and a child may have the pid of its
+dead grandparent.
 """
 
 from __future__ import annotations
@@ -62,32 +63,32 @@ _TEXT = re.compile(
 """A UUID, and numbers of 64 bits. A pid is at most 2**22 (proc(5), pid_max). A machine without a battery boots in 1970,
 so the wall time of its boot may be a little less than 0."""
 REFUSALS = (OSError, ValueError, LookupError, AttributeError)
-"""What a kernel, a sandbox or another Python answers when it does not know what it is asked for."""
+"""The errors of a kernel, a sandbox or another Python that does not know what it is asked for."""
 _START_TIME = 22 - 3
-"""Field 22 of ``/proc/PID/stat`` (proc(5)); the first one behind the name is field 3."""
+"""Field 22 of ``/proc/PID/stat`` (proc(5)); the first one after the name is field 3."""
 
 
 class Identity(NamedTuple):
-    """What tells a process from every other one of its boot and pid namespace."""
+    """What distinguishes a process from every other process of its boot and pid namespace."""
 
     boot: str
     namespace: str
     """Device and inode of the pid namespace."""
     pid: int
     started: int
-    """Clock ticks from the boot to its start."""
+    """Clock ticks from the boot to the start of the process."""
     inode: int
-    """That of its pidfds; 0 where the kernel has no pidfs."""
+    """The inode of its pidfds; 0 where the kernel has no pidfs."""
     booted: int
     """Milliseconds on the wall clock at boot, as that clock showed when this was read."""
 
     def to_text(self) -> str:
-        """One line of ASCII, about 90 characters."""
+        """Return one line of ASCII, of about 90 characters."""
         return " ".join(map(str, self))
 
     @classmethod
     def from_text(cls, text: str) -> Identity | None:
-        """The reverse; None if it is not such a line. Never raises."""
+        """Return the reverse; None if ``text`` is not such a line. Never raises."""
         match = _TEXT.fullmatch(text)
         return cls(match[1], match[2], *map(int, match.groups()[2:])) if match else None
 
@@ -98,16 +99,16 @@ def boot_time() -> int:
 
 
 def same_boot(mine: Identity, other: Identity) -> bool:
-    """Whether both tell of one boot of one machine: the same boot id, and a ``booted`` within ``SAME_BOOT``. Pure.
+    """Return whether both are of one boot of one machine: one boot id, ``booted`` within ``SAME_BOOT``. Pure.
 
-    It is also False if the wall clock was stepped by more than a second between the two readings. The lease then runs
-    out as ever.
+    It is also False if the wall clock was stepped by more than a second between the two readings. The lease then
+    expires as usual.
     """
     return mine.boot == other.boot and abs(mine.booted - other.booted) <= SAME_BOOT * 1000
 
 
 def own() -> Identity | None:
-    """This process; None where deaths cannot be proved. Local, some 70 µs, in any thread. Never raises."""
+    """Return this process; None where deaths cannot be proved. Local, some 70 µs, in any thread. Never raises."""
     try:
         return _own()
     except REFUSALS:
@@ -115,7 +116,7 @@ def own() -> Identity | None:
 
 
 def unsupported() -> str:
-    """Why ``own()`` is None; empty if it is not. Never raises."""
+    """Return why ``own()`` is None; empty if it is not. Never raises."""
     try:
         _own()
     except REFUSALS as error:
@@ -124,27 +125,27 @@ def unsupported() -> str:
 
 
 class HolderWatch:
-    """Watches the process of whoever leads, if it lives on this host. For one thread.
+    """A watch on the process of the leader, if that process runs on this host. For one thread.
 
-    Poll ``fd`` for reading, if there is one, and ask ``dead()``, which never leaves an ``fd`` that stays readable.
+    Poll ``fd`` for reading, if there is one, and call ``dead()``, which never leaves an ``fd`` that stays readable.
     """
 
     def __init__(self) -> None:
         self.fd: int | None = None
-        """What to poll. Each method may replace it."""
+        """The descriptor to poll. Each method may replace it."""
         self._node, self._inode, self._pid_in_proc = (0, 0), 0, 0
         self._followed: tuple[tuple[str, int], str] | None = None
-        # Of the last holder only: each is looked at when its term begins, and a proof is asked for of nobody else.
+        # Of the last holder only: each holder is examined when its term begins, and no other proof is asked for.
         self._seen_alive: Identity | None = None
         self._known = self._dead = False
         self._opened_at, self._version = 0.0, ""
 
     def follow(self, term: tuple[str, int], published: str, asked_at: float, version: str) -> None:
-        """To be called for each answer by which another process leads. Local, 0.2 ms for a new term. Never raises.
+        """Watch the holder, at each answer by which another process leads. Local, 0.2 ms for a new term. Never raises.
 
         ``term``: holder and token. ``published``: the holder's ``Identity`` as text. ``asked_at``: an instant of
-        ``clock.now()`` before the request left. ``version``: not empty, another one after each renewal.
-        If it cannot be watched for now (say, too many open files), the next call tries again.
+        ``clock.now()`` before the request left. ``version``: not empty, and another one after each renewal. If the
+        process cannot be watched for now (for example, too many files are open), the next call tries again.
         """
         if self._followed != (term, published):
             self.forget()
@@ -158,7 +159,7 @@ class HolderWatch:
             self._known = self._known or version != self._version
 
     def dead(self) -> tuple[str, int] | None:
-        """The term whose holder's process is proved dead, until another one is followed. None without proof.
+        """Return the term whose holder's process is proved dead, until another term is followed. None without proof.
 
         Local, some microseconds. Never raises.
         """
@@ -172,13 +173,14 @@ class HolderWatch:
                 self._dead = True
                 self._close()
             elif events:
-                self.forget()  # if it is dead, the next answer finds it gone
+                self.forget()  # if it is dead, ``follow`` finds no such process at the next answer
         return self._followed[0] if self._dead and self._followed else None
 
     def forget(self) -> None:
-        """Watches nobody, and closes the descriptor. Local; also for the end, and for a child that inherited it.
+        """End the watch, and close the descriptor. Local; also for the end, and for a child that inherited it.
 
-        Which process was last seen alive is kept: it may lead again, and be gone before it is looked at again.
+        The identity of the process that was last seen alive is kept, because it may lead again, and may end before it
+        is examined again.
         """
         self._close()
         self._followed, self._known, self._dead, self._version = None, False, False, ""
@@ -186,24 +188,24 @@ class HolderWatch:
     def _begin(self, holder: Identity | None) -> None:
         if not holder:
             return
-        me = _own()  # it opens a pidfd, so that the next refusal is not that of a sandbox
+        me = _own()  # it opens a pidfd, so the next refusal is not that of a sandbox
         if not _may_be_here(me, holder):
             return
-        # Its wall time of boot, which was compared already, is what was read then; the rest is the kernel's and stays.
+        # ``booted``, which was compared already, may differ at each reading. The rest is the kernel's, and stays.
         same = holder._replace(booted=0)
         try:
             self.fd = _pidfd_open(holder.pid)
         except ProcessLookupError:
             self._dead = self._seen_alive == same
             return
-        self._node = _node(self.fd)  # by which it is closed, whatever follows
+        self._node = _node(self.fd)  # needed to close it, whatever follows
         self._inode = _pidfs_inode(self.fd)
         try:
             self._pid_in_proc = _pid_in_proc(self.fd)
             started = _start_time(str(self._pid_in_proc))
             if not self._inode and _poll(self.fd):
                 raise ProcessLookupError("the start time may be that of another process")
-        except REFUSALS:  # hidden from us (hidepid), or it has just ended
+        except REFUSALS:  # /proc hides it from us (hidepid), or it has just ended
             if not self._inode:
                 raise
             started = holder.started
@@ -220,12 +222,12 @@ class HolderWatch:
     def _close(self) -> None:
         fd, self.fd = self.fd, None
         with contextlib.suppress(OSError):
-            if fd is not None and _node(fd) == self._node:  # if not, somebody else has closed it and opened another
+            if fd is not None and _node(fd) == self._node:  # otherwise it was closed elsewhere, and another opened
                 os.close(fd)
 
 
 def _may_be_here(me: Identity, holder: Identity) -> bool:
-    """Whether the kernel can be asked about ``holder``, which is not this process itself."""
+    """Return whether the kernel can be asked about ``holder``, which is not this process itself."""
     ticks = clock.now() * os.sysconf("SC_CLK_TCK")
     here = same_boot(me, holder) and me.namespace == holder.namespace and holder.started <= ticks
     return here and me.pid != holder.pid
@@ -280,7 +282,7 @@ def _pidfs_inode(pidfd: int) -> int:
 
 
 def _pid_in_proc(pidfd: int) -> int:
-    """Its pid as ``/proc`` counts, which may be that of another pid namespace. Raises if ``pidfd`` is none."""
+    """Return its pid as ``/proc`` counts, which may be that of another pid namespace. Raise if it is no pidfd."""
     found = re.search(r"^Pid:\s*(-?\d+)", _read(f"/proc/thread-self/fdinfo/{pidfd}"), re.MULTILINE)
     if not found:
         raise ValueError("not a pidfd")
@@ -301,7 +303,7 @@ def _read(path: str) -> str:
 
 
 def _poll(fd: int) -> int:
-    """The events of ``fd`` now. If gevent has replaced ``poll``, other greenlets run meanwhile."""
+    """Return the events of ``fd`` now. If gevent has replaced ``poll``, other greenlets run meanwhile."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return sum(events for _, events in poll.poll(0))
