@@ -1,7 +1,7 @@
 """Makes exactly one process of a Django fleet the leader, through Redis.
 
-Importing this package opens no connection, starts no thread and reads no setting. What it offers is imported when it is
-first used: every process of a project imports the package, and in most of them nothing takes part in an election.
+Importing this package opens no connection, starts no thread and reads no setting. Its names are imported when they are
+first used, because every process of a project imports the package, and most of these processes are no candidates.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ COMMANDS = (
     "evalsha eval blpop lpop exists xrevrange time get set del pttl pexpire strlen hmget hset zadd zrem zcard zcount "
     "zscore zrange xadd xlen llen rpush info"
 )
-"""What the scripts call, and what is sent beside them. Some settings need WAIT or SELECT, too."""
+"""The commands that the scripts call, and that are sent beside them. Some settings need WAIT or SELECT, too."""
 ANY = "\ue000"
 """Stands for the name of any command."""
 
@@ -25,7 +25,7 @@ ANY = "\ue000"
 def lines(aliases: Collection[str] = ()) -> dict[str, str]:
     """Return for each cache of these elections the ``ACL SETUSER`` command of its server. Local, connects to nothing.
 
-    Without ``aliases`` for all elections: the declared ones, and those of whatever command ``@leader_required`` guards.
+    Without ``aliases`` for all elections: the declared ones, and those of any command that ``@leader_required`` guards.
     An election that does not use Redis is left out. Raise ``ImproperlyConfigured``.
     """
     found = [read(alias) for alias in aliases or configured()]
@@ -59,5 +59,5 @@ def _line(cache: str, found: list[ElectionSettings]) -> str:
 
 
 def _quoted(name: str) -> str:
-    # A space or a quote cannot stand in a pattern, or in the line, so it becomes any one character.
+    # A space or a quote cannot stand in a pattern, or in the line, so it becomes ``?``: any one character.
     return re.sub(r"[\s'\"]", "?", re.sub(r"[\\*?\[\]^]", r"\\\g<0>", name)).replace(ANY, "*")

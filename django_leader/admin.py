@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     from .report import Report
 
 MOST_SHOWN = 50
-"""Elections on the page."""
+"""Elections on the page, at most."""
 
 
 @admin.register(Election)
 class ElectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Who leads each election, and whether this process takes part. For users who may view elections."""
+    """Who leads each election, and whether this process is a candidate. For users who may view elections."""
 
     def get_urls(self) -> list[Any]:
-        """The page alone: the others of a ``ModelAdmin`` would look for a table."""
+        """Return the page alone, because the other pages of a ``ModelAdmin`` would look for a table."""
         page = self.admin_site.admin_view(self.changelist_view)
         return [path("", page, name="django_leader_election_changelist")]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never: elections are made in the settings."""
+        """Return False: elections are made in the settings."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Never: elections are changed in the settings."""
+        """Return False: elections are changed in the settings."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Never: elections are deleted in the settings."""
+        """Return False: elections are deleted in the settings."""
         return False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The page. One round trip to Redis for each election, all at a time: see ``report.reports``."""
+        """Return the page. One round trip to Redis for each election, all at a time: see ``report.reports``."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         request.current_app = self.admin_site.name
@@ -63,7 +63,7 @@ def _aliases() -> list[str]:
     try:
         return list(configured())
     except ImproperlyConfigured:
-        return [DEFAULT_ALIAS]  # whose description then says what is wrong
+        return [DEFAULT_ALIAS]  # its description then says what is wrong
 
 
 def _elections(aliases: list[str]) -> dict[str, Any]:

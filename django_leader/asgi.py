@@ -1,7 +1,7 @@
 """For ASGI servers: the elections of a process hand over when its server says that it shuts down.
 
-``SIGTERM`` does so by itself where its handler may (``HANDLE_SIGTERM``). This is for who prefers the server's word, or
-ends it otherwise::
+On ``SIGTERM`` they hand over without this, where the signal handler may do so (``HANDLE_SIGTERM``). This is for
+projects that prefer the server's word, or end the server otherwise::
 
     application = handing_over(get_asgi_application())
 """
@@ -17,13 +17,14 @@ from typing import Any
 from .runtime.lifecycle import lifecycle
 
 Application = Callable[[Any, Any, Any], Awaitable[Any]]
-"""Of scope, receive and send; every project types these in its own way."""
+"""A function of scope, receive and send. Every project types these in its own way."""
 
 
 def handing_over(application: Application) -> Application:
-    """``application``, before whose ``lifespan.shutdown`` the elections of the process hand over, within two seconds.
+    """Return ``application`` such that the elections hand over before ``lifespan.shutdown``, within two seconds.
 
-    Django's own application knows no lifespan, so it is answered for it; one that asks for it is told as before.
+    Django's own application does not know lifespan, so this function answers in its place. An application that asks for
+    lifespan receives the messages as before.
     """
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> Any:
@@ -36,8 +37,8 @@ def handing_over(application: Application) -> Application:
             asked = True
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                # Not in the loop's own pool, where it would queue behind whatever the application still does there.
-                with suppress(RuntimeError):  # no thread can be started: the end of the process hands over
+                # Not in the loop's own pool, where it would queue behind what the application still does there.
+                with suppress(RuntimeError):  # no thread can be started: then the end of the process hands over
                     await asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(1), lifecycle.stop)
             return message
 

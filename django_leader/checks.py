@@ -1,7 +1,7 @@
 """System checks of ``LEADER_ELECTIONS``. They connect to nothing.
 
 An error of Django's checks ends every command, ``migrate`` and ``test``, too. So a cache that cannot carry an election,
-as a laptop or a build often has, is a warning, and an error only before a deployment.
+as is common on a laptop or a build machine, is a warning, and an error only before a deployment.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .system.forks import unsupported
 NUMBERS = {key: number + (number > 12) for number, key in enumerate(KEYS, 3)}
 """The number of the checks of each setting. E013 is about two elections."""
 LONG_TTL = 3600.0
-"""Seconds. A lease above it is more often one in milliseconds than one that is meant."""
+"""Seconds. A longer value is more often one in milliseconds than an intended lease."""
 
 
 def check_elections() -> list[CheckMessage]:
-    """Every setting of every election. An error and a warning about the same setting have the same number."""
+    """Check every setting of every election. An error and a warning about one setting have the same number."""
     try:
         aliases = list(configured())
     except ImproperlyConfigured as error:
@@ -80,7 +80,7 @@ def _check_one(found: ElectionSettings) -> list[CheckMessage]:
 
 
 def _carries_none(found: ElectionSettings) -> str:
-    """Why the cache of an election cannot carry it; empty if it can, or if it does not have to."""
+    """Return why the cache of an election cannot carry it; empty if it can, or if it does not have to."""
     why = None if found.local else client.problem(found.cache)
     return f"LEADER_ELECTIONS[{found.alias!r}]: {why}" if why else ""
 
@@ -100,11 +100,11 @@ def _check_together(readable: list[ElectionSettings]) -> list[CheckMessage]:
 
 
 def check_deployment() -> list[CheckMessage]:
-    """What stands in the way of a deployment, and advice for it: with ``check --deploy``."""
+    """Check what stands in the way of a deployment, and give advice for it: with ``check --deploy``."""
     try:
         readable = [read(alias) for alias in configured()]
     except ImproperlyConfigured:
-        return []  # check_elections says so
+        return []  # check_elections reports it
     hint = "Give a CACHE that all processes share, or take django_leader out of INSTALLED_APPS."
     messages: list[CheckMessage] = [
         Error(why, hint=hint, id="django_leader.E003") for found in readable if (why := _carries_none(found))
@@ -160,7 +160,7 @@ def _labels(found: Iterable[ElectionSettings]) -> str:
 
 
 def check_process() -> list[CheckMessage]:
-    """What keeps every election from starting in this process: E011, W011."""
+    """Check what keeps every election from starting in this process: E011, W011."""
     if why := unsupported():
         hint = "Develop here as ever: is_leader() is False. Run what must lead on Linux, in WSL or a container."
         return [Warning(f"LEADER_ELECTIONS: this process takes no part: {why}", hint=hint, id="django_leader.W011")]

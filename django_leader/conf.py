@@ -1,7 +1,8 @@
 """The entries of ``LEADER_ELECTIONS``, and of each where its election starts by itself.
 
-Every process of a project reads this when it starts, also one that takes part in no election: nothing is imported here
-that such a process does not have anyway. What else is in an entry, ``handler`` reads when the election is first used.
+Every process of a project reads this when it starts, also a process that is a candidate in no election. So nothing is
+imported here that such a process does not have anyway. ``handler`` reads the rest of an entry when the election is
+first used.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ Autostart = bool | Literal["auto"]
 
 
 class UnknownElection(ImproperlyConfigured, KeyError):
-    """The settings know no election of this alias. Also a ``KeyError``, because ``elections`` is a mapping."""
+    """No such alias in the settings. Also a ``KeyError``, because ``elections`` is a mapping."""
 
-    __str__ = Exception.__str__  # that of KeyError would put the sentence in quotes
+    __str__ = Exception.__str__  # that of KeyError would put the text in quotes
 
 
 def configured() -> dict[str, dict[str, Any]]:
@@ -39,9 +40,9 @@ def configured() -> dict[str, dict[str, Any]]:
 def entry_of(alias: str) -> tuple[str, dict[str, Any]]:
     """Return the alias under which the settings of the election ``alias`` stand, and these settings. Local.
 
-    The election of a command that is not declared has those of ``default``. Where the others are declared and
-    ``default`` is not, it has the package's defaults, but starts nowhere by itself: nobody has asked for it.
-    Raise ``UnknownElection``, which names the aliases that exist, or what ``configured`` raises.
+    The election of a command that is not declared has the settings of ``default``. Where the others are declared and
+    ``default`` is not, it has the package's defaults, but starts nowhere by itself, because the project has not asked
+    for it. Raise ``UnknownElection``, which names the aliases that exist, or what ``configured`` raises.
     """
     entries = configured()
     command = isinstance(alias, str) and alias.startswith(COMMAND_PREFIX) and alias not in entries
@@ -57,7 +58,7 @@ def entry_of(alias: str) -> tuple[str, dict[str, Any]]:
 
 
 def starting(alias: str, entry: dict[str, Any]) -> tuple[Autostart, tuple[str, ...]]:
-    """``AUTOSTART`` and ``SERVING_COMMANDS`` of an entry. Raises ``ImproperlyConfigured``."""
+    """Return ``AUTOSTART`` and ``SERVING_COMMANDS`` of an entry. Raise ``ImproperlyConfigured``."""
     label = f"LEADER_ELECTIONS[{alias!r}]"
     autostart = entry.get("AUTOSTART", False if alias.startswith(COMMAND_PREFIX) else "auto")
     serving = entry.get("SERVING_COMMANDS", ())

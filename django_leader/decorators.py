@@ -1,7 +1,7 @@
 """``@leader_required``: a management command that runs in one process at a time.
 
 NOT guaranteed here: that a body which cannot be interrupted stops in time (see ``interruption``). Where that matters,
-hand the election's ``fencing_token`` to whoever can refuse a late write.
+pass the election's ``fencing_token`` to the system that can refuse a late write.
 
 The process of the command campaigns itself and holds the lease while the body runs. It does so in an election of the
 command's own, because web workers hold ``default`` for as long as they live.
@@ -38,11 +38,11 @@ UNAVAILABLE_EXIT = 2
 """The exit status when Redis could not be asked, as of ``leader_status``."""
 
 WAIT = 0.5
-"""Seconds between two looks at whether a command around this one, which waits for leadership, must end."""
+"""Seconds between two checks whether a command around must end, while this one waits for leadership."""
 
 _busy: dict[tuple[str, int], tuple[int, int]] = {}
-"""The elections that lead for a command: by alias and process, the process and thread of each. Whoever sets an entry
-(atomically) deletes it. A child of a fork has its parent's, which count for nothing there."""
+"""The elections that lead for a command: by alias and process, the process and thread of each. The thread that sets an
+entry (atomically) deletes it. A forked child inherits its parent's entries, which count for nothing there."""
 
 
 @overload
@@ -88,12 +88,12 @@ def leader_required(
     ``"continue"`` lets it go on. ``exit_code``: the exit status when another process leads.
 
     When another process leads, one line on stderr says who, and the body is not run. With ``--verbosity 0`` nothing is
-    said, unless ``exit_code`` makes it an error. When Redis cannot be asked, the command fails with exit status 2.
+    printed, unless ``exit_code`` makes it an error. When Redis cannot be asked, the command fails with exit status 2.
     Options and help of the command stay as they are.
 
-    Raise ``TypeError`` or ``ValueError`` at once, where it is used, for arguments that cannot be, and ``TypeError`` for
-    a target that cannot be guarded: what is no command, and what another framework calls (see ``targets``). In a test,
-    the command raises ``OverrideMissing`` unless the test says who leads: see ``testing``.
+    Raise ``TypeError`` or ``ValueError`` at once, where the decorator is used, for invalid arguments. Raise
+    ``TypeError`` for a target that cannot be guarded: one that is no command, or that another framework calls (see
+    ``targets``). In a test, the command raises ``OverrideMissing`` unless the test says who leads: see ``testing``.
     """
     if not isinstance(election, str | None) or isinstance(exit_code, bool) or not isinstance(exit_code, int):
         raise TypeError(f"leader_required: election is {election!r}, exit_code {exit_code!r}; give a str and an int")
@@ -134,7 +134,7 @@ def leader_required(
 
 @contextmanager
 def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[LeaderElection | None, str]]:
-    """The election ``alias`` while this process leads it; or None, and why not."""
+    """Yield the election ``alias`` while this process leads it; or None, and why not."""
     with _as_command_error():
         election = elections[alias]
     if override := election.overridden:  # read once, because another thread may end it
@@ -143,7 +143,7 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
     _check_override(alias)
     me = os.getpid(), threading.get_ident()
     holder = _busy.setdefault((alias, me[0]), me)
-    if holder is not me and holder == me:  # a command around this one leads it; whose end this is, it decides
+    if holder is not me and holder == me:  # a command around this one leads it, and decides when that ends
         yield election, ""
         return
     if holder is not me:
@@ -158,25 +158,25 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
 
 @contextmanager
 def _campaigning(election: LeaderElection, wait: float | None, hold: float) -> Iterator[bool]:
-    """Whether this process leads. Takes part that long, if it does not take part already."""
+    """Yield whether this process leads. It is a candidate for that long, if it is not one already."""
     ours, kept = not election.running, 0.0
     try:
         if ours:
             with _as_command_error():
                 election.start()
         leads = _wait(election, wait)
-        kept = hold if leads else 0.0  # what has not run is not to be held back
+        kept = hold if leads else 0.0  # a job that has not run must not be held back
         yield leads
     except LeadershipLost as error:
         kept = 0.0  # because the job has not been done
-        if here().due:  # a command around this one must end, too, and may catch a mere error
+        if here().due:  # a command around this one must end, too, and may catch an ordinary error
             raise
         raise CommandError(f"Interrupted: {election.label}: the lease could not be kept") from error
     except NotGuarded:
         kept = 0.0
         raise
     except (SystemExit, KeyboardInterrupt):
-        kept = 0.0 if election.asked else kept  # by SIGTERM, which has not let it be done
+        kept = 0.0 if election.asked else kept  # ended by SIGTERM, before the job was done
         raise
     finally:
         if ours:
@@ -195,7 +195,7 @@ def _check_override(alias: str) -> None:
 
 
 def _wait(election: LeaderElection, wait: float | None) -> bool:
-    """Return whether this process leads within ``wait`` seconds. Raise ``LeadershipLost`` for a command around."""
+    """Return whether this process leads in time. Raise ``LeadershipLost`` if a command around this one must end."""
     thread = here()
     if thread.left() is None:
         return election.wait_for_leadership(wait)
@@ -210,7 +210,7 @@ def _wait(election: LeaderElection, wait: float | None) -> bool:
 
 @contextmanager
 def _as_command_error(kind: type[Exception] = ImproperlyConfigured) -> Iterator[None]:
-    """Have what keeps the body from being run end the command with its sentence alone, and not with a traceback."""
+    """End the command with the text alone, without a traceback, if an error keeps the body from being run."""
     try:
         yield
     except kind as error:

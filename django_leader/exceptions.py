@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class LeaderError(Exception):
-    """Base of every error that this package raises (but ``LeadershipLost``: see there)."""
+    """Base of every error that this package raises (except ``LeadershipLost``: see there)."""
 
 
 class ConfigError(LeaderError, ValueError):
@@ -18,13 +18,13 @@ class RedisUnavailable(LeaderError):
 class OverrideMissing(LeaderError):
     """A test's fault: it calls a ``@leader_required`` command without saying who leads the command's election.
 
-    It is no ``CommandError``, because a test that expects one would pass.
+    It is no ``CommandError``, because a test that expects a ``CommandError`` would pass.
     """
 
 
 class LeadershipLost(BaseException):
-    """Interrupts the body of a command whose process no longer leads (``on_loss="interrupt"``).
+    """The interruption of a command's body when its process no longer leads (``on_loss="interrupt"``).
 
-    Like ``KeyboardInterrupt`` it is no ``Exception``: a job that catches ``Exception`` around each of its
-    steps must not go on working after its lease has ended.
+    Like ``KeyboardInterrupt`` it is no ``Exception``, because a job that catches ``Exception`` around each of its steps
+    must not go on working after its lease has ended.
     """

@@ -1,9 +1,9 @@
 """A model without a table: it gives the admin page its place in the index, and its permission.
 
-Whatever goes through all models of a project (``dumpdata``, a loop over ``apps.get_models()``) finds it, too. So it
+Code that goes through all models of a project (``dumpdata``, a loop over ``apps.get_models()``) finds it, too. So it
 answers as a table without rows would, and sends the database nothing.
 
-NOT guaranteed here: SQL that names the table. There is none.
+NOT guaranteed here: that SQL which names the table works. There is no table.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ REFUSED = "elections are not in the database: they are made in LEADER_ELECTIONS,
 
 
 class NoRowsQuerySet(models.QuerySet["Election"]):
-    """Refuses every insert."""
+    """A queryset that refuses every insert."""
 
     def _insert(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotSupportedError(REFUSED)  # save, create, bulk_create and loaddata all come here
 
 
 class NoRows(models.Manager.from_queryset(NoRowsQuerySet)):  # type: ignore[misc]
-    """Finds nothing, without asking the database."""
+    """A manager that finds nothing, without asking the database."""
 
     use_in_migrations = True  # a data migration can go through all models, too
 
@@ -34,9 +34,9 @@ class NoRows(models.Manager.from_queryset(NoRowsQuerySet)):  # type: ignore[misc
 
 
 class Election(models.Model):
-    """Stands for the elections in the admin. There are no rows."""
+    """The elections in the admin. There are no rows."""
 
-    name = models.CharField(max_length=255, primary_key=True)  # not numbered: a number has a sequence to be reset
+    name = models.CharField(max_length=255, primary_key=True)  # not a number, which would have a sequence to reset
 
     objects: ClassVar[NoRows] = NoRows()
 

@@ -26,15 +26,15 @@ class Override:
 
 
 class Overrides:
-    """Those of this process that have not ended. Thread-safe; one object, made at import."""
+    """The overrides of this process that have not ended. Thread-safe; one object, made at import."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         # Under the lock:
         self._active: list[Override] = []
-        """The newest last: that one counts."""
+        """The newest is last, and counts."""
         self._elections: weakref.WeakSet[LeaderElection] = weakref.WeakSet()
-        """Also those that were forgotten, because a module of the application may have kept one."""
+        """All elections, also those that were forgotten, because a module of the application may have kept one."""
         self._real = 0
         """How many uses of ``real_elections()`` have not ended."""
 
@@ -81,7 +81,7 @@ class Overrides:
             self._real -= 1
 
     def after_fork(self) -> None:
-        """In a forked child, forget the overrides of the parent, and a lock that nobody is left to release."""
+        """Forget the overrides of the parent in a forked child, and a lock that no thread is left to release."""
         self._lock = threading.RLock()
         self._active = []
 

@@ -1,4 +1,4 @@
-"""What people are shown of the elections: by the admin page and by ``manage.py leader_status``."""
+"""What users are shown of the elections: by the admin page and by ``manage.py leader_status``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Report:
     def this_process(self) -> str:
         """What this process is in the election: it ``leads``, ``follows``, ``takes part`` or ``takes no part``. Local.
 
-        It follows only a leader that is known to be there: nobody does while Redis is away.
+        It follows only a leader that is known to be there: no process follows while Redis is unreachable.
         """
         if self.election and self.election.lease_left:
             return "leads"
@@ -52,21 +52,21 @@ class Report:
 
     @property
     def unknown(self) -> bool:
-        """Whether what Redis would say of the others is not known: of a ``LOCAL`` election, outside of it. Local."""
+        """Whether it is unknown what the others do: for a ``LOCAL`` election that this process does not run. Local."""
         return self.election is not None and read(self.alias).local and not self.election.running
 
     @property
     def warning(self) -> str:
-        """What is wrong although the question was answered, or empty. Local."""
+        """What is wrong although the question was answered; empty if nothing is. Local."""
         if self.election and (other := self.other_project):
             return shared_key(other, self.election.config)
         return LOCAL_STATUS if self.election and read(self.alias).local else ""
 
 
 def reports(aliases: Sequence[str]) -> list[Report]:
-    """Return a report for each alias, in their order; what cannot be said is a ``problem`` in it.
+    """Return a report for each alias, in their order. What cannot be said is a ``problem`` in the report.
 
-    One round trip for each, all at a time. Where Redis does not answer it takes one timeout of an operation (2 s at
+    One round trip for each, all at a time. If Redis does not answer, it takes one timeout of an operation (2 s at
     most), and never longer than four.
     """
     found: list[Report] = []

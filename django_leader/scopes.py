@@ -1,8 +1,8 @@
 """``Scope``: what holds while a block, a function or the tests of a class run. It knows nothing of elections.
 
-Django's ``TestContextDecorator`` is not used, because it would do nothing, silently, where a test must not go on as if
-it had: for a generator function, for a class whose ``setUp`` does not call that of its base, for ``setUpClass``, and
-for a function that returns a coroutine.
+Django's ``TestContextDecorator`` is not used, because it would silently do nothing in cases in which a test must not go
+on: for a generator function, for a class whose ``setUp`` does not call that of its base, for ``setUpClass``, and for a
+function that returns a coroutine.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _SCOPES = "_django_leader_scopes"
 class Scope:
     """A decorator of functions, coroutine functions and classes of tests, and a context manager.
 
-    One object may be used again, nested, and in several threads. Raises ``TypeError`` for anything that could not run
+    One object may be used again, nested, and in several threads. Raise ``TypeError`` for a target that could not run
     within it.
     """
 
     def __init__(
         self, name: str, begin: Callable[[], Callable[[], None]], check: Callable[[], object] = lambda: None
     ) -> None:
-        """``begin`` returns what ends this use; ``check`` raises if the use can have no effect."""
+        """Make a scope. ``begin`` returns what ends this use; ``check`` raises if the use can have no effect."""
         self.name, self._begin, self.check = name, begin, check
         self._lock = threading.Lock()
         # Under the lock:
@@ -159,7 +159,7 @@ def _decorate_class(scope: Scope, cls: type) -> type:
 
 
 def _scopes_of(cls: type) -> list[Scope]:
-    """Return the scopes of a class, those of its bases first, so that a subclass has the last word."""
+    """Return the scopes of a class, those of its bases first, so that those of a subclass prevail."""
     return [scope for kind in reversed(cls.__mro__) for scope in vars(kind).get(_SCOPES, ())]
 
 
@@ -230,7 +230,7 @@ def _hook_pytest(cls: type) -> None:
 def _entered(cls: type, stack: ExitStack) -> Iterator[None]:
     """Enter the scopes of ``cls`` until ``stack`` is closed; check them after the block, which sets up the class.
 
-    The set-up may bring what the check asks for: ``@override_settings`` counts from within ``setUpClass`` on.
+    The set-up may provide what the check asks for: ``@override_settings`` counts from within ``setUpClass`` on.
     """
     scopes = _scopes_of(cls)
     for scope in scopes:

@@ -1,8 +1,9 @@
 """The Django signals of an election. Their sender is ``LeaderElection``; all carry ``using``, the election's alias.
 
-They are sent in threads of the election, never in a request's, and to every receiver, whatever another one raises:
-also ``SystemExit`` ends nothing but that receiver. A receiver should return soon, since the next one waits for it, and
-``lost_leadership`` for all of ``became_leader``; for long work start a thread, or use ``election.on_become_leader``.
+They are sent in threads of the election, never in the thread of a request. They are sent to every receiver, whatever
+another receiver raises: also ``SystemExit`` ends only the receiver that raises it. A receiver should return soon,
+because the next one waits for it, and ``lost_leadership`` waits for all receivers of ``became_leader``. For long work
+start a thread, or use ``election.on_become_leader``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Failed = tuple[Any, BaseException]
 
 
 class ElectionSignal(Signal):
-    """A signal that tells every receiver. ``send_robust`` would stop at what is no ``Exception``."""
+    """A signal that calls every receiver. ``send_robust`` would stop at what is no ``Exception``."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class ElectionSignal(Signal):
     ) -> list[Failed]:
         """Call each receiver in the calling thread. Return those that raised. Never raises.
 
-        Coroutine functions are called behind the others, all at a time, in one event loop.
+        Coroutine functions are called after the others, all at a time, in one event loop.
         """
         failed: list[Failed] = []
         functions, coroutine_functions = self._live_receivers(sender)

@@ -1,7 +1,7 @@
 """What ``@leader_required`` can guard: a management command, since Django calls what the decorator returns.
 
-Another framework may have been given the function already. It would call the body unguarded, and nobody would notice.
-So what is not clearly a command or a method of one is refused where it is written.
+The function may have been given to another framework already. That would call the body unguarded, and without notice.
+So a target that is not clearly a command or a method of one is refused where it is written.
 
 NOT guaranteed here: that no decorator below has put the function where it cannot be seen. A method that was registered
 that way runs unguarded; write ``@leader_required`` next to the function.
@@ -41,7 +41,7 @@ def check_target(target: Any) -> None:
 
 
 def check_command(command: Any, target: Any) -> None:
-    """Raise ``TypeError`` unless it is a command with which the guarded ``target`` is called. Local."""
+    """Raise ``TypeError`` unless the guarded ``target`` is called with a ``command`` of Django. Local."""
     if not isinstance(command, BaseCommand):
         raise TypeError(f"leader_required: {target!r} was called with {command!r}, which is no command. {ADVICE}")
 
@@ -86,7 +86,7 @@ def _problem_of_signature(target: Any) -> str:
 
 
 def _problem_of_keeper(target: Any) -> str:
-    """Tell whether an attribute of the function leads a framework to it, as that of django-typer's ``@command()``."""
+    """Return the problem if an attribute leads a framework to the function, as of django-typer's ``@command()``."""
     for name, value in getattr(target, "__dict__", {}).items():
         for cell in getattr(value, "__closure__", None) or ():
             with suppress(ValueError):  # an empty cell

@@ -22,8 +22,8 @@ def leading(using: str = DEFAULT_ALIAS, *, token: int = TEST_TOKEN) -> Scope:
     No callback is called, no signal is sent, and no election starts. A ``@leader_required`` command runs, if its own
     election is overridden: ``leading("command:<name>")``. A forked child does not lead. Local.
 
-    Raise ``TypeError`` or ``ValueError`` at once for arguments that cannot be, and ``ImproperlyConfigured`` on entering
-    when the settings know no election ``using``.
+    Raise ``TypeError`` or ``ValueError`` at once for invalid arguments, and ``ImproperlyConfigured`` on entering when
+    the settings have no election ``using``.
     """
     if isinstance(token, bool) or not isinstance(token, int):
         raise TypeError(f"leading: token is {token!r}; give an int")
@@ -36,7 +36,7 @@ def leading(using: str = DEFAULT_ALIAS, *, token: int = TEST_TOKEN) -> Scope:
 def following(using: str = DEFAULT_ALIAS) -> Scope:
     """Have this process not lead the election ``using``, and a ``@leader_required`` command not run.
 
-    Used as ``leading``. Local.
+    Use it as ``leading``. Local.
     """
     return _override("following", using, lambda: NO_GRANT)
 
@@ -44,7 +44,7 @@ def following(using: str = DEFAULT_ALIAS) -> Scope:
 def real_elections() -> Scope:
     """Let ``@leader_required`` commands campaign on the Redis of the settings, which they refuse to do in tests.
 
-    Used as ``leading``. An override of a command's election still counts within it. Local.
+    Use it as ``leading``. An override of a command's election still counts within it. Local.
     """
 
     def begin() -> Callable[[], None]:

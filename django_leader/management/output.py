@@ -1,6 +1,7 @@
 """Output that does not change the exit status of a command: no character, reader or missing stream makes it fail.
 
-Python ends a program whose output fails with the exit status 1 or 120. For ``leader_status`` 1 means: nobody leads.
+Python ends a program whose output fails with the exit status 1 or 120. For ``leader_status`` 1 means that there is no
+leader.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def printable(text: str, stream: OutputWrapper) -> str:
 
 
 def put(text: str, stream: OutputWrapper) -> None:
-    """Write ``text`` and a line's end, unless the stream is closed or nobody reads it.
+    """Write ``text`` and a line's end, unless the stream is closed or no process reads it.
 
     Raise ``OSError`` if it cannot be written for another reason, such as a full disk. Nothing is written then.
     """

@@ -1,7 +1,7 @@
-"""Says once why ``is_leader()`` is False in a process that takes no part.
+"""Says once why ``is_leader()`` is False in a process that is no candidate.
 
 Otherwise it would be False in silence, for ever: in a consumer of a task queue, a child of Celery's pool, a script.
-Nothing is said in tests, where the answer is what a test wants, or while the election is about to start.
+Nothing is logged in tests, where a test wants this answer, or while the election is about to start.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SERVERS = (
     "waitress",
     "wsgiref.handlers",
 )
-"""Modules of servers. Where one is loaded, a first request may be expected."""
+"""Modules of servers. A process that has loaded one may expect a first request."""
 TAKE_PART = f"To let it take part, set {VARIABLE}=1 in its environment, or call start()."
 ASK_WHO = "To ask who leads, use get_leader_id()."
 
@@ -38,15 +38,16 @@ class Situation(NamedTuple):
     decision: Decision
     seen: Seen
     started: int | None
-    """The process in which it was started, if it was."""
+    """The process in which the election was started, if it was."""
     setting_up: bool
     """Whether ``django.setup()`` has not ended."""
 
 
 def explain(situation: Situation, pid: int, modules: Container[str]) -> tuple[int, str] | None:
-    """Why the process ``pid`` takes no part and will take none, with the level of the log. Pure.
+    """Return why the process ``pid`` is no candidate and will be none, with the level of the log. Pure.
 
-    An empty text: nothing is to be said, now or later. None: it may still take part.
+    An empty text means that there is nothing to log, now or later. None means that the process may still be a
+    candidate.
     """
     decision, seen, started, setting_up = situation
     forked = started not in (None, pid)
@@ -67,11 +68,11 @@ def explain(situation: Situation, pid: int, modules: Container[str]) -> tuple[in
 
 
 situation_of: Callable[[str], Situation | None] = lambda alias: None  # noqa: E731
-"""Set by whoever knows. None: nothing is known of this election, or it is that of a command."""
+"""``starter`` sets it. None: nothing is known of this election, or it is that of a command."""
 
 
 def asked(alias: str) -> bool:
-    """Say what there is to say about ``alias``, and return whether that is settled. Local, some microseconds."""
+    """Log what there is to say about ``alias``, and return whether that is final. Local, some microseconds."""
     situation = situation_of(alias)
     explained = situation and explain(situation, os.getpid(), sys.modules)
     if not explained:

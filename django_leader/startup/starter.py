@@ -82,7 +82,7 @@ class Starter:
         self._watches_forks = False
 
     def ready(self) -> None:
-        """Decide for every election, and have those start that are to start."""
+        """Decide for every election when it starts, and have those start that are to start."""
         seen = self._seen = self._decide()
         bystander.situation_of, idle.explain = self.situation_of, bystander.asked
         lifecycle.server = seen.entry_point or seen.prefork_master or seen.command in RELOADED_COMMANDS

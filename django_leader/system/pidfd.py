@@ -108,7 +108,10 @@ def same_boot(mine: Identity, other: Identity) -> bool:
 
 
 def own() -> Identity | None:
-    """Return this process; None where deaths cannot be proved. Local, some 70 µs, in any thread. Never raises."""
+    """Return the identity of this process; None where deaths cannot be proved.
+
+    Local, some 70 µs, in any thread. Never raises.
+    """
     try:
         return _own()
     except REFUSALS:

@@ -23,11 +23,11 @@ from django_leader.system.pidfd import unsupported
 
 LED, LEADERLESS, UNKNOWN = 0, 1, 2
 HIDDEN = ("status", "error", "quarantined", "other_project")
-"""For programs, or said in a sentence below the table."""
+"""Fields for programs, or said in a sentence below the table."""
 
 
 class Command(BaseCommand):
-    """Asks Redis once for each election, for all at a time."""
+    """The command, which asks Redis once for each election, for all at a time."""
 
     help = (
         "Shows who leads each election, or the one that is named; 'command:<name>' is the election of a command. "
@@ -36,7 +36,7 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # noqa: RUF012
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """One election or all; for people or for programs."""
+        """Add the arguments: one election or all; for users or for programs."""
         parser.add_argument("election", nargs="*", help="alias in LEADER_ELECTIONS; all of them if left out")
         parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
         parser.add_argument(
@@ -49,7 +49,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Prints, and ends with the exit status."""
+        """Print the answer, and end with the exit status."""
         try:
             aliases = options["election"] or list(elections)
             if options["acl"]:
