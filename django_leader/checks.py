@@ -55,7 +55,7 @@ def _check_one(found: ElectionSettings) -> list[CheckMessage]:
     label = f"LEADER_ELECTIONS[{found.alias!r}]"
     messages: list[CheckMessage] = []
     if why := _carries_none(found):
-        hint = "The election starts nowhere, and @leader_required commands fail. An error with check --deploy."
+        hint = "No process starts this election, and @leader_required commands fail. An error with check --deploy."
         messages.append(Warning(why, hint=hint, id="django_leader.W003"))
     for repair in found.config.repairs():
         field, rest = repair.split(" ", 1)
@@ -69,11 +69,11 @@ def _check_one(found: ElectionSettings) -> list[CheckMessage]:
     timing = found.config.validate().timing
     if 0 < timing.quarantine < timing.ttl:
         text = f"{label}: QUARANTINE is {timing.quarantine:g} s, shorter than LOCK_TTL: when Redis has lost its data "
-        text += "another process can be elected while the last leader's lease goes on"
+        text += "another process can be elected while the last leader's lease is still valid"
         hint = "Give at least the longest LOCK_TTL that any process uses, or leave the key out."
         messages.append(Warning(text, hint=hint, id=f"django_leader.W{NUMBERS['QUARANTINE']:03}"))
     if timing.ttl > LONG_TTL:
-        text = f"{label}: LOCK_TTL is {timing.ttl:g} s, and so long nobody leads when the leader's host dies"
+        text = f"{label}: LOCK_TTL is {timing.ttl:g} s: if the leader's host is lost, no process leads for that long"
         hint = "Durations are in seconds, not milliseconds."
         messages.append(Warning(text, hint=hint, id="django_leader.W001"))
     return messages
@@ -92,8 +92,8 @@ def _check_together(readable: list[ElectionSettings]) -> list[CheckMessage]:
         for key in found.config.keys:
             owner = owners.setdefault((found.cache, key), found.alias)
             if owner != found.alias:
-                text = f"LEADER_ELECTIONS[{found.alias!r}]: uses the key {key!r}, and so does {owner!r}"
-                hint = "Give each election a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own, or neither."
+                text = f"LEADER_ELECTIONS[{found.alias!r}]: uses the key {key!r}, which {owner!r} uses, too"
+                hint = "Give each election a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own, or leave both out."
                 messages.append(Error(text, hint=hint, id="django_leader.E013"))
                 break
     return messages
@@ -111,8 +111,8 @@ def check_deployment() -> list[CheckMessage]:
     ]
     messages += [
         Error(
-            f"LEADER_ELECTIONS[{found.alias!r}]: LOCAL is True, so every process leads for itself",
-            hint="Take LOCAL out, and give a CACHE that all processes share. It is for development.",
+            f"LEADER_ELECTIONS[{found.alias!r}]: LOCAL is True, so each process leads independently of the others",
+            hint="Take LOCAL out, which is for development, and give a CACHE that all processes share.",
             id=f"django_leader.E{NUMBERS['LOCAL']:03}",
         )
         for found in readable
@@ -125,8 +125,8 @@ def check_deployment() -> list[CheckMessage]:
 def _share_a_cache(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
     if labels := _labels(one for one in found if one.cache == "default"):
         yield Warning(
-            f"{labels}: shares the Redis database of the cache 'default', and cache.clear() empties it, the lease "
-            "included",
+            f"{labels}: shares the Redis database of the cache 'default', so cache.clear() deletes the keys of the "
+            "election, too",
             hint="Give elections a CACHES entry with a Redis database of its own, and name it with CACHE.",
             id="django_leader.W002",
         )
@@ -138,8 +138,8 @@ def _share_keys(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
         names = [(one, one.config.keys[number]) for one in found]
         if labels := _labels(one for one, name in names if name in (default, f"{default}:{one.alias}")):
             yield Warning(
-                f"{labels}: {setting.upper()} is the default, which every project has that shares the Redis database: "
-                "one leader is elected among them all",
+                f"{labels}: {setting.upper()} is the default: all projects that share the Redis database and use the "
+                "default elect one leader among them",
                 hint="Give each project and each stage names of its own: REDIS_KEY_NAME and REDIS_INFO_KEY_NAME.",
                 id=f"django_leader.W{NUMBERS[setting.upper()]:03}",
             )
@@ -148,8 +148,8 @@ def _share_keys(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
 def _no_quarantine(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
     if labels := _labels(one for one in found if one.config.validate().timing.quarantine == 0):
         yield Warning(
-            f"{labels}: QUARANTINE is 0, so two processes can lead when Redis has lost its data, until the lease of "
-            "the first is over",
+            f"{labels}: QUARANTINE is 0, so two processes can lead after Redis has lost its data, until the lease of "
+            "the first one ends",
             hint="Leave the key out, unless Redis is started empty together with the processes.",
             id=f"django_leader.W{NUMBERS['QUARANTINE']:03}",
         )
@@ -162,8 +162,9 @@ def _labels(found: Iterable[ElectionSettings]) -> str:
 def check_process() -> list[CheckMessage]:
     """Check what keeps every election from starting in this process: E011, W011."""
     if why := unsupported():
-        hint = "Develop here as ever: is_leader() is False. Run what must lead on Linux, in WSL or a container."
-        return [Warning(f"LEADER_ELECTIONS: this process takes no part: {why}", hint=hint, id="django_leader.W011")]
+        hint = "You can develop here: is_leader() is False. Run the leader's work on Linux, in WSL or a container."
+        text = f"LEADER_ELECTIONS: this process is not participating: {why}"
+        return [Warning(text, hint=hint, id="django_leader.W011")]
     if why := refusal(os.environ.get(VARIABLE, "")):
         hint = "No election starts by itself in a process that has this value in its environment."
         return [Error(f"LEADER_ELECTIONS: {why}", hint=hint, id="django_leader.E011")]

@@ -79,7 +79,7 @@ def _misread(cache: str, location: Any) -> str:
         shown = (
             f"{'is' if rest == str(found) else 'ends in'} {rest!r}" if re.fullmatch(ADDRESS, rest) else "is no such URL"
         )
-        return f"{NEEDED.format(cache, 'redis://127.0.0.1:6379/0')}, and {'is empty' if not found else shown}"
+        return f"{NEEDED.format(cache, 'redis://127.0.0.1:6379/0')}; it {'is empty' if not found else shown}"
     try:
         _ = urlsplit(found).port
     except ValueError:

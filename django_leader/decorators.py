@@ -138,7 +138,7 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
     with _as_command_error():
         election = elections[alias]
     if override := election.overridden:  # read once, because another thread may end it
-        yield (election, "") if override.cell[0] else (None, "this test says so")
+        yield (election, "") if override.cell[0] else (None, "the test says that this process does not lead")
         return
     _check_override(alias)
     me = os.getpid(), threading.get_ident()
@@ -147,7 +147,7 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
         yield election, ""
         return
     if holder is not me:
-        yield None, f"this process is running it already, in another thread (election {alias!r})"
+        yield None, f"this process already runs it in another thread (election {alias!r})"
         return
     try:
         with _campaigning(election, wait, hold) as leads:
@@ -187,8 +187,8 @@ def _check_override(alias: str) -> None:
     """Raise ``OverrideMissing`` in a test that has not said who leads."""
     if is_test_process() and not overrides.real_elections:
         raise OverrideMissing(
-            f"LEADER_ELECTIONS[{alias!r}]: this process runs tests, and none has said who leads, so the command does "
-            f"not ask Redis. Write 'with leading({alias!r}):' around the call to have the command run, "
+            f"LEADER_ELECTIONS[{alias!r}]: this process runs tests, and the test does not say who leads, so the "
+            f"command does not ask Redis. Write 'with leading({alias!r}):' around the call to have the command run, "
             f"'with following({alias!r}):' to have it not run, or 'with real_elections():' to have it campaign on the "
             "Redis of the settings; all three are in django_leader.testing"
         )
@@ -224,12 +224,12 @@ def _who_leads(election: LeaderElection) -> str:
         raise CommandError(f"Not run: {error}", returncode=UNAVAILABLE_EXIT) from error
     leader = status.leader
     if leader is None and status.quarantined:
-        text = f"Redis is new or has lost data, so nobody leads the election {election.name!r} for another"
+        text = f"Redis is new or has lost data, so no process leads the election {election.name!r} for another"
         return f"{text} {status.lease_left:.1f} s (QUARANTINE)"
     if leader is None and (left := election.hold_left or status.lease_left):
         return f"the last leader of the election {election.name!r} holds it for another {left:.1f} s"
     if leader is None:
-        return f"nobody leads the election {election.name!r}, but this process did not win it in time"
+        return f"the election {election.name!r} has no leader, but this process did not win it in time"
     where = f" on {leader.hostname} (pid {leader.pid})" if leader.hostname else ""
     return f"{leader.instance_id}{where} leads the election {election.name!r}"
 

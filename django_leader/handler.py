@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 FIELDS = {field.name.upper(): field.name for field in fields(Config) if field.name != "projects"}
 """The settings that are fields of ``Config``."""
 NO_DEFAULT = (
-    "LEADER_ELECTIONS['default'] is asked for, but declared are only: %s. No process takes part in it by itself, so "
+    "LEADER_ELECTIONS['default'] is used, but not declared (only: %s). No process participates in it by itself, so "
     "is_leader() without an alias is False. Declare 'default', or name the election, as in is_leader(%r)."
 )
 LOCAL = (
-    "LEADER_ELECTIONS[%r]: LOCAL is True: each process that takes part leads, this one, too; nothing is shared through "
-    "Redis. This is for development with one process. In production take LOCAL out and give a CACHE."
+    "LEADER_ELECTIONS[%r]: LOCAL is True: each candidate leads independently, this process included; nothing is shared "
+    "through Redis. This is for development with one process. In production take LOCAL out and give a CACHE."
 )
-LOCAL_STATUS = "LOCAL is True: every process that takes part leads for itself, and knows of no other"
+LOCAL_STATUS = "LOCAL is True: each candidate leads independently, and does not know of the others"
 PATIENCE = 5.0
 """Seconds that a receiver may take before the log says what waits for it."""
 KEYS = ("CACHE", *list(FIELDS)[:SEED_FIELDS], "AUTOSTART", "SERVING_COMMANDS", *list(FIELDS)[SEED_FIELDS:], "LOCAL")
@@ -216,7 +216,7 @@ def _send_signals(election: LeaderElection) -> None:
     def tell(signal: ElectionSignal, **named: Any) -> list[Failed]:
         failed = signal.tell(type(election), _run_coroutine, **send, **named)
         for receiver, error in failed:
-            text = "%s: the receiver %r of %s raised"
+            text = "%s: the receiver %r of %s raised an exception"
             log(logging.ERROR, text, election.label, receiver, signal.name, exc_info=error)
         return failed
 
@@ -226,13 +226,13 @@ def _send_signals(election: LeaderElection) -> None:
         finally:
             sent.setdefault(token, threading.Event()).set()
         if failed:
-            raise LeaderError(f"the receiver {failed[0][0]!r} of became_leader raised") from failed[0][1]
+            raise LeaderError(f"the receiver {failed[0][0]!r} of became_leader raised an exception") from failed[0][1]
 
     def lost(token: int, reason: str) -> None:
         gain_sent = sent.setdefault(token, threading.Event())
         if not gain_sent.wait(PATIENCE):
             text = "LEADER_ELECTIONS[%r]: a receiver of became_leader has not returned; lost_leadership waits for it"
-            log(logging.WARNING, text + ", and this process does not campaign until then", election.name)
+            log(logging.WARNING, text + ", and this process does not campaign before that", election.name)
             gain_sent.wait()
         del sent[token]
         tell(lost_leadership, fencing_token=token, reason=reason)
@@ -262,7 +262,7 @@ def is_leader(using: str = DEFAULT_ALIAS) -> bool:
     except ImproperlyConfigured as error:
         if (text := str(error)) not in _told:
             _told.add(text)
-            log(logging.ERROR, "%s. Until then is_leader(%r) is False in this process.", text, using)
+            log(logging.ERROR, "%s. Until this is corrected, is_leader(%r) is False in this process.", text, using)
         return False
 
 

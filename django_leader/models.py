@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn
 
 from django.db import NotSupportedError, models
 
-REFUSED = "elections are not in the database: they are made in LEADER_ELECTIONS, in the settings"
+REFUSED = "elections are not in the database: they are declared in the setting LEADER_ELECTIONS"
 
 
 class NoRowsQuerySet(models.QuerySet["Election"]):

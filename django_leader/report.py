@@ -41,9 +41,9 @@ class Report:
         if self.election and self.election.lease_left:
             return "leads"
         if self.election is None or not self.election.running:
-            return "takes no part"
+            return "is not participating"
         led = self.status and self.status.leader and not self.election.outage
-        return "follows" if led else "takes part"
+        return "follows" if led else "is a candidate"
 
     @property
     def other_project(self) -> str:

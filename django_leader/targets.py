@@ -22,7 +22,7 @@ Target = TypeVar("Target", bound=type[BaseCommand] | Callable[..., str | None])
 """A command class, or a method with the result of ``handle``. Decorated, it keeps its type."""
 
 ADVICE = "Decorate a subclass of BaseCommand, or its method 'def handle(self, *args, **options)', and do the work in it"
-RUNS_LATE = "so its body would run when the lease has been given back"
+RUNS_LATE = "so its body would run after the lease has been released"
 _BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -53,7 +53,7 @@ def _problem_of_class(target: type) -> str:
     if handle is BaseCommand.handle:
         return "the class has no handle"
     problem = _problem(handle)
-    return f"of its handle, {problem}" if problem else ""
+    return f"its handle: {problem}" if problem else ""
 
 
 def _problem(target: Any) -> str:

@@ -45,8 +45,8 @@ two processors a hand-over was measured to take a fifth less."""
 MOST_EVENTS = 2000
 """Events of the history that are read, at most. The scripts keep a thousand, and up to a hundred more."""
 DENIED = (
-    ". The Redis user lacks a right that the election needs, whose keys are {!r}, {!r} and '{}*'. "
-    "'manage.py leader_status --acl' prints the command that gives it"
+    ". The Redis user lacks a right that the election needs on its keys {!r}, {!r} and '{}*'. "
+    "'manage.py leader_status --acl' prints the command that grants it"
 )
 MOST_MESSAGES = 100
 """How many messages are collected at a time: more than all senders send within a heartbeat."""
@@ -255,7 +255,8 @@ class Lease:
         patience = max(1, math.floor((self._timing.operation - SERVER_TIMER) * 1000))
         have = self.channel.call_after("WAIT", self._timing.replicas, patience)
         if have < self._timing.replicas:
-            raise RedisUnavailable(f"{have} of {self._timing.replicas} replicas (MIN_REPLICAS) have confirmed it")
+            text = f"{have} of {self._timing.replicas} replicas (MIN_REPLICAS) have confirmed the lease"
+            raise RedisUnavailable(text)
 
     def _renew(self, candidate_id: str, token: int, info: LeaderInfo) -> Answer | None:
         """Send the lean renewal; return None if the script was unsure."""

@@ -21,7 +21,7 @@ class TooLong(InvalidResponse):
     """The reply is longer than any that we ask for. The connection cannot be used any more."""
 
     def __init__(self) -> None:
-        super().__init__(f"a reply is longer than {LARGEST_REPLY} bytes, so it is none of ours")
+        super().__init__(f"a reply is longer than {LARGEST_REPLY} bytes, so it does not belong to an election")
 
 
 class _Socket:

@@ -199,7 +199,7 @@ def run(callback: Callback, what: str) -> bool:
     try:
         callback()
     except BaseException as error:
-        log(logging.ERROR, "%s raised", what, exc_info=error)
+        log(logging.ERROR, "%s raised an exception", what, exc_info=error)
         return False
     return True
 

@@ -47,23 +47,23 @@ class Diagnostics:
         self.outage = printable(text, LONGEST)
         if not known:
             self._warn(
-                "Redis cannot be asked (%s). Nobody can be elected until it can; the application is not affected, and "
-                "the election goes on by itself.%s",
-                self.outage, f" It is {way_to(error)}." if unexpected else "",
+                "Redis is unreachable (%s). No leader can be elected until it is reachable again; the application is "
+                "not affected, and the election recovers by itself.%s",
+                self.outage, f" Unexpected error: {way_to(error)}." if unexpected else "",
             )  # fmt: skip
 
     def answered(self, answer: Answer) -> None:
         """Redis has answered. Told of a quarantine, too."""
         if self.outage:
             self.outage = ""
-            self._warn("Redis answers again")
+            self._warn("Redis is reachable again")
         quarantined = answer.verdict == "quarantined" and self._quarantine != answer.version
         if quarantined and clock.now() >= self._told_at + PAUSE:
             self._quarantine, self._told_at = answer.version, clock.now()
             self._warn(
-                "Redis is new, has lost data of this election or (with MIN_REPLICAS) has one more replica, so a lease "
-                "may go on of which it does not know: nobody is elected for another %.1f s (QUARANTINE). The history "
-                "says why.",
+                "Redis is new, has lost data of this election or (with MIN_REPLICAS) has one more replica, so it may "
+                "not know a lease that is still valid: no leader is elected for another %.1f s (QUARANTINE). For the "
+                "reason, see the election's history.",
                 max(answer.remaining, 0.0),
             )
 
@@ -95,15 +95,15 @@ class Diagnostics:
         if cause not in self._late[1]:
             self._late[1].add(cause)
             left = max(0.0, self._term.deadline - clock.now())
-            self._warn("a heartbeat is %.1f s late; %.1f s are left of the lease. %s.", late, left, advice)
+            self._warn("a heartbeat is %.1f s late; %.1f s of the lease are left. %s.", late, left, advice)
 
     def duplicate(self, other: str) -> None:
         """The candidacy ``other`` has the same instance id."""
         if other not in self._duplicates and len(self._duplicates) < MAX_DUPLICATES:
             self._duplicates.add(other)
             self._warn(
-                "another process takes part as %r, too. Only one of them can lead at a time, but nobody can tell them "
-                "apart: give each process an INSTANCE_ID of its own, or none.",
+                "another process is a candidate with the same instance id, %r. Only one of them can lead at a time, "
+                "but they cannot be told apart: give each process an INSTANCE_ID of its own, or none.",
                 self._config.instance_id,
             )
 
@@ -125,9 +125,9 @@ class Diagnostics:
 def shared_key(other: str, config: Config) -> str:
     """What to say when a candidate is of the project ``other``, and not of ours. Pure."""
     return (
-        f"another project takes part (fingerprint {other[:FINGERPRINT_LENGTH]!r}; ours is {config.projects[0]!r}). "
-        f"Both use the key {config.keys.lock!r} in one Redis database, so one leader is elected among them all. Give "
-        "each project a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own."
+        f"another project participates in this election (fingerprint {other[:FINGERPRINT_LENGTH]!r}; ours is "
+        f"{config.projects[0]!r}). Both use the key {config.keys.lock!r} in one Redis database, so one leader is "
+        "elected among all their processes. Give each project a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own."
     )
 
 
@@ -137,14 +137,14 @@ def server_warnings(info: dict[str, str], min_replicas: int) -> list[str]:
     policy = info.get("maxmemory_policy", "noeviction")
     if info.get("maxmemory", "0") != "0" and policy != "noeviction":
         found.append(
-            f"Redis evicts keys when its memory is full (maxmemory-policy {policy}), those of the election, too. "
-            "Nobody leads twice by it, but nobody may be elected for a QUARANTINE: give the election a server with "
-            "the policy noeviction."
+            f"Redis evicts keys when its memory is full (maxmemory-policy {policy}), including those of the election. "
+            "This cannot produce two leaders, but no leader may be elected for a QUARANTINE: give the election a "
+            "server with the policy noeviction."
         )
     replicas = info.get("connected_slaves", "0")
     if replicas != "0" and not min_replicas:
         found.append(
-            f"Redis has replicas ({replicas}), and a failover to one that does not know the lease yet can make two "
-            "processes lead at a time. Set MIN_REPLICAS, to half of the replicas or more."
+            f"Redis has replicas ({replicas}), and a failover to a replica that does not have the lease yet can "
+            "produce two leaders at a time. Set MIN_REPLICAS to half of the replicas or more."
         )
     return found

@@ -252,14 +252,15 @@ class LeaderElection(Queries, Waits):
         election, which the end of the last term may wait for.
         """
         if why := unsupported():
-            raise LeaderError(f"{self.label}: cannot take part: {why}")
+            raise LeaderError(f"{self.label}: this process cannot participate: {why}")
         if self._listeners.call_here():
-            raise LeaderError(f"{self.label}: run() was called by a callback or receiver of it; call start() there")
+            text = "run() was called by a callback or receiver of this election; call start() there"
+            raise LeaderError(f"{self.label}: {text}")
         candidacy = self._begin()
         if candidacy is None and self.overridden:
             raise LeaderError(f"{self.label}: a test overrides this election; call run() outside of the override")
         if candidacy is None:
-            raise LeaderError(f"{self.label}: takes part already; call run() or start() once")
+            raise LeaderError(f"{self.label}: this process is a candidate already; call run() or start() once")
         try:
             self._take_part(candidacy)
         finally:
@@ -345,7 +346,7 @@ class LeaderElection(Queries, Waits):
     def resume(self) -> None:
         """Take part again if ``ask_to_stop()`` was the last that this election was told. Local."""
         if self.asked:
-            log(logging.INFO, "%s: this process has survived SIGTERM, and takes part again", self.label)
+            log(logging.INFO, "%s: this process has survived SIGTERM, and is a candidate again", self.label)
             self.start()
 
     @property

@@ -85,6 +85,6 @@ def _start(watcher: threading.Thread, label: str) -> None:
         watcher.start()
     except (RuntimeError, MemoryError) as error:
         raise NotGuarded(
-            f"{label}: {error}, and without one the command could not be ended in time. Look at the limits of "
-            "processes: of the container (pids), of the user (ulimit -u)"
+            f"{label}: {error}, and without a thread the command could not be interrupted in time. Check the process "
+            "limits of the container (pids) and of the user (ulimit -u)"
         ) from error

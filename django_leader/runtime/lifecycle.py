@@ -129,7 +129,7 @@ class Lifecycle:
         elif any(not child.daemon for child in active_children()):
             for election in self._running():
                 text = "%s: the main thread has ended, and the process waits for its child processes; "
-                log(logging.INFO, text + "it takes part until these have ended", election.label)
+                log(logging.INFO, text + "it is a candidate until these have ended", election.label)
 
     def _behind_children(self) -> None:
         from multiprocessing import parent_process
@@ -147,7 +147,7 @@ class Lifecycle:
 
     def _exit_and_say_so(self) -> None:
         for election in self._running():
-            log(logging.INFO, "%s: the process ends, and takes part no longer", election.label)
+            log(logging.INFO, "%s: the process ends, and is no longer a candidate", election.label)
         self.exit()
 
     def defer(self, election: Election) -> bool:
@@ -156,7 +156,7 @@ class Lifecycle:
         In a fork server it then starts in each child. On a platform that cannot carry it, it never does.
         """
         if why := unsupported():
-            log(logging.WARNING, "%s: takes no part: %s", election.label, why)
+            log(logging.WARNING, "%s: this process is not participating: %s", election.label, why)
             return True
         if not in_fork_server():
             return False
@@ -177,7 +177,7 @@ class Lifecycle:
             try:
                 election.start()
             except Exception:  # nothing of ours keeps the child from its work
-                log(logging.ERROR, "%s: not started in this child", election.label, exc_info=True)
+                log(logging.ERROR, "%s: not started in this child process", election.label, exc_info=True)
 
     def after_fork(self) -> None:
         """In the child of ``os.fork``, before anything else runs there."""
@@ -210,7 +210,7 @@ class Lifecycle:
             try:
                 election.resume()
             except Exception as error:  # the others take part again all the same
-                text = "%s: takes no part again after SIGTERM: %s. Call its start(), or restart the process"
+                text = "%s: could not start again after SIGTERM: %s. Call its start(), or restart the process"
                 log(logging.ERROR, text, election.label, way_to(error))  # without a text that may hold a secret
 
     def _running(self) -> list[Any]:

@@ -26,8 +26,9 @@ from .work import Gain, Work
 Callback = Callable[[], Any]
 RunCoroutine = Callable[[Coroutine[Any, Any, Any]], Any]
 GREEN = (
-    "coroutines cannot run under gevent or eventlet: requests share one thread with them, and Django would refuse each "
-    "database call of a request meanwhile; give the election a function, or a context manager, that is not asynchronous"
+    "coroutines cannot run under gevent or eventlet, because requests share one thread with them and Django would "
+    "refuse each database call of a request meanwhile; give the election a function, or a context manager, that is not "
+    "asynchronous"
 )
 
 

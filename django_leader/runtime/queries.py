@@ -79,7 +79,7 @@ class Queries:
         except RedisUnavailable as error:
             raise RedisUnavailable(f"{self.label}: {printable(str(error), LONGEST_ERROR)}") from error
         except Forked:
-            text = "this process was forked while its parent asked; ask again"
+            text = "the connection was inherited through fork; ask again"
             raise RedisUnavailable(f"{self.label}: {text}") from None
         finally:
             lease.channel.drop()

@@ -258,7 +258,7 @@ class Actions:
             if not self._blpop_refused:
                 self._blpop_refused = True
                 label = self._advice.label
-                log(logging.INFO, "%s: cannot wait at Redis (%s); a hand-over may take longer", label, error)
+                log(logging.INFO, "%s: BLPOP was refused or failed (%s); a hand-over may take longer", label, error)
             return
         if message is not None:
             self._received(message)

@@ -64,13 +64,13 @@ class Seen(NamedTuple):
 Start = Literal["now", "in each worker", "at the first request", "never"]
 IN_WORKERS: Start = "in each worker"
 AT_REQUEST: Start = "at the first request"
-THREADLESS = "uWSGI runs without threads; add --enable-threads (enable-threads = true) to it"
+THREADLESS = "uWSGI runs without threads; start it with --enable-threads (enable-threads = true)"
 BY_VARIABLE = f"the environment variable {VARIABLE} says so"
 BY_SETTING = "AUTOSTART is False"
 OPTED_OUT = (BY_VARIABLE, BY_SETTING)
 TEST_RUN = "this is a test run"
 STARTED_BY_TESTS = (
-    f"pytest has started this server, as PYTEST_VERSION in its environment says; {VARIABLE}=1 lets it take part"
+    f"pytest has started this server (PYTEST_VERSION is in its environment); set {VARIABLE}=1 to make it a candidate"
 )
 
 
@@ -98,21 +98,21 @@ def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = 
         (setting is False and seen.variable.lower() not in ON, "never", BY_SETTING),
         (reloader, "never", f"this is the reloader of {seen.command!r}, not the process that serves"),
         (seen.threadless, "never", THREADLESS),
-        (seen.prefork_master, IN_WORKERS, "this process only forks the ones that serve"),
+        (seen.prefork_master, IN_WORKERS, "this process only forks the processes that serve"),
         (seen.variable.lower() in ON, "now", BY_VARIABLE),
         (setting is True, "now", "AUTOSTART is True"),
         (seen.testing and seen.inherited and serves, "never", STARTED_BY_TESTS),
         (seen.testing, "never", TEST_RUN),
         (serving, "now", f"this is the process of {seen.command!r} that serves"),
         (seen.command is not None, "never", f"this is the management command {seen.command!r}"),
-        (seen.celery, "never", f"this is a Celery process; {VARIABLE}=1 lets its main process take part"),
+        (seen.celery, "never", f"this is a Celery process; set {VARIABLE}=1 to make its main process a candidate"),
         (seen.entry_point, "now", "a server has loaded the WSGI or ASGI application"),
-        (seen.loaded, AT_REQUEST, "no server that is known has loaded the application; the first request decides"),
+        (seen.loaded, AT_REQUEST, "no known server has loaded the application, so the first request decides"),
     ]
     for holds, start, why in rules:
         if holds:
             return Decision(start, why)
-    return Decision(AT_REQUEST, "nothing says that this process serves requests, until it does")
+    return Decision(AT_REQUEST, "nothing shows that this process serves requests before it gets one")
 
 
 def refusal(variable: str) -> str:

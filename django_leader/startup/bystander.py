@@ -28,8 +28,8 @@ SERVERS = (
     "wsgiref.handlers",
 )
 """Modules of servers. A process that has loaded one may expect a first request."""
-TAKE_PART = f"To let it take part, set {VARIABLE}=1 in its environment, or call start()."
-ASK_WHO = "To ask who leads, use get_leader_id()."
+TAKE_PART = f"To make it a candidate, set {VARIABLE}=1 in its environment, or call start()."
+ASK_WHO = "To ask which process leads, call get_leader_id()."
 
 
 class Situation(NamedTuple):
@@ -61,7 +61,7 @@ def explain(situation: Situation, pid: int, modules: Container[str]) -> tuple[in
         level = logging.INFO if decision.why in OPTED_OUT else logging.WARNING
         return level, f"{decision.why}. {TAKE_PART} {ASK_WHO}"
     if decision.start == "now" and forked:
-        return logging.WARNING, f"it is a child of process {started}, which takes part. {ASK_WHO}"
+        return logging.WARNING, f"it is a child of process {started}, which is the candidate. {ASK_WHO}"
     if decision.start == AT_REQUEST and not seen.loaded and not any(server in modules for server in SERVERS):
         return logging.WARNING, f"{decision.why}. {TAKE_PART} {ASK_WHO}"
     return None
@@ -79,6 +79,6 @@ def asked(alias: str) -> bool:
         return False
     level, why = explained
     if why:
-        text = "LEADER_ELECTIONS[%r]: is_leader() is False in this process, because it takes no part: %s"
+        text = "LEADER_ELECTIONS[%r]: is_leader() is False in this process, because it is not participating: %s"
         log(level, text, alias, why)
     return True

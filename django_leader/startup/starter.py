@@ -141,7 +141,7 @@ class Starter:
         due = [start for start in STARTS if self._started.get(start) != os.getpid()]
         if due and not _is_test_client(sender) and not in_tests():
             lifecycle.server = True
-            self._start("this process has got a request", *due)
+            self._start("this process has received a request", *due)
 
     def _start(self, why: str, *when: When) -> None:
         """Start the elections that are due. A failed one is tried again in a thread, unless a setting is bad."""
@@ -153,7 +153,7 @@ class Starter:
                 election.start()
                 started.add(election.name)
                 if election.running:  # in a fork server only its children run it
-                    log(logging.INFO, "%s: takes part: %s", election.label, why or decision.why)
+                    log(logging.INFO, "%s: started because %s", election.label, why or decision.why)
 
         def start_the_rest() -> None:
             wait = RETRY
@@ -182,7 +182,7 @@ class Starter:
                     failed = True
                     if alias not in self._failing:
                         self._failing.add(alias)
-                        text = "LEADER_ELECTIONS[%r]: not started yet; it is tried again: %s"
+                        text = "LEADER_ELECTIONS[%r]: not started yet; the start is retried: %s"
                         log(logging.ERROR, text, alias, way_to(error))  # without a text that may hold a secret
         return failed
 
@@ -236,14 +236,14 @@ class Starter:
         except Exception:
             log(
                 logging.ERROR,
-                "LEADER_ELECTIONS: this worker of gunicorn takes part from its first request on",
+                "LEADER_ELECTIONS: this worker of gunicorn is a candidate from its first request on",
                 exc_info=True,
             )
 
     def _start_in_worker(self) -> None:
         try:
             if self._started.get(IN_WORKERS) != os.getpid():  # its first request may have come before
-                self._start("a worker has been forked", IN_WORKERS)
+                self._start("this worker has been forked", IN_WORKERS)
         except Exception:
             log(logging.ERROR, "LEADER_ELECTIONS: not started in this worker", exc_info=True)
 

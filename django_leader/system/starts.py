@@ -132,8 +132,9 @@ class Starts:
         if first and error:
             log(
                 logging.WARNING,
-                "%s: %s. It starts when the system makes a thread again, which is tried at the next requests and "
-                "meanwhile. Look at the limits of processes: of the container (pids), of the user (ulimit -u).",
+                "%s: not started yet: %s. It starts as soon as the system can start a thread, which is tried again at "
+                "the next requests and in between. Check the process limits of the container (pids) and of the user "
+                "(ulimit -u).",
                 start.name,
                 error,
             )
@@ -169,7 +170,7 @@ class Starts:
                 continue
             with self._lock:
                 self._waiting.remove(start)
-            log(logging.INFO, "%s: starts now: there are threads again", start.name)
+            log(logging.INFO, "%s: started because the system can start threads again", start.name)
         self.after_fork()
 
     def _unhook(self) -> None:
@@ -198,7 +199,7 @@ def insist(call: Callable[[], Any], what: str) -> None:
                 raise
             if time.monotonic() >= told_at + SILENCE:
                 told_at = time.monotonic()
-                log(logging.ERROR, "%s raised, and goes on", what, exc_info=error)
+                log(logging.ERROR, "%s raised an exception, and is retried", what, exc_info=error)
         time.sleep(PAUSE)
 
 

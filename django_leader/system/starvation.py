@@ -31,18 +31,18 @@ CPU_STAT = ("/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpu/cpu.stat")  # cgroup 
 RAISE = ", or raise LOCK_TTL"
 ADVICE = {
     "suspended": "The machine or the VM was suspended meanwhile: run the election where that does not happen",
-    "queued": f"There was no CPU for this process{{throttled}}: raise its CPU limit, run less on its host{RAISE}",
+    "queued": f"The process got no CPU time{{throttled}}: raise its CPU limit, run less on its host{RAISE}",
     "greenlet": "A greenlet computed and did not yield: call gevent.sleep(0) in long computations, or give them to "
-    f"gevent's threadpool (eventlet: sleep, tpool){RAISE}. GEVENT_MONITOR_THREAD_ENABLE=1 has gevent log where",
+    f"gevent's threadpool (eventlet: sleep, tpool){RAISE}. With GEVENT_MONITOR_THREAD_ENABLE=1 gevent logs where",
     "blocked": "A greenlet waited in a call that does not yield, as of a database driver in C, or the process was "
     f"stopped (a signal, a debugger, a paused container or VM): use a driver that yields{RAISE}",
-    "call": "One call kept the GIL{where}, as a large regular expression, sort or JSON can, or a C extension: give "
+    "call": "One call kept the GIL{where}, as a large regular expression, sort or JSON can, or a C extension: move "
     f"such work to another process{RAISE}",
-    "threads": f"Many threads computed at a time, and took turns at the GIL: use fewer threads, more processes{RAISE}",
-    "asleep": f"A call of C code waited and kept the GIL, as an extension can: give it to another process{RAISE}",
+    "threads": f"Many threads computed at a time, and competed for the GIL: use fewer threads, more processes{RAISE}",
+    "asleep": f"A call of C code waited and kept the GIL, as an extension can: move it to another process{RAISE}",
     "stopped": "The process was stopped (a signal, a debugger, a paused container or VM), or it was swapped out",
-    "slow": f"Redis was slow to answer, or the process was stopped: see to Redis and the network to it{RAISE}",
-    "unknown": "This process got no CPU in time: look for calls that hold the GIL, requests that do not yield "
+    "slow": f"Redis was slow to answer, or the process was stopped: check Redis and the network to it{RAISE}",
+    "unknown": "The process got no CPU in time: look for calls that hold the GIL, for requests that do not yield "
     f"(gevent), for too few CPUs{RAISE}",
 }
 

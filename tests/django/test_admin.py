@@ -74,8 +74,8 @@ def test_it_shows_who_leads(viewer: Client, project: Settings) -> None:
 
 def test_it_shows_that_nobody_leads(viewer: Client, project: Settings) -> None:
     shown = text(viewer)
-    assert "Nobody leads. No process takes part." in shown
-    assert "takes no part" in shown
+    assert "No leader. No process is a candidate." in shown
+    assert "is not participating" in shown
     assert "starts never: this is a test run" in shown
 
 
@@ -83,7 +83,7 @@ def test_it_shows_a_quarantine(viewer: Client, project: Settings) -> None:
     project.LEADER_ELECTIONS = {"default": {**FAST, "QUARANTINE": 60}}
     elections["default"].start()
     eventually(lambda: elections["default"].status().quarantined)
-    assert "Redis is new or has lost data: nobody may lead for another" in text(viewer)
+    assert "Redis is new or has lost data: no process may lead for another" in text(viewer)
 
 
 def test_it_shows_each_election(viewer: Client, project: Settings) -> None:
@@ -97,7 +97,7 @@ def test_it_shows_what_is_wrong_instead_of_failing(viewer: Client, project: Sett
     own_server.stop()
     shown = text(viewer)
     assert "refused" in shown
-    assert f"This process {elections['default'].instance_id} takes no part" in shown
+    assert f"This process {elections['default'].instance_id} is not participating" in shown
     project.LEADER_ELECTIONS = {"default": {"LOCK_TTL": "10"}}
     assert "LOCK_TTL is" in text(viewer)
     project.LEADER_ELECTIONS = []
@@ -110,7 +110,7 @@ def test_it_shows_a_leader_of_another_project(viewer: Client, project: Settings,
     leader.start()
     assert leader.wait_for_leadership(GENEROUS)
     shown = text(viewer)
-    assert "Another project takes part" in shown
+    assert "Another project participates in this election" in shown
     assert f"{leader.instance_id} leads" in shown
     leader.stop()
 
@@ -118,7 +118,7 @@ def test_it_shows_a_leader_of_another_project(viewer: Client, project: Settings,
 def test_it_says_that_an_election_is_local(viewer: Client, project: Settings) -> None:
     project.LEADER_ELECTIONS = {"default": {"LOCAL": True}}
     assert "LOCAL is True" in text(viewer)
-    assert "No process takes part." in text(viewer)
+    assert "No process is a candidate." in text(viewer)
     elections["default"].start()
     assert elections["default"].wait_for_leadership(GENEROUS)
     assert "leads — this process" in text(viewer)
@@ -170,7 +170,7 @@ def test_who_takes_part_follows_only_a_leader(viewer: Client, project: Settings,
     own_server.stop()
     eventually(lambda: not election.is_leader() and election.outage)
     shown = text(viewer)
-    assert "takes part" in shown
+    assert "is a candidate" in shown
     assert "follows" not in shown
 
 

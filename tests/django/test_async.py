@@ -161,7 +161,7 @@ def test_no_coroutine_runs_where_greenlets_share_a_thread() -> None:
     found = json.loads(done.stdout)
     assert (found["database"], found["ran"], found["running"]) == ("works", [], False), done.stderr
     refusal = "coroutines cannot run under gevent or eventlet"
-    for what in ("a gain callback raised", "of became_leader raised"):
+    for what in ("a gain callback raised an exception", "of became_leader raised an exception"):
         assert [line for line in found["said"] if what in line and refusal in line], found["said"]
     assert "never awaited" not in done.stderr
 

@@ -29,7 +29,7 @@ TABLE: list[tuple[dict[str, Any], int | None, set[str], str | None]] = [
     ({"variable": "flase"}, None, set(), "WARNING the environment variable"),
     ({"threadless": True}, None, set(), "WARNING uWSGI runs without threads"),
     ({"testing": True, "inherited": True, "loaded": True}, None, set(), "WARNING pytest has started this server"),
-    ({}, None, set(), "WARNING nothing says that this process serves requests"),
+    ({}, None, set(), "WARNING nothing shows that this process serves requests"),
     # what somebody has decided
     ({"variable": "0"}, None, set(), "INFO the environment variable"),
     # what is about to start
@@ -110,13 +110,13 @@ def test_a_script_that_asks_is_told_once() -> None:
     out, said = run("django.setup()\n" + ASK)
     assert out == "[False, False]\n"
     assert said.count(LINE) == 1
-    assert "because it takes no part: nothing says that this process serves requests" in said
+    assert "because it is not participating: nothing shows that this process serves requests" in said
 
 
 def test_a_command_that_asks_is_told_once_and_one_that_does_not_is_not() -> None:
     manage = "from django.core.management import execute_from_command_line as e\n"
     _, said = run(manage + f"e(['manage.py', 'shell', '-c', {ASK!r}])")
-    assert said.count(f"WARNING:{LINE}, because it takes no part: this is the management command 'shell'") == 1
+    assert said.count(f"WARNING:{LINE}, because it is not participating: this is the management command 'shell'") == 1
     assert LINE not in run(manage + "e(['manage.py', 'check'])")[1]
     assert LINE not in run(manage + "e(['manage.py', 'leader_status', '--explain'])")[1]
 

@@ -115,7 +115,7 @@ def test_a_guarded_command_goes_by_the_override() -> None:
     err = StringIO()
     with following("command:guarded"):
         assert call_command("guarded", stderr=err, no_color=True) is None
-    assert err.getvalue() == "Not run: this test says so\n"
+    assert err.getvalue() == "Not run: the test says that this process does not lead\n"
     assert len(guarded.runs) == 1
 
 

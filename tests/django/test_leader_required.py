@@ -120,7 +120,9 @@ def test_while_redis_is_in_quarantine_who_does_not_wait_is_told_why(project: Set
     assert 50 < election.status().lease_left <= 60
     text = _who_leads(election)
     election.stop()
-    assert text.startswith("Redis is new or has lost data, so nobody leads the election 'command:guarded' for another")
+    assert text.startswith(
+        "Redis is new or has lost data, so no process leads the election 'command:guarded' for another"
+    )
 
 
 def test_while_another_leads_the_body_is_not_run_and_one_line_says_who(some_server: RedisServer) -> None:
@@ -192,7 +194,7 @@ def test_a_body_that_could_not_begin_for_want_of_a_thread_keeps_no_lease(
     guarded_class.body[0] = lambda: ran.append(True)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(CommandError, match=r"^Not run: .*can't start new thread.*limits of processes") as error:
+        with pytest.raises(CommandError, match=r"^Not run: .*can't start new thread.*process limits") as error:
             call_command("guarded_class")
     assert error.value.returncode == 2
     assert (ran, election.running) == ([], around)
@@ -675,8 +677,8 @@ class WithoutHandle(BaseCommand):
         (Methods.by_name, "it cannot be called with the command as its first argument"),
         (lambda: None, "it cannot be called with the command as its first argument"),
         (guarded.Command(), "it is an instance"),
-        (WithStatic, "of its handle, a staticmethod is not called with the command"),
-        (WithCoroutine, "of its handle, it is a coroutine function"),
+        (WithStatic, "its handle: a staticmethod is not called with the command"),
+        (WithCoroutine, "its handle: it is a coroutine function"),
         (WithoutHandle, "the class has no handle"),
     ],
 )

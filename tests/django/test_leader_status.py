@@ -63,7 +63,7 @@ def test_json_has_the_same_for_programs(project: Settings) -> None:
 def test_without_a_leader_it_ends_with_1(project: Settings) -> None:
     code, out, _ = status("default")
     assert code == 1
-    assert "takes no part" in out
+    assert "is not participating" in out
 
 
 def test_all_elections_are_shown_and_the_worst_counts(project: Settings) -> None:
@@ -165,9 +165,7 @@ def test_help_documents_the_exit_status() -> None:
     text = (
         load_command_class("django_leader", "leader_status").create_parser("manage.py", "leader_status").format_help()
     )
-    assert "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis cannot be asked" in " ".join(
-        text.split()
-    )
+    assert "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis is unreachable" in " ".join(text.split())
 
 
 def test_a_quarantine_is_said_to_people_and_to_programs(project: Settings) -> None:
@@ -176,7 +174,7 @@ def test_a_quarantine_is_said_to_people_and_to_programs(project: Settings) -> No
     eventually(lambda: elections["default"].status().quarantined)
     code, _, err = status()
     assert code == 1
-    assert err.startswith("default: Redis is new or has lost data; nobody is elected for another ")
+    assert err.startswith("default: Redis is new or has lost data; no leader is elected for another ")
     assert err.endswith(" s (QUARANTINE)\n")
     code, out, _ = status("--json")
     [row] = json.loads(out)
@@ -193,7 +191,7 @@ def test_a_leader_of_another_project_is_told_to_people_and_to_programs(
     assert leader.wait_for_leadership(GENEROUS)
     code, _, err = status()
     assert code == 0
-    assert err.startswith(f"default: another project takes part (fingerprint {theirs[0]!r}; ours is ")
+    assert err.startswith(f"default: another project participates in this election (fingerprint {theirs[0]!r}; ours ")
     assert "'maplefile:leader:lock'" in err
     assert "REDIS_KEY_NAME" in err
     [row] = json.loads(status("--json")[1])
@@ -251,9 +249,9 @@ def test_an_argument_that_is_no_text_is_an_error(led: RedisServer) -> None:
         ("leader_status default 2>&1 | true; exit ${PIPESTATUS[0]}", 0, ""),
         ("leader_status default >&-", 0, ""),
         ("leader_status default command:x >&- 2>&-", 1, ""),
-        ("leader_status default > /dev/full", 2, "The answer cannot be written: No space left on device"),
+        ("leader_status default > /dev/full", 2, "The output cannot be written: No space left on device"),
         ("leader_status default > /dev/full 2>&1", 2, ""),
-        ("leader_status --acl > /dev/full", 2, "The answer cannot be written: No space left on device"),
+        ("leader_status --acl > /dev/full", 2, "The output cannot be written: No space left on device"),
         ("leader_status --acl | true; exit ${PIPESTATUS[0]}", 0, ""),
         ("REDIS_URL=redis://127.0.0.1:1/0 leader_status default 2> /dev/full", 2, ""),
         ("REDIS_URL=redis://127.0.0.1:1/0 leader_status default 2>&-", 2, ""),
@@ -290,7 +288,7 @@ def test_who_takes_part_does_not_follow_while_redis_is_away(project: Settings, o
     own_server.stop()
     eventually(lambda: not election.is_leader() and election.outage)
     [row] = json.loads(status("--json")[1])
-    assert row["this_process"] == "takes part"
+    assert row["this_process"] == "is a candidate"
     assert "follows" not in status()[1]
 
 
@@ -314,8 +312,8 @@ def test_a_local_election_is_shown_where_it_runs_and_unknown_elsewhere(project: 
     project.LEADER_ELECTIONS = {"default": {**FAST, "LOCAL": True}}
     code, out, err = status()
     assert code == 2
-    assert "takes no part" in out
-    assert err == "default: LOCAL is True: every process that takes part leads for itself, and knows of no other\n"
+    assert "is not participating" in out
+    assert err == "default: LOCAL is True: each candidate leads independently, and does not know of the others\n"
     elections["default"].start()
     assert elections["default"].wait_for_leadership(GENEROUS)
     code, out, err = status()

@@ -179,5 +179,5 @@ def test_the_calls_of_commands_run_do_not_run_and_campaign(project: Settings) ->
     finally:
         sys.stderr = stderr
     assert len(guarded.runs) == 2
-    assert "Not run: this test says so" in err.getvalue()
+    assert "Not run: the test says that this process does not lead" in err.getvalue()
     assert elections["command:guarded"].history()[-1].kind == "elected"

@@ -81,7 +81,7 @@ def test_every_receiver_is_told_whatever_another_raises(
     assert others == ["became", "became async", "lost", "lost async"] * (len(others) // 4)
     assert elections["default"].history(10)[-2].kind == "callback-failed"
     for name in ("became_leader", "lost_leadership", "leader_changed"):
-        assert f"of {name} raised" in caplog.text
+        assert f"of {name} raised an exception" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["callback", "receiver"])
@@ -244,7 +244,7 @@ def stop_and_start(election: LeaderElection) -> None:
 
 def stop_and_run(election: LeaderElection) -> None:
     election.stop()
-    with pytest.raises(LeaderError, match="called by a callback or receiver of it; call start"):
+    with pytest.raises(LeaderError, match="called by a callback or receiver of this election; call start"):
         election.run()
 
 

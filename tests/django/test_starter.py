@@ -79,7 +79,7 @@ def test_a_worker_of_uwsgi_starts_when_it_serves_and_not_again(
     [timer] = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     timer.cancel()
     timer.function()
-    assert caplog.text.count("takes part") == 1
+    assert caplog.text.count("started because") == 1
 
 
 def test_s19_a_child_that_a_worker_of_uwsgi_forks_in_c_does_not_start_in_its_place(
@@ -270,7 +270,7 @@ def test_what_a_worker_of_gunicorn_forks_starts_nothing(starter: Starter) -> Non
 def test_a_gunicorn_that_is_not_as_expected_hinders_nobody(starter: Starter, caplog: pytest.LogCaptureFixture) -> None:
     starter.ready()
     forked_by("gunicorn.arbiter", "spawn_worker", starter._forked)(SimpleNamespace())
-    assert "takes part from its first request on" in caplog.text
+    assert "is a candidate from its first request on" in caplog.text
 
 
 @pytest.fixture

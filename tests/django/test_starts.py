@@ -81,9 +81,9 @@ def test_a_start_that_fails_for_another_reason_is_tried_again_and_said_once(
         eventually(lambda: elections["default"].is_leader())
     assert len(failed) == 3
     [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert told.startswith("LEADER_ELECTIONS['default']: not started yet; it is tried again: OSError in ")
+    assert told.startswith("LEADER_ELECTIONS['default']: not started yet; the start is retried: OSError in ")
     assert "start_or_fail (test_starts.py:" in told
-    assert caplog.text.count("takes part: the test wants it") == 1
+    assert caplog.text.count("started because the test wants it") == 1
 
 
 SCRIPT = """

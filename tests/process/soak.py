@@ -21,7 +21,7 @@ from tests.support.servers import eventually
 
 AT_A_TIME = 2
 CLIENTS = 3
-MOMENTS = ("", "takes part", "leader, with token", "an answer")
+MOMENTS = ("", "started because", "leader, with token", "an answer")
 """What the signal follows: the start, one of the first lines of the log that says so, or the first answer."""
 DELAY = 0.3
 """Seconds after it, at the most."""
@@ -59,7 +59,7 @@ class Round:
 
     def _is_time(self, moment: str) -> bool:
         log, way = self._run.log.read_text(errors="replace"), self.row.way
-        ready = way.name not in FORGETFUL or (isinstance(way, Way) and log.count("takes part") >= way.children)
+        ready = way.name not in FORGETFUL or (isinstance(way, Way) and log.count("started because") >= way.children)
         return ready and (self._answered if moment == "an answer" else moment in log)
 
     def _ask(self) -> None:

@@ -32,7 +32,7 @@ def windows(*arguments: str, status: int = 0, **environment: str) -> str:
 def test_on_windows_check_and_migrate_run_and_a_warning_says_that_nothing_takes_part() -> None:
     for command in (["check"], ["check", "--deploy"], ["migrate", "-v0"]):
         said = windows(*command)
-        assert f"(django_leader.W011) LEADER_ELECTIONS: this process takes no part: {LACKS}" in said
+        assert f"(django_leader.W011) LEADER_ELECTIONS: this process is not participating: {LACKS}" in said
 
 
 def test_on_windows_nobody_leads_whatever_is_asked_or_started() -> None:
@@ -47,10 +47,10 @@ def test_on_windows_nobody_leads_whatever_is_asked_or_started() -> None:
     said = windows("shell", "-c", code, DJANGO_LEADER_AUTOSTART="1")
     assert "False False\n" in said
     assert "False False None\n" in said
-    assert f"LeaderError LEADER_ELECTIONS['default']: cannot take part: {LACKS}" in said
+    assert f"LeaderError LEADER_ELECTIONS['default']: this process cannot participate: {LACKS}" in said
     assert f"LEADER_ELECTIONS['default']: does not start: {LACKS}" in said, "it would have started"
     assert said.count("is_leader() is False in this process") == 1
-    assert said.count(f"LEADER_ELECTIONS['default']: takes no part: {LACKS}") == 1
+    assert said.count(f"LEADER_ELECTIONS['default']: this process is not participating: {LACKS}") == 1
 
 
 def test_on_windows_explain_says_why() -> None:

@@ -116,11 +116,11 @@ def test_s09_the_loss_is_announced_while_the_server_is_frozen(candidate: Make, o
 def test_a_server_that_is_away_at_the_start_is_found_later(candidate: Make, own_server: RedisServer) -> None:
     own_server.stop()
     first = candidate("first")
-    assert "cannot be asked" in first.hears("log", level="WARNING")["text"]
+    assert "is unreachable" in first.hears("log", level="WARNING")["text"]
     assert first.verdict()["leads"] is False
     own_server.start()
     first.hears("gain")
-    outages = [said for said in first.pending() if said["event"] == "log" and "cannot be asked" in said["text"]]
+    outages = [said for said in first.pending() if said["event"] == "log" and "is unreachable" in said["text"]]
     assert outages == [], "one line for an outage, not one for each try"
 
 

@@ -552,11 +552,11 @@ def test_s20_a_process_that_waits_for_its_children_leads_on_and_then_says_that_i
     assert script.process.stdout.readline().startswith(f"{label}: leader, with token")
     script.says(
         f"{label}: the main thread has ended, and the process waits for its child processes; "
-        "it takes part until these have ended"
+        "it is a candidate until these have ended"
     )
     assert kept(some_server)
     word.touch()
-    script.says(f"{label}: the process ends, and takes part no longer")
+    script.says(f"{label}: the process ends, and is no longer a candidate")
     assert script.process.stdout.readline().startswith(f"{label}: lost leadership: resigned (")
     assert script.process.wait(GENEROUS) == 0
     assert handed_over(some_server)

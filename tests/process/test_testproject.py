@@ -65,7 +65,11 @@ def test_the_leader_of_the_web_processes_does_the_periodic_job(web: str, environ
         [*MANAGE, "leader_status", "--json"], env=environment, capture_output=True, text=True, check=True
     )
     [row] = json.loads(shown.stdout)
-    assert (row["leader"], row["token"], row["this_process"]) == ("web-1", said["fencing_token"], "takes no part")
+    assert (row["leader"], row["token"], row["this_process"]) == (
+        "web-1",
+        said["fencing_token"],
+        "is not participating",
+    )
 
 
 def test_of_two_processes_one_writes_the_report(environment: dict[str, str]) -> None:

@@ -176,7 +176,7 @@ def test_a_question_that_a_child_goes_on_with_fails_like_any_that_has_no_answer(
         raise Forked
 
     monkeypatch.setattr(Lease, "status", forked)
-    with pytest.raises(RedisUnavailable, match="forked while its parent asked"):
+    with pytest.raises(RedisUnavailable, match="inherited through fork"):
         election.status()
 
 

@@ -105,7 +105,7 @@ def test_stop_is_idempotent_before_start_twice_and_from_two_threads(make: Make) 
 def test_run_while_it_takes_part_already_is_an_error(make: Make) -> None:
     election = make()
     election.start()
-    with pytest.raises(LeaderError, match=r"^LEADER_ELECTIONS\['default'\]: takes part already"):
+    with pytest.raises(LeaderError, match=r"^LEADER_ELECTIONS\['default'\]: this process is a candidate already"):
         election.run()
 
 
@@ -194,12 +194,12 @@ def test_s17_an_unexpected_exception_ends_nothing_and_is_told_once(
     with caplog.at_level(logging.INFO):
         election.start()
         assert election.wait_for_leadership(GENEROUS)
-        eventually(lambda: "answers again" in caplog.text)
+        eventually(lambda: "reachable again" in caplog.text)
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(lines) == 2
     assert "> broken (test_election.py:" in lines[0]
     assert "a bug" not in lines[0]
-    assert "Redis answers again" in lines[1]
+    assert "Redis is reachable again" in lines[1]
 
 
 @pytest.mark.parametrize("ask", [LeaderElection.is_leader, lambda e: e.fencing_token, lambda e: e.lease_left])

@@ -43,7 +43,7 @@ def test_an_outage_and_its_end_are_told_once(advice: Diagnostics, caplog: pytest
         advice.answered(quarantined("a")._replace(verdict="held"))
     assert advice.outage == ""
     [line] = told(caplog)
-    assert "answers again" in line
+    assert "reachable again" in line
 
 
 def test_a_quarantine_is_told_once_and_the_next_not_within_a_minute(
@@ -74,8 +74,8 @@ def test_a_late_heartbeat_is_told_once_a_term_and_cause(
     for state in (LEADS, LEADS, second_term):
         late(advice, monkeypatch, 2.0, state)
     first, second = told(caplog)
-    assert "2.0 s late; 4.8 s are left" in first
-    assert "0.0 s are left" in second
+    assert "2.0 s late; 4.8 s of the lease are left" in first
+    assert "0.0 s of the lease are left" in second
     for cause in ("threads", "call", "threads"):
         monkeypatch.setattr(starvation, "explain", lambda *given, cause=cause, **more: (cause, f"It is {cause}"))
         late(advice, monkeypatch, 2.0, second_term)
@@ -100,7 +100,7 @@ def test_a_term_that_ended_while_its_thread_was_held_up_is_told_of(
 ) -> None:
     late(advice, monkeypatch, 20.0)
     [line] = told(caplog)
-    assert "20.0 s late; 0.0 s are left" in line
+    assert "20.0 s late; 0.0 s of the lease are left" in line
 
 
 def test_how_late_the_last_request_was_can_be_read(advice: Diagnostics, monkeypatch: pytest.MonkeyPatch) -> None:

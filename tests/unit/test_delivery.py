@@ -113,8 +113,8 @@ def test_s17_callbacks_that_raise_are_logged_and_end_nothing(stage: Stage, caplo
         assert stage.delivered.wait(LONG)
     assert stage.log == ["loss callback-failed", "next"]
     assert [record.message for record in caplog.records] == [
-        "test: a gain callback raised",
-        "test: a loss callback raised",
+        "test: a gain callback raised an exception",
+        "test: a loss callback raised an exception",
     ]
 
 
@@ -142,7 +142,7 @@ def test_what_work_raises_is_told_as_such(stage: Stage, caplog: pytest.LogCaptur
     term.end("resigned")
     assert stage.delivered.wait(LONG)
     eventually(lambda: caplog.messages)
-    assert caplog.messages == ["test: work of while_leading raised"]
+    assert caplog.messages == ["test: work of while_leading raised an exception"]
 
 
 @pytest.mark.parametrize("which", ["term", "gain"])

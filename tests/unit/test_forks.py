@@ -77,8 +77,11 @@ def test_on_a_platform_without_what_an_election_needs_it_does_not_run(
     election.start()
     assert not election.running
     assert (
-        "LEADER_ELECTIONS['default']: takes no part: Python lacks os.register_at_fork on this platform" in caplog.text
+        "LEADER_ELECTIONS['default']: this process is not participating: "
+        "Python lacks os.register_at_fork on this platform" in caplog.text
     )
-    with pytest.raises(LeaderError, match=r"^LEADER_ELECTIONS\['default'\]: cannot take part: Python lacks"):
+    with pytest.raises(
+        LeaderError, match=r"^LEADER_ELECTIONS\['default'\]: this process cannot participate: Python lacks"
+    ):
         election.run()
     register(after_in_child=election.run)

@@ -43,6 +43,6 @@ def test_an_election_that_cannot_take_part_again_keeps_no_other_from_it(caplog: 
     lifecycle.sigterm._resume()
     assert [election.resumed for election in found] == [True, False, True]
     [record] = caplog.records
-    assert record.getMessage().startswith("b: takes no part again after SIGTERM: LookupError in _resume (")
+    assert record.getMessage().startswith("b: could not start again after SIGTERM: LookupError in _resume (")
     assert record.levelname == "ERROR"
     assert "hunter2" not in caplog.text

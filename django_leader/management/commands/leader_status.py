@@ -30,22 +30,24 @@ class Command(BaseCommand):
     """The command, which asks Redis once for each election, for all at a time."""
 
     help = (
-        "Shows who leads each election, or the one that is named; 'command:<name>' is the election of a command. "
-        "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis cannot be asked or the answer not written."
+        "Show the leader of each election, or of the named ones; 'command:<name>' is the election of a command. "
+        "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis is unreachable or the output not written."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the arguments: one election or all; for users or for programs."""
-        parser.add_argument("election", nargs="*", help="alias in LEADER_ELECTIONS; all of them if left out")
+        parser.add_argument("election", nargs="*", help="alias in LEADER_ELECTIONS; all elections if left out")
         parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
         parser.add_argument(
             "--acl",
             action="store_true",
-            help="print the command that makes a Redis user with the least rights; asks no Redis",
+            help="print the command that creates a Redis user with the least rights; does not connect to Redis",
         )
         parser.add_argument(
-            "--explain", action="store_true", help="say where an election would start by itself, and why; asks no Redis"
+            "--explain",
+            action="store_true",
+            help="print where an election would start by itself, and why; does not connect to Redis",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -69,7 +71,7 @@ class Command(BaseCommand):
                 self._print(rows)
         except OSError as error:
             with suppress(OSError):
-                put(f"The answer cannot be written: {error.strerror}", self.stderr)
+                put(f"The output cannot be written: {error.strerror}", self.stderr)
             raise SystemExit(UNKNOWN) from error
         status = LED if options["explain"] or options["acl"] else max(row["status"] for row in rows)
         if status != LED:
@@ -92,7 +94,7 @@ class Command(BaseCommand):
             if row.get("error"):
                 put(row["error"], self.stderr)
             if row.get("quarantined"):
-                text = f"{row['election']}: Redis is new or has lost data; nobody is elected for another "
+                text = f"{row['election']}: Redis is new or has lost data; no leader is elected for another "
                 put(f"{text}{row['lease_left']:g} s (QUARANTINE)", self.stderr)
 
 

@@ -13,7 +13,7 @@ from tests.process.servers.ways import WAYS, Command
 HEADER = (
     "way of running",
     "version",
-    "takes part",
+    "candidates",
     "stop: next leads after",
     "kill -9 of the leader",
     "kill -9 of the main process",

@@ -222,7 +222,7 @@ class Run:
         assert self.leader() == leader, f"now {self.leader()} leads, and no longer {leader}"
         children = self.pids() - {self.process.pid}
         among = f"{len(found & children)} of {len(children)} children"
-        return " and ".join(["main process"] * self.way.main + [among] * bool(children)) if found else "nobody"
+        return " and ".join(["main process"] * self.way.main + [among] * bool(children)) if found else "none"
 
     def leader_changes(self, act: Callable[[], object], to: int | None = None) -> float:
         """Milliseconds from ``act`` until another process led, or the one that is named."""
@@ -330,7 +330,7 @@ def try_way(way: Command) -> Row:
         with running(row, "run") as run:
             row.status = run.process.wait(60)
             assert run.client.dbsize() == 0, "somebody has taken part"
-            row.takes_part = "nobody"
+            row.takes_part = "none"
         with running(row, "without us", without_us=True) as run:
             row.status_without_us = run.process.wait(60)
     if row.status != row.status_without_us:

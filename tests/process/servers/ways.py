@@ -121,7 +121,7 @@ def celery(name: str, arguments: str, opted_in: bool = True) -> Way:
         f"celery {name}" + ("" if opted_in else ", by default"),
         f"celery --app {PROJECT}.tasks {arguments}",
         "celery",
-        "`DJANGO_LEADER_AUTOSTART=1`, the main process alone" if opted_in else "takes no part unless told to",
+        "`DJANGO_LEADER_AUTOSTART=1`, the main process alone" if opted_in else "is not participating unless told to",
         environment={"DJANGO_LEADER_AUTOSTART": "1"} if opted_in else {},
         tasks=True,
         main=opted_in,
@@ -152,8 +152,8 @@ FIRST = "from its first request on"
 SUPERVISOR = (
     "workers from their first request on; the process that starts them never, although it loads the application"
 )
-POOL = "children that work for the server take no part, although they load the application"
-LOADED = "who loads the application, and never serves, takes no part"
+POOL = "children that work for the server are not participating, although they load the application"
+LOADED = "a process that loads the application, and never serves, is not participating"
 PREFORK = "worker --pool prefork --concurrency 2"
 PLUS: dict[str, Any] = {"needs": ("Werkzeug",), "environment": {"SERVERS_APPS": "django_extensions"}}
 SAMPLE = "tests/process/servers/project/sample.py"
@@ -269,7 +269,7 @@ WAYS: list[Command] = [
     celery("worker, prefork", PREFORK, opted_in=False),
     celery("beat", "beat", opted_in=False),
     script("script with django.setup()", "", "from its first request on"),
-    script("script that forks", "fork", "the child takes no part, and its end releases nothing"),
+    script("script that forks", "fork", "the child is not participating, and its end releases nothing"),
     Command("migrate", "{manage} migrate -v0", note=COMMANDS),
     Command("check", "{manage} check", note=COMMANDS),
     Command("collectstatic", "{manage} collectstatic --noinput -v0", note=COMMANDS),
