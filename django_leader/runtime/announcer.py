@@ -50,7 +50,8 @@ class Announcer:
                 self._next = self._prepared()
             except (RuntimeError, MemoryError) as error:
                 if not self._refused and not at_the_end(error):
-                    text = "%s: cannot lead for now: %s. This process does not campaign until it can start threads"
+                    text = "%s: cannot lead for now: %s. This process does not campaign until it can start threads. "
+                    text += "Check the process limits of the container (pids) and of the user (ulimit -u)"
                     log(logging.WARNING, text, self._label, error)
                 self._refused = True
                 return False
