@@ -99,7 +99,7 @@ CASES: list[tuple[str, Any, str]] = [
 ]
 
 
-URL = "must be a URL such as redis://127.0.0.1:6379/0, and "
+URL = "must be a URL such as redis://127.0.0.1:6379/0; it "
 ENCODED = "must be a URL such as redis://:password@127.0.0.1:6379/0; in the password write %2F for /"
 LOCATIONS: list[tuple[Any, str]] = [
     ("127.0.0.1:6379", URL + "is '127.0.0.1:6379'"),

@@ -310,7 +310,7 @@ def test_forged_twins_are_told_a_few_times_only(some_server: RedisServer, caplog
             )
             eventually(lambda: not client.exists(box))
         assert not election.outage
-        assert 0 < sum("another process" in record.getMessage() for record in caplog.records) <= 10
+        assert 0 < sum("another process is a candidate" in record.getMessage() for record in caplog.records) <= 10
         assert not [record for record in caplog.records if "is unreachable" in record.getMessage()]
     finally:
         election.stop()

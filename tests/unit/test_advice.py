@@ -79,7 +79,7 @@ def test_a_late_heartbeat_is_told_once_a_term_and_cause(
     for cause in ("threads", "call", "threads"):
         monkeypatch.setattr(starvation, "explain", lambda *given, cause=cause, **more: (cause, f"It is {cause}"))
         late(advice, monkeypatch, 2.0, second_term)
-    assert [line.rpartition("lease. ")[2] for line in told(caplog)] == ["It is threads.", "It is call."]
+    assert [line.rpartition("are left. ")[2] for line in told(caplog)] == ["It is threads.", "It is call."]
 
 
 def test_a_leader_counts_from_its_gain_on_and_a_follower_never(

@@ -70,7 +70,7 @@ def test_where_a_thread_is_can_be_read() -> None:
     assert counts.threads[threading.get_native_id()] > 0.0
 
 
-@pytest.mark.parametrize(("times", "words"), [(42, "process (its container's limit has stopped it 42 times"), (0, "")])
+@pytest.mark.parametrize(("times", "words"), [(42, "CPU time (its container's limit has stopped it 42 times"), (0, "")])
 def test_a_cpu_limit_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: int, words: str) -> None:
     (tmp_path / "cpu.stat").write_text(f"nr_periods 100\nnr_throttled {times}\nthrottled_usec 9000000\n")
     monkeypatch.setattr(starvation, "CPU_STAT", (str(tmp_path / "none"), str(tmp_path / "cpu.stat")))
