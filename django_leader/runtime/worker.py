@@ -1,14 +1,14 @@
-"""Carries out what the machine decides, for whichever thread of a candidacy is at the desk.
+"""The actions that the machine decides on, for the thread of a candidacy that holds the I/O lock.
 
-NOT guaranteed here: that what was asked was done. A request that raises ``RedisUnavailable`` may have been executed;
-the machine is told ``Failed`` by the caller, and time does the rest.
+NOT guaranteed here: that a request was executed, or was not. A request that raises ``RedisUnavailable`` may have been
+executed. The caller then feeds ``Failed`` to the machine, and time does the rest.
 
-- A leader asks once per heartbeat and waits at home in between, so that its connection is free when it must let go.
-  The answer says whether somebody has written to it.
-- The process of a leader on our host is watched meanwhile, and when it dies the machine is told.
-- A follower looks once per retry interval, and its wait at Redis for a wake-up is sent in one piece with the look,
-  unless something is due before that would end. One of many looks more rarely (``pace``). The lease that it has
-  seen may be over before such a wait would end, so it waits only when the look is answered.
+- A leader sends one request per heartbeat, and waits locally in between, so that its connection is free when it must
+  release. The answer says whether there is a message in its inbox.
+- Meanwhile a candidate watches the process of a leader on its host, and feeds the death of that process to the machine.
+- A follower polls once per retry interval. Its wait at Redis for a wake-up is sent in one piece with the poll, unless
+  something is due before that wait would end. A follower in a large fleet polls more rarely (``pace``). The lease that
+  it has seen may be over before such a wait would end, so it sends the wait only when the poll is answered.
 """
 
 from __future__ import annotations
@@ -35,20 +35,23 @@ from django_leader.system.waker import Waker
 from .diagnostics import Diagnostics
 
 SECOND_CHANCE = 0.01
-"""Seconds that a leader which goes away leaves to the follower that it has woken before it wakes another: several times
-what a hand-over takes."""
+"""Seconds for which a leader that leaves waits after it has woken a follower, before it wakes another one: several
+times what a hand-over takes."""
 QUEUE = 32
-"""About so many followers wait for a wake-up at a time, others than before after each look. Some servers take a time
-that grows with the square of their number to wake one of them: 5 ms of 1,000, 0.1 s of 3,000."""
+"""About how many followers wait for a wake-up at a time. After each poll it is drawn anew which ones. Some servers need
+a time that grows with the square of their number to wake one of them: 5 ms for 1,000, 0.1 s for 3,000."""
 
 
 def over_before(state: machine.State, until: float) -> bool:
-    """Whether the lease may be over before a wait until then comes back, late by the server's timer. Pure."""
+    """Return whether the lease may be over before a wait until ``until`` returns, late by the server's timer. Pure."""
     return until + 2 * SERVER_TIMER >= state.watch.expires_at
 
 
 class Actions:
-    """Of one candidacy, one thread at a time. ``state`` gives what the machine knows, ``apply`` tells it an event."""
+    """The actions of one candidacy, for one thread at a time.
+
+    ``state`` returns what the machine knows, ``apply`` feeds it an event.
+    """
 
     def __init__(
         self,
@@ -70,10 +73,10 @@ class Actions:
         self._holder = HolderWatch()
         self._identity: Identity | None = None
         self._compared: str | None = ""
-        """The leader whose project was asked for last; None when one has said it."""
+        """The leader whose project was asked for last; None once a leader has published its project."""
 
     def begin(self) -> None:
-        """Finds out which process this is, before the first campaign publishes it. Local."""
+        """Determine the identity of this process, before the first campaign publishes it. Local."""
         if self._config.same_host_takeover and (identity := own()):
             self._identity, self._lease.process = identity, identity.to_text()
             self._prepared_at = -1
@@ -85,13 +88,13 @@ class Actions:
             self.begin()
 
     def end(self) -> None:
-        """Gives back what is held at home; also in a forked child. Local."""
+        """Close what is held in this process; also in a forked child. Local."""
         self._holder.forget()
 
     def do(self, todo: machine.Plan, hold: float) -> float:
-        """Carries out one decision. Gives for how many seconds to wait at home.
+        """Carry out one decision. Return the seconds to wait locally.
 
-        ``hold``: seconds for which a release keeps the lease. Raises ``RedisUnavailable``.
+        ``hold``: seconds for which a release keeps the lease. Raise ``RedisUnavailable``.
         """
         state, asked_at = self._state(), clock.now()
         if todo.act in ("campaign", "poll"):
@@ -108,7 +111,7 @@ class Actions:
         return 0.0
 
     def leave(self) -> None:
-        """Tells Redis that we are gone, which wakes a follower if nobody leads. Raises ``RedisUnavailable``."""
+        """Leave the candidates in Redis, which wakes a follower if there is no leader. Raise ``RedisUnavailable``."""
         self._lease.channel.cancel_wait()
         if self._released:
             time.sleep(SECOND_CHANCE)
@@ -157,7 +160,7 @@ class Actions:
         return answer
 
     def _holder_is_dead(self, answer: Answer, asked_at: float) -> bool:
-        """Watches the process of whoever leads, or has left its lease behind. Gives whether it is dead."""
+        """Watch the process that leads, or whose lease has run out. Return whether it is dead."""
         if self._lease.process and answer.verdict in ("held", "expired"):
             self._holder.follow((answer.holder, answer.token), answer.process, asked_at, answer.version)
         else:
@@ -165,7 +168,7 @@ class Actions:
         return self.report_holder_death()
 
     def report_holder_death(self) -> bool:
-        """Tells the machine, once, that the process of the leader is dead. Gives whether it did."""
+        """Feed the death of the leader's process to the machine, once. Return whether this call did."""
         term = self._holder.dead()
         self._waker.also = self._holder.fd
         if term is None or term == self._state().dead:
@@ -189,7 +192,7 @@ class Actions:
         self._advice.answered(event.answer)
 
     def _info(self, state: machine.State) -> LeaderInfo:
-        """What is published of this process. While it leads always the same object."""
+        """Return what is published of this process. While it leads, that is always the same object."""
         if not state.term:
             since = utc_now()
             self._published = LeaderInfo(
@@ -226,10 +229,10 @@ class Actions:
         return todo.until - clock.now()
 
     def _compare_projects(self, state: machine.State) -> None:
-        """Tell this process and the leader, once, if they are of two projects. Raise ``RedisUnavailable``.
+        """Warn this process and the leader, once, if they are of two projects. Raise ``RedisUnavailable``.
 
-        One round trip for each new leader, until one says its project: of two projects the one that comes second
-        follows the other, so it asks. An older release of this package does not say it.
+        It takes one round trip for each new leader, until one has published its project. The follower asks, because of
+        two projects the one that comes second follows the other. An older release of this package publishes no project.
         """
         if not self._config.projects or state.leader in ("", self._candidate_id, self._compared):
             return
@@ -248,12 +251,12 @@ class Actions:
                     self._candidate_id, machine.preconditions(state, clock.now(), self._timing), self._info(state)
                 )
             wake = clock.now() >= state.not_before and self._queues()
-            # A look that is not urgent costs one wake-up less if the server's timer may decide when it comes.
+            # A poll that is not urgent may be late by the server's timer, which saves this thread one wake-up.
             exact = not state.poll_suffices or over_before(state, until)
             message = self._lease.wait(self._candidate_id, wake=wake, until=until, exact=exact)
             self._blpop_refused = False
         except RedisUnavailable as error:
-            # Whether Redis is away, the next request tells. If it only refuses to let us wait, we do without.
+            # The next request shows whether Redis is unreachable. If it only refuses the wait, go on without one.
             self._retry_blpop_at = clock.now() + self._timing.retry
             if not self._blpop_refused:
                 self._blpop_refused = True
@@ -264,13 +267,13 @@ class Actions:
             self._received(message)
 
     def _queues(self) -> bool:
-        """Draws whether to wait for a wake-up, too, until the next look."""
+        """Return whether to wait for a wake-up, too, until the next poll. Drawn at random."""
         return random.random() * self._candidates < QUEUE
 
     def _received(self, message: dict[str, Any]) -> None:
         if "wake" in message:
             state, at = self._state(), clock.now()
-            if machine.campaigns_when_woken(state, at):  # who stops meanwhile passes the wake-up on when it leaves
+            if machine.campaigns_when_woken(state, at):  # if it stops meanwhile, it wakes another when it leaves
                 self._campaign(state, at, poll=False)  # at once, and not in the next turn
         elif isinstance(duplicate := message.get("duplicate"), str):
             self._advice.duplicate(duplicate)
