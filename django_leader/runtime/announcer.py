@@ -1,7 +1,7 @@
-"""Announces to the application what becomes of one candidacy: its terms, one at a time, and a change of leader.
+"""The announcements of one candidacy to the application: its terms, one at a time, and a change of leader.
 
 NOT guaranteed here: that a term can be announced. A candidate whose threads cannot be started does not campaign, so
-that another process leads, and asks ``ready`` again at its next turn.
+that another process leads. It calls ``ready`` again at its next turn.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .listeners import Callback, Listeners
 
 
 class Announcer:
-    """Of one candidacy. ``deadline`` and what follows it: see ``TermDelivery``.
+    """The announcements of one candidacy. ``deadline`` and what follows it: see ``TermDelivery``.
 
-    The election thread calls ``ready``; the rest is called under the lock of the candidacy, except ``abandon`` and
-    ``tell``, and so logs nothing: a handler may block, and the end of the term waits for that lock.
+    The election thread calls ``ready``. The rest, except ``abandon`` and ``tell``, is called under the lock of the
+    candidacy. It logs nothing, because a log handler may block, and the end of the term waits for that lock.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class Announcer:
         return delivery
 
     def begin(self, token: int) -> None:
-        """Announce the term ``token``. Local. What it raises has kept some callbacks from being called."""
+        """Announce the term ``token``. Local. If it raises, some callbacks are not called."""
         self.current, self._next = self._next or self._prepared(), None
         try:
             self.current.begin(token)
         except BaseException:
-            if self.current.token is None:  # its threads wait for a term that they will not have
+            if self.current.token is None:  # its threads wait for a term that will not come
                 self.current.cancel()
             raise
 
     def end(self, token: int, reason: str) -> bool:
-        """Announce the end of the term ``token``. Return whether nothing is to be told of it, or was. Local."""
+        """Announce the end of the term ``token``. Return whether there is no loss callback to wait for. Local."""
         return self.current is None or self.current.token != token or self.current.end(reason)
 
     def changed(self, previous: str, current: str) -> None:
@@ -82,15 +82,15 @@ class Announcer:
         self._news.put(self._listeners.changed(previous, current))
 
     def tell(self) -> None:
-        """Tell what ``changed`` has announced. Local, but may log: hold no lock."""
+        """Call the callbacks that ``changed`` has queued. Local, but may log: hold no lock."""
         self._news.go()
 
     def close(self) -> None:
-        """There will be no further term. Local."""
+        """Let the threads of the next term end, because there will be none. Local."""
         if self._next:
             self._next.cancel()
 
     def abandon(self) -> None:
-        """In a forked child: nobody is told anything. Local, takes no lock."""
+        """In a forked child: announce nothing. Local, takes no lock."""
         if self.current:
             self.current.abandon()

@@ -1,17 +1,19 @@
-"""Tells the application: the gain of a term, its loss, and a change of leader, each in a thread of its own.
+"""The announcement of the gain of a term, of its loss, and of a change of leader, each in a thread of its own.
 
 NOT guaranteed here: that the application's work has stopped when the term is over. Work that must not outlive its
-lease asks ``is_leader()``, or hands its fencing token to whoever can refuse it.
+lease asks ``is_leader()``, or hands its fencing token to a system that can refuse it.
 
 A term has a *watcher*, which does no I/O, and a thread for each gain callback:
 
 - The loss is announced within milliseconds of the deadline, even while the election thread hangs in a connect.
-  The watcher looks at least twice a second, since a suspend stretches what a thread waits but not the lease.
+  The watcher checks the deadline at least twice a second, because a suspend stretches the wait of a thread but not the
+  lease.
 - A gain callback may run for hours. It delays neither a heartbeat nor another callback nor the loss callbacks.
-- The watcher and the first gain thread are started while a follower has time, and then wait for their term: a
-  hand-over does not have to start them, and at interpreter exit, when no thread can be started, they are there.
+- A follower starts the watcher and the first gain thread while it has time, and they wait for their term. So a
+  hand-over does not have to start them, and they exist at interpreter exit, when no thread can be started.
 - When its term has ended, the watcher has nothing more to watch, and runs the loss callbacks itself, in order.
-- In a child of a fork, where the thread that forked goes on, or all greenlets, nothing is told and nothing called.
+- In a child of a fork, where the thread that forked goes on, or all greenlets, nothing is announced and no callback is
+  called.
 """
 
 from __future__ import annotations
@@ -35,19 +37,20 @@ from .listeners import Callback, Listeners
 from .work import Gain
 
 LONGEST_LOOK = 0.5
-"""Seconds between two looks at the deadline."""
+"""Seconds between two checks of the deadline."""
 HEAD_START = 0.0002
-"""Seconds in which the gain callback begins, and which we would otherwise take from it: whoever has the GIL lets go of
-it only when it waits, or after 5 ms."""
+"""Seconds for which ``begin`` sleeps so that the gain callback can begin. Without that sleep the callback would wait
+for the GIL, because a thread that holds the GIL releases it only when it waits, or after 5 ms."""
 
 
 class TermDelivery:
     """The gain and the loss of one term: strictly paired, each callback once.
 
-    ``deadline`` gives the instant up to which a term lasts; after it ``expired`` is called until ``end`` was.
-    ``gain_failed`` is called when a gain callback raised, ``delivered`` when the loss callbacks have returned. All but
-    ``expired`` take the token of the term. None of these is called, and no callback run, in another process than the
-    one that made this. The last three are called again until they return, so calling them twice must do no harm.
+    ``deadline`` returns the instant up to which a term lasts. After that instant ``expired`` is called until ``end``
+    has been called. ``gain_failed`` is called when a gain callback has raised, ``delivered`` when the loss callbacks
+    have returned. All except ``expired`` take the token of the term. None of them is called, and no callback is run, in
+    another process than the one that made this object. ``expired``, ``gain_failed`` and ``delivered`` are called again
+    until they return, so calling them twice must do no harm.
     """
 
     def __init__(
@@ -65,19 +68,19 @@ class TermDelivery:
         self._gain_failed, self._delivered = gain_failed, delivered
         self._changed = threading.Condition()
         self.token: int | None = None
-        """Of the term, when it has begun."""
+        """The token of the term, once it has begun."""
         self._reason: str | None = None
         self._cancelled = False
         self._pid = os.getpid()
         self.looked_at = clock.now()
-        """When the watcher last looked at the deadline, at least twice a second while the term lasts."""
+        """When the watcher last checked the deadline: at least twice a second while the term lasts."""
         self._gain: list[tuple[Gain, threading.Lock]] = []
-        self._gun = _locked()  # for the first gain thread
+        self._gun = _locked()  # released when the first gain thread is to run
         self._watcher = OwnThread(self._watch, f"{name} term")
         self._first_gain = OwnThread(self._run_first_gain, f"{name} gain")
 
     def prepare(self) -> None:
-        """Starts the threads, which wait. Raises ``RuntimeError`` or ``MemoryError`` when none can be started."""
+        """Start the threads, which wait. Raise ``RuntimeError`` or ``MemoryError`` when none can be started."""
         try:
             self._watcher.start()
             self._first_gain.start()
@@ -86,9 +89,9 @@ class TermDelivery:
             raise
 
     def begin(self, token: int) -> None:
-        """The term has begun: it is watched from now on, and the gain callbacks run. Local, takes ``HEAD_START``.
+        """Begin the term: watch it from now on, and run the gain callbacks. Local, takes ``HEAD_START``.
 
-        Raise ``RuntimeError`` where some of them get no thread; the term is watched all the same.
+        Raise ``RuntimeError`` if some callbacks get no thread. The term is watched all the same.
         """
         if not self._ours():
             return
@@ -109,22 +112,22 @@ class TermDelivery:
         except (RuntimeError, MemoryError) as error:
             raise RuntimeError(f"no thread could be started for a gain callback: {error}") from error
         finally:
-            for skipped, begun in self._gain[started:]:  # or the watcher would wait for them for ever
+            for skipped, begun in self._gain[started:]:  # otherwise the watcher would wait for them for ever
                 skipped.skip()
                 with suppress(RuntimeError):
                     begun.release()
 
     def end(self, reason: str) -> bool:
-        """The term is over: the loss callbacks may run. Gives whether there are none to wait for. Local."""
+        """End the term, so that the loss callbacks run. Return whether there are none to wait for. Local."""
         nothing = not self._listeners.tells_loss
         with self._changed:
             self._reason = self._reason or reason
-            if not nothing:  # if there is, the watcher's next look is soon enough
+            if not nothing:  # otherwise the watcher's next check is soon enough
                 self._changed.notify_all()
         return nothing
 
     def cancel(self) -> None:
-        """There will be no term. Local."""
+        """Let the threads end, because there will be no term. Local."""
         with self._changed:
             if self.token is None and not self._cancelled:
                 self._gun.release()
@@ -132,11 +135,11 @@ class TermDelivery:
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """In a forked child: nobody is told anything. Takes no lock, since a thread that is not there may hold it."""
+        """In a forked child: announce nothing. Take no lock, because a thread that does not exist here may hold it."""
         self._cancelled = True
 
     def _ours(self) -> bool:
-        # Asked wherever other greenlets may have run, or a callback: one of these may have forked.
+        # Checked wherever other greenlets, or a callback, may have run, because one of these may have forked.
         return self._pid == os.getpid()
 
     def _watch(self) -> None:
@@ -151,7 +154,7 @@ class TermDelivery:
         insist(partial(self._unless_forked, self._delivered), f"{self._name}: the end of a term")
 
     def _wait_for_end(self) -> None:
-        """Wait for the term to begin, and to end, or for there being none here any more."""
+        """Wait until the term has begun and ended, was cancelled, or is that of another process."""
         with self._changed:
             self._changed.wait_for(lambda: self.token is not None or self._cancelled)
         while self.token is not None and not self._cancelled and self._ours():
@@ -162,7 +165,8 @@ class TermDelivery:
                     self._changed.wait(min(left, LONGEST_LOOK))
                 if self._reason is not None:
                     return
-            if self._ours() and self._deadline(self.token) <= clock.now():  # in a child it is void, but not over
+            # In a child the deadline reads as 0, although the term is not over.
+            if self._ours() and self._deadline(self.token) <= clock.now():
                 self._expired()
                 with self._changed:
                     if self._reason is None:  # something failed: not in a tight loop
@@ -176,10 +180,10 @@ class TermDelivery:
     def _run_gain(self, gain: Gain, begun: threading.Lock) -> None:
         if not self._ours():
             return
-        with suppress(RuntimeError):  # ``begin`` was interrupted, and did not know that this thread runs
+        with suppress(RuntimeError):  # ``begin`` was interrupted before it knew that this thread runs
             begun.release()
         if not run(gain, f"{self._name}: {gain.what}"):
-            gain.skip()  # its coroutine may never have begun, and the watcher would wait for its end for ever
+            gain.skip()  # its coroutine may never have begun; the watcher would then wait for its end for ever
             insist(partial(self._unless_forked, self._gain_failed), f"{self._name}: the end of a term")
 
     def _unless_forked(self, tell: Callable[[int], Any]) -> None:
@@ -188,14 +192,14 @@ class TermDelivery:
 
 
 def _locked() -> threading.Lock:
-    """A lock that is held, for another thread to release once. An ``Event`` takes longer to make and to set."""
+    """Return a lock that is held, for another thread to release once. An ``Event`` takes longer to make and to set."""
     lock = threading.Lock()
     lock.acquire()
     return lock
 
 
 def run(callback: Callback, what: str) -> bool:
-    """Runs ``callback``; whatever it raises is logged. Gives whether it returned."""
+    """Run ``callback``, and log what it raises. Return whether it returned."""
     try:
         callback()
     except BaseException as error:
@@ -205,9 +209,9 @@ def run(callback: Callback, what: str) -> bool:
 
 
 class SerialExecutor:
-    """Runs what is given to it in order, in a thread that lives only as long as there is something to run.
+    """An executor that runs callbacks in order, in a thread that lives only as long as there is one to run.
 
-    In another process than the one that made this, it runs nothing.
+    In another process than the one that made it, it runs nothing.
     """
 
     def __init__(self, name: str) -> None:
@@ -217,14 +221,14 @@ class SerialExecutor:
         self._busy = False
 
     def put(self, callbacks: Sequence[Callback]) -> None:
-        """Have ``callbacks`` run after those given before, from the next ``go`` on. Local, logs nothing."""
+        """Queue ``callbacks`` behind those given before. The next ``go`` runs them. Local, logs nothing."""
         with self._lock:
             self._waiting.extend(callbacks)
 
     def go(self) -> None:
-        """Run what was given. Local, but may log: hold no lock.
+        """Run the queued callbacks. Local, but may log: hold no lock.
 
-        If no thread can be started, it runs when one can. At interpreter exit none starts, so it does not run at all.
+        If no thread can be started, they run when one can. At interpreter exit none can, so they do not run at all.
         """
         with self._lock:
             if self._busy or not self._waiting or self._pid != os.getpid():

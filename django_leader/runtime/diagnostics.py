@@ -1,6 +1,6 @@
-"""What the operator is told of one candidacy, in the log: each thing once, with what to do about it.
+"""Warnings about one candidacy for the operator, in the log: each one once, with what to do about it.
 
-NOT guaranteed here: that everything is noticed. This looks at what a candidate sees anyway, and asks the server once
+NOT guaranteed here: that everything is noticed. This module uses what a candidate sees anyway, and asks the server once
 how it is configured.
 """
 
@@ -17,15 +17,16 @@ from django_leader.system import clock, starvation
 from django_leader.system.log import LONGEST, log, way_to
 
 LATE = 0.5
-"""Of the heartbeat interval: a beat that is later than this has been held up by more than the jitter of a busy host."""
+"""Part of the heartbeat interval. A heartbeat that is later was delayed by more than the jitter of a busy host."""
 MAX_DUPLICATES = 10
-"""Warnings of another process with the same instance id: whoever writes to Redis can make up any number."""
+"""Warnings of another process with the same instance id, at most. Any program that writes to Redis can make up any
+number of them."""
 PAUSE = 60.0
-"""Seconds between two warnings of a quarantine: a replica that joins again and again makes many."""
+"""Seconds between two warnings of a quarantine, because a replica that joins again and again causes many."""
 
 
 class Diagnostics:
-    """For one candidacy. Local, any thread; never raises."""
+    """The warnings of one candidacy. Local, any thread; never raises."""
 
     def __init__(self, label: str, config: Config, about: dict[str, str] | None = None) -> None:
         self.label, self._config, self._about = label, config, about
@@ -37,12 +38,12 @@ class Diagnostics:
         self._late = (0, set[str]())
         self._quarantine, self._told_at = "", -math.inf
         self.outage = ""
-        """Why Redis could not be asked when it was last tried; empty when it answered."""
+        """Why Redis could not be asked at the last attempt; empty if it answered."""
         self.delay = 0.0
         """Seconds by which the election thread was late for the last request that was due."""
 
     def failed(self, error: BaseException, *, unexpected: bool) -> None:
-        """Redis could not be asked."""
+        """Record that Redis could not be asked. Warn if it could before."""
         known, text = self.outage, type(error).__name__ if unexpected else str(error)
         self.outage = printable(text, LONGEST)
         if not known:
@@ -53,7 +54,7 @@ class Diagnostics:
             )  # fmt: skip
 
     def answered(self, answer: Answer) -> None:
-        """Redis has answered. Told of a quarantine, too."""
+        """Record that Redis has answered. Warn if it could not be asked before, and of a quarantine."""
         if self.outage:
             self.outage = ""
             self._warn("Redis is reachable again")
@@ -68,17 +69,17 @@ class Diagnostics:
             )
 
     def turn_ended(self, state: State, wait: float) -> None:
-        """The election thread has finished a turn, and waits for so many seconds before the next. Local."""
+        """Record that the election thread has finished a turn and waits for ``wait`` seconds before the next. Local."""
         self._due = math.inf if state.ended else state.next_at
         self._term, self._rested = state.term, wait > 0
-        # Only a leader is told why it is late. To count costs a follower a tenth of its CPU.
+        # Only for a leader is there a warning why it is late. The counts would cost a follower a tenth of its CPU.
         if not self._term:
             self._counts = None
         elif not self._counts:
             self._counts = starvation.look(late=False)
 
     def turn_began(self) -> None:
-        """The election thread begins a turn. If a request is due, looks how late it is. Local."""
+        """Record that the election thread begins a turn. If a request is due, measure how late it is. Local."""
         late = clock.now() - self._due
         if late < 0:
             return
@@ -98,7 +99,7 @@ class Diagnostics:
             self._warn("a heartbeat is %.1f s late; %.1f s of the lease are left. %s.", late, left, advice)
 
     def duplicate(self, other: str) -> None:
-        """The candidacy ``other`` has the same instance id."""
+        """Warn that the candidacy ``other`` has the same instance id."""
         if other not in self._duplicates and len(self._duplicates) < MAX_DUPLICATES:
             self._duplicates.add(other)
             self._warn(
@@ -108,13 +109,13 @@ class Diagnostics:
             )
 
     def project(self, other: str) -> None:
-        """A candidate of the project ``other`` takes part. If that is not ours, it is told once."""
+        """Warn, once, that a candidate of the project ``other`` participates, if that is not our project."""
         if not self._shared and other not in self._config.projects:
             self._shared = True
             self._warn("%s", shared_key(other, self._config))
 
     def server(self, info: dict[str, str]) -> None:
-        """How the server is configured, as it says itself."""
+        """Warn of the server's configuration, as its ``INFO`` says it."""
         for advice in server_warnings(info, self._config.min_replicas):
             self._warn("%s", advice)
 
@@ -123,7 +124,7 @@ class Diagnostics:
 
 
 def shared_key(other: str, config: Config) -> str:
-    """What to say when a candidate is of the project ``other``, and not of ours. Pure."""
+    """Return the warning for a candidate that is of the project ``other``, and not of ours. Pure."""
     return (
         f"another project participates in this election (fingerprint {other[:FINGERPRINT_LENGTH]!r}; ours is "
         f"{config.projects[0]!r}). Both use the key {config.keys.lock!r} in one Redis database, so one leader is "
@@ -132,7 +133,7 @@ def shared_key(other: str, config: Config) -> str:
 
 
 def server_warnings(info: dict[str, str], min_replicas: int) -> list[str]:
-    """What a server's ``INFO`` gives reason to say. Pure."""
+    """Return the warnings for which a server's ``INFO`` gives reason. Pure."""
     found = []
     policy = info.get("maxmemory_policy", "noeviction")
     if info.get("maxmemory", "0") != "0" and policy != "noeviction":

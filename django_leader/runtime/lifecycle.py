@@ -3,20 +3,21 @@
 NOT guaranteed here: a hand-over when the process is killed, or ends without running any of the hooks below
 (``os._exit``, an end that its server forces). The lease then runs out, unless a candidate on the same host claims it.
 
-- One stop, which does nothing the second time, behind all the ways in which a process ends: ``atexit``; the finalizers
-  of ``multiprocessing``, which are all that a child of it runs; SIGTERM (``sigterm``), after which some servers run
-  neither; and an ASGI server's lifespan (``asgi``).
-- That the main thread has ended does not mean that the process ends. It waits for threads, in exit handlers, and for
-  its child processes. So the stop comes behind ``atexit`` and behind what ``multiprocessing`` does there, whichever
-  is last. Exit handlers run in the reverse of the order of their registration. If one was registered before this
-  module was imported, and waits, it waits without the election.
-- Where a server has ended, the process ends, and the stop comes first of all. There the work of a leader may be a child
-  process that only a loss callback ends. Elsewhere the process waits for such a child and leads on, until SIGTERM or
+- All ways in which a process ends lead to one stop, which does nothing the second time: ``atexit``; the finalizers of
+  ``multiprocessing``, which are the only hooks that a child of it runs; SIGTERM (``sigterm``), after which some servers
+  run neither; and an ASGI server's lifespan (``asgi``).
+- The process may go on when its main thread has ended. It waits for threads, in exit handlers, and for its child
+  processes. So the stop runs after ``atexit`` and after what ``multiprocessing`` does there, whichever is last. Exit
+  handlers run in the reverse order of their registration. So an exit handler that was registered before this module was
+  imported runs after the stop, and if it waits, it waits without the election.
+- When a server has ended, its process ends, so the stop runs first of all. There the work of a leader may be a child
+  process that only a loss callback ends. Any other process waits for such a child and keeps leading, until SIGTERM or
   ``stop()`` ends the election.
 - At the end of the interpreter no thread is started.
-- A child never runs the stop of its parent: it knows none of its elections.
-- The fork server of ``multiprocessing`` imports what its children need, also the main program, and works for nobody.
-  What is started there by that starts in each of its children, as it does where they import it themselves (spawn).
+- A child never runs the stop of its parent, because none of the parent's elections runs in the child.
+- The fork server of ``multiprocessing`` imports what its children need, also the main program, and does no work itself.
+  An election that such an import starts there starts in each child of the fork server, as it does where the children
+  import the main program themselves (spawn).
 """
 
 from __future__ import annotations
@@ -38,36 +39,36 @@ from django_leader.system.sigterm import Sigterm
 EXIT_TIMEOUT = 2.0
 """Seconds that the end of the interpreter waits for a graceful hand-over: less than any server's kill timeout."""
 FIRST, LAST = 1000, -1000
-"""The priorities of our finalizers: before those that end what callbacks may need, and behind the wait for children."""
+"""The priorities of our finalizers: before those that end what callbacks may need, and after the wait for children."""
 
 
 class Election(Protocol):
-    """What is asked of an election here."""
+    """The part of an election that this module uses."""
 
     label: str
 
     @property
     def running(self) -> bool:
-        """Whether this process takes part."""
+        """Whether this process is a candidate."""
 
     @property
     def runs_here(self) -> bool:
-        """Whether it goes on only when the calling thread does."""
+        """Whether the election goes on only when the calling thread does."""
 
     def start(self) -> None:
-        """Takes part from now on."""
+        """Become a candidate."""
 
     def stop(self, *, timeout: float | None) -> None:
-        """Takes part no longer."""
+        """End the candidacy."""
 
     def ask_to_stop(self) -> None:
-        """Takes part no longer, some time soon. Takes no lock."""
+        """Have the candidacy end some time soon. Take no lock."""
 
     def resume(self) -> None:
-        """Takes part again if ``ask_to_stop`` was the last that it was told."""
+        """Become a candidate again if ``ask_to_stop`` was the last request."""
 
     def after_fork(self) -> None:
-        """In a child: nothing of the parent's candidacy is used."""
+        """In a child: use nothing of the parent's candidacy."""
 
 
 class Lifecycle:
@@ -77,15 +78,15 @@ class Lifecycle:
         self._elections: weakref.WeakSet[Any] = weakref.WeakSet()
         self._finalized = 0
         self._deferred: list[Election] = []
-        """Those that start in each child of this process, which is a fork server."""
+        """The elections that start in each child of this process, which is a fork server."""
         self.starting = threading.Lock()
-        """Held while a candidacy begins: also two threads that find themselves in a fork take turns."""
+        """Held while a candidacy begins, so that also two threads that detect a fork do so one after the other."""
         self.exiting = False
         """Whether the end of the interpreter has begun."""
         self.server = False
         """Whether a server runs in this process, so that the end of its main thread is the end of the process."""
         self._left = False
-        """Whether ``atexit`` has come to us while ``multiprocessing`` still had to wait for child processes."""
+        """Whether ``atexit`` has called us while ``multiprocessing`` still had to wait for child processes."""
         self.sigterm = Sigterm(
             ask=self._ask_to_stop,
             busy=lambda: bool(self._running()),
@@ -94,25 +95,27 @@ class Lifecycle:
         )
 
     def add(self, election: Election) -> None:
-        """Has ``election`` told of forks and of the end, as long as it lives."""
+        """Notify ``election`` of forks and of the end of the process, as long as it lives."""
         self._elections.add(election)
 
     def begin(self, *, sigterm: bool) -> None:
-        """Prepares this process for its end, before an election starts in it, with ``sigterm`` also by SIGTERM. Local.
+        """Prepare this process for its end, before an election starts in it, with ``sigterm`` also by SIGTERM. Local.
 
-        SIGTERM needs the main thread: from another one it stays as it is.
+        Only the main thread can handle SIGTERM. A call from another thread leaves SIGTERM as it is.
         """
         if in_fork_server():
             return
         if sigterm:
             self.sigterm.chain()
         if self._finalized != os.getpid():
-            # Imported here if nobody has: it ends a process, and what a leader's work is may import it later.
+            # Import it now, if no other code has: it takes part in the end of a process, and a leader's work may import
+            # it later.
             from multiprocessing.util import register_after_fork
 
             self._finalized = os.getpid()
             self._finalize()
-            # A child that imports its parent's program forgets what that has registered, and calls these then.
+            # With start method spawn or forkserver the child clears registered finalizers; multiprocessing calls this
+            # hook afterwards, so register again.
             register_after_fork(self, Lifecycle._finalize)
 
     def _finalize(self) -> None:
@@ -138,7 +141,7 @@ class Lifecycle:
             self._exit_and_say_so()
 
     def at_exit(self) -> None:
-        """Called by ``atexit``, in the reverse of the order of registration."""
+        """Handle ``atexit``, which calls its handlers in the reverse order of their registration."""
         util: Any = sys.modules.get("multiprocessing.util")
         if self.server or self._finalized != os.getpid() or util is None or util.is_exiting():
             self._exit_and_say_so()
@@ -153,7 +156,7 @@ class Lifecycle:
     def defer(self, election: Election) -> bool:
         """Return whether ``election`` must not start here. Local.
 
-        In a fork server it then starts in each child. On a platform that cannot carry it, it never does.
+        In a fork server it then starts in each child. On a platform that does not support elections, it never starts.
         """
         if why := unsupported():
             log(logging.WARNING, "%s: this process is not participating: %s", election.label, why)
@@ -171,12 +174,12 @@ class Lifecycle:
         return True
 
     def _start_deferred(self) -> None:
-        # Called by multiprocessing in a child when that is set up, and in the children of a child.
+        # multiprocessing calls this while it sets up a child, and in the children of a child.
         deferred, self._deferred = self._deferred, []
         for election in deferred:
             try:
                 election.start()
-            except Exception:  # nothing of ours keeps the child from its work
+            except Exception:  # no error of this package may keep the child from its work
                 log(logging.ERROR, "%s: not started in this child process", election.label, exc_info=True)
 
     def after_fork(self) -> None:
@@ -188,19 +191,19 @@ class Lifecycle:
             election.after_fork()
 
     def stop(self) -> None:
-        """Stops all, in parallel, within ``EXIT_TIMEOUT``."""
+        """Stop all elections, in parallel, within ``EXIT_TIMEOUT``."""
         running, until = self._running(), clock.now() + EXIT_TIMEOUT
-        for timeout in (0.0, EXIT_TIMEOUT):  # tell all first, then wait for each
+        for timeout in (0.0, EXIT_TIMEOUT):  # ask all first, then wait for each
             for election in running:
                 election.stop(timeout=min(timeout, max(0.0, until - clock.now())))
 
     def exit(self) -> None:
-        """At the end of the interpreter: stops all, and none starts any more."""
+        """At the end of the interpreter: stop all elections, and let none start any more."""
         self.exiting = True
         self.stop()
 
     def _ask_to_stop(self) -> None:
-        # Called by the handler of a signal: it takes no lock, so it does not log.
+        # A signal handler calls this, so it takes no lock, and does not log.
         for election in self._running():
             with suppress(Exception):  # the others are asked all the same
                 election.ask_to_stop()
@@ -209,7 +212,7 @@ class Lifecycle:
         for election in list(self._elections):
             try:
                 election.resume()
-            except Exception as error:  # the others take part again all the same
+            except Exception as error:  # the others become candidates again all the same
                 text = "%s: could not start again after SIGTERM: %s. Call its start(), or restart the process"
                 log(logging.ERROR, text, election.label, way_to(error))  # without a text that may hold a secret
 

@@ -1,23 +1,25 @@
-"""SIGTERM: the elections hand over first, and then happens what would have happened without us.
+"""SIGTERM: the elections hand over first; then the process does what it would have done without this package.
 
 NOT guaranteed here: anything while no thread can run Python code. A process that hangs in C and keeps the GIL ends by
-SIGKILL, where SIGTERM alone would have ended it before. The setting turns this off.
+SIGKILL, where SIGTERM alone would have ended it before. The setting ``HANDLE_SIGTERM`` turns this off.
 
-- Nothing is put over a handler in C, or over a signal that is ignored.
-- The handler takes no lock, and calls the handler before it at once: whatever that waits for, such as the lock of a
-  log, may be held by the very code that the signal has interrupted. No interruption of ours is raised in either.
-- Where there was none, the process ends by the signal, as before, when the elections have handed over or ``PATIENCE``
-  is over. Until then the main thread stands still, unless it is the one that hands over, or runs a guarded body, which
-  ends first, or cannot wait: gevent and eventlet run the handler in their hub.
-- If the main thread waits in a system call and has missed the signal, it is sent again (``wakeup``). If it hangs in C
-  for longer than that helps, and there was no handler, another thread does all this in its place.
-- The kernel does not end process 1 of a container by a signal without a handler. If nobody ends it otherwise, it takes
-  part again after ``STAYS``.
+- This module never replaces a handler in C, and never handles a signal that is ignored.
+- The handler takes no lock, and calls the previous handler at once, because the very code that the signal has
+  interrupted may hold what it would wait for, such as the lock of a log. No interruption of ours is raised in either.
+- If there was no previous handler, the process ends by the signal, as it would have, when the elections have handed
+  over or after ``PATIENCE`` seconds. Until then the main thread waits, unless it is the thread that hands over, or runs
+  a guarded body, which ends first, or cannot wait, because gevent and eventlet run the handler in their hub.
+- If the main thread waits in a system call and has missed the signal, the signal is sent again (``wakeup``). If the
+  main thread hangs in C for so long that this does not help, and there was no previous handler, another thread does all
+  this instead.
+- The kernel does not end process 1 of a container by a signal without a handler. If nothing else ends that process, it
+  becomes a candidate again after ``STAYS`` seconds.
 - A process with a handler of its own may end when it has served what is under way, or go on, as where SIGTERM means to
-  reload. If it still runs after ``DRAINS``, it takes part again, but not where threads are greenlets: before it ends,
-  gevent's hub would wait for one that sleeps.
-- A forked child has the handler of before again. Until it has, SIGTERM waits: Python forgets what a child is told
-  between the fork and its own first instruction, so that whoever ends a child at once would wait for it for ever.
+  reload. If it still runs after ``DRAINS`` seconds, it becomes a candidate again. It does not where threads are
+  greenlets, because gevent's hub would wait for a sleeping greenlet before the process ends.
+- A forked child gets the previous handler back. SIGTERM is blocked until then, because Python forgets a signal that
+  arrives between the fork and the child's own first instruction. A parent that sends SIGTERM to a child at once would
+  then wait for its end for ever.
 """
 
 from __future__ import annotations
@@ -42,20 +44,21 @@ from .wakeup import Wakeup
 PATIENCE = 1.0
 """Seconds for which a hand-over may delay the end. Supervisors wait for several times as long before they kill."""
 STAYS = 60.0
-"""Seconds after which a process that has survived SIGTERM takes part again: longer than supervisors wait (Docker: 10,
-Kubernetes: 30) until they kill."""
+"""Seconds after which a process that has survived SIGTERM becomes a candidate again: longer than supervisors wait until
+they kill (Docker: 10 seconds, Kubernetes: 30 seconds)."""
 DRAINS = 600.0
 """The same where the application handles SIGTERM: longer than servers drain. Load balancers and supervisors that are
-told to wait give them 2 to 5 minutes. A server that drains for longer may be elected and hands over again at its end,
-which costs a term; a process that reloads and is alone has no leader until then."""
+configured to wait give them 2 to 5 minutes. A server that drains for longer may be elected and hands over again at its
+end, which costs a term. If a process reloads and is the only candidate, there is no leader until then."""
 LOOK = 0.002
-"""Seconds between two looks at whether that is done."""
+"""Seconds between two checks whether the hand-over is done."""
 
 
 class Sigterm:
-    """Of this process. ``ask`` has the elections hand over, without a lock; ``busy`` tells whether one still does.
+    """The handling of SIGTERM in this process.
 
-    ``here``: whether one does so in the calling thread. ``resume`` has those that were asked take part again.
+    ``ask`` makes the elections hand over, without a lock. ``busy`` returns whether one still does, and ``here`` whether
+    one does so in the calling thread. ``resume`` makes those that were asked candidates again.
     """
 
     def __init__(
@@ -73,10 +76,13 @@ class Sigterm:
         self._survivals = 0
         self._wakeup = Wakeup(signal.SIGTERM, self._stands, self._hangs)
         self._masks: dict[int, set[Any]] = {}
-        """Of the threads that fork, the signals that they had blocked."""
+        """For each thread that forks, the signals that it had blocked."""
 
     def chain(self) -> None:
-        """Takes the place of the handler, once in a process. Local; does nothing but in the main thread."""
+        """Install our handler in place of the previous one, once in a process. Local, only in the main thread.
+
+        Do nothing in any other thread.
+        """
         if not in_main_thread():
             return
         if self._pid == os.getpid():
@@ -85,33 +91,35 @@ class Sigterm:
         previous = signal.getsignal(signal.SIGTERM)
         if previous != signal.SIG_DFL and not callable(previous):
             return
-        # Each handler knows its own: whoever has chained behind the one of a parent calls that one from a child's.
+        # Each handler has its own previous handler. An application's handler that calls the one of a parent may itself
+        # be called from a child's.
         self._handler, self._previous, self._pid = partial(self._handle, previous), previous, os.getpid()
-        self._ending = False  # of a parent that has forked in C meanwhile
+        self._ending = False  # it may be that of a parent that has forked in C meanwhile
         with suppress(ValueError):  # a sub-interpreter, as mod_wsgi makes them, handles no signal
             signal.signal(signal.SIGTERM, self._handler)
             self._wakeup.start()
 
     @property
     def chained(self) -> bool:
-        """Whether ``chain`` has been called in this process, and not for nothing. Local."""
+        """Whether ``chain`` has been called in this process, and has taken effect. Local."""
         return self._pid == os.getpid()
 
     def wait(self) -> None:
-        """Called by a server that has had the elections asked, before it ends this process: wait for the hand-over.
+        """Wait for the hand-over, for a server that has made the elections hand over and then ends this process.
 
-        If it does not end it, as where only an event loop is over, the elections take part again after ``STAYS``.
+        If it does not end the process, as where only an event loop has ended, the elections start again after ``STAYS``
+        seconds.
         """
         self._wait_until_over(os.getpid())
         self._survived(os.getpid(), STAYS)
 
     def before_fork(self) -> None:
-        """In the thread that forks."""
+        """Block SIGTERM, in the thread that forks."""
         if self._pid == os.getpid():
             self._masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def after_fork(self) -> None:
-        """In that thread, on both sides. A child is as if we had never been here."""
+        """Unblock SIGTERM, in that thread, in the parent and in the child. In the child, also undo ``chain``."""
         if self._pid and self._pid != os.getpid():
             if signal.getsignal(signal.SIGTERM) is self._handler:
                 signal.signal(signal.SIGTERM, self._previous)
@@ -122,16 +130,16 @@ class Sigterm:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def finish(self) -> None:
-        """Called where an election has handed over: if the end of this very thread waits for that, it comes now."""
+        """End the process now if this very thread is to end it and was busy with an election that has handed over."""
         if self._ending and self._pid == os.getpid() and in_main_thread() and not self._here():
             self._wait(self._pid)
 
     def _handle(self, previous: Any, number: int, frame: FrameType | None) -> Any:
-        ours = self._pid == os.getpid()  # if not, a fork in C has told nobody
+        ours = self._pid == os.getpid()  # if not, this is the child of a fork in C, which runs no hook
         with _Shielded() as thread:
             if ours:
                 self._wakeup.handled()
-                with suppress(Exception):  # nothing of ours keeps the application's handler from being called
+                with suppress(Exception):  # no error of this package may keep the application's handler from running
                     self._ask()
             if callable(previous):
                 try:
@@ -190,7 +198,7 @@ class Sigterm:
         return self._pid == os.getpid() and signal.getsignal(signal.SIGTERM) is self._handler
 
     def _hangs(self) -> None:
-        """Do what the handler would do, in another thread than the main one, which does not come to it."""
+        """Do what the handler would do, in another thread, because the main thread does not get to run it."""
         if self._previous == signal.SIG_DFL and not self._ending:
             self._ending = True
             with suppress(Exception):
@@ -199,7 +207,7 @@ class Sigterm:
 
 
 class _Shielded(shielded):
-    """Also an interruption that was sent before waits until the end of the block, which is run in any case."""
+    """A shield that also holds back an interruption sent before it until the end of the block, which always runs."""
 
     def __enter__(self) -> Interruptions:
         self._came = False
@@ -216,7 +224,7 @@ class _Shielded(shielded):
 
 
 def _end() -> None:
-    """End this process by SIGTERM. Return if the kernel does not: it never ends process 1 of a container so."""
+    """End this process by SIGTERM. Return if the kernel does not end it, as it never ends process 1 of a container."""
     try:
         before: Any = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     except ValueError:
@@ -227,7 +235,7 @@ def _end() -> None:
 
 
 def _end_from_thread() -> None:
-    # Python restores the default in the main thread only, and that may hang. Import late: it takes some milliseconds.
+    # ``signal.signal`` works in the main thread only, which may hang. Import late: that takes some milliseconds.
     import ctypes
 
     set_handler = ctypes.pythonapi.PyOS_setsig
