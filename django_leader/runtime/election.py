@@ -2,11 +2,11 @@
 
 NOT guaranteed here:
 
-- That nobody else works on as if it led. ``is_leader()`` is true only while this process holds the lease; a process
-  that is paused between this check and a write can still write late. Hand ``fencing_token`` to the other side where
-  that matters, and let it refuse a token lower than one it has seen.
+- That no other process works on as if it led. ``is_leader()`` is true only while this process holds the lease. But a
+  process that is paused between this check and a write can still write late. Where that matters, pass ``fencing_token``
+  to the system you write to, and make it reject any token lower than the highest it has seen.
 - That a term lasts. Redis, the network or a starved process can end any term at any time.
-- That there is always a leader. While Redis is away nobody can be elected.
+- That there is always a leader. While Redis is unreachable, no candidate can be elected.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ Work = TypeVar("Work", bound=Factory)
 class LeaderElection(Queries, Waits):
     """This process in one election. Thread-safe; one object per process and election.
 
-    ``client`` (or a function that gives it, called when Redis is first needed) tells where Redis is and how to log in;
+    ``client`` (or a function that returns it, called when Redis is first needed) says where Redis is and how to log in;
     its connections are not used. ``name`` is for logs and errors.
-    ``after_callback`` is called behind each callback, in its thread. ``run_coroutine`` runs the coroutine that a
-    callback has returned, in the same thread. ``when_idle`` is called by ``is_leader()`` where this process takes no
-    part, until it returns True. Raises ``ConfigError`` for a bad ``config`` and for a client of another kind, such as
-    that of a Redis Cluster (a function's when Redis is first needed).
+    ``after_callback`` is called after each callback, in its thread. ``run_coroutine`` runs the coroutine that a
+    callback has returned, in the same thread. ``is_leader()`` calls ``when_idle`` while this process is no candidate,
+    until it returns True. Raise ``ConfigError`` for a bad ``config`` and for a client of another kind, such as that of
+    a Redis Cluster (for the client of a function when Redis is first needed).
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class LeaderElection(Queries, Waits):
         self._bodies: list[int] = []
         """The threads whose guarded bodies a release waits for."""
         self.asked = False
-        """Whether ``ask_to_stop()`` was the last that it was told."""
+        """Whether ``ask_to_stop()`` was the last request to this election."""
         self._grant = NO_GRANT
         self.overridden: Grant | None = None
         self._idle_hook = self._when_idle
 
     @property
     def _connect(self) -> Connect:
-        # No cached_property: it would write to __dict__, and every look at another attribute be slower by that.
+        # No cached_property: it would write to __dict__, which makes every access to another attribute slower.
         if self._connector is None:
             client = self._client if isinstance(self._client, redis.Redis | Local) else self._client()
             if isinstance(client, Local):
@@ -106,7 +106,7 @@ class LeaderElection(Queries, Waits):
         return self._connector
 
     def override(self, grant: Grant | None) -> None:
-        """Answer the local questions by ``grant``, whatever Redis says, and start nothing. None ends it. For tests."""
+        """Answer the local questions by ``grant``, whatever Redis says; start nothing. None ends that. For tests."""
         with lifecycle.starting:  # a candidacy that begins at this moment must not publish its own grant over ours
             candidacy = self._candidacy
             with candidacy.changed if candidacy else nullcontext():
@@ -119,8 +119,8 @@ class LeaderElection(Queries, Waits):
     def is_leader(self) -> bool:
         """Return whether this process leads now. Local: no network, no lock, never raises. Any thread.
 
-        In a signal handler, too, once the process takes part. While it does not, a call may write to the log why, and
-        handlers of the log take locks.
+        In a signal handler, too, once the process is a candidate. Before that, a call may log why it is none, and log
+        handlers take locks.
         """
         if clock_gettime(BOOT_CLOCK) < self._grant.cell[0]:
             return True
@@ -129,7 +129,7 @@ class LeaderElection(Queries, Waits):
         return self._grant.cell[0] != 0.0 and self.lease_left > 0
 
     def _call_idle_hook(self) -> None:
-        hook, self._idle_hook = self._idle_hook, None  # a handler of the log may ask, too
+        hook, self._idle_hook = self._idle_hook, None  # a log handler may ask, too
         if hook and not self.overridden:
             with suppress(Exception):
                 if hook():
@@ -153,12 +153,12 @@ class LeaderElection(Queries, Waits):
         return self.config.instance_id
 
     def get_instance_id(self) -> str:
-        """The same as ``instance_id``. Local."""
+        """Return ``instance_id``. Local."""
         return self.instance_id
 
     @property
     def running(self) -> bool:
-        """Whether this process takes part. Local."""
+        """Whether this process is a candidate. Local."""
         candidacy = self._candidacy
         return candidacy is not None and not candidacy.ended and candidacy.pid == os.getpid()
 
@@ -169,19 +169,20 @@ class LeaderElection(Queries, Waits):
 
     @property
     def last_tick(self) -> float | None:
-        """Seconds since its threads last came round, for health checks; None when not taking part. Local.
+        """Seconds since its threads last made a turn, for health checks; None when it is no candidate. Local.
 
-        The election thread does at every heartbeat or look (see ``RETRY_INTERVAL``); the watcher of the deadline, too.
+        The election thread makes one at every heartbeat or poll (see ``RETRY_INTERVAL``). The watcher of the deadline
+        is counted, too.
         """
         return self._candidacy.idle if self._candidacy and self.running else None
 
     @property
     def delay(self) -> float:
-        """Seconds by which this process was late for its last heartbeat or look: how starved it is. Local."""
+        """Seconds by which this process was late for its last heartbeat or poll: how starved it is. Local."""
         return self._candidacy.advice.delay if self._candidacy and self.running else 0.0
 
     def on_become_leader(self, callback: Callback) -> Callback:
-        """Calls ``callback`` at the beginning of each later term, in a thread of its own; it may run for long.
+        """Call ``callback`` at the beginning of each later term, in a thread of its own; it may run for long.
 
         When it raises, the term ends: a leader that failed to start its work must not keep the lease. A coroutine
         function runs in an event loop of its own, in that thread. Usable as a decorator.
@@ -190,11 +191,11 @@ class LeaderElection(Queries, Waits):
         return callback
 
     def on_lose_leadership(self, callback: Callback) -> Callback:
-        """Calls ``callback`` at the end of each term that was announced, after ``is_leader()`` turned false.
+        """Call ``callback`` at the end of each term that was announced, after ``is_leader()`` turned false.
 
-        The callbacks run one after the other. Until they have returned, a leader that ended by its own will keeps
-        the lease (while it lasts), and this process does not campaign again. Coroutine functions as above. Usable as a
-        decorator.
+        The callbacks run one after the other. Until they have returned, a leader that ended its term voluntarily keeps
+        the lease (while it lasts), and this process does not campaign again. Coroutine functions run as those of
+        ``on_become_leader``. Usable as a decorator.
         """
         self._listeners.on_loss.append(lambda token, reason: callback())
         return callback
@@ -202,14 +203,14 @@ class LeaderElection(Queries, Waits):
     def while_leading(self, work: Work) -> Work:
         """Enter a context manager at the beginning of each later term, and leave it at its end. Usable as a decorator.
 
-        ``work`` is called with the fencing token, and returns a context manager or an asynchronous one. Both of its
-        ends run in one thread of its own (an asynchronous one in one event loop), never at the same time, and the next
-        term begins only when it has been left. While it is entered, however long that takes, the term can end: then it
-        is left right behind. The lease is given back, or runs out, as with ``on_lose_leadership``.
+        ``work`` is called with the fencing token, and returns a context manager or an asynchronous one. This is entered
+        and left in one thread of its own (an asynchronous one in one event loop), never at the same time, and the next
+        term begins only when it has been left. The term can end while it is being entered, however long that takes; it
+        is then left right afterwards. The lease is released, or runs out, as with ``on_lose_leadership``.
 
         If it raises when it is entered, it is not left, and the term ends. If an asynchronous one ends before its term
         (a task group in which a task has failed), the term ends, too. What it raises when it is left is logged.
-        Raises ``TypeError`` for a generator function without ``contextlib.contextmanager``.
+        Raise ``TypeError`` for a generator function without ``contextlib.contextmanager``.
         """
         self._listeners.works.append(LeadersWork(work, self.label))
         return work
@@ -220,36 +221,38 @@ class LeaderElection(Queries, Waits):
         lost: Callable[[int, str], Any],
         changed: Callable[[str, str], Any],
     ) -> None:
-        """Like the two above with the token, the reason, and (previous, current) leader: for integrations.
+        """Register callbacks with the token, with token and reason, and with (previous, current) leader.
 
-        ``lost`` is called behind all callbacks of ``on_lose_leadership``, and may wait for what ``gained`` still does.
+        For integrations. ``gained`` and ``lost`` are like the callbacks of ``on_become_leader`` and
+        ``on_lose_leadership``. ``lost`` is called after all callbacks of ``on_lose_leadership``, and may wait for what
+        ``gained`` still does.
         """
         self._listeners.on_gain.append(gained)
         self._listeners.on_loss_last.append(lost)
         self._listeners.on_change.append(changed)
 
     def start(self) -> None:
-        """Takes part from now on, in a daemon thread. Does nothing when it already does, or at exit. Local.
+        """Become a candidate, in a daemon thread. Do nothing if this process is one already, or at exit. Local.
 
-        Called in the main thread it has SIGTERM hand over first (``handle_sigterm``). Called in the fork server of
-        ``multiprocessing``, which imports the main program, it takes effect in each child of it. If the system starts
-        no thread now, the election begins when it does; ``starts`` says who tries that again.
-        Raises ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it.
+        Called in the main thread, it makes SIGTERM hand over first (``handle_sigterm``). Called in the fork server of
+        ``multiprocessing``, which imports the main program, it takes effect in each child of the fork server. If the
+        system starts no thread now, the election begins when it does; ``starts`` says which threads try that again.
+        Raise ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it.
         """
         if lifecycle.defer(self):
             return
         candidacy = self._begin()
         if candidacy is None:
             return
-        # The thread holds the election, so that it is there to be stopped even if nobody else holds it.
+        # The thread references the election, so that it can be stopped even if nothing else references it.
         self._start = Start(partial(self._take_part, candidacy), f"{self.label} election")
         starts.start(self._start)
 
     def run(self) -> None:
-        """Take part in the calling thread until ``stop()``.
+        """Be a candidate in the calling thread until ``stop()``.
 
-        Raise ``LeaderError`` if it takes part already or may not, or if the caller is a callback or receiver of this
-        election, which the end of the last term may wait for.
+        Raise ``LeaderError`` if this process is a candidate already or may not be one, or if the caller is a callback
+        or receiver of this election, which the end of the last term may wait for.
         """
         if why := unsupported():
             raise LeaderError(f"{self.label}: this process cannot participate: {why}")
@@ -271,9 +274,10 @@ class LeaderElection(Queries, Waits):
         candidacy.run()
 
     def prepare(self, *, here: bool = True) -> None:
-        """What is better done in the main thread if ``start()`` will not be: imports; unless in a fork, SIGTERM.
+        """Do what is better done in the main thread if ``start()`` will not be: imports and, with ``here``, SIGTERM.
 
-        Local, connects to nothing. Raises ``ImproperlyConfigured`` like ``start()``.
+        Without ``here`` the election starts in a fork. Local, connects to nothing. Raise ``ImproperlyConfigured`` like
+        ``start()``.
         """
         _ = self._connect
         if here:
@@ -284,7 +288,7 @@ class LeaderElection(Queries, Waits):
             _ = self._connect  # before the lock, because the application's function makes the client, and may log
         with lifecycle.starting:
             if self._pid != os.getpid():
-                self.after_fork()  # a fork in C, of which nobody has told us
+                self.after_fork()  # a fork in C, which runs no hook
             last = self._candidacy
             if (last and not last.stopping) or self.overridden or lifecycle.exiting:
                 return None
@@ -297,19 +301,19 @@ class LeaderElection(Queries, Waits):
             return new
 
     def stop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
-        """Takes part no longer: ends the term, runs the loss callbacks, releases the lease and wakes the next.
+        """End the candidacy: end the term, run the loss callbacks, release the lease and wake the next leader.
 
-        Returns when that is done: after two round trips and some 15 ms in which the next one has the processor, or at
+        Return when that is done: after two round trips and some 15 ms in which the next leader has the processor, or at
         the latest after ``timeout`` seconds (default: the lease and two operations). From a callback or receiver of
         this election, a body under ``@leader_required``, or a signal handler that interrupts ``run()`` or another
-        ``stop()``, it returns at once; the end follows when these have returned.
+        ``stop()``, return at once; the end follows when these have returned.
         ``hold``: seconds for which nobody leads after that; ``hold.py`` says by which clocks it ends. Idempotent, any
         thread; afterwards ``start()`` works again.
         """
         candidacy, self.asked = self._candidacy, False
         if candidacy is None or not self.running:
             return
-        if self._start and self._start.cancel():  # it waits for a thread
+        if self._start and self._start.cancel():  # it still waited for a thread
             candidacy.close()
             return
         candidacy.hold = max(candidacy.hold, hold)
@@ -336,15 +340,15 @@ class LeaderElection(Queries, Waits):
             await in_thread(stop)
 
     def ask_to_stop(self) -> None:
-        """Like ``stop()``, but waits for nothing and takes no lock, so it suits a signal handler. Local."""
+        """Like ``stop()``, but wait for nothing and take no lock: for signal handlers. Local."""
         if self._candidacy and self.running:
             self.asked = True
             self._candidacy.ask_to_stop()
-            if self._start and self._start.cancel():  # it waits for a thread, so nobody keeps a lock of it
+            if self._start and self._start.cancel():  # it still waited for a thread, so no thread holds a lock of it
                 self._candidacy.close()
 
     def resume(self) -> None:
-        """Take part again if ``ask_to_stop()`` was the last that this election was told. Local."""
+        """Become a candidate again if ``ask_to_stop()`` was the last request to this election. Local."""
         if self.asked:
             log(logging.INFO, "%s: this process has survived SIGTERM, and is a candidate again", self.label)
             self.start()
@@ -356,9 +360,9 @@ class LeaderElection(Queries, Waits):
         return in_body or (self._candidacy is not None and self._candidacy.runs_here())
 
     def attach(self, lost: Callable[[int, str], Any]) -> Callable[[], None]:
-        """Have ``lost(token, reason)`` return before the loss callbacks run and the lease is given back.
+        """Make the loss callbacks and the release of the lease wait until ``lost(token, reason)`` has returned.
 
-        For what the calling thread does until it calls what is returned. Local.
+        For what the calling thread does until it calls the function that is returned. Local.
         """
         bodies, on_loss, thread = self._bodies, self._listeners.on_loss, threading.get_ident()
         bodies.append(thread)
@@ -376,7 +380,10 @@ class LeaderElection(Queries, Waits):
         return self._grant
 
     def resign(self) -> bool:
-        """The leader gives up and lets another lead; it campaigns again after a while. Local. False if not leading."""
+        """Give up leadership and let another process lead. Return False if this one does not lead. Local.
+
+        This process campaigns again after a while.
+        """
         token = self.fencing_token
         if self._candidacy is None or token is None:
             return False
@@ -384,7 +391,7 @@ class LeaderElection(Queries, Waits):
         return True
 
     def after_fork(self) -> None:
-        """In a child: never the leader, and nothing of the parent's candidacy is used. Local, sends nothing."""
+        """In a child: be no leader, and use nothing of the parent's candidacy. Local, sends nothing."""
         if self._candidacy:
             self._candidacy.abandon()
         self._forget()

@@ -1,11 +1,11 @@
-"""What the application wants to be told, and how each of its functions is called.
+"""The functions that the application has registered, and how each of them is called.
 
-NOT guaranteed here: that a function returns, or in which thread it runs. ``delivery`` sees to the threads.
+NOT guaranteed here: that a function returns, or in which thread it runs. ``delivery`` chooses the threads.
 
-- A function that returns a coroutine has it run to its end in an event loop of the same thread. Under gevent and
+- If a function returns a coroutine, that is run to its end in an event loop of the same thread. Under gevent and
   eventlet that is refused, because the requests run in the same thread.
-- Each call is marked in its context, which the coroutines, and the threads that they ask something of, inherit. So the
-  election knows that it is asked from within a callback, and does not wait there for what can only follow it.
+- Each call sets a mark in its context. Coroutines inherit the context, and so do the threads that they call. So the
+  election knows that it is called from within a callback, and does not wait there for what can only follow that.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
 
 
 class Listeners:
-    """What the application wants to be told: functions of the token, of token and reason, of the two leaders.
+    """The registered functions: of the token, of token and reason, of the two leaders.
 
-    ``after_callback`` is called behind each of them, in the same thread; not in a child that the callback has forked,
-    because it may close what the child shares with its parent, such as a connection to a database. ``run_coroutine``
-    runs what a function returns if that is a coroutine.
+    ``after_callback`` is called after each of them, in the same thread. It is not called in a child that the callback
+    has forked, because it may close what the child shares with its parent, such as a connection to a database.
+    ``run_coroutine`` runs what a function returns if that is a coroutine.
     """
 
     def __init__(self, after_callback: Callback, run_coroutine: RunCoroutine = run_coroutine) -> None:
         self._after_callback, self.run_coroutine = after_callback, run_coroutine
-        # Any thread appends; a term goes by what is there when it begins, or ends.
+        # Any thread appends. A term uses the functions that are registered when it begins, or ends.
         self.on_gain: list[Callable[[int], Any]] = []
         self.on_loss: list[Callable[[int, str], Any]] = []
         self.on_loss_last: list[Callable[[int, str], Any]] = []
@@ -92,10 +92,10 @@ class Listeners:
         return gains
 
     def lost(self, token: int, reason: str) -> list[Callback]:
-        """Return what to run when it has ended.
+        """Return what to run when the term ``token`` has ended.
 
-        Work is told first, and waited for last. Integrations come behind the callbacks: theirs may wait for what their
-        gain started.
+        The first functions signal the end to the work, and the last ones wait for it. Those of integrations come after
+        the callbacks, because they may wait for what their gain function has started.
         """
         terms = [term for work in self.works if (term := work.pop(token))]
         functions = (*self.on_loss, *self.on_loss_last)
@@ -112,7 +112,7 @@ class Listeners:
         return [self._call(function, previous, current) for function in self.on_change]
 
     def call_here(self) -> bool:
-        """Return whether the caller is within one of these functions, or inherits its context. Local, takes no lock."""
+        """Return whether the caller is in one of these functions, or inherits its context. Local, takes no lock."""
         return any(call.listeners is self and call.pid == os.getpid() and not call.over for call in _calls.get())
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Callback:
@@ -124,7 +124,7 @@ class Listeners:
                     with closing_unbegun(result):
                         self.run_coroutine(result)
             finally:
-                mark.over = True  # also where a thread that goes on has inherited it
+                mark.over = True  # also if a thread that goes on has inherited it
                 _calls.reset(before)
                 if mark.pid == os.getpid():
                     self._after_callback()

@@ -1,4 +1,4 @@
-"""What anybody may ask Redis about an election, also a process that takes no part in it."""
+"""What any process may ask Redis about an election, also one that is no candidate in it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from .local import open_lease
 
 T = TypeVar("T")
 LONGEST_ERROR = 500
-"""Characters of an error that are shown: a server may put what others have written into its own."""
+"""Characters of an error that are shown. The limit is there because a server may quote what others have written."""
 AT_A_TIME = 50
-"""Threads that ask at a time."""
+"""Threads that ask at a time, at most."""
 
 
 class Queries:
-    """One round trip each, on a connection of its own; raises ``RedisUnavailable``. Any thread.
+    """The questions about an election, for any thread.
 
-    The methods that begin with ``a`` are to be awaited: they ask in a thread of the event loop's pool.
+    Each takes one round trip, on a connection of its own, and raises ``RedisUnavailable``. Await the methods that begin
+    with ``a``: they ask in a thread of the event loop's pool.
     """
 
     label: str
@@ -40,20 +41,20 @@ class Queries:
         raise NotImplementedError
 
     def status(self) -> ElectionStatus:
-        """The election as Redis has it. One round trip; raises ``RedisUnavailable``."""
+        """Return the election as Redis has it. One round trip; raise ``RedisUnavailable``."""
         return self._ask(lambda lease: lease.status())
 
     def get_leader_info(self) -> LeaderInfo | None:
-        """Who leads, None when nobody does. One round trip; raises ``RedisUnavailable``."""
+        """Return the leader, None when there is none. One round trip; raise ``RedisUnavailable``."""
         return self.status().leader
 
     def get_leader_id(self) -> str:
-        """The leader's instance id, ``""`` when nobody leads. One round trip; raises ``RedisUnavailable``."""
+        """Return the leader's instance id, ``""`` when there is none. One round trip; raise ``RedisUnavailable``."""
         info = self.get_leader_info()
         return info.instance_id if info else ""
 
     def history(self, limit: int = 20) -> list[Event]:
-        """The newest changes of leadership, newest first. One round trip; raises ``RedisUnavailable``."""
+        """Return the newest changes of leadership, newest first. One round trip; raise ``RedisUnavailable``."""
         return self._ask(lambda lease: lease.history(limit))
 
     async def astatus(self) -> ElectionStatus:
@@ -86,15 +87,15 @@ class Queries:
 
 
 async def in_thread(function: Callable[[], T]) -> T:
-    """Calls ``function`` in a thread of the running event loop's pool, and gives what it gives."""
+    """Call ``function`` in a thread of the running event loop's pool, and return its result."""
     return await asyncio.get_running_loop().run_in_executor(None, function)
 
 
 def ask_together(questions: Sequence[Callable[[], T]], seconds: float) -> list[T | Exception | None]:
-    """Ask all at once, each in a thread. Return the answers in order; an exception where one was raised.
+    """Ask all questions at once, each in a thread. Return the answers in order; an exception where one was raised.
 
-    Returns after ``seconds`` at the latest, unless no thread can be started. None stands for what is not answered by
-    then; the thread goes on until its question ends.
+    Return after ``seconds`` at the latest, unless no thread can be started. None stands for a question that is not
+    answered by then; its thread goes on until the question ends.
     """
     answers: list[T | Exception | None] = [None] * len(questions)
     waiting = deque(enumerate(questions))

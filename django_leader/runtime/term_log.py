@@ -1,7 +1,7 @@
-"""What the log is told of one candidacy: when its terms began and ended, and who leads otherwise.
+"""The log lines of one candidacy: when its terms began and ended, and who leads otherwise.
 
-NOT guaranteed here: that a line is written when what it tells happens. A line waits until its thread holds no lock and
-the hand-over is under way, which the next leader does not wait for. So each line carries the instant that it tells of.
+NOT guaranteed here: that a line is written at the instant of its event. A line waits until its thread holds no lock and
+the hand-over is under way, so that the next leader does not wait for the log. So each line carries its event's instant.
 The instants of two hosts can be compared as far as their wall clocks agree.
 
 The records have attributes for programs: ``election`` (the alias), ``instance``, and as far as the line is about them
@@ -22,7 +22,7 @@ from django_leader.system.log import log
 
 
 class TermLog:
-    """Lines of one candidacy, until they are written. For one thread at a time, but for ``write``."""
+    """The lines of one candidacy, until they are written. For one thread at a time, except ``write``."""
 
     def __init__(self, label: str, election: str, instance: str) -> None:
         self._label, self._leader = label, ""
@@ -31,22 +31,22 @@ class TermLog:
         self._lines: deque[tuple[int, str, tuple[Any, ...], dict[str, Any]]] = deque()
 
     def gained(self, token: int) -> None:
-        """A term has begun now. Local."""
+        """Add that a term has begun now. Local."""
         at, who = utc_now(), self.about["instance"]
         self._add(logging.INFO, "leader, with token %d (%s, since %s)", token, who, _shown(at), token=token, at=at)
 
     def lost(self, token: int, reason: str, ended_at: float) -> None:
-        """The term ended at the instant ``ended_at`` on the boot clock. Local."""
+        """Add that the term ended at the instant ``ended_at`` on the boot clock. Local."""
         at, who = utc_now() - timedelta(seconds=clock.now() - ended_at), self.about["instance"]
         more = {"token": token, "at": at, "reason": reason}
         self._add(logging.INFO, "lost leadership: %s (%s, token %d, at %s)", reason, who, token, _shown(at), **more)
 
     def cannot_lead(self, error: BaseException) -> None:
-        """A term cannot be announced. Local."""
+        """Add that a term cannot be announced. Local."""
         self._add(logging.ERROR, "cannot lead: %s", error)
 
     def leads(self, leader: str, candidate_id: str) -> tuple[str, str] | None:
-        """The candidacy ``leader`` was seen to lead. Return (previous, current) if that is a change. Local."""
+        """Add that the candidacy ``leader`` was seen to lead. Return (previous, current) if that is a change. Local."""
         if leader in ("", self._leader):
             return None
         (previous, current), self._leader = (printable(instance_of(one)) for one in (self._leader, leader)), leader
@@ -56,7 +56,7 @@ class TermLog:
         return previous, current
 
     def write(self) -> None:
-        """Write what has been added. May block as long as a handler does: hold no lock."""
+        """Write the lines that were added. May block as long as a log handler does: hold no lock."""
         with suppress(IndexError):  # until none is left
             while True:
                 level, text, args, extra = self._lines.popleft()

@@ -26,23 +26,23 @@ class Waits:
 
     @property
     def running(self) -> bool:
-        """Whether this process takes part. Local."""
+        """Whether this process is a candidate. Local."""
         raise NotImplementedError
 
     def is_leader(self) -> bool:
-        """Whether this process leads now. Local."""
+        """Return whether this process leads now. Local."""
         raise NotImplementedError
 
     def wait_for_leadership(self, timeout: float | None = 0.0) -> bool:
-        """Block until this process leads, or ``timeout`` seconds are over (None: never) and one attempt has ended.
+        """Block until this process leads, or ``timeout`` seconds are over (None: no limit) and one attempt has ended.
 
-        Return whether it leads; at once when ``start()`` was not called, and in a callback or receiver of this
+        Return whether it leads. Return at once when ``start()`` was not called, and in a callback or receiver of this
         election, which the next term may wait for.
 
         An attempt ends at once when Redis cannot be asked, when another process leads, and while the last leader's
         ``hold`` goes on. When nobody leads, but the last leader did not resign or Redis lost data, it ends when that
-        state is proved to be over: after a lease, or a quarantine if that is longer. So long, and four operations
-        (connect, log in, choose the database, ask), it may go over the timeout.
+        state is proved to be over: after a lease, or a quarantine if that is longer. The call may exceed the timeout by
+        that time and four operations (connect, log in, choose the database, ask).
         """
         timing = self._timing
         until = clock.now() + (float("inf") if timeout is None else timeout)
@@ -53,8 +53,8 @@ class Waits:
         while (candidacy := self._candidacy) and self.running and not self.is_leader():
             attempts, watch = candidacy.attempts, candidacy.watch
             if watch.version and not watching:
-                # It may last longer than this process would have set it for. Only the first state that is found counts,
-                # because one that is replaced again and again would put the end off for ever.
+                # The state may last longer than this process would have set it for. Only the first state that is found
+                # counts, because a state that is replaced again and again would put off the end for ever.
                 watching, first_attempt = True, max(first_attempt, watch.expires_at + 4 * timing.operation)
             left = (until if attempts else first_attempt) - clock.now()
             if left <= 0:

@@ -1,10 +1,10 @@
 """``while_leading``: work that is begun and ended with each term, by a context manager.
 
 NOT guaranteed here: that the work has ended when the lease does. Its end begins within milliseconds of the end of the
-term, but behind its beginning, however long that takes, and takes as long as it takes.
+term, but only after its beginning has completed, however long that takes. The end itself takes as long as it takes.
 
 - One thread enters the context manager, waits for the end of the term, and leaves it: the two never overlap.
-- The next term begins only when all loss callbacks have returned, of which the last waits for that thread.
+- The next term begins only when all loss callbacks have returned. The last of them waits for that thread.
 - An asynchronous context manager has one event loop for the whole term, in which the tasks that it starts run.
 """
 
@@ -24,13 +24,13 @@ from django_leader.system.log import log
 Factory = Callable[[int], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
 
 PATIENCE = 5.0
-"""Seconds that work may take to end before we say what waits for it."""
+"""Seconds that work may take to end before the log says what waits for it."""
 
 
 class Gain:
-    """A function to call when a term begins, and ``skip`` to call where that cannot be, or has raised.
+    """A function to call when a term begins, and ``skip`` to call if that is not possible, or has raised.
 
-    ``what`` it is, for the log.
+    ``what``: what the function is, for the log.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Gain:
 class Work:
     """One registered context manager of one election. ``factory`` returns it for the token of a term.
 
-    Raises ``TypeError`` for a generator function, which is no such factory, but nearly one.
+    Raise ``TypeError`` for a generator function, which is no such factory, but nearly one.
     """
 
     def __init__(self, factory: Factory, name: str) -> None:
@@ -80,12 +80,12 @@ class WorkTerm:
         self._begun = False
         # Under the lock:
         self._wake: Callable[[], Any] = lambda: None
-        """Tells the event loop that the term is over."""
+        """What signals to the event loop that the term is over."""
 
     def run(self) -> Coroutine[Any, Any, None] | None:
         """Enter the context manager, wait for the end of the term, leave it; or return the coroutine that does so.
 
-        Raise what the context manager raises. A term that is over already is not begun.
+        Raise what the context manager raises. Do nothing if the term is over already.
         """
         asynchronous = False
         try:
@@ -128,7 +128,7 @@ class WorkTerm:
             self._done.set()
 
     def end(self) -> None:
-        """The term is over. Local."""
+        """Signal that the term is over. Local."""
         self._over.set()
         with self._lock, suppress(RuntimeError):  # its event loop may have ended before
             self._wake()

@@ -1,7 +1,7 @@
 """The actions that the machine decides on, for the thread of a candidacy that holds the I/O lock.
 
-NOT guaranteed here: that a request was executed, or was not. A request that raises ``RedisUnavailable`` may have been
-executed. The caller then feeds ``Failed`` to the machine, and time does the rest.
+NOT guaranteed here: that an action was carried out. A request that raises ``RedisUnavailable`` may have been executed.
+The caller then feeds ``Failed`` to the machine, and time does the rest.
 
 - A leader sends one request per heartbeat, and waits locally in between, so that its connection is free when it must
   release. The answer says whether there is a message in its inbox.

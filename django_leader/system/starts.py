@@ -1,12 +1,12 @@
-"""Starts threads: at once, or, while the system refuses to make one, as soon as it does again.
+"""The start of threads: at once or, while the system refuses to make a thread, as soon as it makes one again.
 
 A container has a limit of processes, and a busy neighbour may reach it for a moment. Python then raises
 ``RuntimeError`` ("can't start new thread"). What was to run waits here.
 
-NOT guaranteed here: when it runs. As no thread can be started, none of ours can wait for the end of the shortage. So it
-is tried again where a thread of the application happens to come by: when Python collects garbage, when the process
-forks, and where ``retry`` is called (at a request, and while somebody waits for leadership). A process that does none
-of these, and only sleeps, say, starts nothing.
+NOT guaranteed here: when it runs. No thread of ours can wait for the end of the shortage, because none can be started.
+So threads of the application try again: when Python collects garbage, when the process forks, and where ``retry`` is
+called (at a request, and while a thread waits for leadership). A process that does none of these, and for example only
+sleeps, starts nothing.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .log import log
 from .threads import PAUSE, OwnThread, survives
 
 SILENCE = 60.0
-"""Seconds between two lines in the log about what goes on to raise."""
+"""Seconds between two log lines about a call that keeps raising."""
 
 
 class Start:
-    """A thread that runs once, now or later. ``cancel`` and the thread claim it, and only the first of them gets it."""
+    """A thread that runs once, now or later. ``cancel`` and the thread claim it, and only the first claim succeeds."""
 
     def __init__(self, run: Callable[[], Any], name: str) -> None:
         self.name, self._run, self._pid = name, run, os.getpid()
@@ -43,7 +43,7 @@ class Start:
         return bool(self._free)
 
     def cancel(self) -> bool:
-        """Have it never run. Return False if it has begun. Local, takes no lock."""
+        """Prevent it from running. Return False if it has begun. Local, takes no lock."""
         return self._claim()
 
     def start(self) -> None:
@@ -63,7 +63,7 @@ class Start:
 
 
 class Starts:
-    """Of this process. One object, made at import."""
+    """The starts of this process. One object, made at import."""
 
     def __init__(self) -> None:
         self._forget()
@@ -74,14 +74,14 @@ class Starts:
         # Under the lock:
         self._waiting: list[Start] = []
         self._helped = False
-        """Whether a thread works off what waits."""
-        # Without it, also by a callback of the garbage collector: a late or a second try does no harm.
+        """Whether a thread starts what waits."""
+        # Without the lock, also in a callback of the garbage collector: a late or a second try does no harm.
         self._next_try = 0.0
 
     def start(self, start: Start) -> None:
-        """Start a thread, now or later. Local; never raises because there can be none.
+        """Start a thread, now or later. Local; never raises because no thread can be started.
 
-        At the end of the interpreter, when there will be none any more, it never starts.
+        At the end of the interpreter, when no thread can be started any more, it never starts.
         """
         try:
             start.start()
@@ -93,7 +93,7 @@ class Starts:
             raise
 
     def waits(self, start: Start) -> bool:
-        """Return whether it was refused, and is tried again later. Local."""
+        """Return whether ``start`` was refused, and is tried again later. Local."""
         return start in self._waiting
 
     @property
@@ -102,9 +102,9 @@ class Starts:
         return bool(self._waiting)
 
     def retry(self, *args: Any) -> None:
-        """Start what waits, if a thread can be had now. Local; takes no lock, never raises, tries every ``PAUSE``.
+        """Start what waits, if a thread can be started now. Local; takes no lock, never raises, tries every ``PAUSE``.
 
-        Takes whatever its hooks are given.
+        ``args``: whatever the hooks that call it are given.
         """
         if not self._waiting or self._helped or clock.now() < self._next_try:
             return
@@ -116,13 +116,13 @@ class Starts:
             return
 
     def after_fork(self) -> None:
-        """In a child: nothing of the parent's starts there."""
+        """In a child: start nothing of the parent's."""
         self._unhook()
         self._forget()
 
     def _put_off(self, start: Start, error: Exception | None) -> None:
         if self._pid != os.getpid():
-            self.after_fork()  # a fork in C, of which nobody has told us
+            self.after_fork()  # a fork in C, which runs no hook
         with self._lock:
             first = not self._waiting
             self._waiting.append(start)
@@ -145,7 +145,7 @@ class Starts:
 
     def _help(self) -> None:
         if self._pid != os.getpid():
-            self.after_fork()  # by a fork in C: the lock may be that of a thread that is not here
+            self.after_fork()  # a fork in C: a thread that does not exist here may hold the lock
             return
         with self._lock:
             if self._helped:
@@ -186,8 +186,8 @@ def at_the_end(error: Exception) -> bool:
 def insist(call: Callable[[], Any], what: str) -> None:
     """Call ``call`` again, ``PAUSE`` seconds later each time, until it returns. For threads of this package.
 
-    For what must not be lost, and where an error means a bug or a shortage that passes (no memory, no descriptor).
-    ``what`` raised it, the log says, at most every ``SILENCE`` seconds. Raises what is not for the thread to survive.
+    For a call that must not be lost, and whose error means a bug or a shortage that passes (no memory, no descriptor).
+    The log says, at most every ``SILENCE`` seconds, that ``what`` raised it. Raise what the thread is not to survive.
     """
     told_at = -math.inf
     while True:

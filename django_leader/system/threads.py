@@ -13,11 +13,11 @@ from typing import Any
 from .forks import Forked
 
 PAUSE = 0.2
-"""Seconds between two tries of what raised, so that a fault that stays does not make a thread spin."""
+"""Seconds between two attempts at a call that raises, so that a lasting fault does not make a thread spin."""
 
 
 class OwnThread(threading.Thread):
-    """A daemon thread of this package. An exception in it is meant for no code of the application."""
+    """A daemon thread of this package. No code of the application expects an exception that is raised in it."""
 
     def __init__(self, target: Callable[[], Any], name: str) -> None:
         super().__init__(target=target, name=name, daemon=True)
@@ -26,8 +26,8 @@ class OwnThread(threading.Thread):
 def survives(error: BaseException) -> bool:
     """Return whether the calling thread is to go on after ``error``. Local.
 
-    A thread of ours goes on after everything, ``SystemExit`` included, except where somebody kills its greenlet, or in
-    a child of a fork. In any other thread only an ``Exception`` is ours: ``KeyboardInterrupt``, a timeout of gevent and
+    A thread of ours goes on after everything, ``SystemExit`` included, except when its greenlet is killed, or in a
+    child of a fork. In any other thread only an ``Exception`` is ours: ``KeyboardInterrupt``, a timeout of gevent and
     the like are the caller's.
     """
     if isinstance(error, Exception):

@@ -1,18 +1,19 @@
-"""Has the main thread run the handler of a signal that came just before it began to wait.
+"""The repetition of a signal that came just before the main thread began to wait, so that the handler runs.
 
-Python runs a handler between two steps of the main thread. A signal that comes behind the last look at whether one is
-pending, and before the system call in which the thread waits, does not end that call, so the handler runs when the call
-returns. That may take for ever; on a busy machine, where a thread may lose the processor right there, it is not rare.
+Python runs a handler between two steps of the main thread. A signal may arrive after the last check for pending
+signals, and before the system call in which the thread waits. Such a signal does not end that call, so the handler runs
+only when the call returns. That may take for ever. It is not rare on a busy machine, where a thread may lose the
+processor right there.
 
 A thread of ours reads Python's wake-up descriptor, into which the C handler writes each signal. Our handler empties it.
 If the signal is still there some milliseconds later, the thread sends it again to the main thread, which ends the call.
 
 NOT guaranteed here: anything
 
-- where somebody else has the descriptor, or takes it later, such as an event loop or Twisted. Its owner uses it to the
-  same end, so it is left to it. An event loop gives it up when it removes its last handler; the next election that
-  starts in the main thread takes it again. trio warns of it where it comes second ("collided with another library"):
-  run it first, or give ``HANDLE_SIGTERM`` False.
+- where other code has the descriptor, or takes it later, such as an event loop or Twisted. Its owner uses it for the
+  same purpose, so the owner keeps it. An event loop gives it up when it removes its last handler; the next election
+  that starts in the main thread takes it again. trio warns of it if it comes second ("collided with another library"):
+  run trio first, or set ``HANDLE_SIGTERM`` to False.
 - where threads are greenlets: the heartbeats of the election end the wait there.
 - outside of Linux.
 """
@@ -35,16 +36,19 @@ from . import clock
 PAUSE = 0.02
 """Seconds that the main thread has to run the handler before the signal is sent again."""
 LONGEST_PAUSE = 0.5
-"""Seconds between two signals in the end, if it does not run it."""
+"""Seconds between two signals, at most, if the main thread does not run the handler."""
 HANGS = 1.0
-"""Seconds after which the main thread is taken to hang in code that no signal ends."""
+"""Seconds after which the main thread is considered to hang in code that no signal ends."""
 BELATED = 0.1
-"""Seconds after a run of the handler in which a signal that is found counts as handled. Where the C handler runs in
-another thread, ours may have run before it has written."""
+"""Seconds after a run of the handler in which a signal that is found counts as handled. If the C handler runs in
+another thread, our handler may have run before the C handler has written the signal."""
 
 
 class Wakeup:
-    """Of this process. ``wanted`` tells whether our handler still stands; ``hangs`` is called once for each hang."""
+    """The wake-up descriptor of this process.
+
+    ``wanted`` returns whether our handler is still installed. ``hangs`` is called once for each hang.
+    """
 
     def __init__(self, number: int, wanted: Callable[[], bool], hangs: Callable[[], None]) -> None:
         self._number, self._wanted, self._hangs = number, wanted, hangs
@@ -55,8 +59,8 @@ class Wakeup:
         self._handled_at = 0.0
 
     def start(self) -> None:
-        """Take the descriptor if nobody has it. Local, in the main thread; again, it does nothing if it has it."""
-        # A green thread would keep its hub from ever being done.
+        """Take the descriptor if no other code has it. Local, in the main thread. Do nothing if it is ours already."""
+        # A greenlet in place of the thread would keep its hub from ever ending.
         if not hasattr(socket, "SO_PASSCRED") or not isinstance(_thread.start_new_thread, BuiltinFunctionType):
             return
         with suppress(OSError, RuntimeError, ValueError):  # no descriptor, no thread, a sub-interpreter
@@ -71,7 +75,7 @@ class Wakeup:
         reader, writer = socket.socketpair()
         for end in (reader, writer):
             end.setblocking(False)
-        # The child of a fork in C, which nobody hears of, writes its signals into the same socket.
+        # The child of a fork in C, which runs no hook, writes its signals into the same socket.
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         _thread.start_new_thread(self._run, (reader, os.getpid(), _thread.get_ident()))
         self._pid, self._reader, self._writer = (
@@ -81,7 +85,7 @@ class Wakeup:
         )  # never closed, as long as a signal may come
 
     def handled(self) -> None:
-        """Say that the handler runs, from within it: signals that came before are not sent again. Takes no lock."""
+        """Record, from within the handler, that it runs: earlier signals are not sent again. Take no lock."""
         self._handled_at = clock.now()
         if self._reader is not None:
             with suppress(OSError):
@@ -89,7 +93,7 @@ class Wakeup:
                     pass
 
     def forget(self) -> None:
-        """In a forked child: give back what is the parent's. Local."""
+        """In a forked child: close what is the parent's. Local."""
         if self._reader is None:
             return
         with suppress(OSError, ValueError):
@@ -106,7 +110,7 @@ class Wakeup:
         while pid == os.getpid():
             with suppress(OSError):
                 poll.poll()
-            # Another handler may stand in the place of ours for a while, and take the signal.
+            # Another handler may be installed in place of ours for a while, and take the signal.
             seen, wanted = clock.now(), self._wanted()
             time.sleep(pause)
             unhandled = self._unhandled(reader, pid) and self._handled_at < seen - BELATED
@@ -114,14 +118,14 @@ class Wakeup:
                 since, pause = None, PAUSE
                 continue
             since, pause = since or seen, min(2 * pause, LONGEST_PAUSE)
-            # No other thread runs between this look and the signal, so that it is not sent to a handler that has run.
+            # No other thread runs between this check and the signal, so the signal is not sent if the handler has run.
             if self._handled_at < seen - BELATED:
                 signal.pthread_kill(main_thread, self._number)
             if seen > since + HANGS:
                 self._hangs()
 
     def _unhandled(self, reader: socket.socket, pid: int) -> bool:
-        """Take out what is there. Return whether it has our signal, and this process got it."""
+        """Read what is there. Return whether our signal is among it, and was sent to this process."""
         found = False
         with suppress(OSError):
             while True:
