@@ -1,11 +1,11 @@
-"""Ends a guarded body before the lease of its process ends, and keeps the lease until the body has ended.
+"""The end of a guarded body before the lease of its process ends. The lease is kept until the body has ended.
 
-NOT guaranteed here: that the body ends in time (see ``interruption``). If it does not, the lease runs out under it.
+NOT guaranteed here: that the body ends in time (see ``interruption``). If it does not, the lease runs out meanwhile.
 
 - When the lease is nearly over and has not been renewed, the body is interrupted, urgently.
-- When the term ends by will (SIGTERM, a resignation, a stop), the body is interrupted at once. It keeps what is left of
-  the lease until it has ended: the loss callbacks and the release come behind it.
-- When the term has been lost to another, or with the data, the body is interrupted, and nothing waits for it.
+- When the term ends voluntarily (SIGTERM, a resignation, a stop), the body is interrupted at once. It keeps what is
+  left of the lease until it has ended: the loss callbacks and the release come after it.
+- When the term has been lost to another process, or with the data, the body is interrupted, and nothing waits for it.
 - In a child of a fork, which never leads, the body goes on uninterrupted.
 """
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 GRACE = 0.1
-"""Of the lease: what must be left of it when the body is interrupted, so that it can end before the lease does."""
+"""Part of the lease that must be left when the body is interrupted, so that the body can end before the lease does."""
 LOOK = 0.1
-"""Seconds between two looks at the lease: a suspend stretches every wait."""
+"""Seconds between two checks of the lease, because a suspend stretches every wait."""
 
 
 class NotGuarded(LeaderError):
@@ -38,7 +38,7 @@ class NotGuarded(LeaderError):
 def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
     """Call ``body`` in this thread while this process leads ``election``, and return what it does.
 
-    Call it behind a shield. Raises what ``body`` does, ``LeadershipLost``, and ``NotGuarded``.
+    Call it behind a shield. Raise what ``body`` raises, ``LeadershipLost``, and ``NotGuarded``.
     """
     pid, thread, grant = os.getpid(), here(), election.grant
     grace = election.config.timing.ttl * GRACE

@@ -2,8 +2,8 @@
 
 A lease goes on while a laptop or a VM sleeps, so the clock that measures it must go on, too.
 ``CLOCK_MONOTONIC`` stands still during a suspend on Linux; it is the fallback elsewhere.
-Wall time says nothing of a lease, because it can be set. It may refuse a proof of death (``process.same_boot``), and it
-is asked, beside the server's clock, how long ago another host has released a lease and held it (``hold``).
+The wall clock does not measure a lease, because it can be set. It may refuse a proof of death (``process.same_boot``),
+and beside the server's clock it says how long ago another host has released a lease with a delay (``hold``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 0))
 clock_gettime: Callable[[int], float] = getattr(time, "clock_gettime", lambda clock: time.monotonic())
-"""That of ``time``; where there is none, on Windows, nothing takes part in an election."""
+"""``time.clock_gettime``. Where there is none, on Windows, no process is a candidate."""
 
 
 def now() -> float:
-    """Seconds on the boot clock. Local; comparable only within one boot of one machine."""
+    """Return the seconds on the boot clock. Local; comparable only within one boot of one machine."""
     return clock_gettime(BOOT_CLOCK)

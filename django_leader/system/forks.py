@@ -1,16 +1,16 @@
-"""What one process must not do for another: the child of a fork in C goes on where its parent was.
+"""What a process must not do for its parent: the child of a fork in C goes on where its parent was.
 
-``os.register_at_fork`` hears nothing of a fork in C, as uWSGI makes its workers. In the child go on the thread that
-forked and, under gevent or eventlet, all greenlets. They hold the parent's identity and share its sockets. So each
-loop, each wait and each request asks whose process this is, and raises ``Forked`` in a child.
+The hooks of ``os.register_at_fork`` do not run at a fork in C, by which uWSGI makes its workers. In the child, the
+thread that forked goes on and, under gevent or eventlet, all greenlets go on. They hold the parent's identity and share
+its sockets. So each loop, each wait and each request checks the process id, and raises ``Forked`` in a child.
 
 NOT guaranteed here:
 
-- That the parent notices nothing of a fork while a request is under way, or a connect. The child may take the reply.
-  It does nothing with it, because it asks again before it uses a reply. The parent has then lost a reply, like any
-  other: when its time is over, it asks again on a new connection. A wait at Redis, in which a follower spends its time,
-  is not such a request: there the child asks before it reads.
-- That what is logged comes from the parent if the fork happened while a handler of the log waited.
+- That a fork during a request, or during a connect, has no effect on the parent. The child may take the reply. It does
+  nothing with it, because it checks the process id again before it uses a reply. The parent has then lost a reply, like
+  any other: after the timeout, it asks again on a new connection. A wait at Redis, in which a follower spends its time,
+  is not such a request: there the child checks before it reads.
+- That what is logged comes from the parent if the fork happened while a log handler waited.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from typing import Any
 
 
 class Forked(BaseException):
-    """Ends, in a child, what the parent had begun. No ``Exception``, so that nothing on the way retries or logs it."""
+    """The end, in a child, of what the parent had begun. No ``Exception``, so that no caller retries or logs it."""
 
 
 def unsupported() -> str:
-    """Why no election can take part on this platform; empty if it can. Local.
+    """Return why no process can be a candidate on this platform; empty if it can. Local.
 
-    It lacks what the guarantees stand on: a clock that nobody sets, and a word when the process is forked.
+    Such a platform lacks what the guarantees rest on: a clock that cannot be set, and a hook that runs at a fork.
     """
     needed = {"clock_gettime": time, "register_at_fork": os, "pthread_sigmask": signal}
     missing = [f"{module.__name__}.{name}" for name, module in needed.items() if not hasattr(module, name)]
@@ -48,7 +48,7 @@ def register(
     after_in_parent: Callable[[], Any] | None = None,
     after_in_child: Callable[[], Any] | None = None,
 ) -> None:
-    """Call these when this process forks, as ``os.register_at_fork`` does; where there is none, never. Local."""
+    """Call these when this process forks, as ``os.register_at_fork`` does. Without that function, never. Local."""
     hooks = {"before": before, "after_in_parent": after_in_parent, "after_in_child": after_in_child}
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(**{name: hook for name, hook in hooks.items() if hook})
@@ -61,7 +61,10 @@ def check(pid: int) -> None:
 
 
 def in_fork_server() -> bool:
-    """Whether this is the fork server of ``multiprocessing``, which imports the main program and only forks. Local."""
+    """Return whether this is the fork server of ``multiprocessing``. Local.
+
+    The fork server imports the main program and only forks.
+    """
     if "multiprocessing.forkserver" not in sys.modules:
         return False
     functions = set()
@@ -74,6 +77,6 @@ def in_fork_server() -> bool:
 
 
 def close_silently(sock: Any) -> None:
-    """Close a descriptor of which another process has a copy, without a word to the other end."""
+    """Close a descriptor of which another process has a copy, without sending anything to the other end."""
     with contextlib.suppress(OSError, AttributeError):
         os.close(sock.detach())

@@ -1,17 +1,19 @@
-"""Raises ``LeadershipLost`` in a thread: in the guarded bodies that it runs, and never in code of ours.
+"""The interruption of a thread by ``LeadershipLost``: in the guarded bodies that it runs, and never in our own code.
 
-NOT guaranteed here: that a body ends, or when. Code in C that does not come back to Python gets the exception late, and
-code that swallows ``BaseException``, or has put a SIGINT handler of its own in the place of ours, not at all.
+NOT guaranteed here: that a body ends, or when. Code in C that does not come back to Python gets the exception late.
+Code that swallows ``BaseException``, or has replaced our SIGINT handler by its own, does not get it at all.
 
-- Bodies may be nested. Each has a ``Scope``. One that is *due* must end, and with it those inside it. So the exception
-  is raised in the innermost body, and raised again in the next one, until it has been raised in the body that is due:
-  what an inner body or the code around it swallows does not keep an outer one at work.
-- Code of ours runs behind a shield (``shielded``). What falls due meanwhile is raised when the thread leaves it.
-- The main thread is interrupted by SIGINT, which ends even a blocking system call; its handler looks whether there is a
-  shield. Another thread gets an exception that Python raises when it runs there again. It is sent under a lock, and
-  only while there is no shield. One that was sent just before is waited for when the shield goes up.
-- A thread whose application has raised an exception of its own in its SIGTERM handler is *leaving*. Its bodies end by
-  that, and a second exception would break off what cleans up. They are interrupted only if that is urgent.
+- Bodies may be nested. Each has a ``Scope``. A body that is *due* must end, and with it the bodies inside it. So the
+  exception is raised in the innermost body, and raised again in the next one, until it has been raised in the body that
+  is due. If an inner body, or the code around it, swallows the exception, the outer body is interrupted all the same.
+- Our own code runs behind a shield (``shielded``). If a body becomes due meanwhile, the exception is raised when the
+  thread leaves the shield.
+- The main thread is interrupted by SIGINT, which ends even a blocking system call. The handler checks whether there is
+  a shield. In another thread Python raises the exception when that thread runs again. The exception is sent under a
+  lock, and only while there is no shield. When a shield goes up, the thread waits for an exception that was sent just
+  before.
+- A thread is *leaving* if its application has raised an exception of its own in its SIGTERM handler. Its bodies end by
+  that exception, and a second one would break off the cleanup. So they are interrupted only if that is urgent.
 """
 
 from __future__ import annotations
@@ -46,28 +48,28 @@ class Scope:
 
 
 class Interruptions:
-    """Of one thread. ``interrupt`` is for any other one, the rest for the thread itself."""
+    """The interruptions of one thread. Any other thread calls ``interrupt``, the thread itself calls the rest."""
 
     def __init__(self) -> None:
         self._pid, self._thread = os.getpid(), threading.get_ident()
-        self._lock: Any = threading.RLock()  # reentrant, because a signal handler interrupts whoever holds it
+        self._lock: Any = threading.RLock()  # reentrant: a signal handler may interrupt its holder
         self.leaving = False
         # Written by the thread itself, under the lock where ``interrupt`` reads it:
         self._scopes: list[Scope] = []
         self._shields = 0
         self._handlers: list[Any] = []
-        """Ours of SIGINT, the last installed last. Without any, an exception is sent."""
+        """Our handlers of SIGINT, the last installed last. Without any, an exception is sent."""
         self._sent = False
         """Whether a signal or an exception has been sent that may not have arrived."""
 
     def interrupt(self, scope: Scope, *, urgent: bool) -> None:
-        """Have the body of ``scope`` end, if it has not yet. Local, from any other thread."""
+        """Make the body of ``scope`` end, if it has not ended yet. Local, from any other thread."""
         with self._lock:
             if scope not in self._scopes or (scope.due and (scope.urgent or not urgent)):
                 return
             scope.due, scope.urgent = True, urgent
             if self._handlers:
-                # One at a time: its handler takes all that is due, and whatever comes without this flag is Ctrl-C.
+                # Send one at a time, because its handler handles all that is due. A SIGINT without this flag is Ctrl-C.
                 if not self._sent:
                     self._sent = True
                     signal.pthread_kill(self._thread, signal.SIGINT)
@@ -76,9 +78,9 @@ class Interruptions:
                 _raise_in(self._thread)
 
     def run(self, body: Callable[[], Result], scope: Scope | None = None) -> Result:
-        """Return what ``body`` does. Call it behind a shield, which is down only while the body runs.
+        """Return what ``body`` returns. Call it behind a shield, which is down only while the body runs.
 
-        Without a ``scope`` the body is interrupted only with those around it. Raises what it does, and
+        Without a ``scope`` the body is interrupted only with those around it. Raise what the body raises, and
         ``LeadershipLost``.
         """
         shields, handler = self._shields, self._install() if scope else None
@@ -98,7 +100,7 @@ class Interruptions:
         finally:
             while True:
                 try:
-                    self._shields = shields  # the first thing, because nothing is sent from here on
+                    self._shields = shields  # first, because nothing is sent from here on
                     self._settle(scope)
                     break
                 except LeadershipLost:  # it was on its way when the body ended by itself
@@ -106,7 +108,7 @@ class Interruptions:
             self._restore(handler)
 
     def _settle(self, scope: Scope | None) -> None:
-        with self._locked():  # whoever sends has sent
+        with self._locked():  # a thread that was about to send has sent
             sent, self._sent = self._sent, self._sent and bool(self._handlers)
             if scope in self._scopes:
                 self._scopes.remove(scope)
@@ -115,7 +117,7 @@ class Interruptions:
             _let_it_come()
 
     def shield(self) -> None:
-        """Begin code of ours. Raise ``LeadershipLost`` if it was on its way."""
+        """Begin our own code. Raise ``LeadershipLost`` if it was on its way."""
         before = self._shields
         try:
             with self._locked():
@@ -129,11 +131,11 @@ class Interruptions:
             raise
 
     def unshield(self, ends_by: type[BaseException] | None) -> None:
-        """End code of ours, by an exception of that type or by none. Raise ``LeadershipLost`` if it has waited."""
+        """End our own code, by an exception of that type or by none. Raise ``LeadershipLost`` if it has waited."""
         with self._locked():
             self._shields -= 1
             if ends_by is LeadershipLost:
-                self._take()  # by this one
+                self._take()  # this exception counts as the one that is due
         # ``SystemExit`` or Ctrl-C ends the bodies around us as well.
         if not self._shields and (ends_by is None or issubclass(ends_by, Exception)):
             self.check()
@@ -147,7 +149,7 @@ class Interruptions:
 
     @property
     def due(self) -> list[Scope]:
-        """The bodies of this thread that must end, and in which, or around which, the exception was not raised."""
+        """The bodies that must end while the exception was not yet raised in the innermost body, or around it."""
         level = len(self._scopes)
         return [s for s in self._scopes if s.due and s.raised_at > level and (s.urgent or not self.leaving)]
 
@@ -164,11 +166,11 @@ class Interruptions:
         return bool(due)
 
     def _locked(self) -> Any:
-        # In the child of a fork the lock may be held by a thread that is not there.
+        # In the child of a fork, a thread that does not exist there may hold the lock.
         return self._lock if self._pid == os.getpid() else nullcontext()
 
     def _install(self) -> Any:
-        """Have SIGINT call us in the main thread. Return the handler, or None if there is nothing to restore."""
+        """Install our SIGINT handler, in the main thread. Return it, or None if there is nothing to restore."""
         if not in_main_thread():
             import ctypes  # noqa: F401 - takes some milliseconds, which the interruption does not have
 
@@ -219,7 +221,7 @@ def _raise_in(thread: int) -> None:
 
 
 def _let_it_come() -> None:
-    # Taking it back with a null pointer leaves Python 3.11 looking for it for ever; let it come instead.
+    # Do not take it back with a null pointer: Python 3.11 would look for it for ever. Let it be raised instead.
     for _ in range(10):
         time.sleep(0)
 
@@ -228,7 +230,7 @@ _local = threading.local()
 
 
 def here() -> Interruptions:
-    """Return those of the calling thread. Local."""
+    """Return the interruptions of the calling thread. Local."""
     known: Interruptions | None = getattr(_local, "interruptions", None)
     if known is None or known._pid != os.getpid():
         known = _local.interruptions = Interruptions()
@@ -236,7 +238,7 @@ def here() -> Interruptions:
 
 
 class shielded:  # noqa: N801 - a context manager, but no generator: an exception could hit what drives one
-    """The block is code of ours: no interruption of ours is raised in it. One that waits is raised behind it."""
+    """A block of our own code: no interruption of ours is raised in it. One that waits is raised after it."""
 
     def __enter__(self) -> Interruptions:
         self._here = here()

@@ -1,4 +1,4 @@
-"""The package's logger, which a handler of the application cannot make us fail by."""
+"""The package's logger. If a log handler of the application fails, this package goes on."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .threads import survives
 
 logger = logging.getLogger("django_leader")
 DEEPEST = 20
-"""Calls that are told of an exception, the last ones."""
+"""Calls of an exception's traceback that are shown, the last ones."""
 LONGEST = 2000
-"""Characters of a text in a line. Those of a library may have whatever a server or another process has written."""
+"""Characters of a text in a line. A text of a library may contain whatever a server or another process has written."""
 
 
 def log(level: int, message: str, *args: Any, exc_info: Any = None, extra: dict[str, Any] | None = None) -> None:
-    """Log; drop what a handler or a filter raises. May block as long as a handler does: hold no lock.
+    """Log, and drop what a handler or a filter raises. May block as long as a handler does: hold no lock.
 
-    Texts and exceptions among ``args`` are written as they may be shown (``printable``). ``extra`` become attributes of
-    the record. In a thread of the application only an ``Exception`` is dropped: a Ctrl-C that comes meanwhile is
-    raised.
+    Texts and exceptions among ``args`` are written as they may be shown (``printable``). The items of ``extra`` become
+    attributes of the record. In a thread of the application only an ``Exception`` is dropped: a Ctrl-C that comes
+    meanwhile is raised.
     """
     try:
         shown = (printable(str(arg), LONGEST) if isinstance(arg, str | BaseException) else arg for arg in args)
@@ -36,7 +36,7 @@ def log(level: int, message: str, *args: Any, exc_info: Any = None, extra: dict[
 def way_to(error: BaseException) -> str:
     """Return the type of an exception and the calls that led to it. Local.
 
-    For an exception of any library: its text and the values of its variables may hold a secret, so none is told.
+    For an exception of any library: its text and the values of its variables may hold a secret, so none is shown.
     """
     frames = traceback.extract_tb(error.__traceback__)[-DEEPEST:]
     calls = [f"{frame.name} ({PurePath(frame.filename).name}:{frame.lineno})" for frame in frames]

@@ -1,15 +1,16 @@
 """Why the election thread is late: what it counts from one request to the next, and what follows from that.
 
 NOT guaranteed here: that the cause is the true one. It is the one on which at least half of the delay falls, by counts
-over the whole time; where they are missing (not Linux, some sandboxes) the advice is general.
+over the whole time. Where the counts are missing (not Linux, some sandboxes), the advice is general.
 
 What tells the causes apart, as seen on Linux with CPython 3.10 to 3.13:
 
-- A thread that wants the GIL asks for it once per switch interval (5 ms), each time a voluntary context switch. A
-  thread that is stopped makes none, and one that could run and gets no CPU is counted by the kernel.
-- Pure Python gives the GIL away when it is asked: 4 busy threads make another one late by 0.02 s at most, 16 by 0.7 s,
-  64 by half a second as a rule and by 2 s at worst. One call of C code that keeps it, a regular expression say, makes
-  it late by its whole length, and nearly all of the CPU is one thread's.
+- A thread that waits for the GIL asks for it once per switch interval (5 ms), and each time makes a voluntary context
+  switch. A thread that is stopped makes none. The kernel counts the time for which a thread could run and got no CPU.
+- Pure Python releases the GIL when another thread asks for it: 4 busy threads make another one late by 0.02 s at most,
+  16 by 0.7 s, 64 by half a second as a rule and by 2 s at worst. One call of C code that keeps the GIL, such as a
+  regular expression, makes the other thread late by the whole length of the call, and nearly all of the CPU is one
+  thread's.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ ADVICE = {
 
 
 class Counts(NamedTuple):
-    """What only ever grows, in seconds but for ``switches``; and where the threads are."""
+    """Counts that only ever grow, in seconds except ``switches``; and where the threads are."""
 
     suspended: float
     queued: float  # for which this thread could run and got no CPU
@@ -59,7 +60,7 @@ class Counts(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the time was like before a turn that began ``late`` seconds late."""
+    """What was measured before a turn that began ``late`` seconds late."""
 
     late: float
     rested: bool = True  # the thread had nothing to do
@@ -72,9 +73,12 @@ class Seen(NamedTuple):
 
 
 def look(*, late: bool) -> Counts | None:
-    """Counts; None where the kernel does not. Local: 20 microseconds, and one or two for each thread; never raises."""
+    """Return the counts; None where the kernel does not count. Never raises.
+
+    Local: 20 microseconds, and one or two for each thread.
+    """
     try:
-        places = _places() if late else {}  # first of all: whoever had to give the GIL away has not gone on
+        places = _places() if late else {}  # first of all, while the thread that had to release the GIL has not gone on
         ran, queued, _ = _read("/proc/thread-self/schedstat").split()
         switches = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
         suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
@@ -85,7 +89,10 @@ def look(*, late: bool) -> Counts | None:
 
 
 def explain(before: Counts | None, after: Counts | None, late: float, *, rested: bool) -> tuple[str, str]:
-    """The cause of a delay, a key of ``ADVICE``, and the advice. Local. If not ``rested``, Redis may have been slow."""
+    """Return the cause of a delay, a key of ``ADVICE``, and the advice. Local.
+
+    If not ``rested``, Redis may have been slow.
+    """
     if not before or not after:
         return (found := "unknown" if rested else "slow"), ADVICE[found]
     suspended, queued, cpu, switches = (now - then for then, now in zip(before[:4], after[:4], strict=True))
@@ -99,16 +106,16 @@ def explain(before: Counts | None, after: Counts | None, late: float, *, rested:
 
 
 def cause(seen: Seen) -> str:
-    """On what the delay falls, a key of ``ADVICE``. Pure."""
+    """Return the cause of the delay, a key of ``ADVICE``. Pure."""
     half = seen.late / 2
     if seen.suspended >= half:
         return "suspended"
-    # On a busy host what computes gets less CPU, and with greenlets waits for it in this very thread.
+    # On a busy host, code that computes gets less CPU. With greenlets it waits for CPU in this very thread.
     if seen.green and seen.cpu >= max(half - seen.queued, seen.queued / 4):
         return "greenlet"
     if seen.queued >= half:
         return "queued"
-    if seen.asked >= half and not seen.green:  # greenlets wait for much else
+    if seen.asked >= half and not seen.green:  # greenlets wait for many other things
         if seen.cpu < seen.late / 8:
             return "asleep"
         return "call" if seen.busiest >= min(seen.late, seen.cpu) / 2 else "threads"
@@ -120,7 +127,7 @@ def cause(seen: Seen) -> str:
 
 
 def green() -> bool:
-    """Whether gevent or eventlet has put greenlets in the place of threads. Local."""
+    """Return whether gevent or eventlet has put greenlets in the place of threads. Local."""
     return _thread.start_new_thread.__module__.startswith(("gevent.", "eventlet."))
 
 

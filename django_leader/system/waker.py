@@ -1,6 +1,6 @@
-"""Ends a wait from outside: another thread, a signal handler, a process that dies.
+"""The end of a wait from outside: by another thread, a signal handler, or a process that dies.
 
-NOT guaranteed here: that there is anything to do. Whoever waits looks for itself each time that it wakes up.
+NOT guaranteed here: that there is anything to do. The waiting thread checks for itself each time that it wakes up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .forks import check
 
 
 def readable(descriptors: list[int], seconds: float) -> list[int]:
-    """Those of ``descriptors`` that can be read, or have ended, within so many seconds."""
+    """Return those of ``descriptors`` that can be read, or have ended, within ``seconds`` seconds."""
     if not hasattr(select, "poll"):
         return select.select(descriptors, [], [], seconds)[0]
     poller = select.poll()  # unlike select it knows descriptors above 1023, and gevent has it
@@ -25,7 +25,7 @@ def readable(descriptors: list[int], seconds: float) -> list[int]:
 
 
 class Waker:
-    """Wakes a thread that waits: from any thread, any number of times, also from a signal handler.
+    """What wakes a thread that waits: from any thread, any number of times, also from a signal handler.
 
     A child of a fork shares the descriptors with its parent. There it neither wakes nor waits.
     """
@@ -39,15 +39,16 @@ class Waker:
         """A descriptor that ends a wait like ``set()`` when it can be read."""
 
     def set(self) -> None:
-        """Ends the wait that is under way, or the next one. Local, never blocks."""
+        """End the wait that is under way, or the next one. Local, never blocks."""
         if self._pid == os.getpid():
             with contextlib.suppress(OSError):
                 self._writer.send(b"!")
 
     def wait(self, seconds: float, sock: socket.socket | None = None) -> tuple[bool, bool]:
-        """Waits for ``set()``, for something to read on ``sock``, or for the time. Says which: (set, readable).
+        """Wait for ``set()`` or for something to read on ``sock``, for ``seconds`` seconds at most.
 
-        Raises ``Forked`` in another process than the one that made this, and takes nothing out then.
+        Return which of them ended the wait: (set, readable). Raise ``Forked`` in another process than the one that made
+        this object, and read nothing then.
         """
         check(self._pid)
         own, other = self._reader.fileno(), -1 if sock is None else sock.fileno()
@@ -60,6 +61,6 @@ class Waker:
         return own in ready or self.also in ready, other in ready
 
     def close(self) -> None:
-        """Gives the descriptors back. A later ``set()`` does nothing."""
+        """Close the descriptors. A later ``set()`` does nothing."""
         self._reader.close()
         self._writer.close()
