@@ -53,7 +53,7 @@ class Clocks(NamedTuple):
     """What the clocks of a host show at one instant."""
 
     boot: str
-    """Which boot of which machine ``at`` belongs to; '' where the system does not tell."""
+    """Which boot of which machine ``at`` belongs to; '' where the system does not say."""
     at: float
     """Seconds on the boot clock."""
     wall: float

@@ -69,7 +69,8 @@ class Candidacy:
         # Read by any thread. They never change, except that a forked child replaces ``_publish``.
         self._label, self._listeners, self._publish = label, listeners, publish
         self._timing = config.timing
-        # Written under ``changed``. Any thread reads the state and ``_applying`` without it.
+        # Written under ``changed``, except by ``continue_as`` before this candidacy starts, and in a forked child. Any
+        # thread reads the state and ``_applying`` without it.
         self._state = machine.State()
         self._events: deque[machine.AnyEvent] = deque()
         self._applying: int | None = None

@@ -169,10 +169,10 @@ class LeaderElection(Queries, Waits):
 
     @property
     def last_tick(self) -> float | None:
-        """Seconds since its threads last made a turn, for health checks; None when it is no candidate. Local.
+        """Seconds since the slower of its threads last ran, for health checks; None when it is no candidate. Local.
 
-        The election thread makes one at every heartbeat or poll (see ``RETRY_INTERVAL``). The watcher of the deadline
-        is counted, too.
+        The election thread runs at every heartbeat or poll (see ``RETRY_INTERVAL``). The watcher of the deadline
+        counts, too.
         """
         return self._candidacy.idle if self._candidacy and self.running else None
 
@@ -307,8 +307,8 @@ class LeaderElection(Queries, Waits):
         the latest after ``timeout`` seconds (default: the lease and two operations). From a callback or receiver of
         this election, a body under ``@leader_required``, or a signal handler that interrupts ``run()`` or another
         ``stop()``, return at once; the end follows when these have returned.
-        ``hold``: seconds for which nobody leads after that; ``hold.py`` says by which clocks it ends. Idempotent, any
-        thread; afterwards ``start()`` works again.
+        ``hold``: seconds for which no process leads after that; ``hold.py`` says by which clocks it ends. Idempotent,
+        any thread; afterwards ``start()`` works again.
         """
         candidacy, self.asked = self._candidacy, False
         if candidacy is None or not self.running:

@@ -108,8 +108,8 @@ class Lifecycle:
         if sigterm:
             self.sigterm.chain()
         if self._finalized != os.getpid():
-            # Import it now, if no other code has: it takes part in the end of a process, and a leader's work may import
-            # it later.
+            # Import it now, if no other code has: it ends child processes at exit, and a leader's work may import it
+            # later.
             from multiprocessing.util import register_after_fork
 
             self._finalized = os.getpid()

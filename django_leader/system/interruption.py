@@ -1,7 +1,7 @@
 """The interruption of a thread by ``LeadershipLost``: in the guarded bodies that it runs, and never in our own code.
 
 NOT guaranteed here: that a body ends, or when. Code in C that does not come back to Python gets the exception late.
-Code that swallows ``BaseException``, or has replaced our SIGINT handler by its own, does not get it at all.
+Code that swallows ``BaseException``, or has replaced our SIGINT handler by its own, is not ended at all.
 
 - Bodies may be nested. Each has a ``Scope``. A body that is *due* must end, and with it the bodies inside it. So the
   exception is raised in the innermost body, and raised again in the next one, until it has been raised in the body that

@@ -49,7 +49,7 @@ they kill (Docker: 10 seconds, Kubernetes: 30 seconds)."""
 DRAINS = 600.0
 """The same where the application handles SIGTERM: longer than servers drain. Load balancers and supervisors that are
 configured to wait give them 2 to 5 minutes. A server that drains for longer may be elected and hands over again at its
-end, which costs a term. If a process reloads and is the only candidate, there is no leader until then."""
+end, which costs a term. A process that reloads and is the only candidate has no leader until then."""
 LOOK = 0.002
 """Seconds between two checks whether the hand-over is done."""
 

@@ -79,7 +79,7 @@ class Starts:
         self._next_try = 0.0
 
     def start(self, start: Start) -> None:
-        """Start a thread, now or later. Local; never raises because no thread can be started.
+        """Start a thread, now or later. Local; does not raise if no thread can be started.
 
         At the end of the interpreter, when no thread can be started any more, it never starts.
         """
