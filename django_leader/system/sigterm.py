@@ -119,7 +119,7 @@ class Sigterm:
             self._masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def after_fork(self) -> None:
-        """Unblock SIGTERM, in that thread, in the parent and in the child. In the child, also undo ``chain``."""
+        """Restore that thread's signal mask, in the parent and in the child. In the child, also undo ``chain``."""
         if self._pid and self._pid != os.getpid():
             if signal.getsignal(signal.SIGTERM) is self._handler:
                 signal.signal(signal.SIGTERM, self._previous)
