@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import need
 from tests.process.servers.harness import missing, try_way
 from tests.process.servers.ways import WAYS, Command
+from tests.support.candidates import ROOT
 from tests.support.servers import program
 
 pytestmark = pytest.mark.timeout(600)
@@ -21,3 +22,12 @@ def test_a_way_of_running(way: Command) -> None:
     need(not missing(way), ", ".join(missing(way)))
     problems = try_way(way).problems
     assert not problems, "\n".join(problems)
+
+
+def test_every_way_has_a_name_of_its_own_and_distributions_that_the_extra_installs() -> None:
+    """One that has not would be skipped wherever a missing server does not fail."""
+    declared = (ROOT / "pyproject.toml").read_text().lower()
+    assert len({way.name for way in WAYS}) == len(WAYS)
+    for way in WAYS:
+        for name in (way.package, *way.needs):
+            assert f'"{name.lower()}' in declared, f"{way.name}: {name}"
