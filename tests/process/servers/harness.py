@@ -73,6 +73,7 @@ class Run:
         """Of candidates. They are counted until their time is over."""
         self.over = threading.Event()
         """Nobody keeps it busy any more."""
+        self._busy = threading.Thread(target=self._keep_busy, daemon=True)
         path = program("valkey") or program("redis-server")
         assert path, "no Redis server is installed"
         # What else speaks to Redis uses the socket file: whoever is connected to the port takes part.
@@ -172,7 +173,7 @@ class Run:
             assert self.client.dbsize() == 0, "it has taken part before its first request"
         self.answers(way)
         if not way.tasks:
-            threading.Thread(target=self._keep_busy, daemon=True).start()
+            self._busy.start()
 
     def _waits(self, condition: Callable[[], object], what: str) -> None:
         eventually(lambda: self.process.poll() is not None or condition(), what, 2 * BOUND, every=0.1)
@@ -246,10 +247,13 @@ class Run:
         return self.witness.pid
 
     def rest(self, way: Way) -> None:
-        """Sees that no task is under way: Celery may wait 30 s for its result."""
+        """Sees that no task is under way, since Celery may wait 30 s for its result; and no request where it must not."""
         if way.tasks:
             (self.folder / "over").touch()
             eventually(lambda: not self.client.exists("celery", "unacked"), "all tasks are done", every=0.1)
+        if way.idle:
+            self.over.set()
+            self._busy.join(BOUND)
 
     def stop(self, way: Way) -> None:
         """As its supervisor, or the terminal, does."""

@@ -54,6 +54,8 @@ class Way(Command):
     """Whether the leader hands over when the server is stopped. Where it is killed instead, its death is seen."""
     hurried: bool = False
     """Whether it kills its children soon after the signal: one that is slow to end hands over by its death."""
+    idle: bool = False
+    """Whether it must have no request under way when it is stopped. If it has, it never ends, also without us."""
     replaces: bool = True
     """Whether the server starts another worker for one that is killed."""
     orphans: bool = False
@@ -252,6 +254,7 @@ WAYS: list[Command] = [
         "Twisted",
         SIGTERM,
         main=True,
+        idle=True,  # 3 of 96 hung without us: a request waits for the reactor, which joins the threads of requests
     ),
     itself("uvicorn.run", "uvicorn", "uvicorn", FIRST, main=True),
     itself("uvicorn.run, workers=2", "uvicorn-workers", "uvicorn", SUPERVISOR, children=2, orphans=True),
