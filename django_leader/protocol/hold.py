@@ -12,7 +12,7 @@ Neither can produce two leaders: a delayed lease is a released one, and the next
 may run once more.
 
 A hold is a state like any other, of the kind ``delay``. It ends for a candidate that has watched it for its duration
-(``watch``). Unlike other states, it is mostly found by a process that has just started: the command that cron starts
+(``expiry``). Unlike other states, it is mostly found by a process that has just started: the command that cron starts
 the next time. Such a process has watched nothing, and must not wait for the length of a hold that was over long ago. So
 the process that releases publishes what the clocks of its host showed, and the candidate takes the clock that has
 counted least since then:
@@ -22,7 +22,7 @@ counted least since then:
   say so. That is longer than asked for if the hosts' clocks differ, by as much as they differ.
 - A clock by which the hold begins later than now, by more than the hold itself, is ignored, and the others decide.
   Otherwise a host whose clock is years ahead could hold a lease for years. If none is left, the hold is watched.
-- Machines that were resumed from one snapshot share the boot id. The wall time of boot tells them apart (``process``).
+- Machines that were resumed from one snapshot share the boot id. The wall time of boot tells them apart (``pidfd``).
   If it does not agree, the boot clock is one among the others.
 
 The time counts from before the release is sent. Its sender has not led since, so nothing depends on when the release is
@@ -92,5 +92,5 @@ def held_since(answer: Answer, here: Clocks) -> float | None:
 
 
 def hold_left(watch: ExpiryProof, now: float) -> float:
-    """Return the seconds for which the last leader's hold goes on, as ``watch`` saw it; 0 if there is none. Pure."""
+    """Return the seconds for which the last leader's hold goes on, as ``expiry`` saw it; 0 if there is none. Pure."""
     return max(0.0, watch.expires_at - now) if watch.version.startswith(DELAY) else 0.0

@@ -12,9 +12,9 @@ Why one process leads at a time. Suppose that a grant to B follows a grant to A.
   of the lease that the server set. ``step`` looks at the clock before it looks at the event. So a renewal whose reply
   comes after the deadline meets a term that has already ended, and nothing leads from ``ended`` to ``term``.
 - *A's state is still there when B's request is executed.* There are three cases. A has released it, and had ended
-  before. Or B names the version of the state, which B has proved to be over on its own clock (``watch``); a renewal
+  before. Or B names the version of the state, which B has proved to be over on its own clock (``expiry``); a renewal
   by A makes another version, and the proof void. Or B names A and its token, because A's process is dead
-  (``process``); then nothing of A leads, whatever its deadline. A request of A that is executed later finds that the
+  (``pidfd``); then nothing of A leads, whatever its deadline. A request of A that is executed later finds that the
   state is not A's any more. If data were lost meanwhile, it sets a state that binds everybody for as long as B's
   lease can last (``reclaim.lua``).
 - *A's state is lost.* The first request of any candidate finds no state, the state of another server, or an older one.

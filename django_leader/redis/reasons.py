@@ -6,7 +6,7 @@ explanation has only the place (host and port, without credentials), the kind of
 and the meaning of that code.
 
 NOT guaranteed here: that a host name holds no secret, if a password in ``LOCATION`` was not percent-encoded. The check
-of ``LOCATION`` finds that (``connection``).
+of ``LOCATION`` finds that (``client``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 NOT guaranteed here: that a request whose reply did not come was not executed, that a term lasts, or that the
 application has stopped its work when it is over. ``machine`` and the scripts decide who may lead.
 
-Several threads share a candidacy: the election thread (``run``), the threads that announce terms (``delivery``), and
+Several threads share a candidacy: the election thread (``run``), the threads that announce terms (``callbacks``), and
 any thread or signal handler of the application that calls ``stop()`` and the like. There are two locks:
 
 - ``changed``, a condition with a reentrant lock, protects what the candidate knows: the state of the machine, its
@@ -11,7 +11,7 @@ any thread or signal handler of the application that calls ``stop()`` and the li
   across I/O or a callback. Readers of the state do not need it, because a state is immutable and is replaced as a
   whole.
 - ``_io_lock`` protects the connection and what uses it (``_lease``, ``_actions``). One thread at a time holds it,
-  carries out what the machine decides (``actions``), and does all I/O. That is the election thread, except for the
+  carries out what the machine decides (``worker``), and does all I/O. That is the election thread, except for the
   release: it leaves from the thread that has nothing more to do before it, if the lock is free. A leader's election
   thread waits for its next heartbeat without this lock. It also sends its last request (``leave``) without it, because
   nothing is left to do then.

@@ -294,10 +294,10 @@ class LeaderElection(Queries, Waits):
                 return None
             self.prepare()
             new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish, self.name)
+            if last:
+                last.continue_as(new)  # before another thread can feed it a Stop, which this would overwrite
             self._candidacy, self._grant = new, new.grant
             self.asked = False
-            if last:
-                last.continue_as(new)
             return new
 
     def stop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:

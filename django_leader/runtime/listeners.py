@@ -1,6 +1,6 @@
 """The functions that the application has registered, and how each of them is called.
 
-NOT guaranteed here: that a function returns, or in which thread it runs. ``delivery`` chooses the threads.
+NOT guaranteed here: that a function returns, or in which thread it runs. ``callbacks`` chooses the threads.
 
 - If a function returns a coroutine, that is run to its end in an event loop of the same thread. Under gevent and
   eventlet that is refused, because the requests run in the same thread.

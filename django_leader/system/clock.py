@@ -2,7 +2,7 @@
 
 A lease goes on while a laptop or a VM sleeps, so the clock that measures it must go on, too.
 ``CLOCK_MONOTONIC`` stands still during a suspend on Linux; it is the fallback elsewhere.
-The wall clock does not measure a lease, because it can be set. It may refuse a proof of death (``process.same_boot``),
+The wall clock does not measure a lease, because it can be set. It may refuse a proof of death (``pidfd.same_boot``),
 and beside the server's clock it says how long ago another host has released a lease with a delay (``hold``).
 """
 

@@ -17,6 +17,7 @@ import redis
 from django_leader import Config, LeaderElection
 from django_leader.protocol import machine
 from django_leader.runtime.callbacks import TermDelivery
+from django_leader.runtime.candidacy import Candidacy
 from django_leader.runtime.diagnostics import Diagnostics
 from django_leader.runtime.worker import Actions
 from django_leader.system import clock
@@ -320,3 +321,22 @@ def test_no_thread_for_the_thread_that_starts_threads(monkeypatch: pytest.Monkey
     threads.refuses = False
     assert ran.wait(GENEROUS)
     eventually(lambda: own._waiting == [])
+
+
+def test_a_successor_is_known_only_when_it_knows_what_its_predecessor_knew(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ``stop()`` in between would reach it, and be overwritten."""
+    election, known = make(), list[Any]()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.stop()
+    continue_as = Candidacy.continue_as
+
+    def looked(last: Candidacy, new: Candidacy) -> None:
+        known.append(election._candidacy is new)
+        continue_as(last, new)
+
+    monkeypatch.setattr(Candidacy, "continue_as", looked)
+    election.start()
+    assert known == [False]

@@ -9,7 +9,7 @@
 -- Reply as in state.lua
 --       verdict 'granted'      the lease is the candidate's, with this token
 --               'held'         the holder has it, for the ms left
---               'expired'      the holder had it, or delayed it; to claim it, watch the state (see watch.py, hold.py)
+--               'expired'      the holder had it, or delayed it; to claim it, watch the state (see expiry.py, hold.py)
 --               'quarantined'  data were lost: nobody may lead, for the ms left
 --               'foreign'      the lock is held by a program that does not speak this protocol, for the ms left
 --       duplicate: id of another candidate with the same instance id, told once, when this one joins; or ''

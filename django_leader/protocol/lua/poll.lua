@@ -1,6 +1,6 @@
 -- A follower's poll of a lease that another candidate holds: all that a healthy follower does. It also tells Redis that
--- the candidate is there. It is as short as possible. It leaves a state that is not plainly such a lease as it is, and to
--- campaign.lua.
+-- the candidate is there. It is as short as possible. It leaves a state that is not plainly such a lease as it is, and
+-- to campaign.lua.
 --
 -- KEYS  1 lock   2 info   3 state   4 candidates: see state.lua
 -- ARGV  1 request id   2 candidate id   3 ms for which the candidate counts without a sign of life

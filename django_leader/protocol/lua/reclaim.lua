@@ -13,8 +13,8 @@
 --
 -- The lock key is set again when it is gone (evicted, deleted): the state proves that nobody was granted since.
 -- When data were lost the leader reclaims its term. That counts only if the reply reaches it before its old deadline
--- (see machine.py). The state lasts as long as a quarantine, because the lease of another leader may have been lost, too.
--- The next heartbeat names the version, which says that the reply arrived, and so makes the state a lease like any
+-- (see machine.py). The state lasts as long as a quarantine, because the lease of another leader may have been lost,
+-- too. The next heartbeat names the version, which says that the reply arrived, and so makes the state a lease like any
 -- other. Until then the state may come from the last request of a dead leader, while another one, whose lease was lost,
 -- leads.
 local ttl, acknowledged = tonumber(ARGV[7]), ARGV[12] == version()

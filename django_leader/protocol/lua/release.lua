@@ -8,11 +8,12 @@
 --       12 what the clocks of the leader's host show, if there is a delay; or '' (see hold.py)
 -- Reply two lines of text: request id, 'released' or 'nothing'; or that of state.lua when it is late
 --
--- A reclaimed state is delayed for as long as it lasts, unless the acknowledged version says that its reply arrived: see
--- reclaim.lua. Its end must then be proved by watching it, because it may be the end of a lease that was lost: no clocks
--- are published.
+-- A reclaimed state is delayed for as long as it lasts, unless the acknowledged version says that its reply arrived:
+-- see reclaim.lua. Its end must then be proved by watching it, because it may be the end of a lease that was lost. So
+-- no clocks are published.
 -- The follower that has waited longest is woken. If that one is frozen, the wake-up is lost. So a candidate that goes
--- away while nobody leads wakes another: the last leader a little later, and a follower that may have taken the wake-up.
+-- away while nobody leads wakes another: the last leader a little later, and a follower that may have taken the
+-- wake-up.
 local delay, leaves, verdict = tonumber(ARGV[10]), ARGV[9] == '1', 'nothing'
 redis.call('XLEN', KEYS[5])
 redis.call('LLEN', KEYS[6])

@@ -4,8 +4,8 @@
 -- KEYS  1 lock        string, PX   candidate id of the holder, for readers; the state decides
 --       2 info        string, PX   LeaderInfo as JSON
 --       3 state       hash         kind     'lease'       granted to the holder, until `until`
---                                           'reclaimed'   the same, but set again by its holder after a loss of data, or
---                                                         granted again because a reply was lost; until the next
+--                                           'reclaimed'   the same, but set again by its holder after a loss of data,
+--                                                         or granted again because a reply was lost; until the next
 --                                                         heartbeat
 --                                           'quarantine'  data were lost: nobody may lead until `until`
 --                                           'delay'       released, and nobody may lead until `until`
@@ -19,7 +19,7 @@
 --                                  replica_syncs  how often replicas have joined this server; only with MIN_REPLICAS
 --                                  replicas       addresses of those that were attached; only with MIN_REPLICAS
 --                                  recorded token of the last term whose end a candidate has written to the history
---                                  process  of the holder, so that a candidate on its host can see it die (process.py);
+--                                  process  of the holder, so that a candidate on its host can see it die (pidfd.py);
 --                                           of a 'delay' what the clocks of its host showed (hold.py); or ''
 --       4 candidates  zset, PX     candidate id -> server's ms up to which it counts
 --       5 events      stream       the history
@@ -34,13 +34,13 @@
 --       candidates, now (server's ms), version, duration, duplicate, the holder's process, holder. The version names
 --       the state as the script leaves it; every change makes another.
 --
--- Values that others have forged are read up to a size and believed up to a number, because nobody may be locked out for
--- ever. A lock that is too long is shown by its size. A state is garbage if it is too long, if it lasts longer than any
--- lease can, or if it has a token that the protocol cannot have made. A grant takes the token after the last one, or the
--- server's time in microseconds if that is higher; the time counts up to 2^52 (the year 2112). A token is believed if
--- it is less than 2^52 above that time. Time passes faster than tokens are granted, and no clock stands before 1970. So
--- whatever the clock shows, no token is lost that was granted without a forged one before it. The same is true of the
--- highest token of a caller, because the candidates that have seen a forged token would bring it back.
+-- Values that others have forged are read up to a size and believed up to a number, because nobody may be locked out
+-- for ever. A lock that is too long is shown by its size. A state is garbage if it is too long, if it lasts longer
+-- than any lease can, or if it has a token that the protocol cannot have made. A grant takes the token after the last
+-- one, or the server's time in microseconds if that is higher; the time counts up to 2^52 (the year 2112). A token is
+-- believed if it is less than 2^52 above that time. Time passes faster than tokens are granted, and no clock stands
+-- before 1970. So whatever the clock shows, no token is lost that was granted without a forged one before it. The same
+-- is true of the highest token of a caller, because the candidates that have seen a forged token would bring it back.
 --
 -- The state is lost when it is absent or garbage, when it is another server's (a restart or a promotion changes
 -- master_replid), or when the caller knows a higher token. With MIN_REPLICAS it is also lost when a replica has joined,

@@ -2,7 +2,8 @@
 --
 -- KEYS  as in state.lua
 -- ARGV  1 request id
--- Reply {request id, candidate id of the holder or '', ms left, info, highest token, candidates, kind of the state or ''}
+-- Reply {request id, candidate id of the holder or '', ms left, info, highest token, candidates, kind of the state
+--       or ''}
 --       ms left of the holder's lease; without a holder, of the time in which nobody may lead yet
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

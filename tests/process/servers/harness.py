@@ -247,7 +247,7 @@ class Run:
         return self.witness.pid
 
     def rest(self, way: Way) -> None:
-        """Sees that no task is under way, since Celery may wait 30 s for its result; and no request where it must not."""
+        """Sees that no task is under way: Celery may wait 30 s for its result. Nor a request, where none may be."""
         if way.tasks:
             (self.folder / "over").touch()
             eventually(lambda: not self.client.exists("celery", "unacked"), "all tasks are done", every=0.1)
