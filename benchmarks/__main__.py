@@ -26,7 +26,7 @@ Measurement = Callable[[], report.Section]
 
 
 def measurements(effort: float) -> dict[str, list[Measurement]]:
-    """The sub-commands. ``effort`` 1 is the short form."""
+    """Return the sub-commands. ``effort`` 1 is the short form."""
 
     def times(rounds: int) -> int:
         return max(2, round(rounds * effort))
@@ -83,7 +83,7 @@ def main() -> int:
 
 
 def machine() -> dict[str, str]:
-    """What was measured where."""
+    """Return what was measured where."""
     pythons = " ".join((platform.python_implementation(), platform.python_version()))
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("Django", "redis", "django-redis"))
     servers = []

@@ -21,7 +21,7 @@ ROLES = {
 
 
 def measure(window: float) -> Section:
-    """The three at the same time."""
+    """Measure the three at the same time."""
     section = Section(
         "Cost of a Django process",
         "python -m benchmarks cost",

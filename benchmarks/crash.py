@@ -27,7 +27,7 @@ class Effort:
 
 
 def measure_here(effort: Effort) -> Section:
-    """The leader dies on a host where others see it."""
+    """Measure the death of a leader on a host where others see it."""
     section = Section(
         "Crash on the same host, 3 processes (ms)",
         "python -m benchmarks crash",
@@ -60,7 +60,7 @@ def measure_here(effort: Effort) -> Section:
 
 
 def measure_elsewhere(effort: Effort) -> Section:
-    """The leader dies, and the lease must run out. All systems wait at the same time."""
+    """Measure the death of a leader whose lease must run out. All systems wait at the same time."""
     section = Section(
         "Crash elsewhere, 3 processes (fraction of the TTL)",
         "python -m benchmarks crash",

@@ -53,7 +53,7 @@ class Process:
         self._rest = b""
 
     def tell(self, line: str) -> None:
-        """Sends a line. Raises ``Trouble`` when it has died."""
+        """Send a line. Raise ``Trouble`` when it has died."""
         try:
             self._in.write(line.encode() + b"\n")
             self._in.flush()
@@ -61,11 +61,11 @@ class Process:
             raise Trouble("a process has died") from None
 
     def hear(self, timeout: float = PATIENCE) -> dict[str, Any]:
-        """Waits for an answer. Raises ``Trouble`` when none comes."""
+        """Wait for an answer. Raise ``Trouble`` when none comes."""
         return hear([self], timeout)[1]
 
     def read(self) -> None:
-        """Takes in what it has said. Raises ``Trouble`` when it has died."""
+        """Take in what it has said. Raise ``Trouble`` when it has died."""
         data = os.read(self.stdout, 65536)
         if not data:
             raise Trouble(f"a process has died (exit status {self._child.wait()})")
@@ -79,11 +79,11 @@ class Process:
         return at
 
     def signal(self, number: int) -> None:
-        """Sends a signal."""
+        """Send a signal."""
         self._child.send_signal(number)
 
     def close(self) -> None:
-        """Ends it."""
+        """End it."""
         with contextlib.suppress(OSError):
             self._in.close()
         self._child.kill()
@@ -93,7 +93,7 @@ class Process:
 
 
 def hear(processes: Iterable[Process], timeout: float = PATIENCE) -> tuple[Process, dict[str, Any]]:
-    """What one of them says next. Raises ``Trouble``."""
+    """Return what one of them says next. Raise ``Trouble``."""
     streams = {process.stdout: process for process in processes}
     until = time.monotonic() + timeout
     while True:
@@ -149,7 +149,7 @@ class Fleet:
                 return process, message
 
     def settle(self) -> None:
-        """Waits until every follower waits again. Raises ``Trouble`` when they never do."""
+        """Wait until every follower waits again. Raise ``Trouble`` when they never do."""
         time.sleep(max(0.0, self._settled_at - time.monotonic()))
         if self.system.waits:
             until = time.monotonic() + LONGEST_SETTLING
@@ -166,7 +166,7 @@ class Fleet:
             process.heard.clear()
 
     def handover(self) -> float:
-        """Stops the leader: milliseconds from the call of ``stop()`` to the next one's gain callback."""
+        """Stop the leader. Return the milliseconds from the call of ``stop()`` to the next one's gain callback."""
         self.settle()
         before, index = self.leader, self.index
         before.tell(f"stop {index}")
@@ -189,7 +189,7 @@ class Fleet:
         return at
 
     def succeed(self) -> float:
-        """Waits for the next leader. Gives the instant of its gain callback. A new process replaces the dead one."""
+        """Wait for the next leader. Return the instant of its gain callback. A new process replaces the dead one."""
         winner, message = self._until("gained")
         self.leader, self.index = winner, int(message["gained"])
         new = self._spawn()
@@ -201,7 +201,7 @@ class Fleet:
         return at
 
     def usage(self) -> Usage:
-        """What the processes have used so far."""
+        """Return what the processes have used so far."""
         total = Usage()
         for process in self.processes:
             process.tell("usage 0")
@@ -211,7 +211,7 @@ class Fleet:
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
-        """The followers of a restless system run only within. Outside they are frozen: they would disturb others."""
+        """Let the followers of a restless system run. Outside they are frozen, because they would disturb others."""
         if not self.system.restless:
             yield
             return
@@ -230,7 +230,7 @@ class Fleet:
                 process.signal(signal.SIGSTOP)
 
     def close(self) -> None:
-        """Ends the processes and the server."""
+        """End the processes and the server."""
         for process in self.processes:
             process.close()
         self.server.close()

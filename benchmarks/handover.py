@@ -36,7 +36,7 @@ class Effort:
 
 
 def measure(effort: Effort) -> Section:
-    """The table, with what the aims and the picture need."""
+    """Return the table, with what the aims and the picture need."""
     section = Section(
         "Graceful hand-over, 3 processes (ms)",
         "python -m benchmarks handover",

@@ -56,7 +56,7 @@ _encoder = redis.connection.Connection()  # type: ignore[no-untyped-call]  # nev
 
 
 def parse(data: bytes, start: int = 0) -> tuple[Any, int] | None:
-    """The reply of RESP that begins at ``start``, and where it ends; None while it is not complete.
+    """Return the reply of RESP that begins at ``start``, and where it ends; None while it is not complete.
 
     Raises ``Trouble`` for an error.
     """
@@ -89,7 +89,7 @@ class Loop:
         self._order = itertools.count()
 
     def watch(self, file: Any, readable: Callable[[], None]) -> None:
-        """Calls ``readable`` whenever ``file`` is."""
+        """Call ``readable`` whenever ``file`` is."""
         self._selector.register(file, selectors.EVENT_READ, readable)
 
     def forget(self, file: Any) -> None:
@@ -97,7 +97,7 @@ class Loop:
         self._selector.unregister(file)
 
     def at(self, instant: float, call: Callable[[], None]) -> None:
-        """Calls ``call`` then, by the boot clock."""
+        """Call ``call`` then, by the boot clock."""
         heapq.heappush(self._timers, (instant, next(self._order), call))
 
     def run(self) -> None:
@@ -128,7 +128,7 @@ class Light:
         self._due = 0.0
 
     def start(self) -> None:
-        """Takes part from now on."""
+        """Become a candidate."""
         self._candidate_id = f"{self._config.instance_id}:{secrets.token_hex(8)}"
         self._state = machine.State(highest_token=self._state.highest_token, watch=self._state.watch)
         self._info = LeaderInfo(self._config.instance_id, self._config.hostname, utc_now(), pid=os.getpid())
@@ -139,7 +139,7 @@ class Light:
         self._go_on(None)
 
     def stop(self) -> None:
-        """Gives the leadership back and takes part no longer. Only a leader is asked to."""
+        """Give the leadership back and end the candidacy. Only a leader is asked to."""
         self._stopped_at = time.monotonic()
         assert self._state.term
         self._apply(Stop())
@@ -248,7 +248,7 @@ class Light:
     def _ask(
         self, request: requests.Packed, *values: bytes, wait_until: float | None = None, pause: float = 0.0
     ) -> Generator[float, Any, bytes]:
-        """Sends a request, and with ``wait_until`` a wait behind it. Gives its reply. ``pause``: as of ``Channel``."""
+        """Send a request, and with ``wait_until`` a wait behind it. Return its reply. ``pause``: as of ``Channel``."""
         if self._wait_reply_due is not None:
             self._close()
         echo = b"%d" % next(_requests)
@@ -280,7 +280,7 @@ class Light:
         )
 
     def _packed(self, name: str, pack: Callable[..., requests.Packed], *said: Any, **how: Any) -> requests.Packed:
-        """The last request of this name, if it said the same, or a new one."""
+        """Return the last request of this name, if it said the same, or a new one."""
         known = self._requests.get(name)
         if known is None or known[0] != (said, how):
             sha = script(name, FLAGS).sha

@@ -17,12 +17,12 @@ PID = os.getpid()
 
 
 def bare() -> bool:
-    """The least that a deadline needs."""
+    """Return the least that a deadline needs."""
     return clock_gettime(BOOT_CLOCK) < DEADLINE
 
 
 def guarded() -> bool:
-    """The least that a deadline needs which says nothing in a forked child, on a system that wipes no page there."""
+    """Return the least that a deadline needs which is void in a forked child, on a system that wipes no page there."""
     return clock_gettime(BOOT_CLOCK) < DEADLINE and os.getpid() == PID
 
 
@@ -47,7 +47,7 @@ class WakeUp:
         return (at - began) * 1000
 
     def close(self) -> None:
-        """Ends it."""
+        """End it."""
         self.waiter.close()
         self.client.close()
         self.server.close()
@@ -78,6 +78,6 @@ class Death:
         return (at - began) * 1000
 
     def close(self) -> None:
-        """Ends it."""
+        """End it."""
         self.watcher.close()
         self.victim.close()

@@ -36,7 +36,7 @@ text {{ fill: #f0f6fc }}
 
 
 def draw(title: str, samples: Mapping[str, Sequence[float]], ours: str) -> str:
-    """The picture of milliseconds by system, the fastest on top."""
+    """Return the picture of milliseconds by system, the fastest on top."""
     rows = sorted(samples.items(), key=lambda item: summarize(item[1]).median)
     everything = [value for _, values in rows for value in values]
     low, high = math.floor(math.log10(min(everything))), math.ceil(math.log10(max(everything)))

@@ -23,7 +23,7 @@ def say(**values: float) -> None:
 
 
 def waiter(address: str) -> None:
-    """Waits for a bare wake-up, each time that it is told to."""
+    """Wait for a bare wake-up, each time that it is told to."""
     import redis
 
     client = redis.Redis.from_url(address, socket_timeout=60)
@@ -54,7 +54,7 @@ def victim() -> None:
 
 
 def member(role: str, address: str) -> None:
-    """A small Django project whose cache is on Redis: ``without`` us, as a ``follower`` or as the ``leader``."""
+    """Run a small Django project whose cache is on Redis: ``without`` us, as a ``follower`` or as the ``leader``."""
     import resource
 
     import django

@@ -62,7 +62,7 @@ SPREAD = ("median", "p25", "p75", "p99", "rounds")
 
 
 def spread(summary: Summary) -> tuple[str, ...]:
-    """The cells below ``SPREAD``."""
+    """Return the cells below ``SPREAD``."""
     return (*(number(value) for value in (summary.median, summary.p25, summary.p75, summary.p99)), str(summary.count))
 
 
@@ -93,7 +93,7 @@ AIM_HEADERS = ("aim", "limit", "measured", "")
 
 
 def aims(values: Mapping[str, float]) -> list[Aim]:
-    """What the values of all sections say of the promises."""
+    """Return what the values of all sections say of the promises."""
 
     def ratio(above: str, below: str) -> float | None:
         return values[above] / values[below] if values.get(below) and above in values else None
@@ -122,7 +122,7 @@ def aims(values: Mapping[str, float]) -> list[Aim]:
 
 
 def aims_text(values: Mapping[str, float]) -> str:
-    """The aims for a terminal, as far as they were measured."""
+    """Return the aims for a terminal, as far as they were measured."""
     rows = [aim.cells for aim in aims(values) if aim.measured is not None]
     return "\n".join(["\nAims", *_table([AIM_HEADERS, *rows])]) if rows else ""
 

@@ -29,7 +29,7 @@ class Effort:
 
 
 def measure_light(rounds: int) -> Section:
-    """The protocol and the server, as far as the number of candidates matters to them."""
+    """Measure the protocol and the server, as far as the number of candidates matters to them."""
     section = Section(
         "Graceful hand-over, light candidates (ms)",
         "python -m benchmarks scale",

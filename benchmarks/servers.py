@@ -21,7 +21,7 @@ START_TIMEOUT = 60.0
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on at the moment."""
+    """Return a TCP port on 127.0.0.1 on which no process listens at the moment."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -55,11 +55,11 @@ class Server:
 
     @staticmethod
     def program() -> str | None:
-        """What runs it; None when this machine does not have it."""
+        """Return what runs it; None when this machine does not have it."""
         raise NotImplementedError
 
     def command(self) -> list[str]:
-        """The command line, after the files that it needs have been written to ``folder``."""
+        """Return the command line, after the files that it needs have been written to ``folder``."""
         raise NotImplementedError
 
     @property
@@ -80,7 +80,7 @@ class Server:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends it, and removes its data."""
+        """End it, and remove its data."""
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -126,7 +126,7 @@ class Redis(Server):
         return told
 
     def version(self) -> str:
-        """What it says of itself."""
+        """Return what it says of itself."""
         told = self.info("server")
         return f"{told.get('server_name', 'redis')} {told.get('valkey_version', told['redis_version'])}"
 
@@ -154,7 +154,7 @@ class Etcd(Server):
         return b'"true"' in self._ask("GET", "/health")
 
     def waiting(self) -> int | None:
-        """The keys of the election, but the leader's."""
+        """Return the keys of the election, but the leader's."""
         from benchmarks.peers.etcd import Gateway, encoded
 
         answer = Gateway(self.address).ask(
@@ -163,7 +163,7 @@ class Etcd(Server):
         return int(answer.get("count", 0)) - 1
 
     def version(self) -> str:
-        """What the program says."""
+        """Return what the program says."""
         return _first_line(self.program() or "", "--version").replace(" Version:", "")
 
     def _ask(self, method: str, path: str) -> bytes:
@@ -197,7 +197,7 @@ class ZooKeeper(Server):
         return "Mode:" in self._word("srvr")
 
     def waiting(self) -> int | None:
-        """The ephemeral nodes: one each, but the leader's."""
+        """Return the ephemeral nodes: one each, but the leader's."""
         lines = dict(line.split("\t", 1) for line in self._word("mntr").splitlines() if "\t" in line)
         return int(lines["zk_ephemerals_count"]) - 1
 

@@ -91,7 +91,7 @@ def measure_setup(rounds: int) -> Section:
 
 @contextlib.contextmanager
 def _compiled() -> Iterator[dict[str, str]]:
-    """The environment of processes that keep compiled modules in a folder of their own."""
+    """Return the environment of processes that keep compiled modules in a folder of their own."""
     with tempfile.TemporaryDirectory(prefix="django-leader-bench-") as folder:
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         yield kept | {"PYTHONPYCACHEPREFIX": folder}
@@ -146,7 +146,7 @@ class Relay:
             one.close()
 
     def close(self) -> None:
-        """Ends it."""
+        """End it."""
         os.close(self._ended)
         self._thread.join()
         self._listener.close()

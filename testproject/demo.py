@@ -73,7 +73,7 @@ class Web:
         """When the last process that ended did."""
 
     def start(self) -> None:
-        """Starts it, and waits until it serves."""
+        """Start it, and wait until it serves."""
         with self.log.open("ab") as log:
             self.process = process = subprocess.Popen(
                 [sys.executable, "-m", "testproject.serve", str(self.port)],
@@ -92,7 +92,7 @@ class Web:
         self.ended_at = time.time()
 
     def ask(self) -> dict[str, Any] | None:
-        """What it says of itself; None when it does not answer."""
+        """Return what it says of itself; None when it does not answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5) as answer:
                 said: dict[str, Any] = json.load(answer)
@@ -101,7 +101,7 @@ class Web:
             return None
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
+        """Send it a signal."""
         assert self.process
         self.process.send_signal(number)
 
@@ -122,7 +122,7 @@ class History:
         self.resigned_at = 0.0
 
     def next_grant(self, seconds: float) -> Grant | None:
-        """The next new leader, or None when there is none for so long."""
+        """Return the next new leader, or None when there is none for so long."""
         until = time.time() + seconds
         while (left := until - time.time()) > 0:
             found: Any = self._client.xread({EVENTS: self._last}, count=1, block=max(1, int(left * 1000)))
@@ -138,7 +138,7 @@ class History:
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = LONG) -> Any:
-    """Waits until ``condition()`` is true, and gives its value."""
+    """Wait until ``condition()`` is true, and return its value."""
     until = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > until:
@@ -162,7 +162,7 @@ class Demo:
         self.history = History(self.client)
 
     def start(self) -> None:
-        """The database, the log-in, the processes."""
+        """Make the database and the log-in, and start the processes."""
         manage = [sys.executable, str(ROOT / "testproject" / "manage.py")]
         subprocess.run([*manage, "migrate", "-v0"], check=True)
         account = {"DJANGO_SUPERUSER_PASSWORD": PASSWORD, "DJANGO_SUPERUSER_EMAIL": "admin@example.com"}
@@ -178,14 +178,14 @@ class Demo:
         print(f"          logs   {self.folder}", flush=True)
 
     def close(self) -> None:
-        """Ends all that was started, and waits until it is gone."""
+        """End all that was started, and wait until it is gone."""
         for web in self.webs:
             web.end()
         self.client.close()
         embedded.leave()
 
     def leader(self) -> Web:
-        """The one that leads, once exactly one says so."""
+        """Return the one that leads, once exactly one says so."""
 
         def one() -> Web | None:
             leading = [web for web in self.webs if (web.ask() or {}).get("is_leader")]
@@ -228,7 +228,7 @@ class Demo:
         return time.time() - float(DURATIONS["LOCK_TTL"]) + left / 1000 if left > 0 else None
 
     def round(self, number: signal.Signals) -> float:
-        """Ends the leader by a signal. Gives the seconds until another one leads."""
+        """End the leader by a signal. Return the seconds until another one leads."""
         victim = self.leader()
         while self.history.next_grant(0.05):
             pass  # what came before
@@ -255,7 +255,7 @@ class Demo:
 
 
 def say(text: str) -> None:
-    """A line with the time."""
+    """Print a line with the time."""
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
@@ -263,7 +263,7 @@ FAULTS = {"graceful stop": signal.SIGTERM, "kill -9": signal.SIGKILL, "frozen": 
 
 
 def rounds(demo: Demo, number: int) -> None:
-    """The demo without a person."""
+    """Run the demo without a person."""
     took: dict[str, list[float]] = {name: [] for name in FAULTS}
     for _ in range(number):
         for name, what in FAULTS.items():
@@ -277,7 +277,7 @@ def rounds(demo: Demo, number: int) -> None:
 
 
 def main() -> int:
-    """Runs the demo. Gives the exit status."""
+    """Run the demo. Return the exit status."""
     parser = argparse.ArgumentParser(description="Three web processes elect a leader, lose it and elect another.")
     parser.add_argument("--rounds", type=int, default=0, help="end the leader so often in each way, then exit")
     parser.add_argument(

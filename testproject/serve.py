@@ -8,7 +8,7 @@ import waitress
 
 
 def main(port: int) -> None:
-    """Serves the test project, static files of the admin included, on 127.0.0.1 until SIGTERM."""
+    """Serve the test project, static files of the admin included, on 127.0.0.1 until SIGTERM."""
     from django.contrib.staticfiles.handlers import StaticFilesHandler
 
     from django_leader import elections

@@ -11,7 +11,7 @@ from testproject.jobs.models import Run
 
 
 def index(request: HttpRequest) -> JsonResponse:
-    """This process's own verdict; asks no Redis."""
+    """Return this process's own verdict; ask no Redis."""
     election = elections["default"]
     return JsonResponse(
         {
@@ -24,7 +24,7 @@ def index(request: HttpRequest) -> JsonResponse:
 
 
 def runs(request: HttpRequest) -> JsonResponse:
-    """The newest runs of the periodic job, whichever process did them."""
+    """Return the newest runs of the periodic job, whichever process did them."""
     return JsonResponse(
         {"runs": list(Run.objects.order_by("-at").values("job", "instance_id", "fencing_token", "at")[:50])}
     )

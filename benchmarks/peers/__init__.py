@@ -25,13 +25,13 @@ class Peer(Protocol):
     """One candidate of a system. Made with the server's address, a gain callback and options of the system's own."""
 
     def start(self) -> None:
-        """Takes part from now on. Returns at once, or after what it takes to connect."""
+        """Become a candidate. Return at once, or after what it takes to connect."""
 
     def stop(self) -> None:
-        """Gives the leadership back, and takes part no longer. Only a leader is asked to."""
+        """Give the leadership back, and end the candidacy. Only a leader is asked to."""
 
     def leads(self) -> bool:
-        """The check that a user of the system has."""
+        """Return the check that a user of the system has."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class System:
             return "?"
 
     def load(self) -> Callable[..., Peer]:
-        """The class."""
+        """Return the class."""
         made: Callable[..., Peer] = getattr(importlib.import_module(self.module), self.name)
         return made
 
@@ -124,5 +124,5 @@ SYSTEMS = {
 
 
 def present() -> dict[str, System]:
-    """The systems that can be measured here."""
+    """Return the systems that can be measured here."""
     return {name: system for name, system in SYSTEMS.items() if not system.missing}

@@ -16,7 +16,7 @@ class Contender:
         self._leads = False
 
     def start(self) -> None:
-        """Takes part from now on."""
+        """Become a candidate."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._over,), daemon=True)
         self._thread.start()
@@ -29,7 +29,7 @@ class Contender:
         self._thread.join()
 
     def leads(self) -> bool:
-        """A flag, which can lie."""
+        """Return a flag, which can be wrong."""
         return self._leads
 
     def acquire(self) -> bool:
@@ -41,7 +41,7 @@ class Contender:
         raise NotImplementedError
 
     def release(self) -> None:
-        """Gives the lock back."""
+        """Give the lock back."""
         raise NotImplementedError
 
     def _run(self, over: threading.Event) -> None:

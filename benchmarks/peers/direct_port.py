@@ -50,7 +50,7 @@ class DirectPort(Contender):
         return held
 
     def release(self) -> None:
-        """Deletes the lock if it is ours, then the info."""
+        """Delete the lock if it is ours, then the info."""
         if self._release(keys=[KEY], args=[self._candidate_id]):
             self._client.delete(f"{KEY}:info")
 

@@ -56,7 +56,7 @@ class Etcd(Contender):
         return True
 
     def renew(self) -> bool:
-        """It has a thread of its own for that."""
+        """Do nothing: a thread of its own renews it."""
         return True
 
     def release(self) -> None:
@@ -78,5 +78,5 @@ class Etcd(Contender):
                     self._deadline = self._kept_until
 
     def leads(self) -> bool:
-        """Compares a clock, the one that counts a suspend: a lease goes on while a machine sleeps."""
+        """Compare a clock, the one that counts a suspend: a lease goes on while a machine sleeps."""
         return clock_gettime(BOOT_CLOCK) < self._deadline

@@ -28,11 +28,11 @@ class PythonRedisLock(Contender):
         return bool(self._lock.acquire())
 
     def renew(self) -> bool:
-        """It has a thread of its own for that."""
+        """Do nothing: a thread of its own renews it."""
         return True
 
     def release(self) -> None:
-        """Ends that thread, then releases."""
+        """End that thread, then release."""
         self._lock.release()
 
     def leads(self) -> bool:

@@ -22,11 +22,11 @@ class RedisPyLock(Contender):
         return bool(self._lock.acquire())
 
     def renew(self) -> bool:
-        """Sets the time to live anew."""
+        """Set the time to live anew."""
         return bool(self._lock.reacquire())
 
     def release(self) -> None:
-        """Deletes the lock if it is ours."""
+        """Delete the lock if it is ours."""
         self._lock.release()
 
     def leads(self) -> bool:

@@ -27,15 +27,15 @@ class RedlockNg(Contender):
         return True
 
     def renew(self) -> bool:
-        """Sets the time to live anew."""
+        """Set the time to live anew."""
         return bool(self._redlock.extend(self._lock, int(TTL * 1000)))
 
     def release(self) -> None:
-        """Deletes the lock if it is ours."""
+        """Delete the lock if it is ours."""
         self._redlock.release(self._lock)
 
     def leads(self) -> bool:
-        """What the object says, which nothing but a release changes."""
+        """Return what the object says, which nothing but a release changes."""
         return bool(self._lock.valid)
 
 
@@ -54,12 +54,12 @@ class Pottery(Contender):
         return bool(self._lock.acquire())
 
     def renew(self) -> bool:
-        """Sets the time to live anew; raises when the lock is not ours."""
+        """Set the time to live anew; raise when the lock is not ours."""
         self._lock.extend()
         return True
 
     def release(self) -> None:
-        """Deletes the lock if it is ours."""
+        """Delete the lock if it is ours."""
         self._lock.release()
 
     def leads(self) -> bool:

@@ -28,11 +28,11 @@ class Kazoo(Contender):
         return bool(self._lock.acquire())
 
     def renew(self) -> bool:
-        """The client keeps the session alive."""
+        """Do nothing: the client keeps the session alive."""
         return True
 
     def release(self) -> None:
-        """Deletes the node."""
+        """Delete the node."""
         self._lock.release()
 
     def leads(self) -> bool:

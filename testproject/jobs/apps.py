@@ -11,13 +11,13 @@ logger = logging.getLogger("django_leader.testproject")
 
 
 def on_became_leader(*, using: str, fencing_token: int, **kwargs: Any) -> None:
-    """A real project starts its scheduler here: for its web processes, not for a command's own election."""
+    """Start a scheduler, in a real project: for its web processes, not for a command's own election."""
     if using == "default":
         logger.info("scheduler started, token %d", fencing_token)
 
 
 def on_lost_leadership(*, using: str, fencing_token: int, reason: str, **kwargs: Any) -> None:
-    """A real project stops its scheduler here."""
+    """Stop the scheduler, in a real project."""
     if using == "default":
         logger.info("scheduler stopped, token %d: %s", fencing_token, reason)
 
@@ -28,7 +28,7 @@ class JobsConfig(AppConfig):
     name = "testproject.jobs"
 
     def ready(self) -> None:
-        """Runs in every process; only the leader's receivers are ever called."""
+        """Run in every process; only the leader's receivers are ever called."""
         from django_leader import became_leader, lost_leadership
 
         became_leader.connect(on_became_leader)

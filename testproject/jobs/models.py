@@ -35,7 +35,7 @@ class Report(models.Model):
 
     @classmethod
     def write(cls, name: str, text: str, fencing_token: int) -> bool:
-        """Writes, unless a later leader has already done so. Gives whether it has.
+        """Write, unless a later leader has already done so. Return whether it has.
 
         The comparison and the write are one statement, so that the database makes them one step.
         """

@@ -17,7 +17,7 @@ logger = logging.getLogger("django_leader.testproject")
 
 
 def start() -> None:
-    """Starts the timer, in a daemon thread."""
+    """Start the timer, in a daemon thread."""
     threading.Thread(target=_work, name="periodic job", daemon=True).start()
 
 
