@@ -9,8 +9,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from . import client
 from .conf import COMMAND_PREFIX, DEFAULT_ALIAS, configured
-from .handler import ElectionSettings, read
 from .protocol.config import Config
+from .settings import ElectionSettings, read
 
 USER = "leader on >password"
 COMMANDS = (

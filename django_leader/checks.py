@@ -14,13 +14,30 @@ from django.core.exceptions import ImproperlyConfigured
 
 from . import client
 from .conf import DEFAULT_ALIAS, configured
-from .handler import KEYS, ElectionSettings, read
 from .protocol.config import DEFAULTS
+from .settings import FIELDS, ElectionSettings, read
 from .startup.autostart import VARIABLE, refusal
 from .system.forks import unsupported
 
-NUMBERS = {key: number + (number > 12) for number, key in enumerate(KEYS, 3)}
-"""The number of the checks of each setting. E013 is about two elections."""
+NUMBERS = {
+    "CACHE": "003",
+    "REDIS_KEY_NAME": "004",
+    "REDIS_INFO_KEY_NAME": "005",
+    "LOCK_TTL": "006",
+    "HEARTBEAT_INTERVAL": "007",
+    "RETRY_INTERVAL": "008",
+    "INSTANCE_ID": "009",
+    "HOSTNAME": "010",
+    "AUTOSTART": "011",
+    "SERVING_COMMANDS": "012",
+    "QUARANTINE": "014",
+    "MIN_REPLICAS": "015",
+    "SAME_HOST_TAKEOVER": "016",
+    "HANDLE_SIGTERM": "017",
+    "LOCAL": "018",
+}
+"""The number of the checks of each setting, which projects may silence: it never changes. Others stand where they are
+used."""
 LONG_TTL = 3600.0
 """Seconds. A longer value is more often one in milliseconds than an intended lease."""
 
@@ -38,8 +55,8 @@ def check_elections() -> list[CheckMessage]:
             found = read(alias)
         except ImproperlyConfigured as error:
             setting = str(error).removeprefix(f"LEADER_ELECTIONS[{alias!r}]: ").split(" ")[0]
-            number = NUMBERS.get(setting, 2)
-            messages.append(Error(str(error), id=f"django_leader.E{number:03}"))
+            number = NUMBERS.get(setting, "002")
+            messages.append(Error(str(error), id=f"django_leader.E{number}"))
             continue
         readable.append(found)
         messages += _check_one(found)
@@ -65,13 +82,13 @@ def _check_one(found: ElectionSettings) -> list[CheckMessage]:
             else "Give a positive number of seconds, or leave the key out for the default."
         )
         number = NUMBERS[field.upper()]
-        messages.append(Warning(f"{label}: {field.upper()} {rest}", hint=hint, id=f"django_leader.W{number:03}"))
+        messages.append(Warning(f"{label}: {field.upper()} {rest}", hint=hint, id=f"django_leader.W{number}"))
     timing = found.config.validate().timing
     if 0 < timing.quarantine < timing.ttl:
         text = f"{label}: QUARANTINE is {timing.quarantine:g} s, shorter than LOCK_TTL: when Redis has lost its data "
         text += "another process can be elected while the last leader's lease is still valid"
         hint = "Give at least the longest LOCK_TTL that any process uses, or leave the key out."
-        messages.append(Warning(text, hint=hint, id=f"django_leader.W{NUMBERS['QUARANTINE']:03}"))
+        messages.append(Warning(text, hint=hint, id="django_leader.W014"))
     if timing.ttl > LONG_TTL:
         text = f"{label}: LOCK_TTL is {timing.ttl:g} s: if the leader's host is lost, no process leads for that long"
         hint = "Durations are in seconds, not milliseconds."
@@ -113,7 +130,7 @@ def check_deployment() -> list[CheckMessage]:
         Error(
             f"LEADER_ELECTIONS[{found.alias!r}]: LOCAL is True, so each process leads independently of the others",
             hint="Take LOCAL out, which is for development, and give a CACHE that all processes share.",
-            id=f"django_leader.E{NUMBERS['LOCAL']:03}",
+            id="django_leader.E018",
         )
         for found in readable
         if found.local
@@ -133,15 +150,16 @@ def _share_a_cache(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
 
 
 def _share_keys(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
-    for number, (setting, default) in enumerate(list(DEFAULTS.items())[:2]):
+    for setting in ("REDIS_KEY_NAME", "REDIS_INFO_KEY_NAME"):
+        field, default = FIELDS[setting], DEFAULTS[FIELDS[setting]]
         # Also the names that are made of the default with an alias at the end.
-        names = [(one, one.config.keys[number]) for one in found]
+        names = [(one, getattr(one.config, field) or default) for one in found]
         if labels := _labels(one for one, name in names if name in (default, f"{default}:{one.alias}")):
             yield Warning(
-                f"{labels}: {setting.upper()} is the default: all projects that share the Redis database and use the "
+                f"{labels}: {setting} is the default: all projects that share the Redis database and use the "
                 "default elect one leader among them",
                 hint="Give each project and each stage names of its own: REDIS_KEY_NAME and REDIS_INFO_KEY_NAME.",
-                id=f"django_leader.W{NUMBERS[setting.upper()]:03}",
+                id=f"django_leader.W{NUMBERS[setting]}",
             )
 
 
@@ -151,7 +169,7 @@ def _no_quarantine(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
             f"{labels}: QUARANTINE is 0, so two processes can lead after Redis has lost its data, until the lease of "
             "the first one ends",
             hint="Leave the key out, unless Redis is started empty together with the processes.",
-            id=f"django_leader.W{NUMBERS['QUARANTINE']:03}",
+            id="django_leader.W014",
         )
 
 

@@ -8,11 +8,9 @@ the old settings are stopped and forgotten.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
@@ -22,13 +20,11 @@ from django.core.signals import setting_changed
 from django.db import connections
 
 from . import idle
-from .conf import DEFAULT_ALIAS, Autostart, UnknownElection, configured, entry_of, starting
-from .exceptions import ConfigError, LeaderError
-from .fingerprint import fingerprints
+from .conf import DEFAULT_ALIAS, UnknownElection, configured
 from .overrides import overrides
-from .protocol.config import SEED_FIELDS, Config
 from .runtime.listeners import closing_unbegun, run_coroutine
-from .signals import ElectionSignal, Failed, became_leader, leader_changed, lost_leadership
+from .settings import read
+from .signals import send_signals
 from .system.forks import register
 from .system.log import log
 
@@ -37,8 +33,6 @@ if TYPE_CHECKING:
 
     from .runtime.election import LeaderElection
 
-FIELDS = {field.name.upper(): field.name for field in fields(Config) if field.name != "projects"}
-"""The settings that are fields of ``Config``."""
 NO_DEFAULT = (
     "LEADER_ELECTIONS['default'] is used, but not declared (only: %s). No process participates in it by itself, so "
     "is_leader() without an alias is False. Declare 'default', or name the election, as in is_leader(%r)."
@@ -48,60 +42,6 @@ LOCAL = (
     "through Redis. This is for development with one process. In production take LOCAL out and give a CACHE."
 )
 LOCAL_STATUS = "LOCAL is True: each candidate leads independently, and does not know of the others"
-PATIENCE = 5.0
-"""Seconds that a receiver may take before the log says what waits for it."""
-KEYS = ("CACHE", *list(FIELDS)[:SEED_FIELDS], "AUTOSTART", "SERVING_COMMANDS", *list(FIELDS)[SEED_FIELDS:], "LOCAL")
-"""All settings of an election, in the order in which they were introduced: see ``checks``."""
-
-
-@dataclass(frozen=True)
-class ElectionSettings:
-    """One entry of ``LEADER_ELECTIONS``, with the defaults filled in."""
-
-    alias: str
-    cache: str
-    autostart: Autostart
-    serving_commands: tuple[str, ...]
-    config: Config
-    local: bool = False
-
-
-def read(alias: str) -> ElectionSettings:
-    """Return the settings of the election ``alias``. Raise ``ImproperlyConfigured``, which says what to change.
-
-    ``command:<name>`` is the election of a command. Unless it is configured, it is like ``default``, but with keys of
-    its own. It never starts by itself unless ``AUTOSTART`` says so. Every other alias but ``default`` gets keys that
-    end in its name, too.
-    """
-    source, entry = entry_of(alias)
-    command = source != alias
-    label = f"LEADER_ELECTIONS[{source!r}]"
-    if unknown := [key for key in entry if key not in KEYS]:
-        raise ImproperlyConfigured(f"{label}: unknown key {unknown[0]!r}; take it out, or use one of {', '.join(KEYS)}")
-    autostart, serving = starting(source, entry)
-    cache = entry.get("CACHE", "default")
-    if not isinstance(cache, str):
-        raise ImproperlyConfigured(f"{label}: CACHE is {cache!r}; give the name of an entry of CACHES")
-    if not isinstance(local := entry.get("LOCAL", False), bool):
-        raise ImproperlyConfigured(f"{label}: LOCAL is {local!r}; use True or False")
-    try:
-        given = {field: entry[key] for key, field in FIELDS.items() if key in entry}
-        config = Config(**given, projects=fingerprints())
-        if alias != DEFAULT_ALIAS:
-            own = config.derive(alias)
-            config = own if command else replace(config, **_fill(config, own, entry))
-    except ConfigError as error:
-        message = re.sub(r"\b(" + "|".join(FIELDS.values()) + r")\b", lambda m: m[0].upper(), str(error))
-        raise ImproperlyConfigured(f"{label}: {message}") from error
-    return ElectionSettings(alias, cache, False if command else autostart, serving, config, local)
-
-
-def _fill(config: Config, own: Config, entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of ``config``, with the keys of ``own`` where the entry names none."""
-    return {
-        field: getattr(own if key.startswith("REDIS") and not entry.get(key) else config, field)
-        for key, field in FIELDS.items()
-    }
 
 
 class ElectionHandler:
@@ -160,7 +100,7 @@ class ElectionHandler:
             run_coroutine=_run_coroutine,
             when_idle=lambda: idle.explain(alias),
         )
-        _send_signals(election)
+        send_signals(election, _run_coroutine)
         overrides.follow(election)
         return election
 
@@ -202,45 +142,6 @@ async def _with_own_database_thread(coroutine: Coroutine[Any, Any, Any]) -> None
             if context in SyncToAsync.context_to_thread_executor:  # otherwise it has made no database call
                 with suppress(RuntimeError):  # the interpreter ends: no thread can start, and none is there to close in
                     await sync_to_async(_close_connections)()
-
-
-def _send_signals(election: LeaderElection) -> None:
-    """Have ``election`` send the signals, in pairs for each receiver.
-
-    The receivers of a gain run one after the other. So the loss waits until the last of them has returned: no receiver
-    is called for the loss before the gain.
-    """
-    send = {"using": election.name, "election": election}
-    sent: dict[int, threading.Event] = {}  # by token, so that a child takes nothing inherited for its own
-
-    def tell(signal: ElectionSignal, **named: Any) -> list[Failed]:
-        failed = signal.tell(type(election), _run_coroutine, **send, **named)
-        for receiver, error in failed:
-            text = "%s: the receiver %r of %s raised an exception"
-            log(logging.ERROR, text, election.label, receiver, signal.name, exc_info=error)
-        return failed
-
-    def gained(token: int) -> None:
-        try:
-            failed = tell(became_leader, fencing_token=token)
-        finally:
-            sent.setdefault(token, threading.Event()).set()
-        if failed:
-            raise LeaderError(f"the receiver {failed[0][0]!r} of became_leader raised an exception") from failed[0][1]
-
-    def lost(token: int, reason: str) -> None:
-        gain_sent = sent.setdefault(token, threading.Event())
-        if not gain_sent.wait(PATIENCE):
-            text = "LEADER_ELECTIONS[%r]: a receiver of became_leader has not returned; lost_leadership waits for it"
-            log(logging.WARNING, text + ", and this process does not campaign before that", election.name)
-            gain_sent.wait()
-        del sent[token]
-        tell(lost_leadership, fencing_token=token, reason=reason)
-
-    def changed(previous: str, current: str) -> None:
-        tell(leader_changed, previous=previous, current=current)
-
-    election.listen(gained, lost, changed)
 
 
 elections = ElectionHandler()

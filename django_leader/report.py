@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from django.core.exceptions import ImproperlyConfigured
 
 from .exceptions import RedisUnavailable
-from .handler import LOCAL_STATUS, elections, read
+from .handler import LOCAL_STATUS, elections
 from .protocol.records import ElectionStatus, other_project
 from .runtime.diagnostics import shared_key
 from .runtime.queries import ask_together
+from .settings import read
 
 if TYPE_CHECKING:
     from .runtime.election import LeaderElection

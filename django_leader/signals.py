@@ -9,13 +9,23 @@ start a thread, or use ``election.on_become_leader``.
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.dispatch import Signal
 
+from .exceptions import LeaderError
+from .system.log import log
+
+if TYPE_CHECKING:
+    from .runtime.election import LeaderElection
+
 Failed = tuple[Any, BaseException]
 """A receiver, and what it has raised."""
+PATIENCE = 5.0
+"""Seconds that a receiver may take before the log says what waits for it."""
 
 
 class ElectionSignal(Signal):
@@ -74,3 +84,42 @@ leader_changed = ElectionSignal("leader_changed")
 A follower learns of it within its retry interval, or within four of them where there are more than 32 candidates.
 ``previous`` is empty for the first leader that is seen.
 """
+
+
+def send_signals(election: LeaderElection, run_coroutine: Callable[[Coroutine[Any, Any, None]], Any]) -> None:
+    """Have ``election`` send the signals, in pairs for each receiver.
+
+    The receivers of a gain run one after the other. So the loss waits until the last of them has returned: no receiver
+    is called for the loss before the gain. ``run_coroutine`` runs receivers that are coroutine functions.
+    """
+    send = {"using": election.name, "election": election}
+    sent: dict[int, threading.Event] = {}  # by token, so that a child takes nothing inherited for its own
+
+    def tell(signal: ElectionSignal, **named: Any) -> list[Failed]:
+        failed = signal.tell(type(election), run_coroutine, **send, **named)
+        for receiver, error in failed:
+            text = "%s: the receiver %r of %s raised an exception"
+            log(logging.ERROR, text, election.label, receiver, signal.name, exc_info=error)
+        return failed
+
+    def gained(token: int) -> None:
+        try:
+            failed = tell(became_leader, fencing_token=token)
+        finally:
+            sent.setdefault(token, threading.Event()).set()
+        if failed:
+            raise LeaderError(f"the receiver {failed[0][0]!r} of became_leader raised an exception") from failed[0][1]
+
+    def lost(token: int, reason: str) -> None:
+        gain_sent = sent.setdefault(token, threading.Event())
+        if not gain_sent.wait(PATIENCE):
+            text = "LEADER_ELECTIONS[%r]: a receiver of became_leader has not returned; lost_leadership waits for it"
+            log(logging.WARNING, text + ", and this process does not campaign before that", election.name)
+            gain_sent.wait()
+        del sent[token]
+        tell(lost_leadership, fencing_token=token, reason=reason)
+
+    def changed(previous: str, current: str) -> None:
+        tell(leader_changed, previous=previous, current=current)
+
+    election.listen(gained, lost, changed)

@@ -12,7 +12,7 @@ import math
 import platform
 import re
 import uuid
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -35,11 +35,9 @@ FINGERPRINT_LENGTH = 8
 MOST_REPLICAS = 100
 """More than any primary has. A higher value is a mistake."""
 
-SEED_FIELDS = 7
-"""The first fields of a ``Config`` are texts and durations. An empty one means the default."""
-
-GENERATED = ("instance_id", "hostname")
-"""Those of them whose default is generated when it is needed."""
+TEXTS = ("redis_key_name", "redis_info_key_name", "instance_id", "hostname")
+DURATIONS = ("lock_ttl", "heartbeat_interval", "retry_interval")
+"""The fields of which an empty one, a zero or a negative one means the default."""
 
 _TAGGED = re.compile(r"^[^{}]*\{[^{}]+\}[^{}]*$")
 
@@ -104,11 +102,11 @@ class Config:
                 raise ConfigError(f"{name} is {value!r}; use True or False")
         if not isinstance(self.projects, tuple) or not all(isinstance(name, str) for name in self.projects):
             raise ConfigError(f"projects is {self.projects!r}; give a tuple of str")
-        for field in fields(self)[:SEED_FIELDS]:
-            value = getattr(self, field.name)
-            number = field.name in DEFAULTS and isinstance(DEFAULTS[field.name], float)
-            object.__setattr__(self, field.name, _seconds(field.name, value) if number else _text(field.name, value))
-        for name in GENERATED:
+        for name in TEXTS:
+            object.__setattr__(self, name, _text(name, getattr(self, name)))
+        for name in DURATIONS:
+            object.__setattr__(self, name, _seconds(name, getattr(self, name)))
+        for name in ("instance_id", "hostname"):
             _check_name(name, getattr(self, name))
         _check_keys(self.keys)
         for name in ("heartbeat_interval", "retry_interval"):
@@ -186,9 +184,8 @@ class Config:
         return replace(self, redis_key_name=f"{self.keys.lock}:{name}", redis_info_key_name=f"{self.keys.info}:{name}")
 
 
-DEFAULTS: dict[str, Any] = {
-    field.name: field.default for field in fields(Config)[:SEED_FIELDS] if field.name not in GENERATED
-}
+DEFAULTS: dict[str, Any] = {name: getattr(Config, name) for name in (*TEXTS[:2], *DURATIONS)}
+"""The defaults that are fixed. Those of the two other texts are generated when they are needed."""
 
 
 def inbox(keys: Keys, me: str) -> str:

@@ -14,7 +14,7 @@ from django.test import Client, override_settings
 from pytest_django import Settings
 
 from django_leader import LeaderElection, elections
-from django_leader.handler import read
+from django_leader.settings import read
 from tests.django.conftest import FAST, caches
 from tests.support.servers import GENEROUS, RedisServer, eventually
 

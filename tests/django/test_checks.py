@@ -11,7 +11,7 @@ from django.core.checks import CheckMessage
 from django.test import override_settings
 
 from django_leader import checks
-from django_leader.handler import KEYS
+from django_leader.settings import KEYS
 from tests.django.conftest import CLUSTER_CACHE
 from tests.support.candidates import ROOT
 
@@ -218,3 +218,13 @@ def test_every_id_has_a_test_and_every_setting_an_id() -> None:
     assert literal <= tested
     assert {f"E{number:03}" for number in range(1, 19)} <= tested
     assert set(checks.NUMBERS) == set(KEYS)
+
+
+def test_the_numbers_never_change() -> None:
+    """Projects have them in SILENCED_SYSTEM_CHECKS."""
+    assert checks.NUMBERS == {
+        "CACHE": "003", "REDIS_KEY_NAME": "004", "REDIS_INFO_KEY_NAME": "005", "LOCK_TTL": "006",
+        "HEARTBEAT_INTERVAL": "007", "RETRY_INTERVAL": "008", "INSTANCE_ID": "009", "HOSTNAME": "010",
+        "AUTOSTART": "011", "SERVING_COMMANDS": "012", "QUARANTINE": "014", "MIN_REPLICAS": "015",
+        "SAME_HOST_TAKEOVER": "016", "HANDLE_SIGTERM": "017", "LOCAL": "018",
+    }  # fmt: skip

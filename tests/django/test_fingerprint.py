@@ -10,7 +10,7 @@ from django.test import override_settings
 
 from django_leader import elections
 from django_leader.fingerprint import fingerprints
-from django_leader.handler import read
+from django_leader.settings import read
 
 
 def test_it_is_that_of_the_secret_key_and_does_not_contain_it() -> None:

@@ -23,8 +23,8 @@ from django_leader import (
     leader_changed,
     lost_leadership,
 )
-from django_leader.handler import read
 from django_leader.runtime.lifecycle import lifecycle
+from django_leader.settings import read
 from django_leader.testing import leading
 from tests.django.conftest import CLUSTER_CACHE, FAST, caches
 from tests.support.candidates import ROOT

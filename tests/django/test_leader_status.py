@@ -17,8 +17,8 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from django_leader import LeaderElection, elections
-from django_leader.handler import read
 from django_leader.management.commands import leader_status
+from django_leader.settings import read
 from tests.django.conftest import CLUSTER_CACHE, FAST, caches
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually

@@ -24,7 +24,7 @@ from pytest_django import Settings
 
 from django_leader import Config, LeaderElection, became_leader, elections, is_leader, lost_leadership
 from django_leader.checks import check_elections
-from django_leader.handler import KEYS
+from django_leader.settings import KEYS
 from django_leader.testing import following, leading
 from tests.commands.management.commands import guarded
 from tests.readme.snippets import GIVEN, snippet, snippets

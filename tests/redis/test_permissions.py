@@ -15,8 +15,8 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from django_leader import Config, LeaderElection, RedisUnavailable, acl
-from django_leader.handler import read
 from django_leader.redis.lease import Lease
+from django_leader.settings import read
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 

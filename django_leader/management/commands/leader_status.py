@@ -13,9 +13,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.timezone import localtime
 
 from django_leader import acl
-from django_leader.handler import elections, read
+from django_leader.handler import elections
 from django_leader.management.output import printable, put
 from django_leader.report import Report, reports
+from django_leader.settings import read
 from django_leader.startup.autostart import VARIABLE, Seen, decide
 from django_leader.startup.starter import starter
 from django_leader.system import forks
