@@ -43,7 +43,7 @@ def test_an_outage_and_its_end_are_told_once(advice: Diagnostics, caplog: pytest
         advice.answered(quarantined("a")._replace(verdict="held"))
     assert advice.outage == ""
     [line] = told(caplog)
-    assert "reachable again" in line
+    assert "Redis is reachable again" in line
 
 
 def test_a_quarantine_is_told_once_and_the_next_not_within_a_minute(
