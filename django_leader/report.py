@@ -35,7 +35,7 @@ class Report:
 
     @property
     def this_process(self) -> str:
-        """What this process is in the election: it ``leads``, ``follows``, ``takes part`` or ``takes no part``. Local.
+        """What this process is: it ``leads``, ``follows``, ``is a candidate`` or ``is not participating``. Local.
 
         It follows only a leader that is known to be there: no process follows while Redis is unreachable.
         """

@@ -22,6 +22,7 @@ from django_leader import (
     is_leader,
     leader_changed,
     lost_leadership,
+    signals,
 )
 from django_leader.runtime.lifecycle import lifecycle
 from django_leader.settings import read
@@ -202,7 +203,7 @@ def test_a_cache_that_cannot_carry_an_election_is_refused_by_what_needs_it(
 def test_a_receiver_is_told_of_the_loss_only_after_the_gain(
     project: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(handler, "PATIENCE", 0.01)
+    monkeypatch.setattr(signals, "PATIENCE", 0.01)
     log: list[str] = []
     hold, lost = threading.Event(), threading.Event()
 
