@@ -36,8 +36,8 @@ NUMBERS = {
     "HANDLE_SIGTERM": "017",
     "LOCAL": "018",
 }
-"""The number of the checks of each setting, which projects may silence: it never changes. Others stand where they are
-used."""
+"""The number of the checks of each setting, which projects may silence: it never changes. 013 is about two elections
+with one key, and others stand where they are used."""
 LONG_TTL = 3600.0
 """Seconds. A longer value is more often one in milliseconds than an intended lease."""
 

@@ -1,7 +1,7 @@
 """The entries of ``LEADER_ELECTIONS``, and of each where its election starts by itself.
 
 Every process of a project reads this when it starts, also a process that is a candidate in no election. So nothing is
-imported here that such a process does not have anyway. ``handler`` reads the rest of an entry when the election is
+imported here that such a process does not have anyway. ``settings`` reads the rest of an entry when the election is
 first used.
 """
 

@@ -1,5 +1,7 @@
 """The proof that a state in Redis is over, on the candidate's own clock. Without it no candidate takes over.
 
+The exception is the lease of a process that is proved to be dead (``pidfd``).
+
 NOT guaranteed here:
 
 - Anything, if the server's clock steps there and back between two polls of one candidate, and the candidate had no
@@ -15,12 +17,12 @@ know that this very version has lasted for its duration. There are two proofs:
 
 - The candidate has seen the version unchanged for its duration. This needs only the candidate's own clock.
 - The first poll that found the version came right after a poll that found another one. So the state was set between the
-  two polls. By both polls the server's clock was ahead of ours by the same offset, within half of the margin that the
-  holder left, whatever the network did. So the server's clock ran as ours did while the state was set, and what the
-  server says is left of the state, is left of it.
+  two polls. Each poll bounds the offset between the server's clock and ours, however slow the network is. If the bounds
+  of both polls together span at most half of the margin that the holder left, the server's clock did not step while the
+  state was set. The time that the server reports as remaining is then right.
 
-The second proof lets a follower meet the end of a lease on time. The first poll that finds the version makes it, or no
-poll does. A later poll cannot make up for it: if the server's clock was wrong when the state was set, then its end is
+The second proof lets a follower meet the end of a lease on time. Only the first poll that finds the version can
+make it. A later poll cannot make up for it: if the server's clock was wrong when the state was set, then its end is
 wrong for as long as the state lasts, even if the clock looks right again. A slow answer counts against the proof, too,
 although it does not show that the clock stepped: the clock may have stepped and come back within the time of the
 answer. That costs little. The candidate waits for the first proof, which comes at most one interval between two polls
@@ -67,7 +69,8 @@ class ExpiryProof(NamedTuple):
     def observe(self, asked_at: float, answer: Answer, now: float, poll_interval: float) -> ExpiryProof:
         """Return what is known after ``answer`` to a request that left at ``asked_at``; it arrived at ``now``. Pure.
 
-        ``poll_interval``: seconds between two polls, at most. An observation that is older proves nothing.
+        ``poll_interval``: seconds from the sending of one poll to the answer of the next, at most. An older observation
+        proves nothing.
         """
         observation = Observation(asked_at, answer.at, answer.at - now, answer.at + GRAIN - asked_at)
         if answer.version == self.version:

@@ -92,5 +92,5 @@ def held_since(answer: Answer, here: Clocks) -> float | None:
 
 
 def hold_left(watch: ExpiryProof, now: float) -> float:
-    """Return the seconds for which the last leader's hold goes on, as ``expiry`` saw it; 0 if there is none. Pure."""
+    """Return the seconds for which the last leader's hold goes on, as ``watch`` saw it; 0 if there is none. Pure."""
     return max(0.0, watch.expires_at - now) if watch.version.startswith(DELAY) else 0.0

@@ -10,17 +10,18 @@ Why one process leads at a time. Suppose that a grant to B follows a grant to A.
 
 - *A's deadline* is counted from the instant before its request left (``asked_at``), so it is never later than the end
   of the lease that the server set. ``step`` looks at the clock before it looks at the event. So a renewal whose reply
-  comes after the deadline meets a term that has already ended, and nothing leads from ``ended`` to ``term``.
+  comes after the deadline meets a term that has already ended, and no event turns ``ended`` back into ``term``.
 - *A's state is still there when B's request is executed.* There are three cases. A has released it, and had ended
   before. Or B names the version of the state, which B has proved to be over on its own clock (``expiry``); a renewal
   by A makes another version, and the proof void. Or B names A and its token, because A's process is dead
   (``pidfd``); then nothing of A leads, whatever its deadline. A request of A that is executed later finds that the
   state is not A's any more. If data were lost meanwhile, it sets a state that binds everybody for as long as B's
   lease can last (``reclaim.lua``).
-- *A's state is lost.* The first request of any candidate finds no state, the state of another server, or an older one.
-  It sets a quarantine, which lasts longer than any lease that was granted before the loss, and which must be proved to
-  be over like any other state. A itself may set its state again while its lease lasts. That lease is then the only one:
-  the server does not execute what comes later, and a reply counts only before the old deadline.
+- *A's state is lost.* The first campaign, reclaim or release finds no state, the state of another server, or an
+  older one. (A poll grants nothing, and a renewal needs A's own state.) It sets a quarantine, which ends after every
+  lease that was granted before the loss, unless it is configured to be off or shorter than the lease. It must be proved
+  to be over like any other state. A itself may set its state again while its lease lasts. That lease is then the only
+  one: the server does not execute what comes later, and a reply counts only before the old deadline.
 - *A reply never comes.* The event is ``Failed``, which changes neither the term nor the deadline. A grant whose reply
   was lost makes nobody leader. The next campaign of the same candidacy is granted anew, and an earlier campaign that is
   executed later is refused.
@@ -112,7 +113,7 @@ class Delivered(NamedTuple):
 
 
 class Released(NamedTuple):
-    """The release was sent. If it was not executed, the lease runs out."""
+    """The release was sent, or could not be. If it was not executed, the lease runs out."""
 
 
 class Stop(NamedTuple):
@@ -293,7 +294,7 @@ def _expire(state: State, now: float) -> State:
     if state.pending and now >= state.pending.deadline:
         return state._replace(pending=None)
     if state.ended and state.ended.owes_release and not state.ended.delivered and now >= state.ended.term.deadline:
-        # The loss callbacks have run for longer than the lease. It has run out, so there is nothing to give back.
+        # The loss callbacks still run at the deadline. The lease runs out by itself, so it is not given back.
         ended = state.ended._replace(owes_release=False)
         return state._replace(ended=ended, unrecorded_end=(ended.term.token, ended.reason))
     return state
@@ -313,8 +314,8 @@ def _unannounced(term: Term) -> Ended:
 
 
 def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
-    # A candidate that resigns does not campaign for a while, so that another can take over. That grows with the number
-    # of terms in a row that ended so.
+    # A candidate that resigns does not campaign for a while, so that another can take over. The time is one retry
+    # interval. It doubles with each further term in a row that a failed gain callback ended, up to 32 intervals.
     setbacks = state.setbacks + 1 if reason == "callback-failed" else 0
     until = now + timing.retry * 2 ** min(max(setbacks - 1, 0), 5)
     return _end(state._replace(setbacks=setbacks, not_before=until), reason, owes_release=True, next_at=until)
@@ -341,7 +342,8 @@ def _campaigned(state: State, asked_at: float, answer: Answer, jitter: float, no
     if state.term or state.ended or state.pending:
         return state
     if answer.verdict != "granted":
-        # A lock of another program cannot be claimed: it runs out, or its holder renews it.
+        # No proof applies here. A lock of another program runs out or is renewed. After 'late', of which nothing
+        # remains, the next request is due at once.
         expires_at = now + answer.remaining if answer.verdict in ("foreign", "late") else state.watch.expires_at
         spread = jitter * min(MAX_JITTER, JITTER_PER_CANDIDATE * answer.candidates)
         pause = pace.pause(answer, state.watch, gap, jitter, timing)

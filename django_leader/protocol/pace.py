@@ -1,7 +1,7 @@
 """How long a follower waits between two polls: the retry interval in a small fleet, longer in a large one.
 
-NOT guaranteed here: that some candidate polls within a certain time. Each candidate polls before the end of every lease
-that it sees. Sooner only if what it waits for did not happen to all of them at once.
+NOT guaranteed here: that some candidate polls within a certain time. Each candidate polls at the latest when the lease
+that it has seen ends. Usually some candidate polls sooner, but not if all of them last polled at the same instant.
 
 Up to a hundred candidates together poll as often as ``FULL_RATE_CANDIDATES`` of them would. A candidate acts for all on
 what it sees, so they need not poll more often, and neither Redis nor their hosts have more to do. In a still larger

@@ -3,7 +3,7 @@
 NOT guaranteed here: that the server is a primary, or the same one as at the last connect.
 
 The Sentinel clients of an application are not used, because one that hangs would delay an election for as long as
-*their* timeouts say, and redis-py retries ten times. No connection is kept open in between.
+*their* timeouts say, and redis-py retries ten times. No connection to a Sentinel is kept open between two look-ups.
 """
 
 from __future__ import annotations

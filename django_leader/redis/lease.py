@@ -91,8 +91,8 @@ class Lease:
         """Poll a lease that another candidate holds. Errors as of ``campaign``.
 
         One round trip, in which a wait until the instant ``until`` can begin: see ``wait``. Return None when only a
-        campaign can tell: the state is not plainly such a lease, or older than ``highest_token``, or no campaign was
-        sent on this connection.
+        campaign can tell: the state is not plainly such a lease, or older than ``highest_token``, or there is no open
+        connection, or it was closed meanwhile. A poll may be the first script on a new connection: it grants nothing.
         """
         answer = None
         if self.channel.connected:
@@ -140,12 +140,12 @@ class Lease:
     ) -> bool:
         """Give the term ``token`` back, and with ``leave`` end the candidacy. One round trip.
 
-        It takes a second one if the server's clock was set since the last answer, so that the server refused the
-        request as too old. The request is then sent again, to be executed before the instant ``deadline`` at which the
-        lease ends (0: not again). Of ``preconditions`` only the highest token, the acknowledged version and
-        ``not_after`` are used. ``hold``: seconds for which no candidate may lead yet. ``clocks``: what the clocks of
-        this host show, so that a process that starts later can tell when the hold is over; without them it has to watch
-        the hold for its whole duration.
+        It takes a second one if the server refused the request as too old, because its clock was set since the last
+        answer, or because the request was slow. The request is then sent again, to be executed before the instant
+        ``deadline`` at which the lease ends (0: not again). Of ``preconditions`` only the highest token, the
+        acknowledged version and ``not_after`` are used. ``hold``: seconds for which no candidate may lead yet.
+        ``clocks``: what the clocks of this host show, so that a process that starts later can tell when the hold is
+        over; without them it has to watch the hold for its whole duration.
 
         Return whether there was a lease of ours to give back: False if a request whose reply was lost has given it back
         already. Raise ``RedisUnavailable``.
@@ -218,7 +218,7 @@ class Lease:
 
         Return the message, ``{"wake": True}`` for a wake-up, or None when the wait ended otherwise. A wait that a poll
         has begun goes on. Unless it is to be ``exact``, it may end 0.2 s late. Raise ``RedisUnavailable``, also for a
-        message that is too long; the others of its kind are then taken out of the inbox.
+        message that is too long; up to 100 waiting messages are then taken out of the inbox and dropped.
         """
         try:
             element = self.channel.wait(self._waiting(candidate_id, wake=wake), until, exact=exact)

@@ -3,7 +3,8 @@
 NOT guaranteed here: that a request which raised was not executed. Each script documents its guarantees at its top.
 
 - A request carries an id, which is a number, and its reply repeats the id. A reply to anything else is an error, not an
-  answer. The ids grow: the scripts refuse a request of this process that a later one has overtaken.
+  answer. The ids grow: campaign.lua does not grant a candidacy its own lease again for a request that a later one has
+  overtaken.
 - A request names its script by its digest. A server that does not know the digest has executed nothing, and is then
   sent the source.
 - A request on a connection that the other end has closed meanwhile is sent once more, on a new connection. If the first

@@ -86,7 +86,8 @@ class Candidacy:
         self._io_lock, self._io_threads = threading.Lock(), set[int]()
         # Any thread or signal handler sets it, without a lock.
         self._waker = Waker()
-        # Only under ``_io_lock``, except ``channel.connected``, the last request (``leave``), ``_close``, ``abandon``.
+        # Only under ``_io_lock``, except ``channel.connected``, ``process`` at the beginning, the last request
+        # (``leave``), ``_close`` and ``abandon``.
         self._lease = lease = open_lease(connect, config, self._waker)
         # Never changes.
         self._candidate_id = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
@@ -107,7 +108,7 @@ class Candidacy:
         self.hold = 0.0
         # Never changes.
         self.pid = os.getpid()
-        # Only under ``_io_lock``, except at the begin and at the end, when no other thread has anything to do.
+        # Only under ``_io_lock``, except at the beginning and at the end, when no other thread has anything to do.
         self._actions = Actions(
             lease, self._candidate_id, config, self._waker, self.advice, self.pid, lambda: self._state, self._apply
         )
@@ -195,7 +196,6 @@ class Candidacy:
             self._apply(machine.Stop())
         with self.changed:
             successor._state, self._successor = machine.inherited(self._state), successor
-            self.changed.notify_all()
 
     def abandon(self) -> None:
         """In a forked child: use nothing of the parent's candidacy, and send nothing.

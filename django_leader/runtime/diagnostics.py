@@ -17,7 +17,8 @@ from django_leader.system import clock, starvation
 from django_leader.system.log import LONGEST, log, way_to
 
 LATE = 0.5
-"""Part of the heartbeat interval. A heartbeat that is later was delayed by more than the jitter of a busy host."""
+"""Part of the heartbeat interval. A heartbeat that is late by more than this was delayed by more than the jitter of a
+busy host."""
 MAX_DUPLICATES = 10
 """Warnings of another process with the same instance id, at most. Any program that writes to Redis can make up any
 number of them."""

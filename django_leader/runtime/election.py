@@ -276,8 +276,8 @@ class LeaderElection(Queries, Waits):
     def prepare(self, *, here: bool = True) -> None:
         """Do what is better done in the main thread if ``start()`` will not be: imports and, with ``here``, SIGTERM.
 
-        Without ``here`` the election starts in a fork. Local, connects to nothing. Raise ``ImproperlyConfigured`` like
-        ``start()``.
+        Without ``here`` the election starts in a forked child. Local, connects to nothing. Raise
+        ``ImproperlyConfigured`` like ``start()``.
         """
         _ = self._connect
         if here:
@@ -298,6 +298,9 @@ class LeaderElection(Queries, Waits):
                 last.continue_as(new)  # before another thread can feed it a Stop, which this would overwrite
             self._candidacy, self._grant = new, new.grant
             self.asked = False
+            if last:
+                with (changed := last.changed):  # threads that wait for leadership go on with the new candidacy
+                    changed.notify_all()
             return new
 
     def stop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
@@ -307,8 +310,8 @@ class LeaderElection(Queries, Waits):
         the latest after ``timeout`` seconds (default: the lease and two operations). From a callback or receiver of
         this election, a body under ``@leader_required``, or a signal handler that interrupts ``run()`` or another
         ``stop()``, return at once; the end follows when these have returned.
-        ``hold``: seconds for which no process leads after that; ``hold.py`` says by which clocks it ends. Idempotent,
-        any thread; afterwards ``start()`` works again.
+        ``hold``: seconds for which no process leads after that; ``protocol/hold.py`` says by which clocks it ends.
+        Idempotent, any thread; afterwards ``start()`` works again.
         """
         candidacy, self.asked = self._candidacy, False
         if candidacy is None or not self.running:

@@ -100,7 +100,7 @@ class Grant:
         return self._last.deadline
 
     def left(self, now: float) -> float:
-        """Return the seconds from ``now`` until the term is over; 0.0 if it is over, which it then stays.
+        """Return the seconds from ``now`` until the term is over; 0.0, for good, once it is over.
 
         Local, any thread, any signal handler.
         """

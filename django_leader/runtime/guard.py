@@ -36,7 +36,7 @@ class NotGuarded(LeaderError):
 
 
 def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
-    """Call ``body`` in this thread while this process leads ``election``, and return what it does.
+    """Call ``body`` in this thread while this process leads ``election``, and return what it returns.
 
     Call it behind a shield. Raise what ``body`` raises, ``LeadershipLost``, and ``NotGuarded``.
     """

@@ -114,8 +114,8 @@ class Lifecycle:
 
             self._finalized = os.getpid()
             self._finalize()
-            # With start method spawn or forkserver the child clears registered finalizers; multiprocessing calls this
-            # hook afterwards, so register again.
+            # Every child of multiprocessing clears the registered finalizers and calls this hook afterwards, so
+            # register again.
             register_after_fork(self, Lifecycle._finalize)
 
     def _finalize(self) -> None:

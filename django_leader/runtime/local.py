@@ -54,7 +54,7 @@ class Local:
         """The candidacy that leads, and the instant at which its lease ends; if none leads, at which the hold ends."""
         self.info: LeaderInfo | None = None
         self.duration, self.clocks = 0.0, ""
-        """Of a hold: how long it lasts, and what the clocks showed at its begin."""
+        """Of a hold: how long it lasts, and what the clocks showed when it began."""
         self.events: deque[Event] = deque(maxlen=MOST_EVENTS)
 
     def __call__(self, timeout: float) -> Connection:

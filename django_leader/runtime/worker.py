@@ -111,7 +111,10 @@ class Actions:
         return 0.0
 
     def leave(self) -> None:
-        """Leave the candidates in Redis, which wakes a follower if there is no leader. Raise ``RedisUnavailable``."""
+        """Remove this candidate from the candidates in Redis, which wakes a follower if there is no leader.
+
+        Raise ``RedisUnavailable``.
+        """
         self._lease.channel.cancel_wait()
         if self._released:
             time.sleep(SECOND_CHANCE)

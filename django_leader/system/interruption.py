@@ -149,7 +149,10 @@ class Interruptions:
 
     @property
     def due(self) -> list[Scope]:
-        """The bodies that must end while the exception was not yet raised in the innermost body, or around it."""
+        """The bodies that are due, of which the innermost, or one around it, has not got the exception yet.
+
+        While the thread leaves a body by a handler of its own, only the urgent ones.
+        """
         level = len(self._scopes)
         return [s for s in self._scopes if s.due and s.raised_at > level and (s.urgent or not self.leaving)]
 

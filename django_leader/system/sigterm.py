@@ -1,7 +1,7 @@
 """SIGTERM: the elections hand over first; then the process does what it would have done without this package.
 
 NOT guaranteed here: anything while no thread can run Python code. A process that hangs in C and keeps the GIL ends by
-SIGKILL, where SIGTERM alone would have ended it before. The setting ``HANDLE_SIGTERM`` turns this off.
+SIGKILL, where SIGTERM alone would have ended it before. ``HANDLE_SIGTERM = False`` turns the handling off.
 
 - This module never replaces a handler in C, and never handles a signal that is ignored.
 - The handler takes no lock, and calls the previous handler at once, because the very code that the signal has
@@ -130,7 +130,10 @@ class Sigterm:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def finish(self) -> None:
-        """End the process now if this very thread is to end it and was busy with an election that has handed over."""
+        """Go on with the end of the process, which SIGTERM asked for, when this thread has handed an election over.
+
+        Wait for the other elections, at most ``PATIENCE``, and end the process. Do nothing without such a SIGTERM.
+        """
         if self._ending and self._pid == os.getpid() and in_main_thread() and not self._here():
             self._wait(self._pid)
 

@@ -47,7 +47,8 @@ another thread, our handler may have run before the C handler has written the si
 class Wakeup:
     """The wake-up descriptor of this process.
 
-    ``wanted`` returns whether our handler is still installed. ``hangs`` is called once for each hang.
+    ``wanted`` returns whether our handler is still installed. ``hangs`` is called again and again while the main thread
+    hangs, so a second call must do no harm.
     """
 
     def __init__(self, number: int, wanted: Callable[[], bool], hangs: Callable[[], None]) -> None:

@@ -340,3 +340,21 @@ def test_a_successor_is_known_only_when_it_knows_what_its_predecessor_knew(
     monkeypatch.setattr(Candidacy, "continue_as", looked)
     election.start()
     assert known == [False]
+
+
+def test_who_waits_for_leadership_goes_on_with_the_next_candidacy(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one, whose thread may hang in a request, need not tell of anything any more."""
+    election, told = make(), list[bool]()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.stop()
+    changed: Any = election._candidacy and election._candidacy.changed
+    last, notify = election._candidacy, changed.notify_all
+
+    def looked() -> None:
+        told.append(election._candidacy is not last)
+        notify()
+
+    monkeypatch.setattr(changed, "notify_all", looked)
+    election.start()
+    assert told[-1:] == [True]

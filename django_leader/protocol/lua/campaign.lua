@@ -8,7 +8,7 @@
 --       14 holder and 15 token of a lease whose holder's process is dead, as the kernel has told the candidate; or ''
 -- Reply as in state.lua
 --       verdict 'granted'      the lease is the candidate's, with this token
---               'held'         the holder has it, for the ms left
+--               'held'         the holder has it, or has released it with a delay, for the ms left
 --               'expired'      the holder had it, or delayed it; to claim it, watch the state (see expiry.py, hold.py)
 --               'quarantined'  data were lost: nobody may lead, for the ms left
 --               'foreign'      the lock is held by a program that does not speak this protocol, for the ms left
@@ -18,12 +18,13 @@
 -- nothing, and neither does it of a reclaimed state: see reclaim.lua.
 -- The lease is granted also when it is the candidate's own: the reply to that grant was lost, so nobody leads by it.
 -- That is done only once, because a candidate that no reply reaches must not keep the election from all others. It is
--- not done after a reclaim, which may have come too late to count, and not for a request that an earlier one overtook.
+-- not done after a reclaim, which may have come too late to count, and not for a request that a later one of the same
+-- candidacy has overtaken.
 local ttl = tonumber(ARGV[7])
 redis.call('XLEN', KEYS[5])
 redis.call('LLEN', KEYS[6])
 
--- A thousand at a time, and of a crowd a part is asked for duplicates: each campaign is one step of the server.
+-- A script blocks the server. So remove at most 1,000 expired candidates, and look for duplicates among at most 5,000.
 local gone = redis.call('ZRANGE', KEYS[4], '-inf', '(' .. int(now), 'BYSCORE', 'LIMIT', 0, 1000)
 if #gone > 0 then redis.call('ZREM', KEYS[4], unpack(gone)) end
 local duplicate, joined = '', redis.call('ZADD', KEYS[4], int(now + ARGV[8]), candidate_id)

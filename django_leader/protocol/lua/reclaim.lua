@@ -1,5 +1,5 @@
--- The heartbeat of a leader that must look closer: the first on a connection, the confirmation of a grant, or one to
--- which renew.lua said 'unsure'.
+-- The heartbeat of a leader that must be checked in full: the first on a new connection, the confirmation of a grant,
+-- one that publishes another process, or one to which renew.lua said 'unsure'.
 --
 -- KEYS, ARGV 1 to 6 and what happens first: state.lua; the highest token is that of the term
 -- ARGV  7 ttl, ms   8 ms for which the candidate counts without a sign of life
@@ -13,10 +13,10 @@
 --
 -- The lock key is set again when it is gone (evicted, deleted): the state proves that nobody was granted since.
 -- When data were lost the leader reclaims its term. That counts only if the reply reaches it before its old deadline
--- (see machine.py). The state lasts as long as a quarantine, because the lease of another leader may have been lost,
--- too. The next heartbeat names the version, which says that the reply arrived, and so makes the state a lease like any
--- other. Until then the state may come from the last request of a dead leader, while another one, whose lease was lost,
--- leads.
+-- (see machine.py). The state lasts at least as long as a quarantine, because the lease of another leader may have been
+-- lost, too. The next heartbeat names the version, which says that the reply arrived, and so makes the state a lease
+-- like any other. Until then the state may come from the last request of a dead leader, while another one, whose lease
+-- was lost, leads.
 local ttl, acknowledged = tonumber(ARGV[7]), ARGV[12] == version()
 local own = led and holder == candidate_id and token == highest_token
 local reclaims = token == highest_token and (kind == 'quarantine' or lost) and ARGV[11] ~= '1'

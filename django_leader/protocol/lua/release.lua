@@ -11,9 +11,9 @@
 -- A reclaimed state is delayed for as long as it lasts, unless the acknowledged version says that its reply arrived:
 -- see reclaim.lua. Its end must then be proved by watching it, because it may be the end of a lease that was lost. So
 -- no clocks are published.
--- The follower that has waited longest is woken. If that one is frozen, the wake-up is lost. So a candidate that goes
--- away while nobody leads wakes another: the last leader a little later, and a follower that may have taken the
--- wake-up.
+-- The follower that has waited longest is woken. If that one is frozen, its wake-up is lost. So a candidate that
+-- leaves while there is no leader wakes one more follower. The last leader does so a little later than its release; a
+-- follower does so because it may have taken the wake-up itself.
 local delay, leaves, verdict = tonumber(ARGV[10]), ARGV[9] == '1', 'nothing'
 redis.call('XLEN', KEYS[5])
 redis.call('LLEN', KEYS[6])

@@ -13,7 +13,7 @@
 --                                  token    the highest that was granted or heard of
 --                                  holder   candidate id of the one that was granted last
 --                                  until    server's time in ms
---                                  duration ms from the instant at which it was set to `until`
+--                                  duration ms between the instant at which the state was set and `until`
 --                                  request  id of the request that set it
 --                                  server_id      which server this is
 --                                  replica_syncs  how often replicas have joined this server; only with MIN_REPLICAS
@@ -44,7 +44,8 @@
 --
 -- The state is lost when it is absent or garbage, when it is another server's (a restart or a promotion changes
 -- master_replid), or when the caller knows a higher token. With MIN_REPLICAS it is also lost when a replica has joined,
--- because that replica may have confirmed the last lease of another primary. The first caller says so, for all.
+-- because that replica may have confirmed the last lease of another primary. The first script
+-- that finds this writes the quarantine, which then binds all candidates.
 --
 -- A join is told in two ways, because CONFIG RESETSTAT sets the counters to 0: by the server's count of joins, and by
 -- an address that was not attached before. A replica that leaves is taken from the record, so that its return is a

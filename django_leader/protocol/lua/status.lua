@@ -22,7 +22,7 @@ if kind == 'delay' or kind == 'quarantine' then
   if holder == '' then left = math.max(tonumber(digits(found[3]) or 0), now) - now end
 end
 local candidates = redis.call('ZCOUNT', KEYS[4], string.format('%.0f', now), '+inf')
--- A leader is not among the candidates by its heartbeats, but its state says that it is there.
+-- renew.lua does not refresh the entry of a leader among the candidates, so count the holder whose entry is too old.
 local score = holder ~= '' and redis.call('ZSCORE', KEYS[4], holder) or 0
 if holder ~= '' and tonumber(score) < now then candidates = candidates + 1 end
 return {
