@@ -88,7 +88,7 @@ def leader_required(
     ``"continue"`` lets it go on. ``exit_code``: the exit status when another process leads.
 
     When another process leads, one line on stderr says who, and the body is not run. With ``--verbosity 0`` nothing is
-    printed, unless ``exit_code`` makes it an error. When Redis cannot be asked, the command fails with exit status 2.
+    printed, unless ``exit_code`` makes it an error. When Redis is unreachable, the command fails with exit status 2.
     Options and help of the command stay as they are.
 
     Raise ``TypeError`` or ``ValueError`` at once, where the decorator is used, for invalid arguments. Raise

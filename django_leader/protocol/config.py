@@ -188,9 +188,9 @@ DEFAULTS: dict[str, Any] = {name: getattr(Config, name) for name in (*TEXTS[:2],
 """The defaults that are fixed. Those of the two other texts are generated when they are needed."""
 
 
-def inbox(keys: Keys, me: str) -> str:
-    """Return the key of the list from which the candidate ``me`` takes its messages."""
-    return f"{keys.wake.removesuffix('wake')}inbox:{me}"
+def inbox(keys: Keys, candidate_id: str) -> str:
+    """Return the key of the list from which the candidate ``candidate_id`` takes its messages."""
+    return f"{keys.wake.removesuffix('wake')}inbox:{candidate_id}"
 
 
 def lifetime(timing: Timing) -> int:

@@ -61,8 +61,8 @@ class Packed(NamedTuple):
 def _packed(pack: Pack, placeholders: tuple[bytes, ...], command: Words, words: Words = ()) -> Packed:
     encoded = tuple(word if isinstance(word, bytes) else str(word).encode() for word in words)
     rest, pieces = pack(*command, *encoded), []
-    for hole in placeholders:
-        piece, _, rest = rest.partition(hole)
+    for placeholder in placeholders:
+        piece, _, rest = rest.partition(placeholder)
         pieces.append(piece)
     return Packed((*pieces, rest), encoded, placeholders)
 

@@ -1,4 +1,4 @@
-"""Why Redis cannot be asked, in words of our own.
+"""Why Redis is unreachable, in words of our own.
 
 The text of an exception is never passed on, because it may hold a secret. redis-py prints the arguments of a connection
 in some of its errors, and a server repeats the arguments of a command that it does not know, ``AUTH`` among them. An

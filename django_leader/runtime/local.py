@@ -167,9 +167,11 @@ class LocalLease(Lease):
     def _answer(self, verdict: str, now: float) -> Answer:
         local = self._local
         led = bool(local.holder)
-        kind, span, process = ("lease:", self._timing.ttl, "") if led else (DELAY, local.duration, local.clocks)
+        kind, duration, process = ("lease:", self._timing.ttl, "") if led else (DELAY, local.duration, local.clocks)
         version = f"{kind}{local.token}:{local.until}"
-        return Answer(verdict, local.token, local.holder, local.until - now, int(led), "", now, version, span, process)
+        return Answer(
+            verdict, local.token, local.holder, local.until - now, int(led), "", now, version, duration, process
+        )
 
     def _describe(self, info: LeaderInfo) -> None:
         self._local.info = replace(info, last_heartbeat=utc_now(), fencing_token=self._local.token)

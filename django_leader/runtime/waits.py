@@ -39,7 +39,7 @@ class Waits:
         Return whether it leads. Return at once when ``start()`` was not called, and in a callback or receiver of this
         election, which the next term may wait for.
 
-        An attempt ends at once when Redis cannot be asked, when another process leads, and while the last leader's
+        An attempt ends at once when Redis is unreachable, when another process leads, and while the last leader's
         ``hold`` goes on. When no process leads, but the last leader did not resign or Redis lost data, it ends when
         that state is proved to be over: after a lease, or a quarantine if that is longer. The call may exceed the
         timeout by that time and four operations (connect, log in, choose the database, ask).
