@@ -1,17 +1,22 @@
-"""One lease on each kind of server: fakeredis, Valkey, Redis."""
+"""One lease on each kind of server (fakeredis, Valkey, Redis), and elections on a real one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import fakeredis
 import pytest
 import redis
 
+from django_leader import Config, LeaderElection
 from django_leader.redis.connector import Connect, connector
 from tests.conftest import need
 from tests.support.servers import SERVERS, RedisServer, program
+
+FAST = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.3, "quarantine": 0}
+Make = Callable[..., LeaderElection]
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +48,17 @@ def client(request: pytest.FixtureRequest, servers: dict[str, RedisServer]) -> r
 @pytest.fixture
 def connect(client: redis.Redis) -> Connect:
     return connector(client.connection_pool)
+
+
+@pytest.fixture
+def make(some_server: RedisServer) -> Iterator[Make]:
+    """Makes elections on a real server, and stops them."""
+    made: list[LeaderElection] = []
+
+    def make(client: Any = None, **options: Any) -> LeaderElection:
+        made.append(LeaderElection(client or redis.Redis(port=some_server.port), Config(**{**FAST, **options})))
+        return made[-1]
+
+    yield make
+    for election in made:
+        election.stop()

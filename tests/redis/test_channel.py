@@ -255,3 +255,34 @@ def test_s19_who_waits_for_the_election_in_a_child_waits_no_longer(election: Lea
     waits.join(GENEROUS)
     assert found == [False]
     other.stop()
+
+
+def test_a_wait_that_was_cut_short_eats_no_wake_up(some_server: RedisServer) -> None:
+    admin, waker = some_server.client(), Waker()
+    channel = Channel(connector(redis.Redis(port=some_server.port).connection_pool), 5, waker)
+
+    seen: set[str] = set()
+
+    def only_a_new_one_waits() -> bool:
+        waiting = {client["id"] for client in admin.client_list() if "b" in client["flags"]}
+        return len(waiting) == 1 and not waiting & seen and not seen.update(waiting)  # type: ignore[func-returns-value]
+
+    found: list[Any] = []
+
+    def wait() -> None:
+        found.append(channel.wait(requests.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS))
+
+    for _ in range(2):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        eventually(only_a_new_one_waits)
+        waker.set()
+        thread.join()
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(only_a_new_one_waits, "one connection waits, not those of the waits that were cut short, too")
+    admin.rpush("wake", "0")
+    thread.join()
+    assert found == [None, None, (b"wake", b"0")]
+    channel.drop()
+    waker.close()

@@ -1,0 +1,195 @@
+"""``stop()``: from where it may be called, and which thread sends the release."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import pytest
+import redis
+
+from django_leader import LeaderElection
+from django_leader.runtime.candidacy import Candidacy
+from django_leader.runtime.lifecycle import lifecycle
+from tests.redis.conftest import Make
+from tests.support.servers import GENEROUS, RedisServer, eventually
+
+
+def test_stop_is_idempotent_before_start_twice_and_from_two_threads(make: Make) -> None:
+    election = make()
+    election.stop()
+    election.start()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    stops = [threading.Thread(target=election.stop) for _ in range(2)]
+    for thread in stops:
+        thread.start()
+    for thread in stops:
+        thread.join(GENEROUS)
+        assert not thread.is_alive()
+    election.stop()
+    assert not election.running
+    assert election.last_tick is None
+
+
+@pytest.mark.parametrize("kind", ["gain", "loss"])
+def test_stop_from_a_callback_does_not_hang(make: Make, kind: str) -> None:
+    election, returned = make(), threading.Event()
+
+    def stop() -> None:
+        election.stop()
+        returned.set()
+
+    (election.on_become_leader if kind == "gain" else election.on_lose_leadership)(stop)
+    election.start()
+    if kind == "loss":
+        assert election.wait_for_leadership(GENEROUS)
+        election.resign()
+    assert returned.wait(GENEROUS)
+    eventually(lambda: not election.running)
+    assert election.get_leader_id() == ""
+
+
+def test_who_takes_no_part_can_be_asked_to_stop(make: Make) -> None:
+    election = make()
+    election.ask_to_stop()
+    assert not election.runs_here
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    assert not election.runs_here
+    election.ask_to_stop()
+    eventually(lambda: not election.running)
+
+
+def test_after_the_end_of_the_interpreter_has_begun_nothing_starts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    monkeypatch.setattr(lifecycle, "exiting", False)
+    lifecycle.exit()
+    assert not election.is_leader()
+    election.start()
+    assert not election.running
+
+
+def test_start_during_a_stop_takes_part_again(make: Make) -> None:
+    election, again = make(), threading.Event()
+
+    @election.on_lose_leadership
+    def restart() -> None:
+        if not again.is_set():
+            again.set()
+            election.stop()
+            election.start()
+
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.resign()
+    assert again.wait(GENEROUS)
+    assert election.wait_for_leadership(GENEROUS)
+
+
+def test_s08_what_runs_beyond_its_lease_is_not_released_early(make: Make) -> None:
+    election, hold = make(), threading.Event()
+    election.on_lose_leadership(lambda: hold.wait(GENEROUS))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = election._candidacy
+    assert candidacy
+    released: list[int] = []
+    real = candidacy._lease.release
+
+    def release(candidate_id: str, token: int, *args: Any, **kwargs: Any) -> bool:
+        released.append(token)
+        return real(candidate_id, token, *args, **kwargs)
+
+    candidacy._lease.release = release  # type: ignore[method-assign]
+    election.stop()
+    assert released == [0], "it leaves, and lets the lease run out"
+    hold.set()
+
+
+def note_who_releases(election: LeaderElection, threads: list[str]) -> Candidacy:
+    """Notes the threads from which releases leave. Gives the candidacy."""
+    candidacy = election._candidacy
+    assert candidacy
+    real = candidacy._lease.release
+
+    def release(*args: Any, **options: Any) -> bool:
+        threads.append(threading.current_thread().name)
+        return real(*args, **options)
+
+    candidacy._lease.release = release  # type: ignore[method-assign]
+    return candidacy
+
+
+@pytest.mark.parametrize("callbacks", [False, True])
+def test_a_release_leaves_from_the_thread_that_has_nothing_more_to_do_before_it(make: Make, callbacks: bool) -> None:
+    election = make()
+    threads: list[str] = []
+    if callbacks:
+        election.on_lose_leadership(lambda: threads.append(threading.current_thread().name))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = note_who_releases(election, threads)
+    eventually(
+        lambda: candidacy._lease._runner.requests.get("release") and not candidacy._io_lock.locked(), "it is idle"
+    )
+    election.stop()
+    last = threading.current_thread().name if not callbacks else threads[0]
+    assert threads == [last] * (1 + callbacks) + [f"{election.label} election"]
+    assert election.get_leader_id() == ""
+
+
+@pytest.mark.parametrize("callbacks", [False, True])
+def test_a_slow_log_does_not_delay_the_next_leader(
+    make: Make, caplog: pytest.LogCaptureFixture, callbacks: bool
+) -> None:
+    election = make()
+    done: list[str] = []
+    if callbacks:
+        election.on_lose_leadership(lambda: None)
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    candidacy = note_who_releases(election, done)
+    eventually(
+        lambda: candidacy._lease._runner.requests.get("release") and not candidacy._io_lock.locked(), "it is idle"
+    )
+
+    def note(record: logging.LogRecord) -> bool:
+        done.append(record.getMessage().partition(" (")[0])
+        return True
+
+    caplog.handler.addFilter(note)
+    with caplog.at_level(logging.INFO, "django_leader"):
+        election.stop()
+    line = f"{election.label}: lost leadership: resigned"
+    assert done.count(line) == 1
+    if not callbacks:  # with some, who calls may tell while they run
+        assert done[:2] == [threading.current_thread().name, line]
+
+
+def test_a_release_that_fails_in_the_thread_of_stop_is_made_up_for_by_time(make: Make, own_server: RedisServer) -> None:
+    election = make(redis.Redis(port=own_server.port), lock_ttl=1.0, heartbeat_interval=0.3)
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    own_server.freeze()
+    election.stop()
+    own_server.thaw()
+    assert not election.running
+    assert not election.is_leader()
+    eventually(lambda: election.get_leader_id() == "")
+
+
+def test_who_stops_does_not_connect_for_it(make: Make) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    threads: list[str] = []
+    candidacy = note_who_releases(election, threads)
+    with candidacy._io_lock:
+        candidacy._lease.channel.drop()
+    election.stop()
+    assert set(threads) == {f"{election.label} election"}
+    assert election.get_leader_id() == ""
