@@ -76,9 +76,10 @@ def test_of_many_followers_only_some_wait_for_a_wake_up(
     ("candidates", "over_in", "with_it", "exact"),
     [(3, 9.0, True, False), (1000, 9.0, False, False), (1000, 5.1, False, True), (3, 1.0, False, True)],
 )
-def test_a_wait_follows_in_the_request_where_none_can_be_due_and_ends_exactly_where_one_can(
+def test_a_wait_is_part_of_the_poll_where_nothing_can_be_due(
     candidates: int, over_in: float, with_it: bool, exact: bool
 ) -> None:
+    """Where something can be due, the wait ends exactly then."""
     config, seen = Config().validate(), dict[str, bool]()
     held = Answer("held", 1, "b:0", 9.0, candidates, "", 0.0, "lease:1:2:3", 10.0)
 
@@ -130,7 +131,7 @@ def test_s23_a_step_of_the_wall_clock_is_published(leads: bool, monkeypatch: pyt
     assert kernel.descriptors == {}
 
 
-def test_s23_who_does_not_publish_its_process_does_not_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s23_an_unpublished_process_stays_so_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     config, kernel = Config(same_host_takeover=False).validate(), Kernel(pidfs=True)
     kernel.install(monkeypatch)
     lease = SimpleNamespace(server=dict, process="", channel=SimpleNamespace(connected=False))
