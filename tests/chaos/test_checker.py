@@ -146,7 +146,8 @@ def test_a_lease_from_before_the_fault_is_no_recovery() -> None:
     assert (found.what, "nobody led again" in found.text) == ("late", True)
 
 
-def test_a_recovery_that_takes_too_long_is_found_unless_the_machine_stood_still() -> None:
+def test_a_recovery_that_takes_too_long_is_found() -> None:
+    """Unless the machine stood still meanwhile."""
     (found,) = check(recovering(start=15, asked=14)).violations
     assert found.what == "late"
     assert check(recovering(start=15, asked=14, stalls=((11, 13),))).violations == []

@@ -172,7 +172,8 @@ def test_what_starts_at_the_first_request_starts_then_and_once(decided: Any) -> 
     assert not elections["default"].running, "what the application stopped stays stopped"
 
 
-def test_one_that_starts_now_keeps_no_other_from_starting_at_the_first_request(decided: Any, project: Settings) -> None:
+def test_the_first_request_starts_what_has_not_started_at_once(decided: Any, project: Settings) -> None:
+    """An election that has started at once keeps no other from it, and is not started again after a stop."""
     project.LEADER_ELECTIONS = {"default": {"AUTOSTART": True}, "b": {}}
     decided(lambda seen, setting, *args: decide(Seen(), setting))
     eventually(lambda: elections["default"].running)
@@ -274,9 +275,8 @@ LOADED = [
 
 
 @pytest.mark.parametrize(("modules", "what"), LOADED, ids=lambda value: "-".join(value) if value[1:] else None)
-def test_who_loads_the_application_serves_only_where_a_server_that_is_known_does_it(
-    modules: list[str], what: str
-) -> None:
+def test_loading_the_application_counts_as_serving_only_for_known_servers(modules: list[str], what: str) -> None:
+    """Another module that loads it may be a script."""
     call: Any = APPLICATION["get_asgi_application"]
     for module in reversed(modules):
         namespace: dict[str, Any] = {"__name__": module}
@@ -298,9 +298,10 @@ def test_a_server_in_c_leaves_a_module_and_nothing_on_the_stack(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("value", ["flase", "2", "now"])
-def test_an_unknown_value_of_the_variable_starts_nothing_and_is_told_as_an_error(
+def test_an_unknown_value_of_the_variable_starts_nothing(
     project: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str
 ) -> None:
+    """It is logged as an error, and reported by a check."""
     monkeypatch.setenv("DJANGO_LEADER_AUTOSTART", value)
     starting.Starter().ready()
     [record] = caplog.records

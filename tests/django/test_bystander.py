@@ -113,7 +113,8 @@ def test_a_script_that_asks_is_told_once() -> None:
     assert "because it is not participating: nothing shows that this process serves requests" in said
 
 
-def test_a_command_that_asks_is_told_once_and_one_that_does_not_is_not() -> None:
+def test_a_command_that_asks_is_warned_once() -> None:
+    """A command that does not ask is not warned."""
     manage = "from django.core.management import execute_from_command_line as e\n"
     _, said = run(manage + f"e(['manage.py', 'shell', '-c', {ASK!r}])")
     assert said.count(f"WARNING:{LINE}, because it is not participating: this is the management command 'shell'") == 1

@@ -129,7 +129,8 @@ GOOD: list[Any] = [
 
 
 @pytest.mark.parametrize("backend", ["django_redis.cache.RedisCache", "django.core.cache.backends.redis.RedisCache"])
-def test_a_location_that_is_no_url_is_told_with_what_was_found_but_no_secret(backend: str) -> None:
+def test_a_location_that_is_no_url_is_reported_without_its_secret(backend: str) -> None:
+    """The message says what was found instead."""
     for location, said in [*LOCATIONS, *((location, "") for location in GOOD)]:
         entry = {"BACKEND": backend} | ({} if location is None else {"LOCATION": location})
         with override_settings(CACHES={"default": entry}, LEADER_ELECTIONS={"default": {}}):

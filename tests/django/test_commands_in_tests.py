@@ -31,7 +31,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_without_an_override_a_command_raises_says_what_to_do_and_asks_no_redis(started: list[str]) -> None:
+def test_a_command_without_an_override_raises_and_says_what_to_do(started: list[str]) -> None:
+    """It sends nothing to Redis."""
     with pytest.raises(OverrideMissing) as error:
         call_command("guarded")
     text = str(error.value)
@@ -42,7 +43,8 @@ def test_without_an_override_a_command_raises_says_what_to_do_and_asks_no_redis(
     assert (started, guarded.runs) == ([], [])
 
 
-def test_the_error_is_no_error_of_a_command_which_a_test_may_expect() -> None:
+def test_the_error_is_no_command_error() -> None:
+    """A test may expect a ``CommandError``, and would take this error for it."""
     from django.core.management.base import CommandError
 
     assert issubclass(OverrideMissing, LeaderError)

@@ -108,7 +108,8 @@ def test_an_unknown_alias_is_a_key_error_too(alias: Any) -> None:
         assert str(error.value).endswith("there is no such election (there are: 'default'); add it to the setting")
 
 
-def test_without_a_default_is_leader_is_false_and_the_log_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_default_election_is_leader_is_false(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says why, once."""
     with override_settings(LEADER_ELECTIONS={"reports": {}}):
         assert (is_leader(), is_leader(), is_leader("reports")) == (False, False, False)
         assert list(elections) == ["reports"]
@@ -120,7 +121,8 @@ def test_without_a_default_is_leader_is_false_and_the_log_says_why_once(caplog: 
 
 
 @override_settings(LEADER_ELECTIONS={"reports": {}})
-def test_a_filter_of_the_log_that_asks_who_leads_is_told_while_we_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_filter_may_ask_who_leads(caplog: pytest.LogCaptureFixture) -> None:
+    """It is answered while our own line is being logged."""
     free: list[bool] = []
 
     def look() -> None:
@@ -165,9 +167,10 @@ def test_a_test_may_override_a_default_that_is_not_declared() -> None:
 
 
 @pytest.mark.parametrize("setting", [[], {}, {"default": {"TTL": 5}}, {"default": {"LOCK_TTL": "5"}}])
-def test_is_leader_is_false_with_settings_that_cannot_be_used_and_the_log_says_why_once(
+def test_is_leader_is_false_with_settings_that_cannot_be_used(
     setting: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The log says why, once."""
     monkeypatch.setattr(handler, "_told", set())
     with override_settings(LEADER_ELECTIONS=setting):
         assert (is_leader(), is_leader()) == (False, False)
@@ -186,9 +189,8 @@ def test_is_leader_is_false_with_settings_that_cannot_be_used_and_the_log_says_w
         ("cluster", r"^LEADER_ELECTIONS\['default'\]: CACHE is 'cluster': this is a Redis Cluster \(Cluster\), which"),
     ],
 )
-def test_a_cache_that_cannot_carry_an_election_is_refused_by_what_needs_it(
-    settings: Settings, cache: str, message: str
-) -> None:
+def test_a_cache_that_cannot_carry_an_election_is_refused(settings: Settings, cache: str, message: str) -> None:
+    """Only what needs Redis refuses it: ``is_leader()`` is false."""
     bad = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "user:secret@localhost"}
     settings.CACHES = {**settings.CACHES, "bad": bad, "cluster": CLUSTER_CACHE}
     settings.LEADER_ELECTIONS = {"default": {"CACHE": cache}}
@@ -242,7 +244,8 @@ def test_a_receiver_is_told_of_the_loss_only_after_the_gain(
 
 
 @override_settings(LEADER_ELECTIONS={"default": {}, "command:x": {"LOCK_TTL": 60}, "command:y": {"AUTOSTART": True}})
-def test_an_election_of_a_command_that_is_configured_starts_only_if_told_to() -> None:
+def test_a_configured_election_of_a_command_starts_only_if_told_to() -> None:
+    """Its ``AUTOSTART`` is false unless the settings say otherwise."""
     assert read("command:x").autostart is False
     assert read("command:x").config.lock_ttl == 60
     assert read("command:y").autostart is True

@@ -91,7 +91,8 @@ def test_the_only_process_runs_the_command_and_lets_go(project: Settings) -> Non
     assert len(guarded.runs) == 2
 
 
-def test_the_first_run_on_an_empty_server_waits_for_the_quarantine_and_runs(project: Settings) -> None:
+def test_the_first_run_on_an_empty_server_waits_for_the_quarantine(project: Settings) -> None:
+    """Then it runs."""
     project.LEADER_ELECTIONS = {"default": {**FAST, "QUARANTINE": 1}}
     err = StringIO()
     assert call_command("guarded", stderr=err) == "done"
@@ -100,9 +101,8 @@ def test_the_first_run_on_an_empty_server_waits_for_the_quarantine_and_runs(proj
     assert kinds == ["resigned", "elected", "quarantined"]
 
 
-def test_a_lease_that_the_last_run_left_behind_is_watched_and_taken_over(
-    project: Settings, some_server: RedisServer
-) -> None:
+def test_a_lease_left_behind_by_the_last_run_is_taken_over(project: Settings, some_server: RedisServer) -> None:
+    """The new run watches it first, within its one attempt."""
     config = replace(elections["command:guarded"].config, lock_ttl=1, heartbeat_interval=0.2, instance_id="crashed")
     lease = Lease(connector(redis.Redis(port=some_server.port).connection_pool), config)
     lease.campaign("crashed:0123456789abcdef", Preconditions(), LeaderInfo("crashed"))
@@ -125,7 +125,8 @@ def test_while_redis_is_in_quarantine_who_does_not_wait_is_told_why(project: Set
     )
 
 
-def test_while_another_leads_the_body_is_not_run_and_one_line_says_who(some_server: RedisServer) -> None:
+def test_the_body_is_not_run_while_another_process_leads(some_server: RedisServer) -> None:
+    """One line says which process leads."""
     leader = other(some_server, "command:guarded")
     out, err = StringIO(), StringIO()
     assert call_command("guarded", stdout=out, stderr=err, no_color=True) is None
@@ -145,7 +146,8 @@ def test_the_exit_status_of_who_does_not_lead_is_an_argument(some_server: RedisS
     assert error.value.returncode == 3
 
 
-def test_the_leader_of_the_web_processes_does_not_keep_a_command_from_running(some_server: RedisServer) -> None:
+def test_a_leader_of_the_web_processes_does_not_block_a_command(some_server: RedisServer) -> None:
+    """A command has an election of its own."""
     leader = other(some_server, "default")
     call_command("guarded", stdout=StringIO())
     leader.stop()
@@ -176,7 +178,7 @@ def test_hold_keeps_the_lease_after_the_end(project: Settings) -> None:
 
 
 @pytest.mark.parametrize("around", [True, False])
-def test_a_body_that_could_not_begin_for_want_of_a_thread_keeps_no_lease(
+def test_a_body_that_gets_no_thread_keeps_no_lease(
     project: Settings, monkeypatch: pytest.MonkeyPatch, around: bool
 ) -> None:
     """Also when the election runs for another reason, so that the end of the command does not end it."""
@@ -234,7 +236,8 @@ def test_a_body_that_raises_lets_go_and_its_error_comes_through(project: Setting
     assert not elections["command:guarded_class"].running
 
 
-def test_a_cache_that_carries_no_election_is_one_sentence_and_an_exit_status(project: Settings) -> None:
+def test_a_cache_that_carries_no_election_is_a_command_error(project: Settings) -> None:
+    """One sentence and an exit status, no traceback."""
     project.CACHES = {"default": CLUSTER_CACHE}
     with pytest.raises(CommandError, match=r"^Not run: LEADER_ELECTIONS.*: this is a Redis Cluster") as error:
         call_command("guarded")
@@ -346,7 +349,8 @@ def frozen(project: Settings, own_server: RedisServer) -> RedisServer:
     return own_server
 
 
-def test_a_body_in_the_main_thread_is_interrupted_before_its_lease_has_ended(frozen: RedisServer) -> None:
+def test_a_body_in_the_main_thread_is_interrupted_in_time(frozen: RedisServer) -> None:
+    """Before its lease ends."""
     assert interrupt(frozen) == EXPECTED
 
 
@@ -360,7 +364,7 @@ def test_a_body_in_another_thread_is_interrupted_before_its_lease_has_ended(froz
 
 @pytest.mark.parametrize("inner_ends", ["first", "last"])
 @pytest.mark.parametrize("where", ["main thread", "another thread"])
-def test_s01_an_outer_body_is_interrupted_although_it_catches_the_error_of_an_inner_one(
+def test_s01_an_outer_body_is_interrupted_although_it_catches_the_inner_error(
     frozen: RedisServer, settings: Settings, where: str, inner_ends: str
 ) -> None:
     """Both leases end, about at the same time, and each interruption belongs to one body."""
@@ -505,7 +509,7 @@ def test_with_continue_the_body_goes_on(frozen: RedisServer) -> None:
     assert ended == [True]
 
 
-def test_s19_a_body_that_goes_on_in_the_child_of_a_fork_in_c_is_not_interrupted(
+def test_s19_a_body_is_not_interrupted_in_a_child_forked_in_c(
     project: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under gevent its watcher goes on there, too, and sees no lease; otherwise there is none to wait for."""
@@ -743,7 +747,9 @@ def test_whatever_else_works_as_a_method_is_guarded(handle: Any, result: str) ->
             assert command(stderr=StringIO()).handle() == expected
 
 
-def test_a_guarded_method_that_is_called_with_no_command_raises_instead_of_running() -> None:
+def test_a_guarded_method_of_no_command_raises_and_does_not_run() -> None:
+    """For example one of a view."""
+
     class View:
         @leader_required
         def get(self, *args: Any, **kwargs: Any) -> None:

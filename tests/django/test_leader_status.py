@@ -146,9 +146,10 @@ def test_explain_says_where_an_election_starts_and_asks_nobody(settings: Any) ->
         (False, "[Errno 1] Operation not permitted: 'pidfd_open'", "off", "SAME_HOST_TAKEOVER is False"),
     ],
 )
-def test_s24_explain_says_whether_a_dead_leader_of_this_host_is_replaced_at_once(
+def test_s24_explain_says_whether_same_host_takeover_works(
     settings: Any, monkeypatch: pytest.MonkeyPatch, wanted: bool, why: str, starts: str, because: str
 ) -> None:
+    """That is, whether a leader on this host that dies is replaced at once."""
     settings.LEADER_ELECTIONS = {"default": {"SAME_HOST_TAKEOVER": wanted}}
     monkeypatch.setattr(leader_status, "unsupported", lambda: why)
     *_, row = json.loads(status("--explain", "--json")[1])

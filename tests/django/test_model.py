@@ -174,7 +174,7 @@ def test_a_project_with_two_databases_migrates_dumps_flushes_and_rolls_back(tmp_
     assert "Ran 2 tests" in manage("test", "--no-input")
 
 
-def test_the_app_of_a_project_that_knows_the_first_model_migrates_without_a_step() -> None:
+def test_a_project_that_has_the_first_model_needs_no_migration() -> None:
     """There is one migration, as in the first release: nothing is to be applied where it has been."""
     folder = Path(importlib.import_module("django_leader.migrations").__path__[0])
     assert sorted(path.name for path in folder.glob("0*.py")) == ["0001_initial.py"]

@@ -109,7 +109,8 @@ def test_elections_that_nobody_keeps_are_not_kept_for_overrides() -> None:
     eventually(forgotten)
 
 
-def test_one_object_can_be_used_again_nested_and_by_a_function_that_calls_itself() -> None:
+def test_one_override_can_be_used_again_nested_and_recursively() -> None:
+    """As a context manager and as the decorator of a function that calls itself."""
     once = leading()
 
     @once
@@ -169,7 +170,8 @@ def test_overrides_of_two_threads_that_interleave_leave_nothing_behind(threads: 
     assert is_leader() is False
 
 
-def test_a_thread_that_leaves_one_object_of_two_threads_ends_its_own_use(threads: tuple[Stepper, Stepper]) -> None:
+def test_a_thread_that_leaves_a_shared_override_ends_its_own_use(threads: tuple[Stepper, Stepper]) -> None:
+    """The use by the other thread goes on."""
     (one, two), shared = threads, leading()
     one(shared.__enter__)
     with following():

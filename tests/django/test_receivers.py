@@ -216,10 +216,10 @@ class AsyncUses:
         self.used.append(open_files(self.database))
 
 
-def test_a_coroutine_callback_works_in_each_term_though_its_database_has_gone_meanwhile(
+def test_a_coroutine_callback_works_after_a_restart_of_its_database(
     project: Settings, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that was broken in one term is none of the next."""
+    """A connection that was broken in one term is not used in the next."""
     election, broken, ended = elections["default"], list[bool](), list[int]()
 
     @election.on_become_leader

@@ -82,10 +82,10 @@ def test_a_worker_of_uwsgi_starts_when_it_serves_and_not_again(
     assert caplog.text.count("started because") == 1
 
 
-def test_s19_a_child_that_a_worker_of_uwsgi_forks_in_c_does_not_start_in_its_place(
+def test_s19_a_child_forked_by_a_worker_of_uwsgi_does_not_start(
     starter: Starter, uwsgi: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With gevent the timer is a greenlet, which goes on in the child."""
+    """In place of the worker. With gevent the timer is a greenlet, which goes on in the child."""
     monkeypatch.setattr(starting, "SERVES_SOON", 3600.0)
     starter.ready()
     uwsgi.worker_id = lambda: 1
@@ -100,7 +100,7 @@ def test_s19_a_child_that_a_worker_of_uwsgi_forks_in_c_does_not_start_in_its_pla
     eventually(lambda: elections["default"].running)
 
 
-def test_s19_a_child_that_is_forked_in_c_before_django_is_ready_does_not_start(
+def test_s19_a_child_forked_in_c_before_django_is_ready_does_not_start(
     starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Ready:
@@ -289,7 +289,7 @@ def broken_filter(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.mark.parametrize("entry", [{}, {"AUTOSTART": "yes"}, {"LOCK_TTL": "5"}, {"CACHE": "local"}])
 @pytest.mark.usefixtures("broken_filter")
-def test_a_filter_of_the_log_that_raises_keeps_neither_setup_nor_a_request_from_going_on(
+def test_a_log_filter_that_raises_stops_neither_setup_nor_requests(
     starter: Starter, project: Settings, monkeypatch: pytest.MonkeyPatch, entry: dict[str, Any]
 ) -> None:
     project.LEADER_ELECTIONS = {"default": {**FAST, **entry}}
@@ -303,9 +303,8 @@ def test_a_filter_of_the_log_that_raises_keeps_neither_setup_nor_a_request_from_
 
 
 @pytest.mark.usefixtures("broken_filter")
-def test_a_setting_that_is_no_dict_and_a_filter_that_raises_end_no_setup(
-    project: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_setting_that_is_no_dict_ends_no_setup(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a log filter that raises when this is logged."""
     project.LEADER_ELECTIONS = []
     monkeypatch.setattr(starting, "starter", Starter())
     starting.begin()

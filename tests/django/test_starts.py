@@ -38,9 +38,10 @@ def starter(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Star
 
 
 @pytest.mark.parametrize("name", ["django_leader start", "LEADER_ELECTIONS['default'] election"])
-def test_a_process_that_got_no_thread_takes_part_from_its_next_request_on(
+def test_a_process_without_a_thread_participates_from_its_next_request_on(
     starter: Starter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
+    """The system has refused the thread at the start."""
     monkeypatch.setattr(starting, "PATIENCE", 0.3)
     start, refused, refuses = threading.Thread.start, threading.Event(), True
 
@@ -64,9 +65,10 @@ def test_a_process_that_got_no_thread_takes_part_from_its_next_request_on(
     assert caplog.text.count("can't start new thread") == 1
 
 
-def test_a_start_that_fails_for_another_reason_is_tried_again_and_said_once(
+def test_a_start_that_fails_for_another_reason_is_tried_again(
     starter: Starter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It is logged once."""
     start, failed = LeaderElection.start, list[LeaderElection]()
 
     def start_or_fail(election: LeaderElection) -> None:
@@ -134,7 +136,7 @@ print(json.dumps({"leads": is_leader(), "said": len(refused)}), flush=True)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0])
-def test_a_process_that_serves_no_request_takes_part_when_the_system_starts_threads_again(
+def test_a_process_without_requests_participates_when_threads_start_again(
     some_server: RedisServer, seconds: float
 ) -> None:
     """For half a second ``django.setup()`` waits; for longer the garbage collector tries."""

@@ -153,7 +153,7 @@ def test_s19_a_callback_that_forks_leaves_the_term_to_its_parent(
 
 
 @pytest.mark.parametrize("does", ["exit", "use", "campaign", "exec"])
-def test_s19_the_child_of_a_fork_in_c_has_a_candidacy_of_its_own_or_none(
+def test_s19_a_child_forked_in_c_has_its_own_candidacy_or_none(
     leader: Make, own_server: RedisServer, does: str
 ) -> None:
     """As uWSGI makes them: no hook of Python's runs."""
@@ -173,7 +173,8 @@ def test_s19_the_child_of_a_fork_in_c_has_a_candidacy_of_its_own_or_none(
     check_goes_on(parent, token, own_server)
 
 
-def test_s07_children_of_forks_in_c_share_no_name_if_their_parent_takes_no_part(leader: Make) -> None:
+def test_s07_children_forked_in_c_share_no_name(leader: Make) -> None:
+    """Their parent does not participate."""
     parent = leader(starts=False)
     names = set()
     for _ in range(2):
@@ -230,7 +231,7 @@ def test_what_an_election_needs_is_imported_before_its_threads_start(own_server:
 
 
 @pytest.mark.parametrize("how", ["by hand", "AUTOSTART"])
-def test_s19_the_fork_server_takes_no_part_and_what_it_was_to_start_starts_in_its_children(
+def test_s19_the_fork_server_does_not_participate_but_its_children_do(
     own_server: RedisServer, tmp_path: Path, how: str
 ) -> None:
     """Since Python 3.14 it is the default, and imports the main program, so all that starts at import starts there."""

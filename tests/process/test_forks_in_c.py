@@ -156,7 +156,7 @@ def test_s19_a_leader_that_forks_in_c_under_gevent_keeps_its_term(
 
 
 @pytest.mark.parametrize("how", [SHORT, {}], ids=["when the lease ends", "at once"])
-def test_s19_the_child_of_a_fork_in_c_keeps_no_lease_of_a_leader_that_is_killed(
+def test_s19_a_child_forked_in_c_keeps_no_lease_of_a_killed_leader(
     fleet: Fleet, own_server: RedisServer, monitor: Monitor, how: dict[str, Any]
 ) -> None:
     leader = fleet.make("first", **how)
@@ -176,7 +176,7 @@ def test_s19_the_child_of_a_fork_in_c_keeps_no_lease_of_a_leader_that_is_killed(
     assert history(own_server) == [("elected", "first"), ("taken-over", "second")]
 
 
-def test_s06_a_reply_that_the_child_of_a_fork_in_c_takes_costs_its_parent_one_try(
+def test_s06_a_reply_read_by_a_child_forked_in_c_costs_one_try(
     fleet: Fleet, own_server: RedisServer, monitor: Monitor
 ) -> None:
     """The parent is stopped while the reply to a heartbeat comes, so that the child has it alone."""
@@ -200,7 +200,7 @@ def test_s06_a_reply_that_the_child_of_a_fork_in_c_takes_costs_its_parent_one_tr
     assert history(own_server) == [("elected", "first")]
 
 
-def test_s06_the_child_of_a_fork_in_c_takes_no_wake_up_of_its_parent(fleet: Fleet, own_server: RedisServer) -> None:
+def test_s06_a_child_forked_in_c_takes_no_wake_up_of_its_parent(fleet: Fleet, own_server: RedisServer) -> None:
     """As above, of a follower whose wait at Redis ends."""
     leader = fleet.make("first")
     leader.hears("gain")
@@ -219,10 +219,10 @@ def test_s06_the_child_of_a_fork_in_c_takes_no_wake_up_of_its_parent(fleet: Flee
     assert history(own_server) == [("elected", "first"), ("resigned", "first"), ("elected", "second")]
 
 
-def test_s16_a_gain_callback_that_forks_in_c_leaves_the_term_to_its_parent(
+def test_s16_a_gain_callback_that_forks_leaves_the_term_to_the_parent(
     fleet: Fleet, own_server: RedisServer, monitor: Monitor
 ) -> None:
-    """It does so while the term is announced, and returns in the child."""
+    """It forks in C while the term is announced, and returns in the child."""
     leader = fleet.make("first", in_callback={"gain": "fork in C and return"})
     token = leader.hears("gain", pid=leader.pid)["token"]
     child = fleet.hears_child(leader)
@@ -236,9 +236,10 @@ def test_s16_a_gain_callback_that_forks_in_c_leaves_the_term_to_its_parent(
     assert history(own_server) == [("elected", "first")]
 
 
-def test_s16_a_loss_callback_that_forks_in_c_leaves_the_release_to_its_parent(
+def test_s16_a_loss_callback_that_forks_leaves_the_release_to_the_parent(
     fleet: Fleet, own_server: RedisServer, monitor: Monitor
 ) -> None:
+    """It forks in C, and returns in the child."""
     leader = fleet.make("first", in_callback={"loss": "fork in C and return"})
     leader.hears("gain")
     before = len(monitor.numbers("first"))
@@ -255,7 +256,7 @@ def test_s16_a_loss_callback_that_forks_in_c_leaves_the_release_to_its_parent(
     assert history(own_server) == [("elected", "first"), ("resigned", "first")]
 
 
-def test_s07_the_child_of_a_fork_in_c_under_gevent_takes_part_as_another(
+def test_s07_a_child_forked_in_c_under_gevent_is_another_candidate(
     fleet: Fleet, own_server: RedisServer, monitor: Monitor
 ) -> None:
     leader = fleet.make("", **LONG)

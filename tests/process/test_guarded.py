@@ -103,9 +103,8 @@ def test_s20_a_body_in_another_thread_ends_before_the_release(guarded: Guarded, 
     assert handed_over(some_server)
 
 
-def test_a_body_that_does_not_end_delays_the_end_of_the_process_by_no_more_than_our_patience(
-    guarded: Guarded, some_server: RedisServer
-) -> None:
+def test_a_body_that_does_not_end_delays_the_exit_for_limited_time(guarded: Guarded, some_server: RedisServer) -> None:
+    """By no more than our patience."""
     script = guarded("""
         def body():
             try:
@@ -181,7 +180,8 @@ def test_a_handler_that_exits_ends_the_body_alone_and_its_status_stays(
     assert handed_over(some_server), "nothing is held: the job has not been done"
 
 
-def test_a_job_that_a_handler_breaks_off_at_once_is_not_held_back(guarded: Guarded, some_server: RedisServer) -> None:
+def test_a_job_that_a_handler_ends_at_once_is_not_delayed(guarded: Guarded, some_server: RedisServer) -> None:
+    """The handler exits, and the election is handed over."""
     script = guarded("""
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
         call_command(command(wait, hold=3600))
@@ -260,10 +260,8 @@ def test_s20_in_a_process_that_computes_the_order_is_the_same(
         assert handed_over(some_server)
 
 
-def test_an_inner_command_is_interrupted_with_the_outer_one_and_both_let_go(
-    guarded: Guarded, some_server: RedisServer
-) -> None:
-    """Both elections are told to end at once: the inner one's error must not keep the outer one at work."""
+def test_an_inner_command_is_interrupted_with_the_outer_one(guarded: Guarded, some_server: RedisServer) -> None:
+    """Both elections are released: the inner one's error must not keep the outer one at work."""
     script = guarded("""
         def outer():
             try:

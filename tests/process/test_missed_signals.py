@@ -88,9 +88,7 @@ def test_a_handler_that_has_missed_its_signal_is_called_once(delayed: Delay, som
     assert handed_over(some_server)
 
 
-def test_a_main_thread_that_hangs_in_c_does_not_keep_the_process_from_ending(
-    delayed: Delay, some_server: RedisServer
-) -> None:
+def test_a_process_ends_although_its_main_thread_hangs_in_c(delayed: Delay, some_server: RedisServer) -> None:
     """As in a driver of a database, which goes on with its call after a signal."""
     script = delayed("election = made(); leads(election); select.select([], [], [], 3600)")
     script.miss()
@@ -98,7 +96,7 @@ def test_a_main_thread_that_hangs_in_c_does_not_keep_the_process_from_ending(
     assert handed_over(some_server)
 
 
-def test_s19_a_signal_to_a_child_that_was_forked_in_c_is_not_taken_for_one_of_its_parent(
+def test_s19_a_signal_to_a_child_forked_in_c_is_not_its_parents(
     delayed: Delay, some_server: RedisServer, tmp_path: Path
 ) -> None:
     """They share the socket of the wake-up descriptor, and the parent waits where it would be sent the signal again."""

@@ -29,7 +29,8 @@ def windows(*arguments: str, status: int = 0, **environment: str) -> str:
     return said
 
 
-def test_on_windows_check_and_migrate_run_and_a_warning_says_that_nothing_takes_part() -> None:
+def test_check_and_migrate_run_on_windows() -> None:
+    """A warning says that the process is not participating."""
     for command in (["check"], ["check", "--deploy"], ["migrate", "-v0"]):
         said = windows(*command)
         assert f"(django_leader.W011) LEADER_ELECTIONS: this process is not participating: {LACKS}" in said

@@ -148,7 +148,7 @@ def test_s16_a_gain_callback_that_blocks_delays_neither_heartbeats_nor_the_loss(
     second.hears("gain")
 
 
-def test_s08_a_loss_callback_that_blocks_keeps_the_lease_until_it_has_run_out(candidate: Make) -> None:
+def test_s08_a_loss_callback_that_blocks_keeps_the_lease_until_it_expires(candidate: Make) -> None:
     first = candidate("first", block="loss")
     first.hears("gain")
     second = candidate("second")
@@ -193,9 +193,8 @@ def test_a_stopped_candidate_can_start_again(candidate: Make) -> None:
     assert first.hears("gain")["token"] > token
 
 
-def test_a_frozen_follower_at_the_head_of_the_queue_does_not_hold_up_a_hand_over(
-    candidate: Make, own_server: RedisServer
-) -> None:
+def test_a_frozen_follower_does_not_delay_a_hand_over(candidate: Make, own_server: RedisServer) -> None:
+    """Although it is at the head of the queue of those that wait at Redis."""
     first = candidate("first", lock_ttl=60.0)
     first.hears("gain")
     admin = own_server.client()

@@ -116,9 +116,8 @@ def test_s20_loss_callbacks_run_before_it_dies(run: Run, some_server: RedisServe
     assert handed_over(some_server)
 
 
-def test_s20_a_loss_callback_that_hangs_delays_the_end_by_no_more_than_our_patience(
-    run: Run, some_server: RedisServer
-) -> None:
+def test_s20_a_loss_callback_that_hangs_delays_the_exit_for_limited_time(run: Run, some_server: RedisServer) -> None:
+    """By no more than our patience."""
     script = run("""
         election = made()
         election.on_lose_leadership(lambda: time.sleep(3600))
@@ -188,10 +187,8 @@ def test_a_handler_that_waits_for_the_lock_of_a_log_hangs_nothing(run: Run, some
     assert handed_over(some_server)
 
 
-def test_s20_a_signal_that_interrupts_whoever_holds_the_lock_of_a_log_hands_over(
-    run: Run, some_server: RedisServer
-) -> None:
-    """The main thread waits for the hand-over, and has the lock all the while."""
+def test_s20_a_signal_that_interrupts_logging_hands_over(run: Run, some_server: RedisServer) -> None:
+    """The main thread waits for the hand-over, and holds the lock of a log handler all the while."""
     script = run("""
         import logging
         logging.basicConfig(level="INFO", stream=sys.stderr)
@@ -247,10 +244,10 @@ def test_an_election_that_is_over_delays_no_end(run: Run, some_server: RedisServ
     assert handed_over(some_server)
 
 
-def test_s20_process_1_of_a_container_hands_over_lives_on_as_without_us_and_takes_part_again(
-    run: Run, some_server: RedisServer
-) -> None:
-    """The kernel lets it die only of a signal that it handles, so its supervisor has to kill it."""
+def test_s20_process_1_of_a_container_hands_over_and_participates_again(run: Run, some_server: RedisServer) -> None:
+    """It lives on, as it would without us: the kernel lets it die only of a signal that it handles, so its
+    supervisor has to kill it.
+    """
     trial = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
     if trial.returncode:
         pytest.skip(f"no pid namespace may be made here: {trial.stderr.strip()}")
@@ -308,9 +305,8 @@ def test_a_process_whose_handler_means_to_go_on_takes_part_again(run: Run, some_
     assert history(some_server) == ["elected", "resigned", "elected"]
 
 
-def test_s20_an_election_that_runs_in_the_main_thread_hands_over_and_dies_of_sigterm(
-    run: Run, some_server: RedisServer
-) -> None:
+def test_s20_an_election_run_in_the_main_thread_hands_over_and_ends(run: Run, some_server: RedisServer) -> None:
+    """The process dies of SIGTERM."""
     script = run("""
         election = made()
         election.on_become_leader(lambda: say("ready"))
@@ -323,9 +319,8 @@ def test_s20_an_election_that_runs_in_the_main_thread_hands_over_and_dies_of_sig
     assert handed_over(some_server)
 
 
-def test_s20_a_main_thread_that_is_stopping_the_election_dies_when_that_is_done(
-    run: Run, some_server: RedisServer
-) -> None:
+def test_s20_a_main_thread_that_is_stopping_the_election_finishes_first(run: Run, some_server: RedisServer) -> None:
+    """Then the process dies of SIGTERM."""
     script = run("""
         election = made()
         def lost():
@@ -375,10 +370,8 @@ def test_s19_a_child_that_is_ended_right_after_its_fork_ends(run: Run) -> None:
     script.says("all, True, set()")
 
 
-def test_s20_a_child_that_takes_part_ends_where_a_handler_was_chained_behind_ours(
-    run: Run, some_server: RedisServer
-) -> None:
-    """That handler stays in the child, so ours is put before it, and it calls the one that the parent had."""
+def test_s20_a_child_with_a_handler_chained_behind_ours_ends(run: Run, some_server: RedisServer) -> None:
+    """That handler stays in the child, so ours is put before it; that handler calls the one that the parent had."""
     script = run("""
         election = made(); leads(election); election.stop()
         ours = signal.getsignal(signal.SIGTERM)
@@ -400,9 +393,7 @@ def test_s20_a_child_that_takes_part_ends_where_a_handler_was_chained_behind_our
     assert history(some_server) == ["elected", "resigned"] * 2
 
 
-def test_s19_a_child_that_was_forked_in_c_dies_of_sigterm_and_releases_nothing(
-    run: Run, some_server: RedisServer
-) -> None:
+def test_s19_a_child_forked_in_c_dies_of_sigterm_and_releases_nothing(run: Run, some_server: RedisServer) -> None:
     script = run("""
         from tests.support.c_forks import fork_in_c
         election = made(); leads(election)
@@ -532,9 +523,10 @@ def test_s20_a_process_that_outlives_its_main_thread_takes_part_until_it_ends(
     assert handed_over(some_server)
 
 
-def test_s20_a_process_that_waits_for_its_children_leads_on_and_then_says_that_it_ends(
+def test_s20_a_process_leads_on_while_it_waits_for_its_children(
     run: Run, some_server: RedisServer, tmp_path: Path
 ) -> None:
+    """Then it says that it ends."""
     word = tmp_path / "word"
     script = run(f"""
         import logging, multiprocessing.util

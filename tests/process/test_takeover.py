@@ -161,9 +161,8 @@ def test_s24_a_newcomer_that_has_not_seen_the_leader_alive_takes_nothing_over(
     follows(own_server, newcomer, "newcomer")
 
 
-def test_s24_a_newcomer_that_has_not_seen_the_leader_alive_leads_after_a_whole_lease(
-    candidate: Make, own_server: RedisServer
-) -> None:
+def test_s24_a_newcomer_after_the_leaders_death_waits_a_whole_lease(candidate: Make, own_server: RedisServer) -> None:
+    """It has not seen the leader alive."""
     first = candidate("first", **SHORT)
     first.hears("gain")
     left = first.verdict()
@@ -174,7 +173,7 @@ def test_s24_a_newcomer_that_has_not_seen_the_leader_alive_leads_after_a_whole_l
     assert history(own_server) == [("elected", ""), ("taken-over", "")]
 
 
-def test_s24_a_leader_that_was_seen_alive_in_an_earlier_term_is_taken_over_at_once(
+def test_s24_a_leader_seen_alive_in_an_earlier_term_is_replaced_at_once(
     candidate: Make, own_server: RedisServer
 ) -> None:
     first, second = leader_and_follower(candidate)
@@ -270,9 +269,10 @@ def test_s24_a_traced_leader_is_not_taken_over(pair: tuple[Candidate, Candidate]
     takes_over(own_server, second)
 
 
-def test_s24_a_leader_that_becomes_another_program_is_not_taken_over_before_that_ends(
+def test_s24_a_leader_that_executes_another_program_is_not_dead(
     pair: tuple[Candidate, Candidate], own_server: RedisServer
 ) -> None:
+    """It is replaced when that program ends."""
     first, second = pair
     first.tell("exec")
     first.hears("again")

@@ -90,7 +90,7 @@ def test_of_two_processes_one_writes_the_report(environment: dict[str, str]) -> 
     assert third.stdout.endswith("done\n"), "the interrupted command has let go"
 
 
-def test_a_database_that_compares_the_token_refuses_a_leader_whose_term_is_over(environment: dict[str, str]) -> None:
+def test_a_database_that_compares_tokens_refuses_a_former_leader(environment: dict[str, str]) -> None:
     subprocess.run([*MANAGE, "migrate", "-v0"], env=environment, check=True)
     script = (
         "from testproject.jobs.models import Report\n"

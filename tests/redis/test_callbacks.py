@@ -39,7 +39,7 @@ def test_s16_loss_callbacks_return_before_the_next_gain(make: Make) -> None:
     assert log == ["gain", "loss", "loss over", "gain"]
 
 
-def test_a_candidacy_that_starts_again_waits_for_the_loss_callbacks_of_the_last(make: Make) -> None:
+def test_a_new_candidacy_waits_for_the_loss_callbacks_of_the_last(make: Make) -> None:
     election, hold = make(), threading.Event()
     election.on_lose_leadership(lambda: hold.wait(GENEROUS))
     election.start()
@@ -52,8 +52,8 @@ def test_a_candidacy_that_starts_again_waits_for_the_loss_callbacks_of_the_last(
     assert election.wait_for_leadership(GENEROUS)
 
 
-def test_s16_a_candidacy_that_starts_again_knows_of_the_term_that_the_last_was_asked_to_end(make: Make) -> None:
-    """As a signal handler asks it: the last one may not have come to it yet."""
+def test_s16_a_new_candidacy_knows_the_term_that_the_last_is_ending(make: Make) -> None:
+    """A signal handler asks the last one to end it: that may not have come to it yet."""
     election, told, again = make(lock_ttl=1.0), list[str](), threading.Event()
 
     @election.on_become_leader

@@ -95,7 +95,7 @@ def test_s06_a_child_reads_no_reply(channel: Channel, fork: Fork, some_server: R
         assert parent.recv(100) == b"$5\r\nreply\r\n"
 
 
-def test_s06_a_fork_while_it_waits_at_redis_is_seen_before_the_reply_is_read(
+def test_s06_a_fork_during_a_wait_is_seen_before_the_reply_is_read(
     channel: Channel, fork: Fork, some_server: RedisServer
 ) -> None:
     channel.call("PING")
@@ -118,7 +118,7 @@ def test_s06_a_fork_while_it_waits_at_redis_is_seen_before_the_reply_is_read(
 
 
 @pytest.mark.parametrize("does", ["connect", "read_response"])
-def test_s06_a_fork_while_a_request_is_under_way_is_seen_before_anybody_acts_on_its_reply(
+def test_s06_a_fork_during_a_request_is_seen_before_its_reply_counts(
     channel: Channel, fork: Fork, some_server: RedisServer, monkeypatch: pytest.MonkeyPatch, does: str
 ) -> None:
     real = getattr(Connection, does)
@@ -135,9 +135,10 @@ def test_s06_a_fork_while_a_request_is_under_way_is_seen_before_anybody_acts_on_
     assert (some_server.client().get("touched") is None) == (does == "connect")
 
 
-def test_s06_what_fails_in_a_child_because_it_is_the_parents_is_no_failure_of_redis(
+def test_s06_a_failure_in_a_child_is_no_failure_of_redis(
     channel: Channel, fork: Fork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It fails because the connection is its parent's."""
     channel.call("PING")
 
     def fail(*args: Any, **kwargs: Any) -> None:
@@ -169,9 +170,11 @@ def election(some_server: RedisServer) -> Iterator[LeaderElection]:
     made.stop()
 
 
-def test_a_question_that_a_child_goes_on_with_fails_like_any_that_has_no_answer(
+def test_a_query_that_a_child_goes_on_with_raises_redis_unavailable(
     election: LeaderElection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As any query that gets no answer."""
+
     def forked(lease: Lease) -> None:
         raise Forked
 

@@ -114,7 +114,7 @@ def test_s24_a_follower_takes_over_when_the_leaders_process_dies(
     eventually(lambda: descriptor not in pidfds(), "nobody is watched by a leader")
 
 
-def test_s24_a_newcomer_leads_in_its_first_attempt_when_the_leader_is_a_zombie(
+def test_s24_a_newcomer_replaces_a_zombie_leader_in_its_first_attempt(
     make: Make, holder: subprocess.Popen[str], token: int
 ) -> None:
     me = pidfd.own()

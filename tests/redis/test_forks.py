@@ -47,7 +47,7 @@ def test_s19_a_fork_before_the_first_start_takes_nothing_along(make: Make) -> No
     assert election.wait_for_leadership(GENEROUS)
 
 
-def test_s19_a_fork_of_which_no_hook_told_is_found_at_the_next_start(make: Make) -> None:
+def test_s19_a_fork_without_hooks_is_found_at_the_next_start(make: Make) -> None:
     election = make()
     election.start()
     assert election.wait_for_leadership(GENEROUS)

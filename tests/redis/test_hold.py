@@ -90,9 +90,8 @@ def test_s12_who_comes_while_a_hold_goes_on_leads_when_it_is_over(
     assert newcomer.hold_left == 0
 
 
-def test_s08_a_hold_is_kept_though_the_servers_clock_was_set_behind_the_last_heartbeat(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_s08_a_hold_is_kept_though_the_servers_clock_was_set(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was set after the last heartbeat."""
     leader = make()
     assert leader.wait_for_leadership(GENEROUS)
     monkeypatch.setattr(
@@ -126,9 +125,10 @@ def on_another_host(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
 
 
 @pytest.mark.parametrize(("step", "ahead"), [(STEP, 0), (STEP, -0.5), (0, 3600)])
-def test_s12_on_another_host_one_clock_that_was_set_does_not_end_a_hold(
+def test_s12_one_clock_that_was_set_does_not_end_a_hold_elsewhere(
     make: Make, some_server: RedisServer, monkeypatch: pytest.MonkeyPatch, step: int, ahead: float
 ) -> None:
+    """The newcomer is on another host than the former leader."""
     held(make)
     step_clock(some_server, step)
     on_another_host(monkeypatch, ahead)
@@ -144,10 +144,10 @@ def test_s12_on_another_host_a_hold_that_is_over_keeps_nobody_waiting(
     assert make().wait_for_leadership(0)
 
 
-def test_a_hold_without_clocks_that_is_longer_than_a_lease_is_watched_to_its_end(
-    make: Make, some_server: RedisServer
-) -> None:
-    """The first attempt of a newcomer may take longer than any state that it would set itself."""
+def test_a_long_hold_without_clocks_is_watched_to_its_end(make: Make, some_server: RedisServer) -> None:
+    """It is longer than a lease: the first attempt of a newcomer may take longer than any state that it would set
+    itself.
+    """
     held(make, HOLD)
     client: Any = some_server.client()
     keys = Config().keys
@@ -158,9 +158,7 @@ def test_a_hold_without_clocks_that_is_longer_than_a_lease_is_watched_to_its_end
     assert clock.now() - at > 3.0
 
 
-def test_s12_a_lease_that_a_clock_that_was_set_back_prolongs_is_watched_by_who_has_just_come(
-    make: Make, some_server: RedisServer
-) -> None:
+def test_s12_a_newcomer_watches_a_lease_prolonged_by_a_clock_set_back(make: Make, some_server: RedisServer) -> None:
     """Its holder is gone, and the server says that a day is left of it."""
     leader = make()
     assert leader.wait_for_leadership(GENEROUS)

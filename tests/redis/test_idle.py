@@ -218,9 +218,10 @@ def test_every_script_goes_on_with_a_new_connection(lease: Lease, proxy: Proxy, 
     assert [event.kind for event in lease.history(9)].count("resigned") == 1
 
 
-def test_a_campaign_that_is_sent_again_after_it_was_executed_grants_a_new_term(
+def test_a_campaign_that_is_executed_twice_grants_a_new_term(
     lease: Lease, proxy: Proxy, some_server: RedisServer
 ) -> None:
+    """It is sent again because the first reply was lost."""
     if some_server.major < 7:
         pytest.skip("Redis 6.2 may free a closed connection before it has executed what came by it")
     lease.status()
@@ -282,9 +283,7 @@ def test_a_wait_that_was_ended_twice_is_an_error(channel: Channel, proxy: Proxy,
     assert isinstance(found[0], RedisUnavailable)
 
 
-def test_a_wait_that_was_ended_is_taken_up_again_for_the_rest_of_its_time(
-    channel: Channel, some_server: RedisServer
-) -> None:
+def test_a_wait_that_was_ended_is_resumed_for_its_remaining_time(channel: Channel, some_server: RedisServer) -> None:
     channel.call("PING")
     admin, found = some_server.client(), list[object]()
     thread = threading.Thread(
@@ -299,9 +298,8 @@ def test_a_wait_that_was_ended_is_taken_up_again_for_the_rest_of_its_time(
     assert found == [(b"wake", b"0")]
 
 
-def test_what_an_inbox_gave_is_lost_with_the_reply_and_the_next_message_is_not(
-    lease: Lease, proxy: Proxy, some_server: RedisServer
-) -> None:
+def test_a_message_is_lost_with_the_reply_that_carries_it(lease: Lease, proxy: Proxy, some_server: RedisServer) -> None:
+    """The next message in the inbox is not."""
     lease.status()
     client = some_server.client()
     client.rpush(inbox(CONFIG.keys, A), '{"duplicate": "x"}')

@@ -41,7 +41,7 @@ def state(client: Any) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in raw.items()}
 
 
-def test_the_first_to_campaign_is_granted_and_the_next_is_told_who_holds(lease: Lease, client: Any) -> None:
+def test_the_first_campaign_is_granted_and_the_next_names_the_holder(lease: Lease, client: Any) -> None:
     grant = lease.campaign(A, Preconditions(), info())
     assert (grant.verdict, grant.holder, grant.candidates) == ("granted", A, 1)
     held = lease.campaign(B, Preconditions(), info("b"))
@@ -51,7 +51,8 @@ def test_the_first_to_campaign_is_granted_and_the_next_is_told_who_holds(lease: 
     assert state(client)["token"] == str(grant.token)
 
 
-def test_s14_a_token_is_higher_than_all_before_and_than_the_clock_in_microseconds(lease: Lease, client: Any) -> None:
+def test_s14_a_token_is_higher_than_all_before_and_the_clock(lease: Lease, client: Any) -> None:
+    """The server's clock, in microseconds."""
     seconds, micros = client.time()
     first = lease.campaign(A, Preconditions(), info()).token
     assert first >= seconds * 1_000_000 + micros
@@ -123,7 +124,8 @@ def test_a_renewal_of_a_released_term_is_refused(lease: Lease, client: Any) -> N
     assert client.exists(KEYS.lock) == 0
 
 
-def test_a_lock_key_that_is_deleted_frees_nothing_and_the_renewal_sets_it_again(lease: Lease, client: Any) -> None:
+def test_a_deleted_lock_key_frees_nothing_and_is_restored(lease: Lease, client: Any) -> None:
+    """The next renewal restores it."""
     token = lease.campaign(A, Preconditions(), info()).token
     client.delete(KEYS.lock)
     held = lease.campaign(B, Preconditions(), info("b"))
@@ -179,8 +181,8 @@ def test_s12_a_hold_tells_what_the_clocks_of_its_host_showed(lease: Lease, clien
     assert (held.verdict, held.process, held.duration) == ("held", "the clocks of A", 30.0)
 
 
-def test_s12_a_hold_in_place_of_a_lease_that_may_be_lost_must_be_watched(lease: Lease, client: Any) -> None:
-    """The clocks of two hosts are no proof that a lease is over."""
+def test_s12_a_hold_after_an_unconfirmed_reclaim_must_be_watched(lease: Lease, client: Any) -> None:
+    """The lease may be lost, and the clocks of two hosts are no proof that a lease is over."""
     token = lease.campaign(A, Preconditions(), info()).token
     client.hset(KEYS.state, "kind", "reclaimed")
     lease.release(A, token, "resigned", leave=True, hold=1, clocks="the clocks of A")
@@ -189,7 +191,7 @@ def test_s12_a_hold_in_place_of_a_lease_that_may_be_lost_must_be_watched(lease: 
     assert held.duration > 9
 
 
-def test_taking_over_from_a_leader_that_did_not_resign_is_told_in_the_history(lease: Lease, client: Any) -> None:
+def test_the_history_tells_a_takeover_from_a_leader_that_did_not_resign(lease: Lease, client: Any) -> None:
     lease.campaign(A, Preconditions(), info())
     held = lease.campaign(B, Preconditions(), info("b"))
     assert (
@@ -246,9 +248,8 @@ def test_an_info_that_cannot_be_read_does_not_hide_who_leads(lease: Lease, clien
 
 
 @pytest.mark.parametrize("key", KEYS._fields)
-def test_a_key_of_a_wrong_type_is_an_error_and_nothing_is_written_or_deleted(
-    lease: Lease, client: Any, key: str
-) -> None:
+def test_a_key_of_a_wrong_type_is_an_error(lease: Lease, client: Any, key: str) -> None:
+    """Nothing is written or deleted."""
     token = lease.campaign(A, Preconditions(), info()).token
     name = getattr(KEYS, key)
     client.delete(name)
@@ -311,9 +312,10 @@ def test_s06_a_reply_to_another_request_is_an_error(lease: Lease, monkeypatch: p
 
 
 @pytest.mark.parametrize("reply", [b"", b"0\nreleased", [b"0"], [], 7, None])
-def test_s06_a_reply_to_another_request_is_an_error_for_what_is_rarely_sent_too(
+def test_s06_a_reply_to_another_request_is_an_error_for_rare_requests(
     lease: Lease, monkeypatch: pytest.MonkeyPatch, reply: Any
 ) -> None:
+    """As for those that are sent all the time."""
     monkeypatch.setattr(lease.channel, "call", lambda *command: reply)
     with pytest.raises(RedisUnavailable, match="does not belong to its request"):
         lease.status()

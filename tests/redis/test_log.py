@@ -40,9 +40,8 @@ def records(caplog: pytest.LogCaptureFixture, part: str) -> list[Any]:
     return [record for record in caplog.records if part in record.getMessage()]
 
 
-def test_a_loss_carries_the_instant_at_which_it_was_and_not_at_which_it_is_told(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_logged_loss_carries_the_instant_of_the_loss(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Not the instant at which it is logged."""
     first = make("web-1")
     assert first.wait_for_leadership(GENEROUS)
     token = first.fencing_token

@@ -154,9 +154,10 @@ def test_the_line_needs_only_what_can_carry_an_election(settings: Settings) -> N
 
 
 @pytest.mark.parametrize("rule", ["resetkeys ~other", "-evalsha", "-get", "-time"])
-def test_a_user_that_lacks_a_right_is_told_the_keys_and_what_to_do(
+def test_an_error_for_a_missing_right_names_keys_and_remedy(
     rule: str, own_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The user of Redis lacks a permission: the error and the log say which keys are used and what to do."""
     own_server.client().execute_command(*from_readme())  # type: ignore[no-untyped-call]
     own_server.client().execute_command("ACL SETUSER leader", *rule.split())  # type: ignore[no-untyped-call]
     user = redis.Redis(port=own_server.port, username="leader", password="password")

@@ -89,7 +89,8 @@ def test_what_is_not_plainly_held_becomes_a_campaign(lease: Lease, client: Any, 
     assert look(lease).verdict == verdict
 
 
-def test_a_state_that_is_older_than_what_the_follower_knows_becomes_a_campaign(lease: Lease) -> None:
+def test_a_state_older_than_what_the_follower_knows_needs_a_campaign(lease: Lease) -> None:
+    """The poll alone cannot tell what it means."""
     assert look(lease, 2**52).token == 2**52
 
 
@@ -130,7 +131,8 @@ def test_the_wait_begins_with_the_look(lease: Lease, client: Any) -> None:
     assert lease.channel._connection is connection
 
 
-def test_a_wait_that_ends_too_early_is_followed_by_another_one_at_the_server(lease: Lease, client: Any) -> None:
+def test_a_wait_that_ends_too_early_is_followed_by_another(lease: Lease, client: Any) -> None:
+    """The other one waits at the server, too, so that nothing is missed meanwhile."""
     look(lease)
     look(lease, 0, clock.now() + 0.1)
     until = clock.now() + 2 * GENEROUS
@@ -141,7 +143,8 @@ def test_a_wait_that_ends_too_early_is_followed_by_another_one_at_the_server(lea
 
 
 @pytest.mark.parametrize("client", SERVERS, indirect=True)
-def test_a_wait_that_began_with_a_look_gives_way_to_what_is_due(lease: Lease, client: Any) -> None:
+def test_a_wait_that_began_with_a_poll_yields_to_requests(lease: Lease, client: Any) -> None:
+    """Its connection is closed, because its BLPOP would take the next element."""
     look(lease)
     connection = lease.channel._connection
     look(lease, 0, clock.now() + GENEROUS)

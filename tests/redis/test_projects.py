@@ -82,9 +82,10 @@ def test_one_project_or_one_that_is_not_known_is_no_warning(
     assert warned(caplog, first) == warned(caplog, second) == []
 
 
-def test_a_leader_of_the_last_release_says_nothing_and_the_next_one_is_asked(
+def test_a_leader_of_the_last_release_names_no_project(
     make: Make, caplog: pytest.LogCaptureFixture, some_server: RedisServer
 ) -> None:
+    """Followers compare their project with that of the next leader."""
     old, shop, blog = make("old"), make("shop", "aaaa0000"), make("blog", "bbbb0000")
     lead(old)
     assert json.loads(some_server.client().get("maplefile:leader:info"))["project"] == ""  # type: ignore[arg-type]

@@ -85,9 +85,10 @@ def test_s13_a_grant_and_a_renewal_are_with_a_replica(
         careful.renew(A, token, INFO)
 
 
-def test_s13_a_replica_that_joins_starts_a_quarantine_in_which_the_leader_goes_on(
+def test_s13_a_replica_that_joins_starts_a_quarantine(
     start_server: Start, primary: RedisServer, careful: Lease
 ) -> None:
+    """The leader goes on."""
     replica_of(start_server, primary)
     token = lead(careful, A)
     replica_of(start_server, primary)
@@ -99,7 +100,7 @@ def test_s13_a_replica_that_joins_starts_a_quarantine_in_which_the_leader_goes_o
     assert careful.campaign(B, Preconditions(), INFO).verdict == "held"
 
 
-def test_s13_a_replica_that_joins_is_noticed_though_the_counters_of_joins_were_reset(
+def test_s13_a_replica_that_joins_is_noticed_after_a_reset_of_counters(
     start_server: Start, primary: RedisServer, careful: Lease
 ) -> None:
     """The counter of joins is 1 before the reset, and is 1 again when the second replica has joined."""
@@ -111,7 +112,7 @@ def test_s13_a_replica_that_joins_is_noticed_though_the_counters_of_joins_were_r
     assert careful.history(1)[0].reason == "replica joined"
 
 
-def test_s13_a_replica_that_returns_is_noticed_though_the_counters_of_joins_were_reset(
+def test_s13_a_replica_that_returns_is_noticed_after_a_reset_of_counters(
     start_server: Start, primary: RedisServer, careful: Lease
 ) -> None:
     replica, other = replica_of(start_server, primary), replica_of(start_server, primary)

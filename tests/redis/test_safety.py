@@ -187,10 +187,12 @@ def test_s06_a_heartbeat_that_is_answered_by_something_else_is_an_error(
 
 
 @pytest.mark.parametrize(("left", "released"), [(30.0, True), (0.0, False), (-1.0, False)])
-def test_s08_a_release_that_is_late_by_a_clock_that_was_set_is_sent_again_while_the_lease_lasts(
+def test_s08_a_release_refused_as_late_is_sent_again(
     lease: Lease, client: Any, token: int, left: float, released: bool
 ) -> None:
-    """The server's clock was set forth behind its last answer, so the first request seems to come too late."""
+    """While the lease lasts. The server's clock was set forth after its last answer, so the first request seems
+    to come too late.
+    """
     seconds, _ = client.time()
     deadline = clock.now() + left if left else 0.0
     claim = Preconditions(not_after=seconds - 3600)
@@ -198,9 +200,8 @@ def test_s08_a_release_that_is_late_by_a_clock_that_was_set_is_sent_again_while_
     assert client.hget(KEYS.state, "kind") == (b"delay" if released else b"lease")
 
 
-def test_s10_whoever_reclaimed_too_late_is_not_granted_because_the_state_says_it_holds(
-    lease: Lease, client: Any, token: int
-) -> None:
+def test_s10_a_reclaim_that_came_too_late_grants_nothing(lease: Lease, client: Any, token: int) -> None:
+    """Although the state says that this candidate holds the lease."""
     client.flushall()
     lease.renew(A, token, INFO)
     assert lease.campaign(A, Preconditions(highest_token=token), INFO).verdict == "held"
@@ -231,9 +232,8 @@ def test_s10_a_stale_leader_reclaims_nothing_from_a_later_one(lease: Lease, clie
     assert lease.renew(A, token, INFO).verdict == "refused"
 
 
-def test_s11_a_candidate_that_knows_a_higher_token_finds_the_loss_where_the_server_has_no_identity(
-    lease: Lease, client: Any, token: int
-) -> None:
+def test_s11_a_candidate_that_knows_a_higher_token_detects_the_loss(lease: Lease, client: Any, token: int) -> None:
+    """Where the server has no identity."""
     answer = lease.campaign(B, Preconditions(highest_token=token + 1), INFO)
     assert (answer.verdict, answer.token) == ("quarantined", token + 1)
     assert lease.history(1)[0].reason == "older state"
@@ -297,9 +297,8 @@ def test_s05_a_campaign_that_an_earlier_grant_overtook_is_refused(lease: Lease, 
     assert lease.campaign(A, Preconditions(), INFO).verdict == "held"
 
 
-def test_s15_a_lock_key_that_is_gone_frees_nothing_and_the_renewal_sets_it_again(
-    lease: Lease, client: Any, token: int
-) -> None:
+def test_s15_a_lost_lock_key_frees_nothing_and_is_restored(lease: Lease, client: Any, token: int) -> None:
+    """The next renewal restores it."""
     client.delete(KEYS.lock)
     held = lease.campaign(B, Preconditions(), INFO)
     assert (held.verdict, held.holder) == ("held", A)

@@ -210,7 +210,8 @@ def test_a_lock_that_lasts_longer_than_any_lease_locks_nobody_out(lease: Lease, 
     assert lease.renew(A, token, INFO).verdict == "renewed"
 
 
-def test_the_end_of_a_term_is_told_though_the_state_says_that_a_later_one_was(lease: Lease, client: Any) -> None:
+def test_the_end_of_a_term_is_recorded_despite_a_forged_state(lease: Lease, client: Any) -> None:
+    """The state says that the end of a later term was recorded."""
     token = lease.campaign(A, Preconditions(), INFO).token
     client.hset(KEYS.state, "recorded", 2**53 - 1)
     lease.campaign(B, Preconditions(unrecorded_end=(token, "expired")), INFO)

@@ -125,7 +125,8 @@ def note_who_releases(election: LeaderElection, threads: list[str]) -> Candidacy
 
 
 @pytest.mark.parametrize("callbacks", [False, True])
-def test_a_release_leaves_from_the_thread_that_has_nothing_more_to_do_before_it(make: Make, callbacks: bool) -> None:
+def test_the_thread_that_has_nothing_else_to_do_sends_the_release(make: Make, callbacks: bool) -> None:
+    """That of ``stop()`` if there are no loss callbacks, else the one that has called the last of them."""
     election = make()
     threads: list[str] = []
     if callbacks:
@@ -170,7 +171,7 @@ def test_a_slow_log_does_not_delay_the_next_leader(
         assert done[:2] == [threading.current_thread().name, line]
 
 
-def test_a_release_that_fails_in_the_thread_of_stop_is_made_up_for_by_time(make: Make, own_server: RedisServer) -> None:
+def test_a_release_that_fails_in_stop_is_replaced_by_expiry(make: Make, own_server: RedisServer) -> None:
     election = make(redis.Redis(port=own_server.port), lock_ttl=1.0, heartbeat_interval=0.3)
     election.start()
     assert election.wait_for_leadership(GENEROUS)

@@ -144,9 +144,11 @@ def test_s16_a_loss_is_told_once_whatever_fails_on_the_way(
     assert (told, failed) == (["gain", "loss", "gain"], [True])
 
 
-def test_a_candidate_that_cannot_tell_which_process_it_is_takes_part_all_the_same(
+def test_a_candidate_without_an_identity_of_its_process_participates(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """For want of descriptors it cannot publish which process it is."""
+
     def fails(actions: Actions) -> None:
         raise OSError(24, "Too many open files")
 

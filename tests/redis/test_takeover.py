@@ -73,9 +73,8 @@ def process(client: Any) -> str:
     return published.decode()
 
 
-def test_s25_the_lease_of_a_dead_process_is_granted_at_once_though_it_goes_on(
-    lease: Lease, client: Any, token: int
-) -> None:
+def test_s25_the_lease_of_a_dead_process_is_granted_at_once(lease: Lease, client: Any, token: int) -> None:
+    """Although most of it is left."""
     held = lease.campaign(B, Preconditions(), INFO)
     assert held.verdict == "held"
     assert held.remaining > 55
@@ -203,9 +202,10 @@ def test_s25_a_candidate_that_knows_a_higher_token_claims_nothing(lease: Lease, 
     assert lease.campaign(B, Preconditions(highest_token=token + 1, dead=(A, token)), INFO).verdict == "quarantined"
 
 
-def test_s25_a_reclaim_is_claimed_only_after_a_heartbeat_has_shown_that_it_counted(
+def test_s25_a_reclaimed_lease_is_claimed_only_after_its_acknowledgement(
     first: Lease, lease: Lease, client: Any, token: int
 ) -> None:
+    """A heartbeat of its holder must have shown that the reclaim counted."""
     client.flushall()
     first.channel.drop()
     answered = first.renew(A, token, INFO).version

@@ -233,9 +233,8 @@ def test_a_task_that_fails_ends_the_term(make: Make, caplog: pytest.LogCaptureFi
     eventually(lambda: "ended before its term did" in caplog.text)
 
 
-def test_a_work_whose_thread_cannot_be_started_ends_the_term_and_holds_up_nothing(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_work_whose_thread_cannot_be_started_ends_the_term(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It delays nothing else."""
     election, log, real = make(retry_interval=0.1), list[str](), threading.Thread.start
     election.on_become_leader(lambda: log.append("gain"))
     refused: list[bool] = []
@@ -309,8 +308,10 @@ def test_a_term_that_is_over_before_its_work_has_begun_has_none() -> None:
     assert listeners.lost(1, "resigned") == [], "it was registered behind the beginning of the term"
 
 
-def test_a_work_whose_event_loop_cannot_be_made_ends_the_term_and_holds_up_nothing(some_server: RedisServer) -> None:
-    """``asyncio.run`` needs two descriptors, and may fail before the first step of the coroutine."""
+def test_work_whose_event_loop_cannot_be_made_ends_the_term(some_server: RedisServer) -> None:
+    """It delays nothing else. ``asyncio.run`` needs two descriptors, and may fail before the first step of the
+    coroutine.
+    """
     refused: list[bool] = []
 
     def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:

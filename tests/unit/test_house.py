@@ -1,10 +1,11 @@
-"""What the code promises about itself: paths that stay importable, and modules and functions of a readable size."""
+"""What the code promises about itself: importable paths, and modules, functions and names of a readable size."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import io
+import re
 import tokenize
 from pathlib import Path
 
@@ -19,6 +20,8 @@ PROMISED = (
 """Modules that projects import from. The others may move."""
 MODULE, FUNCTION = 250, 40
 """Lines of code, at most. Comments, docstrings and blank lines do not count."""
+WORDS = 12
+"""Words in the name of a test, at most. The rest is its docstring. The numbers of rules do not count."""
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
@@ -63,3 +66,26 @@ def test_what_counts_as_code() -> None:
         '"""Text."""\n\n# Comment\nx = 1\n"""Of x,\nin two lines."""\n\ndef f() -> str:\n    return """a\n    b"""\n'
     )
     assert lines_of_code(source) == {4, 8, 9, 10}
+
+
+TESTS = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if "simulation" not in path.parts)
+
+
+def long_names(source: str) -> list[str]:
+    """The names of tests that have too many words."""
+    functions = (
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    names = (re.fullmatch(r"test_(?:[sj]\d\d_)*(\w+)", function.name) for function in functions)
+    return [name.string for name in names if name and len(name[1].split("_")) > WORDS]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_name_of_a_test_is_a_short_sentence(path: Path) -> None:
+    assert long_names(path.read_text()) == []
+
+
+def test_which_names_are_too_long() -> None:
+    words = "_".join("abcdefghijkl")
+    fine, long = f"test_s08_s19_{words}", f"test_s08_{words}_m"
+    assert long_names(f"def {fine}(): ...\nclass Test:\n    async def {long}(self): ...\n") == [long]

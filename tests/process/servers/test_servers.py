@@ -24,8 +24,8 @@ def test_a_way_of_running(way: Command) -> None:
     assert not problems, "\n".join(problems)
 
 
-def test_every_way_has_a_name_of_its_own_and_distributions_that_the_extra_installs() -> None:
-    """One that has not would be skipped wherever a missing server does not fail."""
+def test_every_way_has_a_unique_name_and_known_distributions() -> None:
+    """The extra must install them: a way would be skipped wherever a missing server does not fail."""
     declared = (ROOT / "pyproject.toml").read_text().lower()
     assert len({way.name for way in WAYS}) == len(WAYS)
     for way in WAYS:

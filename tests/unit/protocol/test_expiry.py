@@ -41,12 +41,14 @@ def test_s12_who_has_just_come_watches_a_state_for_its_whole_span() -> None:
     assert watch.expired_version(110.01) == "a"
 
 
-def test_s12_a_steady_clock_is_believed_about_a_state_that_was_set_since_the_last_look() -> None:
+def test_s12_a_steady_clock_is_trusted_about_a_newer_state() -> None:
+    """One that was set since the last poll."""
     watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 8.5)))
     assert watch.expires_at == pytest.approx(102.002 + 8.5)
 
 
-def test_s12_a_state_is_not_over_before_its_span_has_passed_since_the_last_look_at_another() -> None:
+def test_s12_a_state_lasts_its_duration_from_the_last_poll_before_it() -> None:
+    """At least: from the last poll that saw another state."""
     watch = watched((100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0, 8.0)))
     assert watch.expires_at == pytest.approx(102.002 + 8.0)
     # As after two steps of the clock, there and back, between the looks: it says that the state is over.
@@ -62,12 +64,13 @@ def test_s12_a_clock_that_has_jumped_is_not_believed(jump: float) -> None:
     assert watch.expires_at == pytest.approx(102.002 + SPAN)
 
 
-def test_s12_the_margin_of_the_holders_lease_counts_where_it_is_shorter_than_ours() -> None:
+def test_s12_the_margin_of_a_holders_shorter_lease_counts() -> None:
     short = look("b", 5002.0 + 0.05, 0.3, span=0.5)
     assert watched((100.0, look("a", 5000.0, 9.0)), (102.0, short)).expires_at == pytest.approx(102.002 + 0.5)
 
 
-def test_s12_what_was_seen_long_ago_says_nothing_about_a_clock_that_may_have_gone_and_come_back() -> None:
+def test_s12_an_old_poll_does_not_prove_that_a_clock_is_steady() -> None:
+    """The clock may have been set and set back meanwhile."""
     watch = watched((100.0, look("a", 5000.0, 9.0)), (105.0, look("b", 5005.0, 0.1)))
     assert watch.expires_at == pytest.approx(105.002 + SPAN)
 
@@ -84,9 +87,7 @@ def test_s12_a_slow_answer_says_too_little_about_the_clock() -> None:
 
 @pytest.mark.parametrize("verdict", ["held", "expired", "quarantined"])
 @pytest.mark.parametrize("back", [1.4, 0.11, 60.0])
-def test_s12_a_clock_that_goes_back_is_seen_back_and_goes_forth_again_is_not_believed(
-    back: float, verdict: str
-) -> None:
+def test_s12_a_clock_seen_going_back_and_forth_is_not_trusted(back: float, verdict: str) -> None:
     """The state was set while the clock was back, so what is left of it seems less than it is by so much."""
     first, seen_back = (100.0, look("a", 5000.0, 9.0)), (102.0, look("b", 5002.0 - back, 9.5, verdict))
     forth = (104.0, look("b", 5004.0, 9.5 - 2.0 - back, verdict))

@@ -51,9 +51,10 @@ def test_s12_on_the_same_boot_its_clock_decides_alone(by_the_server: float) -> N
         (1.0, 1e9, 1.0),
     ],
 )
-def test_s12_on_another_host_the_server_and_the_hosts_must_agree_that_it_is_over(
+def test_s12_a_hold_elsewhere_ends_when_server_and_hosts_agree(
     by_the_server: float, by_the_hosts: float, elapsed: float
 ) -> None:
+    """The holder was on another host, so no clock alone is believed."""
     here = another_host(by_the_hosts)
     assert held_since(hold(by_the_server), here) == pytest.approx(here.at - elapsed)
 
@@ -69,7 +70,7 @@ def test_s12_a_clone_is_another_host() -> None:
         assert held_since(hold(11.6), clone) == pytest.approx(at - elapsed)
 
 
-def test_s12_a_wall_clock_that_was_set_on_the_same_host_does_not_shorten_a_hold() -> None:
+def test_s12_a_wall_clock_set_on_the_same_host_shortens_no_hold() -> None:
     """Also where Redis runs on that host, whose clock it has."""
     here = Clocks(BOOT, THERE.at + 1.6, THERE.wall + 11.6)
     assert held_since(hold(11.6), here) == pytest.approx(THERE.at)
@@ -88,7 +89,7 @@ def test_s12_of_a_hold_whose_holder_tells_no_clocks_nothing_is_known(process: st
 
 
 @pytest.mark.parametrize("verdict", ["late", "foreign"])
-def test_s12_an_answer_that_does_not_say_what_is_left_tells_nothing_of_a_hold(verdict: str) -> None:
+def test_s12_an_answer_without_a_remaining_time_tells_nothing_of_a_hold(verdict: str) -> None:
     assert held_since(hold(11.6)._replace(verdict=verdict), same_host(1.6)) is None
 
 
@@ -128,8 +129,8 @@ def test_s12_a_newcomer_is_turned_down_by_a_hold_that_goes_on(by_the_server: flo
 
 
 @pytest.mark.parametrize("version", ["delay:7:1:1", "lease:7:1:1", "reclaimed:7:1:1"])
-def test_s12_a_newcomer_watches_what_the_server_says_to_last_longer_than_it_can(version: str) -> None:
-    """Its clock was set back, so that every process that comes would be turned down for as long."""
+def test_s12_a_newcomer_watches_a_state_that_seems_to_outlast_its_duration(version: str) -> None:
+    """The server's clock was set back, so that every process that comes would be turned down for as long."""
     state, over = campaigned(hold(-3600.0, "", version))
     assert not over
     assert state.watch.expired_version(108.1) == version
@@ -137,8 +138,8 @@ def test_s12_a_newcomer_watches_what_the_server_says_to_last_longer_than_it_can(
     assert over, "and not what has just been set"
 
 
-def test_s12_the_steady_clock_of_a_server_does_not_end_a_hold_for_which_nobody_has_left_a_margin() -> None:
-    """Half the margin of a lease as long as this hold is 36 seconds."""
+def test_s12_a_steady_server_clock_ends_no_hold_without_a_margin() -> None:
+    """No holder has left one: half the margin of a lease as long as this hold is 36 seconds."""
     long = hold(0.5)._replace(duration=3600.0, remaining=3564.0, at=5037.0, held_since=101.5)
     watch = ExpiryProof().observe(100.0, hold(0.0, version="lease:7:1:1")._replace(at=5000.0), 100.0, 4.0)
     watch = watch.observe(102.0, long, 102.0, 4.0)
@@ -152,6 +153,6 @@ def test_s12_a_newcomer_watches_a_hold_of_which_nothing_is_known() -> None:
     assert state.watch.expired_version(108.1)
 
 
-def test_s12_a_hold_that_would_begin_later_than_now_lasts_no_longer_than_one_that_begins_now() -> None:
+def test_s12_a_hold_that_begins_in_the_future_counts_from_now() -> None:
     state, _ = campaigned(hold(-2.0)._replace(held_since=102.0))
     assert state.watch.expires_at == 108.0

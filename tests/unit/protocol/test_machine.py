@@ -133,8 +133,8 @@ def test_s17_the_back_off_grows_to_the_retry_interval_and_no_further() -> None:
     assert step(state, Failed(0.0), 0.0, TIMING).next_at == TIMING.retry / 2
 
 
-def test_s10_a_leader_tries_more_often_than_its_retry_interval_while_its_lease_goes_on() -> None:
-    """So that a restart of Redis that is over in time ends no term."""
+def test_s10_a_leader_retries_often_while_its_lease_lasts() -> None:
+    """More often than its retry interval, so that a restart of Redis that is over in time ends no term."""
     for timing in (TIMING, Config(retry_interval=60).validate().timing):
         state, now, tries = leader(), 103.0, []
         while state.term and now < 109.0:
@@ -147,7 +147,8 @@ def test_s10_a_leader_tries_more_often_than_its_retry_interval_while_its_lease_g
 
 
 @pytest.mark.parametrize("before", [leader(), step(leader(), Resign(1, "resigned"), 101.0, TIMING)])
-def test_s08_a_leaders_request_says_when_its_lease_is_over_on_the_servers_clock(before: State) -> None:
+def test_s08_a_leaders_request_carries_the_end_of_its_lease(before: State) -> None:
+    """On the server's clock."""
     # The server was at 0 when we were at 100, and has answered at once.
     assert preconditions(before, 105.0, TIMING).not_after == pytest.approx(9.8)
 
@@ -172,7 +173,7 @@ def test_s08_a_voluntary_end_is_delivered_first_and_released_then() -> None:
     assert plan(state, 102.0) == Plan("wait", 103.0, listen=True)
 
 
-def test_s08_work_that_does_not_end_keeps_the_lease_until_it_has_run_out() -> None:
+def test_s08_work_that_does_not_end_keeps_the_lease_until_expiry() -> None:
     state = step(leader(), Resign(1, "resigned"), 101.0, TIMING)
     assert plan(state, 109.8) == Plan("wait")
     late = step(state, Delivered(1), 111.0, TIMING)
@@ -210,7 +211,7 @@ def test_a_stop_ends_the_term_then_releases_then_leaves() -> None:
     assert plan(step(state, Released(), 101.0, TIMING), 101.0) == Plan("leave")
 
 
-def test_a_stopped_follower_leaves_and_a_grant_that_comes_late_is_given_back() -> None:
+def test_a_stopped_follower_leaves_and_releases_a_late_grant() -> None:
     state = step(State(), Stop(), 100.0, TIMING)
     assert plan(state, 100.0) == Plan("leave")
     state = step(state, Campaigned(99.0, granted(5), 0.0), 100.0, TIMING)
@@ -223,7 +224,8 @@ def test_a_stop_does_not_wait_for_callbacks_longer_than_the_lease() -> None:
     assert plan(state, 109.8) == Plan("leave")
 
 
-def test_a_follower_looks_again_at_the_end_of_the_state_or_at_its_retry() -> None:
+def test_a_follower_polls_again_when_the_state_ends_or_at_retry() -> None:
+    """Whichever comes first."""
     state = step(State(), Campaigned(100.0, held(span=0.5), 0.0), 100.1, TIMING)
     assert state.next_at == pytest.approx(100.601)
     assert preconditions(state, 100.59, TIMING).expired_version == ""
@@ -279,7 +281,8 @@ def test_a_refused_renewal_ends_the_term(answer: Answer, reason: str, next_at: f
     assert state.unrecorded_end == (1, reason)
 
 
-def test_who_fails_its_callback_stands_back_longer_each_time_until_a_term_lasts() -> None:
+def test_each_failed_callback_doubles_the_pause_until_a_term_lasts() -> None:
+    """Up to 64 seconds."""
     state, pauses = leader(), []
     for token in range(1, 9):
         state = step(state._replace(term=Term(token, 1e9), ended=None), Resign(token, "callback-failed"), 0.0, TIMING)
@@ -368,7 +371,8 @@ def test_the_end_of_a_term_is_told_until_redis_has_answered() -> None:
     assert preconditions(state, 200.0, TIMING).unrecorded_end == (0, "")
 
 
-def test_the_end_that_a_release_tells_is_told_once_and_one_that_it_missed_later() -> None:
+def test_the_end_of_a_term_is_recorded_once() -> None:
+    """By its release, or by a later request if the release was missed."""
     state = step(leader(), Resign(1, "resigned"), 101.0, TIMING)
     assert preconditions(state, 101.0, TIMING).unrecorded_end == (0, "")
     state = step(state, Tick(), 109.8, TIMING)

@@ -57,7 +57,8 @@ def test_of_many_candidates_each_looks_more_rarely(timing: Timing, candidates: i
         assert seconds < timing.ttl - timing.heartbeat, "and before the end of the lease that each has seen"
 
 
-def test_a_newcomer_looks_as_often_as_one_of_a_few_and_then_more_and_more_rarely() -> None:
+def test_a_newcomer_polls_often_and_then_more_and_more_rarely() -> None:
+    """At first as one of a few candidates does."""
     state = look(State(), 96.0, 95.5)
     assert state.next_at == pytest.approx(98.0), "it cannot tell yet when the lease is over"
     state = look(state, 98.0, 97.5)
@@ -80,7 +81,8 @@ def test_who_was_woken_in_vain_or_could_not_ask_looks_often() -> None:
     assert look(state, 104.0, 103.9, jitter=0.0).next_at == pytest.approx(106.0)
 
 
-def test_s12_a_rare_look_proves_the_end_of_a_lease_that_was_set_since() -> None:
+def test_s12_rare_polls_prove_the_end_of_a_newer_lease() -> None:
+    """One that was set since the last poll."""
     state = look(settled(), 108.3, 104.5)
     state = look(state, 113.0, 104.5, jitter=0.0)
     assert state.next_at == pytest.approx(114.501), "when it ends, not a whole lease after it was seen"
@@ -97,7 +99,8 @@ def test_s12_the_proof_survives_that_the_crowd_has_gone() -> None:
     )
 
 
-def test_who_sees_the_lease_renewed_but_cannot_trust_the_servers_clock_looks_often() -> None:
+def test_a_follower_that_cannot_trust_the_servers_clock_polls_often() -> None:
+    """Although it sees the lease renewed."""
     state = State()
     for at, renewed_at in ((96.0, 95.5), (98.0, 97.5), (100.0, 99.5), (102.0, 101.5)):
         state = look(state, at, renewed_at, took=0.12)
@@ -105,7 +108,8 @@ def test_who_sees_the_lease_renewed_but_cannot_trust_the_servers_clock_looks_oft
         assert state.next_at == pytest.approx(at - 0.12 + 2.0), "the way there takes too long for a proof"
 
 
-def test_those_who_have_all_looked_at_the_end_of_a_lease_do_not_go_on_together() -> None:
+def test_followers_that_poll_together_once_do_not_stay_together() -> None:
+    """All have polled at the end of a lease; jitter spreads them again."""
     chances = random.Random(1)
     states = []
     for _ in range(200):

@@ -191,7 +191,9 @@ def test_a_place_has_no_credentials() -> None:
     assert place_in(credentials) == "localhost:6379"
 
 
-def test_the_way_to_an_exception_is_told_without_its_text_and_without_that_of_its_cause() -> None:
+def test_the_way_to_an_exception_is_told_without_its_text() -> None:
+    """Also without that of its cause."""
+
     def fails(password: str) -> None:
         raise KeyError(password)
 

@@ -91,7 +91,8 @@ def test_s09_the_watcher_announces_the_deadline_and_follows_a_renewal(stage: Sta
     assert stage.log == ["loss expired"]
 
 
-def test_s16_a_gain_callback_that_does_not_end_delays_neither_the_others_nor_the_loss(stage: Stage) -> None:
+def test_s16_a_gain_callback_that_does_not_end_delays_nothing(stage: Stage) -> None:
+    """Neither the other callbacks nor the loss."""
     end, other = threading.Event(), threading.Event()
     stage.gain = [lambda: end.wait(LONG), other.set]
     term = stage.start()
@@ -301,7 +302,9 @@ def test_s19_a_loss_that_was_being_told_goes_on_in_no_child(stage: Stage, fork: 
     assert (stage.log, stage.delivered.is_set()) == (["loss resigned"], False)
 
 
-def test_s19_a_gain_callback_that_forks_and_fails_in_the_child_ends_no_term(stage: Stage, fork: Fork) -> None:
+def test_s19_a_gain_callback_that_fails_in_a_child_ends_no_term(stage: Stage, fork: Fork) -> None:
+    """It has forked that child itself."""
+
     def forks() -> None:
         fork()
         raise RuntimeError("in the child alone")
@@ -333,8 +336,8 @@ def test_s19_a_gain_is_announced_in_no_child(stage: Stage, fork: Fork, monkeypat
     assert stage.log == ["first"]
 
 
-def test_s19_what_is_called_behind_a_callback_is_not_called_in_a_child_that_it_has_forked(fork: Fork) -> None:
-    """It closes connections to the database, which the child shares with its parent."""
+def test_s19_a_child_forked_by_a_callback_skips_what_follows_it(fork: Fork) -> None:
+    """What follows closes connections to the database, which the child shares with its parent."""
     behind: list[str] = []
     listeners = Listeners(lambda: behind.append("closed"))
     listeners.on_gain = [lambda token: None, lambda token: fork()]

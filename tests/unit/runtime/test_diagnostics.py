@@ -95,7 +95,7 @@ def test_a_leader_counts_from_its_gain_on_and_a_follower_never(
     assert counted[2:] == ["on time", "late"], "there were no counts"
 
 
-def test_a_term_that_ended_while_its_thread_was_held_up_is_told_of(
+def test_a_term_that_ended_while_its_thread_was_late_is_reported(
     advice: Diagnostics, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late(advice, monkeypatch, 20.0)

@@ -62,9 +62,10 @@ def test_s19_a_term_is_over_in_a_child_and_lasts_in_its_parent(
 
 
 @pytest.mark.parametrize("make", [new_cell, PidCell])
-def test_s19_a_child_that_is_forked_by_a_signal_handler_amid_an_extension_does_not_lead(
+def test_s19_a_child_forked_amid_an_extension_does_not_lead(
     make: Callable[[float], Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A signal handler forks it."""
     term = Grant(1, make(FIRST))
     set_next_once = DeadlineLink.set_next_once
 
@@ -252,9 +253,11 @@ def answer(verdict: str) -> Answer:
     return Answer(verdict, 1, "me:0", 10.0, 1, "", 0.0, verdict, 10.0)
 
 
-def test_s04_a_renewal_that_is_accepted_while_somebody_sees_the_deadline_pass_ends_the_term(
+def test_s04_a_renewal_after_a_seen_deadline_ends_the_term(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A caller sees the deadline pass while the renewal is being accepted."""
+
     def step(state: machine.State, event: machine.AnyEvent, now: float, timing: object) -> machine.State:
         after: machine.State = real(state, event, now, timing)  # type: ignore[arg-type]
         if isinstance(event, machine.Renewed):

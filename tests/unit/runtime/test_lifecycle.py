@@ -26,7 +26,7 @@ class Stubborn:
         self.resumed = True
 
 
-def test_an_election_that_cannot_be_asked_to_stop_keeps_no_other_from_it() -> None:
+def test_an_election_that_fails_to_stop_keeps_no_other_from_stopping() -> None:
     lifecycle = Lifecycle()
     found: list[Any] = [Stubborn("a", None), Stubborn("b", LookupError()), Stubborn("c", None)]
     for election in found:

@@ -54,7 +54,7 @@ def test_s19_a_child_neither_wakes_its_parent_nor_takes_its_wake_up(fork: Fork) 
     waker.close()
 
 
-def test_s19_a_fork_while_a_waker_waits_is_seen_before_the_wake_up_is_taken(fork: Fork) -> None:
+def test_s19_a_fork_during_a_wait_is_seen_before_its_wake_up(fork: Fork) -> None:
     waker = Waker()
 
     def fork_and_wake() -> None:

@@ -197,9 +197,7 @@ def test_s24_a_holder_that_ends_before_it_could_be_looked_at_proves_nothing(
     assert state(watching) == (False, False)
 
 
-def test_s24_a_holder_that_was_seen_alive_in_an_earlier_term_and_is_gone_is_dead(
-    kernel: Kernel, watching: HolderWatch
-) -> None:
+def test_s24_a_holder_seen_alive_in_an_earlier_term_is_found_dead(kernel: Kernel, watching: HolderWatch) -> None:
     holder = kernel.runs(Process(200))
     renews(watching, holder.text, "1")
     watching.forget()  # as when it is released, and this candidate leads for a while
@@ -251,9 +249,7 @@ def test_s23_where_the_wall_time_of_boot_differs_nothing_is_proved(
     assert state(watching) == (False, False)
 
 
-def test_s23_a_holder_that_is_watched_stays_watched_when_the_wall_clock_is_set(
-    kernel: Kernel, watching: HolderWatch
-) -> None:
+def test_s23_a_watched_holder_stays_watched_when_the_wall_clock_is_set(kernel: Kernel, watching: HolderWatch) -> None:
     holder = kernel.runs(Process(200))
     renews(watching, holder.text, "1", "2", "3")
     kernel.booted += 3600
@@ -282,7 +278,8 @@ def test_s23_one_boot_has_one_boot_id_and_one_wall_time(mine: int, other: int) -
     assert not same_boot(me, me._replace(boot="00000000-49b4-42d0-a925-88f5ef7b5d09"))
 
 
-def test_s23_the_wall_time_of_boot_is_the_same_whenever_it_is_asked_for(kernel: Kernel) -> None:
+def test_s23_the_wall_time_of_boot_is_the_same_at_any_time(kernel: Kernel) -> None:
+    """It changes with the wall clock alone."""
     assert boot_time() == BOOTED
     kernel.uptime += 12345.6
     me = pidfd.own()
@@ -448,7 +445,8 @@ def test_an_identity_is_what_its_text_says(
     assert Identity.from_text(identity.to_text()) == identity
 
 
-def test_a_descriptor_is_closed_though_none_is_left_to_tell_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_descriptor_is_closed_though_no_other_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one would be needed to find out what it is."""
     kernel, asked = Kernel(pidfs=True), list[int]()
     kernel.install(monkeypatch)
     leader, real = kernel.runs(Process(200)), kernel.eventfd

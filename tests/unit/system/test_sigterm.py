@@ -104,7 +104,8 @@ def test_only_the_last_signal_counts_that_a_process_has_survived(monkeypatch: py
     assert resumed == [True]
 
 
-def test_where_threads_are_greenlets_none_is_left_that_a_hub_would_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_is_left_where_threads_are_greenlets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub would wait for it."""
     started: list[Any] = []
     monkeypatch.setattr(_thread, "start_new_thread", lambda *args: started.append(args))
     before = signal.signal(signal.SIGTERM, lambda *args: None)
@@ -135,9 +136,10 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     signal.signal(signal.SIGTERM, before)
 
 
-def test_s19_a_child_that_is_forked_in_c_during_the_hand_over_does_not_end_with_its_parent(
+def test_s19_a_child_forked_in_c_during_the_hand_over_does_not_end(
     ended: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its parent does."""
     parent = os.getpid()
 
     def busy() -> bool:
@@ -153,7 +155,7 @@ def test_s19_a_child_that_is_forked_in_c_during_the_hand_over_does_not_end_with_
     assert ended == [], "that was the child's again"
 
 
-def test_s20_a_child_of_a_process_that_was_about_to_end_hands_over_like_any(
+def test_s20_a_child_of_an_ending_process_hands_over_like_any(
     ended: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []

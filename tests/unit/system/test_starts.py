@@ -20,7 +20,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
     starts._unhook()
 
 
-def test_s19_a_child_of_a_fork_in_c_forgets_what_waited_in_its_parent(starts: Starts) -> None:
+def test_s19_a_child_forked_in_c_forgets_what_waited_in_its_parent(starts: Starts) -> None:
     starts._help()  # a greenlet that goes on in the child
     assert (starts.busy, starts._helped) == (False, False)
 

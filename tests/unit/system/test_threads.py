@@ -46,9 +46,11 @@ def test_a_thread_of_ours_survives_everything_that_is_not_for_it(
     assert in_own_thread(lambda: [survives(error) for error in errors]) == own
 
 
-def test_a_log_that_exits_ends_no_thread_of_ours_but_raises_in_the_applications(
+def test_a_log_handler_that_exits_ends_no_thread_of_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It raises in the application's threads."""
+
     def exits(*args: Any, **options: Any) -> None:
         raise SystemExit
 
