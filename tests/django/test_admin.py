@@ -125,7 +125,7 @@ def test_it_says_that_an_election_is_local(viewer: Client, project: Settings) ->
 
 
 def test_what_a_leader_calls_itself_is_escaped(viewer: Client, project: Settings, some_server: RedisServer) -> None:
-    some_server.client().set("maplefile:leader:lock", "<script>alert(1)</script>", px=5000)
+    some_server.client().set("maplefile:leader:lock", "<script>alert(1)</script>", px=60_000)
     response = viewer.get(PAGE).content.decode()
     assert "&lt;script&gt;alert(1)" in response
     assert "<script>alert" not in response

@@ -100,9 +100,9 @@ def test_a_cache_that_carries_no_election_is_told_and_not_raised(project: Settin
 
 def test_a_leader_from_elsewhere_with_odd_times_is_shown(project: Settings, some_server: RedisServer) -> None:
     redis = some_server.client()
-    redis.set("maplefile:leader:lock", "go-1\x1b[31m", px=5000)
+    redis.set("maplefile:leader:lock", "go-1\x1b[31m", px=60_000)
     info = {"instance_id": "go-1\x1b[31m", "hostname": "h\ud800", "started_at": "0001-01-01T00:00:00Z"}
-    redis.set("maplefile:leader:info", json.dumps(info), px=5000)
+    redis.set("maplefile:leader:info", json.dumps(info), px=60_000)
     project.TIME_ZONE = "America/Chicago"
     code, out, _ = status()
     assert code == 0

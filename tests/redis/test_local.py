@@ -13,6 +13,7 @@ import pytest
 from django_leader import Config, LeaderElection
 from django_leader.protocol.records import NO_PRECONDITIONS, LeaderInfo, Preconditions
 from django_leader.runtime.local import Local, LocalLease, open_lease
+from django_leader.system import clock
 from django_leader.system.starts import starts
 from tests.support.servers import GENEROUS, eventually
 
@@ -63,14 +64,23 @@ def test_gain_and_loss_come_in_pairs_and_tokens_grow(election: LeaderElection) -
 def test_a_hold_lasts_within_the_process(election: LeaderElection) -> None:
     election.start()
     assert election.wait_for_leadership(GENEROUS)
-    election.stop(hold=1.0)
+    election.stop(hold=3600.0)
     held = election.status()
     assert held.leader is None
-    assert 0 < held.lease_left <= 1
+    assert 3600 - GENEROUS < held.lease_left <= 3600
     election.start()
     assert election.wait_for_leadership(0) is False
-    assert 0 < election.hold_left <= 1
+    assert 3600 - GENEROUS < election.hold_left <= 3600
+
+
+def test_a_hold_within_the_process_ends(election: LeaderElection) -> None:
+    election.start()
     assert election.wait_for_leadership(GENEROUS)
+    at = clock.now()
+    election.stop(hold=0.5)
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    assert clock.now() - at > 0.5
 
 
 def test_another_candidacy_of_the_process_waits_for_the_first() -> None:

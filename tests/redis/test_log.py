@@ -102,7 +102,7 @@ def test_followers_tell_who_leads(make: Make, caplog: pytest.LogCaptureFixture) 
 def test_what_others_call_themselves_is_shown_in_one_line(
     make: Make, caplog: pytest.LogCaptureFixture, some_server: RedisServer
 ) -> None:
-    some_server.client().set("maplefile:leader:lock", "a\x1b[31m\u202eb\nERROR c", px=5000)
+    some_server.client().set("maplefile:leader:lock", "a\x1b[31m\u202eb\nERROR c", px=60_000)
     follower = make("web-1")
     changes: list[Any] = []
     follower.listen(lambda token: None, lambda token, reason: None, lambda *names: changes.append(names))
