@@ -4,6 +4,7 @@
 # make chaos   harms a fleet in every way known, FAULTS times, and tells whether it held   (SEED=7 ARGS=--dup-id)
 # make lint    format, lint, types, import contracts
 # make coverage   every branch of the modules that decide is tested
+# make rules   which tests hold which rule of safety; an error if one has none
 # make bench   this package beside its peers, in eight minutes; writes benchmarks/RESULTS.md   (ARGS="handover --effort 3")
 # make servers  Django in every way in which it is run: who takes part, who leads next   (ROUNDS=3 ARGS=gunicorn)
 # make wheel   builds the wheel and tries it in an empty environment
@@ -20,7 +21,7 @@ SEED ?=
 WORKERS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
 ARGS ?=
 
-.PHONY: demo test simulate chaos lint coverage bench servers wheel clean
+.PHONY: demo test simulate chaos lint coverage rules bench servers wheel clean
 
 # A stamp for each extra, so that the second run starts at once.
 $(VENV)/.%: pyproject.toml
@@ -54,6 +55,9 @@ coverage: $(VENV)/.test
 	$(BIN)/coverage run -m pytest -q tests/unit tests/redis tests/django $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=100 --include="$(CORE)"
+
+rules: $(VENV)/.test
+	@$(BIN)/python -m tests.rules
 
 # A peer that does not install here is left out. redlock-ng asks for an older redis-py, but does not need it.
 PEERS := kazoo pottery pydantic python-redis-lock 'tooz[redis]'
