@@ -2,7 +2,7 @@
 
 Any rule over ``sys.argv`` is wrong for some way of starting Django. The caller of ``django.setup()`` is telling, so
 ``look`` walks the stack of ``AppConfig.ready()``. ``decide`` is a pure function over what was seen; ``starter`` carries
-it out.
+it out. What tells one server from another is in ``servers``.
 """
 
 from __future__ import annotations
@@ -11,30 +11,14 @@ import os
 import sys
 from collections.abc import Collection
 from types import FrameType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from django_leader.system.forks import unsupported
 
-VARIABLE = "DJANGO_LEADER_AUTOSTART"
-RELOADED_COMMANDS = ("runserver", "runserver_plus")
-ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-LOADERS = (
-    "cheroot.cli",
-    "daphne",
-    "granian",
-    "gunicorn.workers",
-    "hypercorn.asyncio",
-    "hypercorn.trio",
-    "uvicorn",
-    "waitress.runner",
-)
-"""Modules of servers that are on the stack if, and only if, a process loads the application to serve it.
+from . import servers
 
-gunicorn's arbiter and hypercorn's reloader load it, too, and do not serve. A program that has loaded it by itself and
-then calls a server may be the supervisor of those that serve, or a child that imports its parent's program.
-"""
-EMBEDDING = ("mod_wsgi", "uwsgi")
-"""Modules that a server in C adds to the interpreter in which it serves. It leaves nothing on the stack."""
+VARIABLE = "DJANGO_LEADER_AUTOSTART"
+ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 class Seen(NamedTuple):
@@ -64,7 +48,6 @@ class Seen(NamedTuple):
 Start = Literal["now", "in each worker", "at the first request", "never"]
 IN_WORKERS: Start = "in each worker"
 AT_REQUEST: Start = "at the first request"
-THREADLESS = "uWSGI runs without threads; start it with --enable-threads (enable-threads = true)"
 BY_VARIABLE = f"the environment variable {VARIABLE} says so"
 BY_SETTING = "AUTOSTART is False"
 OPTED_OUT = (BY_VARIABLE, BY_SETTING)
@@ -87,8 +70,8 @@ def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = 
     The variable and the setting say whether an election starts. They cannot change where it starts: not in a process
     that only watches or forks the processes that serve.
     """
-    reloader = seen.command in RELOADED_COMMANDS and not seen.serving
-    serving = seen.command in RELOADED_COMMANDS or seen.command in serving_commands
+    reloader = seen.command in servers.RELOADED_COMMANDS and not seen.serving
+    serving = seen.command in servers.RELOADED_COMMANDS or seen.command in serving_commands
     serves = serving or seen.entry_point or seen.loaded
     refused = refusal(seen.variable)
     rules: list[tuple[bool, Start, str]] = [
@@ -97,7 +80,7 @@ def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = 
         (seen.variable.lower() in OFF, "never", BY_VARIABLE),
         (setting is False and seen.variable.lower() not in ON, "never", BY_SETTING),
         (reloader, "never", f"this is the reloader of {seen.command!r}, not the process that serves"),
-        (seen.threadless, "never", THREADLESS),
+        (seen.threadless, "never", servers.THREADLESS),
         (seen.prefork_master, IN_WORKERS, "this process only forks the processes that serve"),
         (seen.variable.lower() in ON, "now", BY_VARIABLE),
         (setting is True, "now", "AUTOSTART is True"),
@@ -134,13 +117,10 @@ def look() -> Seen:
             argv = list(getattr(frame.f_locals.get("self"), "argv", ["", ""]))
         frame = frame.f_back
     modules = {module for module, _ in names}
-    packages = {module.partition(".")[0] for module in modules}
-    uwsgi: Any = sys.modules.get("uwsgi")
     loaded = not names.isdisjoint(
         {("django.core.wsgi", "get_wsgi_application"), ("django.core.asgi", "get_asgi_application")}
     )
-    server = any(f"{module}.".startswith(f"{loader}.") for module in modules for loader in LOADERS)
-    entry_point = loaded and (server or any(name in sys.modules for name in EMBEDDING))
+    entry_point = loaded and servers.serves(modules)
     return Seen(
         variable=os.environ.get(VARIABLE, ""),
         unsupported=unsupported(),
@@ -149,10 +129,9 @@ def look() -> Seen:
         command=None if argv is None else (argv[1] if len(argv) > 1 else "help"),
         serving="true" in (os.environ.get("RUN_MAIN"), os.environ.get("WERKZEUG_RUN_MAIN"))
         or any(argument.startswith("--nor") for argument in argv or ()),  # --noreload, which may be shortened so far
-        prefork_master=("gunicorn" in packages and "gunicorn.workers.base" not in modules)
-        or (uwsgi is not None and uwsgi.worker_id() == 0),
-        threadless=uwsgi is not None and not _has_threads(uwsgi),
-        celery=any(module.startswith(("celery.bin", "celery.__main__")) for module in modules),
+        prefork_master=servers.is_prefork_master(modules),
+        threadless=servers.is_threadless(),
+        celery=servers.is_celery(modules),
         entry_point=entry_point,
         loaded=loaded and not entry_point,
     )
@@ -187,10 +166,3 @@ def _called_by_tests() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _has_threads(uwsgi: Any) -> bool:
-    if hasattr(uwsgi, "has_threads"):  # of versions that always have them
-        return bool(uwsgi.has_threads)
-    options = {name.decode() if isinstance(name, bytes) else name for name in uwsgi.opt}
-    return not options.isdisjoint(("enable-threads", "threads", "gevent"))

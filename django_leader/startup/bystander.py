@@ -15,20 +15,9 @@ from typing import NamedTuple
 from django_leader.system.log import log
 
 from .autostart import AT_REQUEST, OPTED_OUT, TEST_RUN, VARIABLE, Decision, Seen
+from .servers import expects_requests
 
-SERVERS = (
-    "cheroot",
-    "daphne",
-    "granian",
-    "gunicorn",
-    "hypercorn",
-    "tornado",
-    "uvicorn",
-    "waitress",
-    "wsgiref.handlers",
-)
-"""Modules of servers. A process that has loaded one may expect a first request."""
-TAKE_PART = f"To make it a candidate, set {VARIABLE}=1 in its environment, or call start()."
+HOW_TO_START = f"To make it a candidate, set {VARIABLE}=1 in its environment, or call start()."
 ASK_WHO = "To ask which process leads, call get_leader_id()."
 
 
@@ -59,11 +48,11 @@ def explain(situation: Situation, pid: int, modules: Container[str]) -> tuple[in
         return logging.WARNING, f"{seen.unsupported}. {ASK_WHO}"
     if decision.start == "never":
         level = logging.INFO if decision.why in OPTED_OUT else logging.WARNING
-        return level, f"{decision.why}. {TAKE_PART} {ASK_WHO}"
+        return level, f"{decision.why}. {HOW_TO_START} {ASK_WHO}"
     if decision.start == "now" and forked:
         return logging.WARNING, f"it is a child of process {started}, which is the candidate. {ASK_WHO}"
-    if decision.start == AT_REQUEST and not seen.loaded and not any(server in modules for server in SERVERS):
-        return logging.WARNING, f"{decision.why}. {TAKE_PART} {ASK_WHO}"
+    if decision.start == AT_REQUEST and not seen.loaded and not expects_requests(modules):
+        return logging.WARNING, f"{decision.why}. {HOW_TO_START} {ASK_WHO}"
     return None
 
 

@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 from django.apps import apps
@@ -29,18 +25,16 @@ from django_leader import idle
 from django_leader.conf import COMMAND_PREFIX, configured, starting
 from django_leader.runtime.lifecycle import lifecycle
 from django_leader.system import clock
-from django_leader.system.forks import in_fork_server, register
+from django_leader.system.forks import in_fork_server, unless_forked
 from django_leader.system.log import log, way_to
 from django_leader.system.starts import Start, starts
 from django_leader.system.threads import PAUSE
 
-from . import bystander
+from . import bystander, servers
 from .autostart import (
     AT_REQUEST,
     IN_WORKERS,
-    RELOADED_COMMANDS,
     STARTED_BY_TESTS,
-    THREADLESS,
     Decision,
     Seen,
     decide,
@@ -51,14 +45,6 @@ from .autostart import (
 from .autostart import Start as When
 
 STARTS: tuple[When, ...] = ("now", IN_WORKERS, AT_REQUEST)
-SERVES_SOON = 0.3
-"""Seconds after its fork by which a worker of uWSGI serves.
-
-A signal that the worker gets earlier is lost, and uWSGI waits for it for ever. So little is done until then. With
-signals in the first 60 ms 11 of 24 hung when the election started at once, 1 of 24 with this delay, and 1 of 24 without
-this package.
-"""
-
 THREAD = "django_leader start"
 PATIENCE = 1.0
 """Seconds that ``django.setup()`` may wait for a thread where the system refuses one: a process that serves no request
@@ -79,24 +65,23 @@ class Starter:
         self._started: dict[When, int] = {}
         self._failing: set[str] = set()
         """The elections whose failed start was logged, and that have not started since."""
-        self._watches_forks = False
 
     def ready(self) -> None:
         """Decide for every election when it starts, and have those start that are to start."""
         seen = self._seen = self._decide()
         bystander.situation_of, idle.explain = self.situation_of, bystander.asked
-        lifecycle.server = seen.entry_point or seen.prefork_master or seen.command in RELOADED_COMMANDS
+        lifecycle.server = seen.entry_point or seen.prefork_master or seen.command in servers.RELOADED_COMMANDS
         starts = {decision.start for decision in self.decisions.values()}
         if starts - {"never"}:
             request_started.connect(self._request_started, dispatch_uid="django_leader.startup.starter")
         if IN_WORKERS in starts:
             self._prepare(IN_WORKERS)
-            self._watch_forks()
+            servers.at_worker_start(self._start_in_worker)
         if AT_REQUEST in starts and seen.loaded:  # the first request may come in another thread
             self._prepare(AT_REQUEST)
         if "now" in starts:
             self._prepare("now")
-            self._follow_server()
+            servers.at_worker_end(self._ask_to_stop)
             if in_fork_server():
                 self._start("", "now")
                 return
@@ -121,7 +106,7 @@ class Starter:
                 supported = decide(seen._replace(unsupported=""), *starting(alias, entry))
                 if supported.start != "never":
                     log(logging.WARNING, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
-            elif decision.why in (THREADLESS, refusal(seen.variable)):
+            elif decision.why in (servers.THREADLESS, refusal(seen.variable)):
                 log(logging.ERROR, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
             elif decision.why == STARTED_BY_TESTS:
                 log(logging.WARNING, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
@@ -132,7 +117,7 @@ class Starter:
 
     def _start_when_ready(self) -> None:
         # A receiver that another app connects in its own ready() must not miss the first gain.
-        start = _unless_forked(lambda: self._start("", "now"))
+        start = unless_forked(lambda: self._start("", "now"))
         apps.ready_event.wait()
         start()
 
@@ -162,8 +147,8 @@ class Starter:
                 wait = min(2 * wait, LONGEST_RETRY)
 
         if self._for_each(start, *when):
-            starts.start(Start(_unless_forked(start_the_rest), THREAD))
-        self._follow_reactor()
+            starts.start(Start(unless_forked(start_the_rest), THREAD))
+        servers.at_reactor_end(self._ask_to_stop)
 
     def _for_each(self, do: Callable[[Any, Decision], Any], *when: When) -> bool:
         """Call ``do`` for the elections that start at ``when``. Return whether one failed that is worth another try."""
@@ -186,59 +171,13 @@ class Starter:
                         log(logging.ERROR, text, alias, way_to(error))  # without a text that may hold a secret
         return failed
 
-    def _follow_server(self) -> None:
-        if uwsgi := sys.modules.get("uwsgi"):
-            _chain_exit(uwsgi)
-        # A worker of Celery replaces our signal handler by its own, and then finishes all tasks that it has begun.
-        signals: Any = sys.modules.get("celery.signals")
-        if signals is not None:
-            signals.worker_shutting_down.connect(
-                self._shutting_down, weak=False, dispatch_uid="django_leader.startup.starter"
-            )
-
-    def _follow_reactor(self) -> None:
-        # Twisted replaces our signal handler by its own, and ``twist`` then ends by the signal, without atexit.
-        reactor: Any = sys.modules.get("twisted.internet.reactor")
-        if reactor is not None and lifecycle.sigterm.chained:
-            for phase, act in ("before", self._shutting_down), ("after", lifecycle.sigterm.wait):
-                with suppress(Exception):  # the reactor has ended: the lease then expires
-                    reactor.callFromThread(reactor.addSystemEventTrigger, phase, "shutdown", act)
-
-    def _shutting_down(self, **kwargs: Any) -> None:
+    def _ask_to_stop(self) -> None:
         # A signal handler calls this, so it takes no lock.
         def ask(election: Any, decision: Decision) -> None:
             if election.config.handle_sigterm:
                 election.ask_to_stop()
 
         self._for_each(ask, *STARTS)
-
-    def _watch_forks(self) -> None:
-        uwsgi: Any = sys.modules.get("uwsgi")
-        if uwsgi is not None:
-            _chain_post_fork(uwsgi, self._start_in_worker)
-        elif not self._watches_forks:
-            self._watches_forks = True
-            register(after_in_child=self._forked)
-
-    def _forked(self) -> None:
-        worker = _gunicorn_worker()
-        if worker is None:
-            return
-        # Do not start here: the worker has not yet patched, forgotten or replaced what it will (gevent's hub, signals).
-        try:
-            then = worker.cfg.post_worker_init
-
-            def post_worker_init(worker: Any) -> None:
-                then(worker)
-                self._start_in_worker()
-
-            worker.cfg.set("post_worker_init", post_worker_init)
-        except Exception:
-            log(
-                logging.ERROR,
-                "LEADER_ELECTIONS: this worker of gunicorn is a candidate from its first request on",
-                exc_info=True,
-            )
 
     def _start_in_worker(self) -> None:
         try:
@@ -260,65 +199,6 @@ def _start_thread(start: Start) -> None:
 def _is_test_client(sender: Any) -> bool:
     """Return whether a request is from Django's test client, or from a class derived from it, which serves no user."""
     return any(kind.__module__.startswith("django.test") for kind in getattr(sender, "__mro__", ()))
-
-
-def _gunicorn_worker() -> Any:
-    """Return the worker that gunicorn's arbiter has just forked, in its process; None in any other child."""
-    frame: FrameType | None = sys._getframe()
-    while frame:
-        module = frame.f_globals.get("__name__", "")
-        if module == "gunicorn.workers.base":  # a worker's own child
-            return None
-        if module == "gunicorn.arbiter" and frame.f_code.co_name == "spawn_worker":
-            return frame.f_locals.get("worker")
-        frame = frame.f_back
-    return None
-
-
-def _chain_exit(uwsgi: Any) -> None:
-    """Have uWSGI stop the elections when a worker ends, before what it calls there already.
-
-    Its handler may run in any thread, and where that is not the main one Python's ``atexit`` is not run.
-    """
-    then = getattr(uwsgi, "atexit", None)
-
-    def at_exit() -> None:
-        lifecycle.exit()
-        if callable(then):
-            then()
-
-    uwsgi.atexit = at_exit
-
-
-def _unless_forked(call: Callable[[], None]) -> Callable[[], None]:
-    """Return a function that calls ``call`` in this process, and does nothing in a child of it."""
-    pid = os.getpid()
-    return lambda: call() if pid == os.getpid() else None
-
-
-def _chain_post_fork(uwsgi: Any, start: Callable[[], None]) -> None:
-    """Have uWSGI arrange that ``start`` is called in each worker, after what it calls there already."""
-
-    def in_worker() -> None:
-        if uwsgi.worker_id() > 0:  # and not in a mule or a spooler
-            _chain_exit(uwsgi)
-            timer = threading.Timer(SERVES_SOON, _unless_forked(start))
-            timer.daemon, timer.name = True, THREAD
-            with suppress(RuntimeError):  # no thread can be started: then the first request starts the election
-                timer.start()
-
-    decorators: Any = sys.modules.get("uwsgidecorators")
-    if decorators is not None:
-        decorators.postfork_chain.append(in_worker)
-        return
-    before = getattr(uwsgi, "post_fork_hook", None)
-
-    def post_fork_hook() -> None:
-        if callable(before):
-            before()
-        in_worker()
-
-    uwsgi.post_fork_hook = post_fork_hook
 
 
 starter = Starter()

@@ -60,6 +60,12 @@ def check(pid: int) -> None:
         raise Forked
 
 
+def unless_forked(call: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls ``call`` in this process, and does nothing in a child of it. Local."""
+    pid = os.getpid()
+    return lambda: call() if pid == os.getpid() else None
+
+
 def in_fork_server() -> bool:
     """Return whether this is the fork server of ``multiprocessing``. Local.
 

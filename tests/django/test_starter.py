@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import subprocess
@@ -19,8 +20,10 @@ from pytest_django import Settings
 
 from django_leader import elections
 from django_leader.runtime.lifecycle import lifecycle
+from django_leader.startup import servers
 from django_leader.startup import starter as starting
-from django_leader.startup.autostart import AT_REQUEST, IN_WORKERS, THREADLESS, Decision, look
+from django_leader.startup.autostart import AT_REQUEST, IN_WORKERS, Decision, look
+from django_leader.startup.servers import THREADLESS
 from django_leader.startup.starter import Starter
 from tests.django.conftest import FAST
 from tests.support.candidates import ROOT
@@ -68,7 +71,7 @@ def test_a_worker_of_uwsgi_starts_when_it_serves_and_not_again(
     starter: Starter, uwsgi: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A signal that comes before would be lost, so that its server waited for it for ever."""
-    monkeypatch.setattr(starting, "SERVES_SOON", 3600.0)
+    monkeypatch.setattr(servers, "SERVES_SOON", 3600.0)
     caplog.set_level("INFO")
     starter.ready()
     uwsgi.worker_id = lambda: 1
@@ -86,7 +89,7 @@ def test_s19_a_child_forked_by_a_worker_of_uwsgi_does_not_start(
     starter: Starter, uwsgi: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In place of the worker. With gevent the timer is a greenlet, which goes on in the child."""
-    monkeypatch.setattr(starting, "SERVES_SOON", 3600.0)
+    monkeypatch.setattr(servers, "SERVES_SOON", 3600.0)
     starter.ready()
     uwsgi.worker_id = lambda: 1
     uwsgi.post_fork_hook()
@@ -247,10 +250,15 @@ def forked_by(module: str, function: str, inside: Any) -> Any:
     return lambda worker: namespace[function](inside, worker)
 
 
+def forked_worker(starter: Starter) -> Any:
+    """The hook that runs after a fork."""
+    return functools.partial(servers.after_fork_of_gunicorn, starter._start_in_worker)
+
+
 def test_a_worker_that_gunicorn_forks_starts_when_it_is_ready(starter: Starter) -> None:
     starter.ready()
     worker = SimpleNamespace(cfg=Settable())
-    forked_by("gunicorn.arbiter", "spawn_worker", starter._forked)(worker)
+    forked_by("gunicorn.arbiter", "spawn_worker", forked_worker(starter))(worker)
     assert not elections["default"].running
     worker.cfg.post_worker_init(worker)
     assert worker.cfg.called == ["the application's"]
@@ -261,15 +269,15 @@ def test_what_a_worker_of_gunicorn_forks_starts_nothing(starter: Starter) -> Non
     starter.ready()
     worker = SimpleNamespace(cfg=Settable())
     before = worker.cfg.post_worker_init
-    own = forked_by("gunicorn.workers.base", "init_process", starter._forked)
+    own = forked_by("gunicorn.workers.base", "init_process", forked_worker(starter))
     forked_by("gunicorn.arbiter", "spawn_worker", lambda: own(worker))(worker)
-    starter._forked()
+    forked_worker(starter)()
     assert worker.cfg.post_worker_init is before
 
 
 def test_a_gunicorn_that_is_not_as_expected_hinders_nobody(starter: Starter, caplog: pytest.LogCaptureFixture) -> None:
     starter.ready()
-    forked_by("gunicorn.arbiter", "spawn_worker", starter._forked)(SimpleNamespace())
+    forked_by("gunicorn.arbiter", "spawn_worker", forked_worker(starter))(SimpleNamespace())
     assert "is a candidate from its first request on" in caplog.text
 
 
@@ -299,7 +307,7 @@ def test_a_log_filter_that_raises_stops_neither_setup_nor_requests(
         starting.begin()
         request_started.send(sender=None)
         request_started.disconnect(dispatch_uid="django_leader.startup.starter")
-    forked_by("gunicorn.arbiter", "spawn_worker", starter._forked)(SimpleNamespace())
+    forked_by("gunicorn.arbiter", "spawn_worker", forked_worker(starter))(SimpleNamespace())
 
 
 @pytest.mark.usefixtures("broken_filter")
