@@ -245,7 +245,7 @@ class LeaderElection(Queries, Waits):
         if candidacy is None:
             return
         # The thread references the election, so that it can be stopped even if nothing else references it.
-        self._start = Start(partial(self._take_part, candidacy), f"{self.label} election")
+        self._start = Start(partial(self._run_candidacy, candidacy), f"{self.label} election")
         starts.start(self._start)
 
     def run(self) -> None:
@@ -265,23 +265,27 @@ class LeaderElection(Queries, Waits):
         if candidacy is None:
             raise LeaderError(f"{self.label}: this process is a candidate already; call run() or start() once")
         try:
-            self._take_part(candidacy)
+            self._run_candidacy(candidacy)
         finally:
             self.asked = False  # what the caller does next is not known
             lifecycle.sigterm.finish()
 
-    def _take_part(self, candidacy: Candidacy) -> None:
+    def _run_candidacy(self, candidacy: Candidacy) -> None:
         candidacy.run()
 
-    def prepare(self, *, here: bool = True) -> None:
-        """Do what is better done in the main thread if ``start()`` will not be: imports and, with ``here``, SIGTERM.
+    def import_client(self) -> None:
+        """Import what connects to Redis, for a later ``start()`` in another thread or in a forked child.
 
-        Without ``here`` the election starts in a forked child. Local, connects to nothing. Raise
-        ``ImproperlyConfigured`` like ``start()``.
+        Local, connects to nothing. Raise ``ImproperlyConfigured`` like ``start()``.
         """
         _ = self._connect
-        if here:
-            lifecycle.begin(sigterm=self.config.handle_sigterm)
+
+    def handle_exit(self) -> None:
+        """Make this process hand over when it ends and, if this is the main thread, at SIGTERM. Local.
+
+        ``start()`` does it, too, but may be called in another thread.
+        """
+        lifecycle.begin(sigterm=self.config.handle_sigterm)
 
     def _begin(self) -> Candidacy | None:
         if not (self.overridden or lifecycle.exiting):
@@ -292,7 +296,7 @@ class LeaderElection(Queries, Waits):
             last = self._candidacy
             if (last and not last.stopping) or self.overridden or lifecycle.exiting:
                 return None
-            self.prepare()
+            self.handle_exit()
             new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish, self.name)
             if last:
                 last.continue_as(new)  # before another thread can feed it a Stop, which this would overwrite

@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 GRACE = 0.1
 """Part of the lease that must be left when the body is interrupted, so that the body can end before the lease does."""
-LOOK = 0.1
+CHECK_INTERVAL = 0.1
 """Seconds between two checks of the lease, because a suspend stretches every wait."""
 
 
@@ -56,14 +56,14 @@ def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
                 return
             if not grant.left(clock.now()):
                 interrupt(urgent=False)
-            over.wait(max(0.0, min(scope.left(), LOOK)))
+            over.wait(max(0.0, min(scope.left(), CHECK_INTERVAL)))
 
     def lost(token: int, reason: str) -> None:
         if pid != os.getpid() or token != grant.token:
             return
         kept = reason in ("resigned", "callback-failed")
         interrupt(urgent=not kept)
-        while kept and (left := grant.deadline - clock.now()) > 0 and not over.wait(min(left, LOOK)):
+        while kept and (left := grant.deadline - clock.now()) > 0 and not over.wait(min(left, CHECK_INTERVAL)):
             pass
 
     watcher = threading.Thread(target=watch, name=f"{election.label} interrupt", daemon=True)

@@ -1,8 +1,8 @@
 """Whether an election starts by itself in this process: what is seen of it, and what follows.
 
-Any rule over ``sys.argv`` is wrong for some way of starting Django. The caller of ``django.setup()`` is telling, so
-``look`` walks the stack of ``AppConfig.ready()``. ``decide`` is a pure function over what was seen; ``starter`` carries
-it out. What tells one server from another is in ``servers``.
+Any rule over ``sys.argv`` is wrong for some way of starting Django. The callers of ``django.setup()`` show what the
+process is for, so ``look`` walks the stack of ``AppConfig.ready()``. ``decide`` is a pure function over what was seen;
+``starter`` carries it out. What tells one server from another is in ``servers``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Says once why ``is_leader()`` is False in a process that is no candidate.
+"""The log line that says why ``is_leader()`` is False in a process that is no candidate. It is written once.
 
-Otherwise it would be False in silence, for ever: in a consumer of a task queue, a child of Celery's pool, a script.
-Nothing is logged in tests, where a test wants this answer, or while the election is about to start.
+Without it ``is_leader()`` would be False in silence, for ever: in a consumer of a task queue, a child of Celery's pool,
+a script. Nothing is logged in tests, where a test wants this answer, or while the election is about to start.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def after_fork_of_gunicorn(start: Callable[[], None]) -> None:
 
         worker.cfg.set("post_worker_init", post_worker_init)
     except Exception:
-        text = "LEADER_ELECTIONS: gunicorn refused a hook; this worker of it is a candidate from its first request on"
+        text = "LEADER_ELECTIONS: gunicorn refused the hook; this worker is a candidate from its first request on"
         log(logging.ERROR, text, exc_info=True)
 
 

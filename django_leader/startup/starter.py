@@ -1,4 +1,4 @@
-"""Starts, in each process, the elections that ``autostart`` says.
+"""The start of elections in each process, as ``autostart`` decides.
 
 NOT guaranteed here: an immediate start in the workers of an unknown server that loads the application before it forks.
 These workers become candidates at their first request, which is the fallback for all else.
@@ -71,16 +71,16 @@ class Starter:
         seen = self._seen = self._decide()
         bystander.situation_of, idle.explain = self.situation_of, bystander.asked
         lifecycle.server = seen.entry_point or seen.prefork_master or seen.command in servers.RELOADED_COMMANDS
-        starts = {decision.start for decision in self.decisions.values()}
-        if starts - {"never"}:
+        planned = {decision.start for decision in self.decisions.values()}
+        if planned - {"never"}:
             request_started.connect(self._request_started, dispatch_uid="django_leader.startup.starter")
-        if IN_WORKERS in starts:
-            self._prepare(IN_WORKERS)
+        if IN_WORKERS in planned:
+            self._before_start(IN_WORKERS)
             servers.at_worker_start(self._start_in_worker)
-        if AT_REQUEST in starts and seen.loaded:  # the first request may come in another thread
-            self._prepare(AT_REQUEST)
-        if "now" in starts:
-            self._prepare("now")
+        if AT_REQUEST in planned and seen.loaded:  # the first request may come in another thread
+            self._before_start(AT_REQUEST)
+        if "now" in planned:
+            self._before_start("now")
             servers.at_worker_end(self._ask_to_stop)
             if in_fork_server():
                 self._start("", "now")
@@ -112,8 +112,15 @@ class Starter:
                 log(logging.WARNING, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
         return seen
 
-    def _prepare(self, start: When) -> None:
-        self._for_each(lambda election, decision: election.prepare(here=start != IN_WORKERS), start)
+    def _before_start(self, start: When) -> None:
+        """Do here, in the main thread, what another thread, or a forked child, could not do when it starts."""
+
+        def do(election: Any, decision: Decision) -> None:
+            election.import_client()
+            if start != IN_WORKERS:
+                election.handle_exit()
+
+        self._for_each(do, start)
 
     def _start_when_ready(self) -> None:
         # A receiver that another app connects in its own ready() must not miss the first gain.
@@ -184,7 +191,8 @@ class Starter:
             if self._started.get(IN_WORKERS) != os.getpid():  # its first request may have come before
                 self._start("this worker has been forked", IN_WORKERS)
         except Exception:
-            log(logging.ERROR, "LEADER_ELECTIONS: not started in this worker", exc_info=True)
+            text = "LEADER_ELECTIONS: the start failed; this worker may not be participating until it is restarted"
+            log(logging.ERROR, text, exc_info=True)
 
 
 def _start_thread(start: Start) -> None:

@@ -212,9 +212,9 @@ class Interruptions:
 def in_main_thread() -> bool:
     """Return whether the caller runs in the main thread, so that it may handle signals. Local."""
     current, main = threading.current_thread(), threading.main_thread()
-    # eventlet keeps a second module of threads, with an object of its own for this one.
-    twin = type(current).__name__ == type(main).__name__ and threading.get_native_id() == os.getpid()
-    return current is main or twin
+    # eventlet keeps a second module of threads, with another object for the main thread.
+    is_copy = type(current).__name__ == type(main).__name__ and threading.get_native_id() == os.getpid()
+    return current is main or is_copy
 
 
 def _raise_in(thread: int) -> None:

@@ -50,7 +50,7 @@ DRAINS = 600.0
 """The same where the application handles SIGTERM: longer than servers drain. Load balancers and supervisors that are
 configured to wait give them 2 to 5 minutes. A server that drains for longer may be elected and hands over again at its
 end, which costs a term. A process that reloads and is the only candidate has no leader until then."""
-LOOK = 0.002
+CHECK_INTERVAL = 0.002
 """Seconds between two checks whether the hand-over is done."""
 
 
@@ -168,7 +168,7 @@ class Sigterm:
         if self._here() or not in_main_thread():
             return False
         try:
-            time.sleep(LOOK)
+            time.sleep(CHECK_INTERVAL)
         except RuntimeError:  # the hub of eventlet
             return False
         return True
@@ -185,14 +185,14 @@ class Sigterm:
     def _wait_until_over(self, pid: int) -> None:
         until = clock.now() + PATIENCE
         while pid == os.getpid() and self._busy() and clock.now() < until:
-            time.sleep(LOOK)
+            time.sleep(CHECK_INTERVAL)
 
     def _survived(self, pid: int, stays: float) -> None:
         self._survivals += 1
         with suppress(RuntimeError):
-            _thread.start_new_thread(self._take_part_again, (pid, self._survivals, stays))
+            _thread.start_new_thread(self._resume_after_pause, (pid, self._survivals, stays))
 
-    def _take_part_again(self, pid: int, survivals: int, stays: float) -> None:
+    def _resume_after_pause(self, pid: int, survivals: int, stays: float) -> None:
         time.sleep(stays)
         if pid == os.getpid() and survivals == self._survivals:  # if not, there was another SIGTERM
             self._resume()

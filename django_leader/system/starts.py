@@ -151,7 +151,7 @@ class Starts:
             if self._helped:
                 return
             self._helped = True
-        insist(self._work_off, "LEADER_ELECTIONS: what starts threads later")
+        insist(self._work_off, "LEADER_ELECTIONS: the start of the threads that the system refused")
 
     def _work_off(self) -> None:
         """Start what waits, one after the other, until nothing does."""
@@ -187,9 +187,9 @@ def insist(call: Callable[[], Any], what: str) -> None:
     """Call ``call`` again, ``PAUSE`` seconds later each time, until it returns. For threads of this package.
 
     For a call that must not be lost, and whose error means a bug or a shortage that passes (no memory, no descriptor).
-    The log says, at most every ``SILENCE`` seconds, that ``what`` raised it. Raise what the thread is not to survive.
+    Log, at most every ``SILENCE`` seconds, that ``what`` failed. Raise what the thread is not to survive.
     """
-    told_at = -math.inf
+    logged_at = -math.inf
     while True:
         try:
             call()
@@ -197,9 +197,16 @@ def insist(call: Callable[[], Any], what: str) -> None:
         except BaseException as error:
             if not survives(error):
                 raise
-            if time.monotonic() >= told_at + SILENCE:
-                told_at = time.monotonic()
-                log(logging.ERROR, "%s raised an exception, and is retried", what, exc_info=error)
+            if time.monotonic() >= logged_at + SILENCE:
+                logged_at = time.monotonic()
+                log(
+                    logging.ERROR,
+                    "%s failed, and is tried again every %s seconds until it succeeds. The cause is a lack of memory "
+                    "or file descriptors, or a bug in django_leader: see the traceback.",
+                    what,
+                    PAUSE,
+                    exc_info=error,
+                )
         time.sleep(PAUSE)
 
 

@@ -93,7 +93,7 @@ def test_s20_a_body_in_another_thread_ends_before_the_release(guarded: Guarded, 
             finally:
                 time.sleep(0.3)
                 say(f"finally, kept: {is_kept()}")
-        election.prepare()  # in the main thread, as a server does
+        election.handle_exit()  # in the main thread, as a server does
         thread = threading.Thread(target=call_command, args=[command(body)])
         thread.start(); thread.join()
     """)

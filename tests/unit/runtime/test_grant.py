@@ -305,11 +305,11 @@ def test_an_override_that_begins_while_the_election_starts_counts() -> None:
     election = LeaderElection(redis.Redis())
     overriding = threading.Thread(target=election.override, args=[Grant(7, [float("inf")])])
 
-    def prepare(*, here: bool = True) -> None:
+    def handle_exit() -> None:
         overriding.start()
         overriding.join(0.2)  # long enough for it to end here, unless it waits for the start as it should
 
-    election.prepare = prepare  # type: ignore[method-assign]
+    election.handle_exit = handle_exit  # type: ignore[method-assign]
     taking_part = election._begin()
     overriding.join()
     assert election.fencing_token == 7

@@ -98,9 +98,9 @@ def test_only_the_last_signal_counts_that_a_process_has_survived(monkeypatch: py
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
     sigterm = Sigterm(ask=lambda: None, busy=lambda: False, here=lambda: False, resume=lambda: resumed.append(True))
     sigterm._survivals = 2
-    sigterm._take_part_again(os.getpid(), 1, module.DRAINS)
+    sigterm._resume_after_pause(os.getpid(), 1, module.DRAINS)
     assert resumed == []
-    sigterm._take_part_again(os.getpid(), 2, module.DRAINS)
+    sigterm._resume_after_pause(os.getpid(), 2, module.DRAINS)
     assert resumed == [True]
 
 
