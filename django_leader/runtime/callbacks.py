@@ -150,7 +150,7 @@ class TermDelivery:
             begun.acquire()
         for callback in self._listeners.lost(self.token, self._reason):
             if self._ours():
-                run(callback, f"{self._name}: a loss callback")
+                call_logged(callback, f"{self._name}: a loss callback")
         insist(partial(self._unless_forked, self._delivered), f"{self._name}: the end of a term")
 
     def _wait_for_end(self) -> None:
@@ -182,7 +182,7 @@ class TermDelivery:
             return
         with suppress(RuntimeError):  # ``begin`` was interrupted before it knew that this thread runs
             begun.release()
-        if not run(gain, f"{self._name}: {gain.what}"):
+        if not call_logged(gain, f"{self._name}: {gain.what}"):
             gain.skip()  # its coroutine may never have begun; the watcher would then wait for its end for ever
             insist(partial(self._unless_forked, self._gain_failed), f"{self._name}: the end of a term")
 
@@ -198,8 +198,8 @@ def _locked() -> threading.Lock:
     return lock
 
 
-def run(callback: Callback, what: str) -> bool:
-    """Run ``callback``, and log what it raises. Return whether it returned."""
+def call_logged(callback: Callback, what: str) -> bool:
+    """Call ``callback``, and log what it raises. Return whether it returned."""
     try:
         callback()
     except BaseException as error:
@@ -244,4 +244,4 @@ class SerialExecutor:
                     self._busy = False
                     return
                 callback = self._waiting.popleft()
-            run(callback, f"{self._name}: a callback")
+            call_logged(callback, f"{self._name}: a callback")
