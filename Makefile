@@ -6,7 +6,7 @@
 # make coverage   every branch of the modules that decide is tested
 # make rules   which tests hold which rule of safety; an error if one has none
 # make bench   this package beside its peers, in eight minutes; writes benchmarks/RESULTS.md   (ARGS="handover --effort 3")
-# make servers  Django in every way in which it is run: who takes part, who leads next   (ROUNDS=3 ARGS=gunicorn)
+# make servers  Django in every way in which it is run: which process is a candidate, which leads next   (ROUNDS=3 ARGS=gunicorn)
 # make wheel   builds the wheel and tries it in an empty environment
 #
 # PYTHON names the interpreter (3.10 or newer); everything is installed into .venv.

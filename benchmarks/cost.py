@@ -1,4 +1,4 @@
-"""What a Django process pays for taking part: memory, CPU and wake-ups, beside the same process without us."""
+"""What a Django process pays for being a candidate: memory, CPU and wake-ups, beside the same process without us."""
 
 from __future__ import annotations
 

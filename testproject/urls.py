@@ -18,7 +18,7 @@ def index(request: HttpRequest) -> JsonResponse:
             "instance_id": election.instance_id,
             "is_leader": is_leader(),
             "fencing_token": election.fencing_token,
-            "takes_part": election.running,
+            "is_candidate": election.running,
         }
     )
 

@@ -1,4 +1,4 @@
-"""One candidate of the chaos test: takes part, looks at ``is_leader()`` every millisecond, and writes down what it saw.
+"""One candidate of the chaos test: it looks at ``is_leader()`` every millisecond, and writes down what it saw.
 
 Options come as JSON in ``argv[1]``, commands as lines on stdin. The header of the samples counts the commands done.
 """
@@ -121,7 +121,7 @@ class Process:
             libc.usleep(min(left // 1000 + 1, 900_000))
 
     def fork(self, quiet: str, campaigning: str) -> None:
-        """A child that never led: looks at once and for a while, then takes part for a while, too."""
+        """A child that never led: looks at once and for a while, then is a candidate for a while, too."""
         self.forks += 1
         pid = os.fork()
         if pid:

@@ -163,7 +163,7 @@ class Fleet:
         """Waits until they are."""
 
     def settle(self) -> None:
-        """Waits until all take part, and one leads."""
+        """Waits until all are candidates, and one leads."""
         self.wait(lambda: all(self._alive(slot) and slot.word(SAMPLES) > 20 for slot in self.slots), "all look")
         start = now()
         self.wait(lambda: self.confirmed(start), "one leads")
@@ -196,7 +196,7 @@ class Fleet:
         return [slot for slot in self.slots if slot is not leader and slot.process and slot.process.poll() is None]
 
     def unite(self) -> Slot:
-        """Have all take part in the take-over. Return the leader, once all others watch it, where that is possible."""
+        """Let all take over. Return the leader, once all others watch it, where that is possible."""
         for slot in self.slots:
             if not slot.takes_over:
                 self.exit(slot)

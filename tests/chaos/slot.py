@@ -45,7 +45,7 @@ class Slot:
         return f"{self.name}.{self.incarnation}"
 
     def start(self, *, takes_over: bool = False) -> None:
-        """Starts the next process, which takes part at once; in the take-over by chance, if it need not."""
+        """Starts the next process, which is a candidate at once. By chance it takes over, unless it must."""
         self.incarnation += 1
         self.told, self.stopped = 0, False
         self.takes_over = self.rng.random() >= self.options["alone"] or takes_over

@@ -162,7 +162,7 @@ def test_a_frozen_redis_holds_the_page_up_once(viewer: Client, project: Settings
     assert "and 50 more" in shown
 
 
-def test_who_takes_part_follows_only_a_leader(viewer: Client, project: Settings, own_server: RedisServer) -> None:
+def test_a_candidate_follows_only_a_leader(viewer: Client, project: Settings, own_server: RedisServer) -> None:
     project.CACHES = caches(own_server.url)
     election = elections["default"]
     election.start()

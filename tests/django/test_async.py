@@ -218,7 +218,7 @@ def test_lifespan_hands_over_for_an_application_that_knows_none(project: Setting
     assert not elections["default"].running
     assert elections["default"].get_leader_info() is None
     elections["default"].start()
-    assert elections["default"].wait_for_leadership(20), "the process goes on, and may take part again"
+    assert elections["default"].wait_for_leadership(20), "the process goes on, and may be a candidate again"
 
 
 def test_lifespan_is_answered_for_an_application_that_just_returns() -> None:

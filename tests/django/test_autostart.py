@@ -37,7 +37,7 @@ TABLE: list[tuple[dict[str, Any], Any, str]] = [
     ({"entry_point": True, "variable": "1"}, False, NOW),
     ({"celery": True, "variable": "1"}, "auto", NOW),
     ({"celery": True}, True, NOW),
-    # which never changes that only those take part that serve
+    # which never changes that only processes that serve are candidates
     ({"command": "runserver", "variable": "1"}, "auto", NEVER),
     ({"prefork_master": True, "entry_point": True}, True, WORKERS),
     ({"prefork_master": True, "variable": "1"}, True, WORKERS),
@@ -328,7 +328,7 @@ def server_that_pytest_starts(**environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_server_that_pytest_starts_takes_no_part_and_says_so() -> None:
+def test_a_server_that_pytest_starts_is_no_candidate_and_says_so() -> None:
     said = server_that_pytest_starts()
     assert said.startswith("never")
     assert "WARNING:django_leader:LEADER_ELECTIONS['default']: does not start: pytest has started this server" in said

@@ -1,4 +1,4 @@
-"""What is said where ``is_leader()`` is asked in a process that takes no part: a table, then real processes."""
+"""What is said where ``is_leader()`` is asked in a process that is not participating: a table, then real processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TABLE: list[tuple[dict[str, Any], int | None, set[str], str | None]] = [
 
 
 @pytest.mark.parametrize(("seen", "started", "modules", "said"), TABLE)
-def test_what_is_said_depends_on_why_the_process_takes_no_part(
+def test_what_is_said_depends_on_why_the_process_is_not_participating(
     seen: dict[str, Any], started: int | None, modules: set[str], said: str | None
 ) -> None:
     decision = decide(Seen(**seen), "auto")
@@ -138,8 +138,8 @@ def test_a_handler_of_the_log_may_ask_too() -> None:
     assert run(code + ASK)[1].count(LINE) == 1
 
 
-def test_who_starts_by_hand_afterwards_takes_part_and_is_told_no_more() -> None:
-    """A child that it forks is, once, because it does not take part."""
+def test_who_starts_by_hand_afterwards_is_a_candidate_and_is_told_no_more() -> None:
+    """A child that it forks is, once, because it is not participating."""
     out, said = run(
         "django.setup()\n"
         "from django_leader import elections, is_leader\n"

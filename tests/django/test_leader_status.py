@@ -281,7 +281,7 @@ def test_a_frozen_redis_is_asked_for_all_elections_at_once(project: Settings, ow
     assert all(f"LEADER_ELECTIONS['{name}']: " in err for name in names)
 
 
-def test_who_takes_part_does_not_follow_while_redis_is_away(project: Settings, own_server: RedisServer) -> None:
+def test_a_candidate_does_not_follow_while_redis_is_away(project: Settings, own_server: RedisServer) -> None:
     project.CACHES = caches(own_server.url)
     election = elections["default"]
     election.start()
@@ -293,7 +293,7 @@ def test_who_takes_part_does_not_follow_while_redis_is_away(project: Settings, o
     assert "follows" not in status()[1]
 
 
-def test_who_takes_part_follows_a_leader(project: Settings, some_server: RedisServer) -> None:
+def test_a_candidate_follows_a_leader(project: Settings, some_server: RedisServer) -> None:
     some_server.client().set("maplefile:leader:lock", "somebody", px=60_000)
     elections["default"].start()
     eventually(lambda: json.loads(status("--json")[1])[0]["this_process"] == "follows")

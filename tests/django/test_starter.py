@@ -215,7 +215,7 @@ def test_where_twisted_ends_by_the_signal_the_elections_hand_over_before(
                 assert event == "shutdown"
                 act()
     assert not elections["default"].running
-    assert survived, "if the process lives on, it takes part again"
+    assert survived, "if the process lives on, it is a candidate again"
 
 
 @pytest.mark.parametrize("fault", [RuntimeError, AttributeError])
@@ -332,7 +332,7 @@ def test_the_test_client_is_no_request(starter: Starter, monkeypatch: pytest.Mon
     eventually(lambda: elections["default"].running)
 
 
-def test_a_process_that_takes_no_part_imports_no_client_of_redis() -> None:
+def test_a_process_that_is_no_candidate_imports_no_client_of_redis() -> None:
     code = (
         "import sys, django; django.setup()\n"
         "import django_leader; django_leader.became_leader.connect(print)\n"

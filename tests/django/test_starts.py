@@ -1,4 +1,4 @@
-"""An election that fails to start takes part later by itself: in a process that the system refuses a thread, too."""
+"""An election that fails to start starts later by itself: in a process that the system refuses a thread, too."""
 
 from __future__ import annotations
 

@@ -134,13 +134,13 @@ def test_s19_a_forked_child_gives_the_descriptor_back(delayed: Delay) -> None:
         if not (pid := os.fork()):
             say(f"child: {signal.set_wakeup_fd(-1)}")
             made().start()
-            say(f"child, which takes part: {signal.set_wakeup_fd(-1) >= 0}")
+            say(f"child, which is a candidate: {signal.set_wakeup_fd(-1) >= 0}")
             os._exit(0)
         os.waitpid(pid, 0)
         say(f"parent: {signal.set_wakeup_fd(-1) == ours >= 0}")
     """)
     script.says("child: -1")
-    script.says("child, which takes part: True")
+    script.says("child, which is a candidate: True")
     script.says("parent: True")
 
 

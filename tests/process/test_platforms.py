@@ -1,4 +1,4 @@
-"""Platforms that lack what Linux has: on Windows nothing takes part and all else goes on; on macOS a process leads."""
+"""Platforms that lack what Linux has: on Windows nothing is a candidate, all else goes on; on macOS a process leads."""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ def test_s20_process_1_of_a_container_hands_over_and_participates_again(run: Run
     assert history(some_server) == ["elected", "resigned"] * 2 + ["elected"]
 
 
-def test_a_process_whose_handler_means_to_go_on_takes_part_again(run: Run, some_server: RedisServer) -> None:
+def test_a_process_whose_handler_means_to_go_on_is_a_candidate_again(run: Run, some_server: RedisServer) -> None:
     script = run("""
         import django_leader.system.sigterm
         django_leader.system.sigterm.DRAINS = 2.0
@@ -291,7 +291,7 @@ def test_a_process_whose_handler_means_to_go_on_takes_part_again(run: Run, some_
         say("ready")
         while election.running:
             time.sleep(0.01)
-        say("takes no part")
+        say("is not participating")
         while not election.is_leader():
             time.sleep(0.01)
         say("leads again")
@@ -300,7 +300,7 @@ def test_a_process_whose_handler_means_to_go_on_takes_part_again(run: Run, some_
     script.says("ready")
     script.process.send_signal(signal.SIGTERM)
     script.says("reloads")
-    script.says("takes no part")
+    script.says("is not participating")
     script.says("leads again")
     assert history(some_server) == ["elected", "resigned", "elected"]
 
@@ -495,7 +495,7 @@ WAITS = {
 
 @pytest.mark.parametrize("imported", ["before", "after"])
 @pytest.mark.parametrize("what", WAITS)
-def test_s20_a_process_that_outlives_its_main_thread_takes_part_until_it_ends(
+def test_s20_a_process_that_outlives_its_main_thread_is_a_candidate_until_it_ends(
     run: Run, some_server: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str, imported: str
 ) -> None:
     if imported == "before":  # the order of exit handlers depends on it

@@ -243,7 +243,7 @@ def test_s19_a_release_that_a_child_goes_on_with_ends_there(
 
 
 def test_s19_who_waits_for_the_election_in_a_child_waits_no_longer(election: LeaderElection) -> None:
-    """A greenlet of the application, which finds that its process takes no part."""
+    """A greenlet of the application, which finds that its process is not participating."""
     other = LeaderElection(election._client, election._given, name="other")
     other.start()
     assert other.wait_for_leadership(GENEROUS)

@@ -48,14 +48,14 @@ def test_the_methods_of_the_seed(make: Make) -> None:
     assert [event.kind for event in election.history()] == ["resigned", "elected"]
 
 
-def test_run_while_it_takes_part_already_is_an_error(make: Make) -> None:
+def test_run_while_it_is_a_candidate_already_is_an_error(make: Make) -> None:
     election = make()
     election.start()
     with pytest.raises(LeaderError, match=r"^LEADER_ELECTIONS\['default'\]: this process is a candidate already"):
         election.run()
 
 
-def test_waiting_for_leadership_without_taking_part_is_over_at_once(make: Make) -> None:
+def test_waiting_for_leadership_by_no_candidate_is_over_at_once(make: Make) -> None:
     assert make().wait_for_leadership(None) is False
 
 
@@ -99,7 +99,7 @@ def test_s17_an_unexpected_exception_ends_nothing_and_is_told_once(
     assert "Redis is reachable again" in lines[1]
 
 
-def test_a_process_that_takes_part_ticks(make: Make) -> None:
+def test_a_candidate_ticks(make: Make) -> None:
     election = make()
     assert election.last_tick is None
     election.start()

@@ -42,7 +42,7 @@ def lead(election: LeaderElection) -> None:
 
 
 def follow(election: LeaderElection, caplog: pytest.LogCaptureFixture) -> None:
-    """Have it take part, until it has asked who leads."""
+    """Let it be a candidate until it has asked who leads."""
     election.start()
     eventually(lambda: election._candidacy and not election.outage and election._candidacy._actions._compared != "")
 

@@ -10,7 +10,7 @@ from tests.support.servers import RedisServer, eventually
 LONG = 20.0
 
 
-def test_only_what_a_signal_has_ended_takes_part_again(some_server: RedisServer) -> None:
+def test_only_what_a_signal_has_ended_is_a_candidate_again(some_server: RedisServer) -> None:
     election = LeaderElection(redis.Redis(port=some_server.port), Config(quarantine=0))
     election.start()
     election.resume()

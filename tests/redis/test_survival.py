@@ -179,7 +179,7 @@ def collected() -> bool:
     return False
 
 
-def test_s17_a_start_that_got_no_thread_takes_part_later_by_itself(
+def test_s17_a_start_that_got_no_thread_succeeds_later_by_itself(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     election = make()

@@ -1,4 +1,4 @@
-"""A process that takes part in an election and says what happens to it, one JSON object a line."""
+"""A process that is a candidate and says what happens to it, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def leave_a_child(election: LeaderElection) -> None:
 
 
 def execute(_: LeaderElection) -> None:
-    """Becomes another program, which takes no part."""
+    """Becomes another program, which is not participating."""
     again = 'import sys; print(\'{"event": "again"}\', flush=True); sys.stdin.read()'
     os.execv(sys.executable, [sys.executable, "-c", again])
 

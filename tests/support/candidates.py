@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Candidate:
-    """One process that takes part, running ``program``; ``around`` is what starts it."""
+    """One process that is a candidate, running ``program``; ``around`` is what starts it."""
 
     def __init__(
         self,

@@ -131,7 +131,7 @@ class Storm:
         sys.exit(FINE)
 
     def use(self) -> None:
-        """All that an application may call without taking part."""
+        """All that an application may call without being a candidate."""
         self.election.stop()
         assert not self.election.resign()
         assert not self.election.wait_for_leadership(1.0)

@@ -29,7 +29,7 @@ def fork_in_c(election: LeaderElection) -> None:
 
 
 def fork_in_c_and_start(election: LeaderElection) -> None:
-    """Make a child that takes part."""
+    """Make a child that is a candidate."""
     if fork() == 0:
         election.start()
         election.wait_for_leadership(0)

@@ -66,7 +66,7 @@ def look(_: Any = None) -> dict[str, Any]:
 
 
 def campaign(_: Any = None) -> dict[str, Any]:
-    """Takes part for as long as one attempt takes."""
+    """Be a candidate for as long as one attempt takes."""
     election.start()
     election.wait_for_leadership(0)
     seen = look()
@@ -75,7 +75,7 @@ def campaign(_: Any = None) -> dict[str, Any]:
 
 
 def use(_: Any = None) -> dict[str, Any]:
-    """What an application may call without taking part."""
+    """What an application may call without being a candidate."""
     election.stop()
     election.resign()
     return {**look(), "leader": election.get_leader_id(), "waited": election.wait_for_leadership(1.0)}

@@ -42,7 +42,7 @@ def cells(rows: list[Row]) -> tuple[str, ...]:
     return (
         way.name,
         f"{way.package} {version(way.package)}",
-        ", ".join(sorted({row.takes_part for row in rows})),
+        ", ".join(sorted({row.candidates for row in rows})),
         milliseconds([row.stopped for row in rows]),
         milliseconds([row.killed for row in rows]),
         milliseconds([row.main_killed for row in rows]),

@@ -41,7 +41,7 @@ class Row:
     """What was found out about one way. Durations are milliseconds until another process led."""
 
     way: Command
-    takes_part: str = ""
+    candidates: str = ""
     stopped: float | None = None
     """From the signal to the main process, or to all."""
     killed: float | None = None
@@ -76,7 +76,7 @@ class Run:
         self._busy = threading.Thread(target=self._keep_busy, daemon=True)
         path = program("valkey") or program("redis-server")
         assert path, "no Redis server is installed"
-        # What else speaks to Redis uses the socket file: whoever is connected to the port takes part.
+        # What else speaks to Redis uses the socket file: each process that is connected to the port is a candidate.
         self.redis = RedisServer(path, "--unixsocket", str(self.folder / "redis.sock")).start()
         self.client = self.redis.client()
         manage = f"{sys.executable} {ROOT / 'testproject' / 'manage.py'}"
@@ -170,7 +170,7 @@ class Run:
         if way.at_request:
             self._waits(self._listens, "it listens")
             assert not self.over.wait(1)
-            assert self.client.dbsize() == 0, "it has taken part before its first request"
+            assert self.client.dbsize() == 0, "it was a candidate before its first request"
         self.answers(way)
         if not way.tasks:
             self._busy.start()
@@ -190,7 +190,7 @@ class Run:
     # What is wanted
 
     def settles(self) -> set[int]:
-        """Waits until those and only those take part that should, and one of them, or the witness, leads. Gives them.
+        """Waits until the right processes are candidates, and one of them, or the witness, leads. Gives them.
 
         What /proc tells of connections is not of one instant, and a candidate may connect anew.
         """
@@ -207,17 +207,17 @@ class Run:
                 and (not found or self.leader() in found | {self.witness.pid if self.witness else 0})
             )
 
-        self._waits(settled, "those take part that should, and one leads")
+        self._waits(settled, "the right processes are candidates, and one leads")
         return found
 
     def look(self) -> str:
-        """Asks the processes themselves, too, as soon as all is as it should be. Tells who takes part."""
+        """Asks the processes themselves, too, as soon as all is as it should be. Tells which are candidates."""
         assert isinstance(self.way, Way)
         found, leader = self.settles(), self.leader()
         known: Any = self.client.zrange(f"{{{LOCK}}}:candidates", 0, -1)
         assert len({me.rpartition(b":")[0] for me in known}) == len(known), f"some have the same name: {known}"
         for said in self.answers(self.way):
-            assert said["takes_part"] == (said["pid"] in found), f"it says {said}, but {found} take part"
+            assert said["is_candidate"] == (said["pid"] in found), f"it says {said}, but the candidates are {found}"
             assert not said["is_leader"] or said["pid"] == leader, f"it says {said}, but {leader} leads"
         self.settles()
         assert self.leader() == leader, f"now {self.leader()} leads, and no longer {leader}"
@@ -313,7 +313,7 @@ def running(row: Row, what: str, **options: Any) -> Iterator[Run]:
     try:
         yield run
     except (AssertionError, subprocess.TimeoutExpired) as error:
-        seen = f"processes {run.pids()}, of which {run.campaigners()} take part and {run.leader()} leads"
+        seen = f"processes {run.pids()}, of which {run.campaigners()} are candidates and {run.leader()} leads"
         said = "\n".join(line for line in run.log.read_text(errors="replace").splitlines() if "GET /" not in line)
         row.problems.append(f"{what}: {error}\nmain process {run.process.pid}, {seen}\n{run.history()}\n{said[-4000:]}")
     finally:
@@ -333,8 +333,8 @@ def try_way(way: Command) -> Row:
     else:
         with running(row, "run") as run:
             row.status = run.process.wait(60)
-            assert run.client.dbsize() == 0, "somebody has taken part"
-            row.takes_part = "none"
+            assert run.client.dbsize() == 0, "a process was a candidate"
+            row.candidates = "none"
         with running(row, "without us", without_us=True) as run:
             row.status_without_us = run.process.wait(60)
     if row.status != row.status_without_us:
@@ -347,7 +347,7 @@ def _stop(row: Row, way: Way) -> int:
     processes = 1
     with running(row, "stop", takeover=way.hurried or not way.releases) as run:
         run.serves(way)
-        row.takes_part = run.look()
+        row.candidates = run.look()
         if way.first:
             way.first(run)
         processes = len(run.pids())

@@ -1,4 +1,4 @@
-"""Django in the ways in which it is run: who takes part, who leads next, and what is left behind. See ``ways``."""
+"""Django in the ways in which it is run: what is a candidate, what leads next, what is left behind. See ``ways``."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ WSGI, ASGI = f"{PROJECT}.wsgi:application", f"{PROJECT}.asgi:application"
 
 @dataclass(frozen=True)
 class Command:
-    """A command that comes to its end by itself. Nothing of it takes part.
+    """A command that comes to its end by itself. Nothing of it is a candidate.
 
     In ``command``, ``{port}``, ``{folder}`` and ``{manage}`` stand for what each run has of its own.
     """
@@ -40,13 +40,13 @@ class Way(Command):
     """A way of running that goes on until it is stopped."""
 
     main: bool = False
-    """Whether the process takes part that its supervisor knows: masters and reloaders must not."""
+    """Whether the process is a candidate that its supervisor knows: masters and reloaders must not be one."""
     children: int = 0
-    """How many of those that it has started take part."""
+    """How many of those that it has started are candidates."""
     tasks: bool = False
     """Whether it runs tasks, or sends them, instead of answering requests."""
     at_request: bool = False
-    """Whether it takes part from its first request on, and not before."""
+    """Whether it is a candidate from its first request on, and not before."""
     stop: signal.Signals = signal.SIGTERM
     to_all: bool = False
     """Whether the signal reaches every process, like Ctrl-C in a terminal."""

@@ -267,37 +267,37 @@ def test_s04_a_renewal_after_a_seen_deadline_ends_the_term(
     real = machine.step
     monkeypatch.setattr(machine, "step", step)
     published: list[Grant] = []
-    taking_part = Candidacy(
+    candidacy = Candidacy(
         lambda timeout: pytest.fail("no Redis"), Config().validate(), "test", Listeners(lambda: None), published.append
     )
-    taking_part.feed(machine.Campaigned(clock.now(), answer("granted"), 0.0))
+    candidacy.feed(machine.Campaigned(clock.now(), answer("granted"), 0.0))
     assert leads(published[0], clock.now())
-    taking_part.feed(machine.Renewed(clock.now(), answer("renewed")))
+    candidacy.feed(machine.Renewed(clock.now(), answer("renewed")))
     assert not leads(published[0], clock.now())
-    assert taking_part._state.term is None
-    assert taking_part._state.unrecorded_end == (1, "expired")
-    taking_part.close()
+    assert candidacy._state.term is None
+    assert candidacy._state.unrecorded_end == (1, "expired")
+    candidacy.close()
 
 
 def test_s04_token_and_deadline_are_of_one_term_whatever_overrides_them_meanwhile() -> None:
     election = LeaderElection(redis.Redis())
-    taking_part = election._begin()
-    assert taking_part
+    candidacy = election._begin()
+    assert candidacy
     assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
     election.override(Grant(7, [float("inf")]))
-    taking_part.feed(machine.Campaigned(clock.now(), answer("granted"), 0.0))
+    candidacy.feed(machine.Campaigned(clock.now(), answer("granted"), 0.0))
     assert (election.is_leader(), election.fencing_token, election.lease_left) == (True, 7, float("inf"))
     election.override(NO_GRANT)
-    taking_part.feed(machine.Renewed(clock.now(), answer("renewed")))
+    candidacy.feed(machine.Renewed(clock.now(), answer("renewed")))
     assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
     election.override(None)
     assert (election.is_leader(), election.fencing_token) == (True, 1)
-    taking_part.feed(machine.Stop())
+    candidacy.feed(machine.Stop())
     assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
     following = election._begin()
     assert following
     assert (election.is_leader(), election.fencing_token, election.lease_left) == (False, None, 0.0)
-    taking_part.close()
+    candidacy.close()
     following.close()
 
 
@@ -310,14 +310,14 @@ def test_an_override_that_begins_while_the_election_starts_counts() -> None:
         overriding.join(0.2)  # long enough for it to end here, unless it waits for the start as it should
 
     election.handle_exit = handle_exit  # type: ignore[method-assign]
-    taking_part = election._begin()
+    candidacy = election._begin()
     overriding.join()
     assert election.fencing_token == 7
-    assert taking_part
-    taking_part.close()
+    assert candidacy
+    candidacy.close()
 
 
-def test_an_election_that_is_overridden_says_so_instead_of_taking_part() -> None:
+def test_an_election_that_is_overridden_says_so_instead_of_being_a_candidate() -> None:
     election = LeaderElection(redis.Redis())
     election.override(NO_GRANT)
     election.start()

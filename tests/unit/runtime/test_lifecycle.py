@@ -35,7 +35,7 @@ def test_an_election_that_fails_to_stop_keeps_no_other_from_stopping() -> None:
     assert [election.running for election in found] == [False, True, False]
 
 
-def test_an_election_that_cannot_take_part_again_keeps_no_other_from_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_election_that_cannot_start_again_keeps_no_other_from_it(caplog: pytest.LogCaptureFixture) -> None:
     lifecycle = Lifecycle()
     found: list[Any] = [Stubborn("a", None), Stubborn("b", LookupError("hunter2")), Stubborn("c", None)]
     for election in found:

@@ -8,7 +8,7 @@ from django.test import SimpleTestCase
 
 
 class Sample(SimpleTestCase):
-    def test_a_test_takes_no_part(self) -> None:
+    def test_a_test_is_no_candidate(self) -> None:
         for _ in range(10):
-            assert not self.client.get("/").json().get("takes_part")
+            assert not self.client.get("/").json().get("is_candidate")
             time.sleep(0.05)

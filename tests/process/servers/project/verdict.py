@@ -13,4 +13,4 @@ def verdict() -> dict[str, Any]:
         return {"pid": os.getpid()}
     from django_leader import elections, is_leader
 
-    return {"pid": os.getpid(), "takes_part": elections["default"].running, "is_leader": is_leader()}
+    return {"pid": os.getpid(), "is_candidate": elections["default"].running, "is_leader": is_leader()}
