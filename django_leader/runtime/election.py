@@ -19,14 +19,11 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-import redis
-
 from django_leader.exceptions import LeaderError
 from django_leader.protocol.config import Config
 from django_leader.protocol.hold import hold_left
 from django_leader.protocol.machine import Resign
-from django_leader.redis.connector import Connect, connector
-from django_leader.redis.reasons import refuse
+from django_leader.protocol.records import ElectionStatus, Event, LeaderInfo
 from django_leader.system import clock
 from django_leader.system.clock import BOOT_CLOCK, clock_gettime
 from django_leader.system.forks import unsupported
@@ -36,10 +33,9 @@ from django_leader.system.starts import Start, starts
 from .candidacy import Candidacy
 from .grant import NO_GRANT, Grant
 from .lifecycle import lifecycle
-from .listeners import Listeners, RunCoroutine, run_coroutine
-from .local import Local
-from .queries import Queries, in_thread
-from .waits import Waits
+from .listeners import Changed, Gained, Listeners, Lost, RunCoroutine, run_coroutine
+from .queries import Client, ask, in_thread, source
+from .waits import wait
 from .work import Factory
 from .work import Work as LeadersWork
 
@@ -47,7 +43,7 @@ Callback = TypeVar("Callback", bound=Callable[[], Any])
 Work = TypeVar("Work", bound=Factory)
 
 
-class LeaderElection(Queries, Waits):
+class LeaderElection:
     """This process in one election. Thread-safe; one object per process and election.
 
     ``client`` (or a function that returns it, called when Redis is first needed) says where Redis is and how to log in;
@@ -60,7 +56,7 @@ class LeaderElection(Queries, Waits):
 
     def __init__(
         self,
-        client: redis.Redis | Local | Callable[[], redis.Redis | Local],
+        client: Client | Callable[[], Client],
         config: Config | None = None,
         *,
         name: str = "default",
@@ -69,11 +65,8 @@ class LeaderElection(Queries, Waits):
         when_idle: Callable[[], bool] | None = None,
     ) -> None:
         self.name, self.label = name, f"LEADER_ELECTIONS[{name!r}]"
-        if not callable(client):
-            refuse(client)
         self._given = config or Config()
-        self._client = client
-        self._connector: Connect | None = None
+        self._connect = source(client)
         self._listeners = Listeners(after_callback, run_coroutine)
         self._when_idle = when_idle
         self._forget()
@@ -92,18 +85,6 @@ class LeaderElection(Queries, Waits):
         self._grant = NO_GRANT
         self.overridden: Grant | None = None
         self._idle_hook = self._when_idle
-
-    @property
-    def _connect(self) -> Connect:
-        # No cached_property: it would write to __dict__, which makes every access to another attribute slower.
-        if self._connector is None:
-            client = self._client if isinstance(self._client, redis.Redis | Local) else self._client()
-            if isinstance(client, Local):
-                self._connector = client
-            else:
-                refuse(client)
-                self._connector = connector(client.connection_pool)
-        return self._connector
 
     def override(self, grant: Grant | None) -> None:
         """Answer the local questions by ``grant``, whatever Redis says; start nothing. None ends that. For tests."""
@@ -159,8 +140,13 @@ class LeaderElection(Queries, Waits):
     @property
     def running(self) -> bool:
         """Whether this process is a candidate. Local."""
+        return self._current() is not None
+
+    def _current(self) -> Candidacy | None:
+        """Return the candidacy of this process; None if it is no candidate. Local."""
         candidacy = self._candidacy
-        return candidacy is not None and not candidacy.ended and candidacy.pid == os.getpid()
+        goes_on = candidacy and not candidacy.ended and candidacy.pid == os.getpid()
+        return candidacy if goes_on else None
 
     @property
     def outage(self) -> str:
@@ -174,12 +160,62 @@ class LeaderElection(Queries, Waits):
         The election thread runs at every heartbeat or poll (see ``RETRY_INTERVAL``). The watcher of the deadline
         counts, too.
         """
-        return self._candidacy.idle if self._candidacy and self.running else None
+        return candidacy.idle if (candidacy := self._current()) else None
 
     @property
     def delay(self) -> float:
         """Seconds by which this process was late for its last heartbeat or poll: how starved it is. Local."""
-        return self._candidacy.advice.delay if self._candidacy and self.running else 0.0
+        return candidacy.advice.delay if (candidacy := self._current()) else 0.0
+
+    def wait_for_leadership(self, timeout: float | None = 0.0) -> bool:
+        """Block until this process leads, or ``timeout`` seconds are over (None: no limit) and one attempt has ended.
+
+        Return whether it leads. Return at once when ``start()`` was not called, and in a callback or receiver of this
+        election, which the next term may wait for. Any thread.
+
+        An attempt ends at once when Redis is unreachable, when another process leads, and while the last leader's
+        ``hold`` goes on. When no process leads, but the last leader did not resign or Redis lost data, it ends when
+        that state is proved to be over: after a lease, or a quarantine if that is longer. The call may exceed the
+        timeout by that time and four operations (connect, log in, choose the database, ask).
+        """
+        if not self._listeners.call_here():
+            wait(self._timing, timeout, self.is_leader, self._current, lambda: bool(self._start and self._start.waits))
+        return self.is_leader()
+
+    def status(self) -> ElectionStatus:
+        """Return the election as Redis has it. One round trip, on a connection of its own; any thread.
+
+        Raise ``RedisUnavailable``, and ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it.
+        """
+        return ask(self._connect(), self.config, self.label, lambda lease: lease.status())
+
+    def history(self, limit: int = 20) -> list[Event]:
+        """Return the newest changes of leadership, newest first. One round trip; raise like ``status()``."""
+        return ask(self._connect(), self.config, self.label, lambda lease: lease.history(limit))
+
+    def get_leader_info(self) -> LeaderInfo | None:
+        """Return the leader, None when there is none. One round trip; raise like ``status()``."""
+        return self.status().leader
+
+    def get_leader_id(self) -> str:
+        """Return the leader's instance id, ``""`` when there is none. One round trip; raise like ``status()``."""
+        return leader.instance_id if (leader := self.get_leader_info()) else ""
+
+    async def astatus(self) -> ElectionStatus:
+        """Like ``status()``, in a thread of the event loop's pool."""
+        return await in_thread(self.status)
+
+    async def ahistory(self, limit: int = 20) -> list[Event]:
+        """Like ``history()``, in a thread of the event loop's pool."""
+        return await in_thread(partial(self.history, limit))
+
+    async def aget_leader_info(self) -> LeaderInfo | None:
+        """Like ``get_leader_info()``, in a thread of the event loop's pool."""
+        return await in_thread(self.get_leader_info)
+
+    async def aget_leader_id(self) -> str:
+        """Like ``get_leader_id()``, in a thread of the event loop's pool."""
+        return await in_thread(self.get_leader_id)
 
     def on_become_leader(self, callback: Callback) -> Callback:
         """Call ``callback`` at the beginning of each later term, in a thread of its own; it may run for long.
@@ -215,12 +251,7 @@ class LeaderElection(Queries, Waits):
         self._listeners.works.append(LeadersWork(work, self.label))
         return work
 
-    def listen(
-        self,
-        gained: Callable[[int], Any],
-        lost: Callable[[int, str], Any],
-        changed: Callable[[str, str], Any],
-    ) -> None:
+    def listen(self, gained: Gained, lost: Lost, changed: Changed) -> None:
         """Register callbacks with the token, with token and reason, and with (previous, current) leader.
 
         For integrations. ``gained`` and ``lost`` are like the callbacks of ``on_become_leader`` and
@@ -278,7 +309,7 @@ class LeaderElection(Queries, Waits):
 
         Local, connects to nothing. Raise ``ImproperlyConfigured`` like ``start()``.
         """
-        _ = self._connect
+        self._connect()
 
     def handle_exit(self) -> None:
         """Make this process hand over when it ends and, if this is the main thread, at SIGTERM. Local.
@@ -289,7 +320,7 @@ class LeaderElection(Queries, Waits):
 
     def _begin(self) -> Candidacy | None:
         if not (self.overridden or lifecycle.exiting):
-            _ = self._connect  # before the lock, because the application's function makes the client, and may log
+            self._connect()  # before the lock, because the application's function makes the client, and may log
         with lifecycle.starting:
             if self._pid != os.getpid():
                 self.after_fork()  # a fork in C, which runs no hook
@@ -297,7 +328,7 @@ class LeaderElection(Queries, Waits):
             if (last and not last.stopping) or self.overridden or lifecycle.exiting:
                 return None
             self.handle_exit()
-            new = Candidacy(self._connect, self.config, self.label, self._listeners, self._publish, self.name)
+            new = Candidacy(self._connect(), self.config, self.label, self._listeners, self._publish, self.name)
             if last:
                 last.continue_as(new)  # before another thread can feed it a Stop, which this would overwrite
             self._candidacy, self._grant = new, new.grant
@@ -317,8 +348,8 @@ class LeaderElection(Queries, Waits):
         ``hold``: seconds for which no process leads after that; ``protocol/hold.py`` says by which clocks it ends.
         Idempotent, any thread; afterwards ``start()`` works again.
         """
-        candidacy, self.asked = self._candidacy, False
-        if candidacy is None or not self.running:
+        candidacy, self.asked = self._current(), False
+        if candidacy is None:
             return
         if self._start and self._start.cancel():  # it still waited for a thread
             candidacy.close()
@@ -336,7 +367,7 @@ class LeaderElection(Queries, Waits):
     @property
     def hold_left(self) -> float:
         """Seconds for which the last leader's ``hold`` goes on, as this candidate can prove; 0 if none does. Local."""
-        return hold_left(self._candidacy.watch, clock.now()) if self._candidacy and self.running else 0.0
+        return hold_left(candidacy.watch, clock.now()) if (candidacy := self._current()) else 0.0
 
     async def astop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
         """Like ``stop()``, for an event loop. In a callback or receiver of this election it returns at once, too."""
@@ -348,11 +379,11 @@ class LeaderElection(Queries, Waits):
 
     def ask_to_stop(self) -> None:
         """Like ``stop()``, but wait for nothing and take no lock: for signal handlers. Local."""
-        if self._candidacy and self.running:
+        if candidacy := self._current():
             self.asked = True
-            self._candidacy.ask_to_stop()
+            candidacy.ask_to_stop()
             if self._start and self._start.cancel():  # it still waited for a thread, so no thread holds a lock of it
-                self._candidacy.close()
+                candidacy.close()
 
     def resume(self) -> None:
         """Become a candidate again if ``ask_to_stop()`` was the last request to this election. Local."""
@@ -366,7 +397,7 @@ class LeaderElection(Queries, Waits):
         in_body = threading.get_ident() in self._bodies
         return in_body or (self._candidacy is not None and self._candidacy.runs_here())
 
-    def attach(self, lost: Callable[[int, str], Any]) -> Callable[[], None]:
+    def attach(self, lost: Lost) -> Callable[[], None]:
         """Make the loss callbacks and the release of the lease wait until ``lost(token, reason)`` has returned.
 
         For what the calling thread does until it calls the function that is returned. Local.

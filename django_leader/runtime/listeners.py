@@ -24,6 +24,12 @@ from django_leader.system.starvation import green
 from .work import Gain, Work
 
 Callback = Callable[[], Any]
+Gained = Callable[[int], Any]
+"""Takes the token of the term."""
+Lost = Callable[[int, str], Any]
+"""Takes the token of the term, and the reason for its end."""
+Changed = Callable[[str, str], Any]
+"""Takes the instance ids of the previous leader and of the current one."""
 RunCoroutine = Callable[[Coroutine[Any, Any, Any]], Any]
 GREEN = (
     "coroutines cannot run under gevent or eventlet, because requests share one thread with them and Django would "
@@ -77,10 +83,10 @@ class Listeners:
     def __init__(self, after_callback: Callback, run_coroutine: RunCoroutine = run_coroutine) -> None:
         self._after_callback, self.run_coroutine = after_callback, run_coroutine
         # Any thread appends. A term uses the functions that are registered when it begins, or ends.
-        self.on_gain: list[Callable[[int], Any]] = []
-        self.on_loss: list[Callable[[int, str], Any]] = []
-        self.on_loss_last: list[Callable[[int, str], Any]] = []
-        self.on_change: list[Callable[[str, str], Any]] = []
+        self.on_gain: list[Gained] = []
+        self.on_loss: list[Lost] = []
+        self.on_loss_last: list[Lost] = []
+        self.on_change: list[Changed] = []
         self.works: list[Work] = []
 
     def gained(self, token: int) -> list[Gain]:

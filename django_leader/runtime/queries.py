@@ -1,4 +1,4 @@
-"""What any process may ask Redis about an election, also one that is no candidate in it."""
+"""Where an election's Redis is, and how any process asks it, also one that is no candidate in the election."""
 
 from __future__ import annotations
 
@@ -7,83 +7,63 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TypeVar
+
+import redis
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import Config
-from django_leader.protocol.records import ElectionStatus, Event, LeaderInfo, printable
-from django_leader.redis.connector import Connect
+from django_leader.protocol.records import printable
+from django_leader.redis.connector import Connect, connector
 from django_leader.redis.lease import Lease
+from django_leader.redis.reasons import refuse
 from django_leader.system import clock
 from django_leader.system.forks import Forked
 
-from .local import open_lease
+from .local import Local, open_lease
 
 T = TypeVar("T")
+Client = redis.Redis | Local
 LONGEST_ERROR = 500
 """Characters of an error that are shown. The limit is there because a server may quote what others have written."""
 AT_A_TIME = 50
 """Threads that ask at a time, at most."""
 
 
-class Queries:
-    """The questions about an election, for any thread.
+def source(client: Client | Callable[[], Client]) -> Callable[[], Connect]:
+    """Return a function that says how to connect. It calls ``client``, if that is a function, once. Local.
 
-    Each takes one round trip, on a connection of its own, and raises ``RedisUnavailable``. Await the methods that begin
-    with ``a``: they ask in a thread of the event loop's pool.
+    Raise ``ConfigError`` for a client of another kind. The function does so, too, and raises what ``client`` raises.
     """
+    if not callable(client):
+        refuse(client)
 
-    label: str
-    config: Config
+    @cache
+    def connect() -> Connect:
+        found = client if isinstance(client, redis.Redis | Local) else client()
+        if isinstance(found, Local):
+            return found
+        refuse(found)
+        return connector(found.connection_pool)
 
-    @property
-    def _connect(self) -> Connect:
-        raise NotImplementedError
+    return connect
 
-    def status(self) -> ElectionStatus:
-        """Return the election as Redis has it. One round trip; raise ``RedisUnavailable``."""
-        return self._ask(lambda lease: lease.status())
 
-    def get_leader_info(self) -> LeaderInfo | None:
-        """Return the leader, None when there is none. One round trip; raise ``RedisUnavailable``."""
-        return self.status().leader
+def ask(connect: Connect, config: Config, label: str, question: Callable[[Lease], T]) -> T:
+    """Return what ``question`` returns, on a connection of its own. One round trip for each request; any thread.
 
-    def get_leader_id(self) -> str:
-        """Return the leader's instance id, ``""`` when there is none. One round trip; raise ``RedisUnavailable``."""
-        info = self.get_leader_info()
-        return info.instance_id if info else ""
-
-    def history(self, limit: int = 20) -> list[Event]:
-        """Return the newest changes of leadership, newest first. One round trip; raise ``RedisUnavailable``."""
-        return self._ask(lambda lease: lease.history(limit))
-
-    async def astatus(self) -> ElectionStatus:
-        """Like ``status()``, for an event loop."""
-        return await in_thread(self.status)
-
-    async def aget_leader_info(self) -> LeaderInfo | None:
-        """Like ``get_leader_info()``, for an event loop."""
-        return await in_thread(self.get_leader_info)
-
-    async def aget_leader_id(self) -> str:
-        """Like ``get_leader_id()``, for an event loop."""
-        return await in_thread(self.get_leader_id)
-
-    async def ahistory(self, limit: int = 20) -> list[Event]:
-        """Like ``history()``, for an event loop."""
-        return await in_thread(lambda: self.history(limit))
-
-    def _ask(self, question: Callable[[Lease], T]) -> T:
-        lease = open_lease(self._connect, self.config)
-        try:
-            return question(lease)
-        except RedisUnavailable as error:
-            raise RedisUnavailable(f"{self.label}: {printable(str(error), LONGEST_ERROR)}") from error
-        except Forked:
-            text = "the connection was inherited through fork; ask again"
-            raise RedisUnavailable(f"{self.label}: {text}") from None
-        finally:
-            lease.channel.drop()
+    Raise ``RedisUnavailable``, whose text begins with ``label``.
+    """
+    lease = open_lease(connect, config)
+    try:
+        return question(lease)
+    except RedisUnavailable as error:
+        raise RedisUnavailable(f"{label}: {printable(str(error), LONGEST_ERROR)}") from error
+    except Forked:
+        raise RedisUnavailable(f"{label}: the connection was inherited through fork; ask again") from None
+    finally:
+        lease.channel.drop()
 
 
 async def in_thread(function: Callable[[], T]) -> T:

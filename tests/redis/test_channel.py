@@ -242,9 +242,11 @@ def test_s19_a_release_that_a_child_goes_on_with_ends_there(
     assert caplog.text == ""
 
 
-def test_s19_who_waits_for_the_election_in_a_child_waits_no_longer(election: LeaderElection) -> None:
+def test_s19_who_waits_for_the_election_in_a_child_waits_no_longer(
+    election: LeaderElection, some_server: RedisServer
+) -> None:
     """A greenlet of the application, which finds that its process is not participating."""
-    other = LeaderElection(election._client, election._given, name="other")
+    other = LeaderElection(redis.Redis(port=some_server.port), election._given, name="other")
     other.start()
     assert other.wait_for_leadership(GENEROUS)
     election.start()

@@ -104,7 +104,7 @@ def test_s19_a_child_of_a_fork_begins_with_nothing(election: LeaderElection) -> 
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     reader, writer = os.pipe()
-    local = election._client
+    local = election._connect()
     assert isinstance(local, Local)
     with local.lock:  # as a thread that the child does not have may hold it
         pid = os.fork()

@@ -111,7 +111,7 @@ def test_the_printed_user_may_do_all_that_a_candidate_does(
         eventually(lambda: second._candidacy and second._candidacy.watch.version)
         assert first._candidacy
         assert second._candidacy
-        Lease(second._connect, second.config).post(
+        Lease(second._connect(), second.config).post(
             first._candidacy._candidate_id, {"duplicate": second._candidacy._candidate_id}
         )
         twins = first._candidacy.advice._duplicates
