@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 Failed = tuple[Any, BaseException]
 """A receiver, and what it has raised."""
-PATIENCE = 5.0
-"""Seconds that a receiver may take before the log says what waits for it."""
 
 
 class ElectionSignal(Signal):
@@ -87,13 +84,12 @@ A follower learns of it within its retry interval, or within four of them where 
 
 
 def send_signals(election: LeaderElection, run_coroutine: Callable[[Coroutine[Any, Any, None]], Any]) -> None:
-    """Have ``election`` send the signals, in pairs for each receiver.
+    """Have ``election`` send the signals, those of gain and loss in pairs. Local.
 
-    The receivers of a gain run one after the other. So the loss waits until the last of them has returned: no receiver
-    is called for the loss before the gain. ``run_coroutine`` runs receivers that are coroutine functions.
+    The receivers of a gain run one after the other, and the loss waits for the last of them: no receiver is called for
+    the loss before the gain. ``run_coroutine`` runs receivers that are coroutine functions.
     """
     send = {"using": election.name, "election": election}
-    sent: dict[int, threading.Event] = {}  # by token, so that a child takes nothing inherited for its own
 
     def tell(signal: ElectionSignal, **named: Any) -> list[Failed]:
         failed = signal.tell(type(election), run_coroutine, **send, **named)
@@ -103,23 +99,13 @@ def send_signals(election: LeaderElection, run_coroutine: Callable[[Coroutine[An
         return failed
 
     def gained(token: int) -> None:
-        try:
-            failed = tell(became_leader, fencing_token=token)
-        finally:
-            sent.setdefault(token, threading.Event()).set()
-        if failed:
+        if failed := tell(became_leader, fencing_token=token):
             raise LeaderError(f"the receiver {failed[0][0]!r} of became_leader raised an exception") from failed[0][1]
 
     def lost(token: int, reason: str) -> None:
-        gain_sent = sent.setdefault(token, threading.Event())
-        if not gain_sent.wait(PATIENCE):
-            text = "LEADER_ELECTIONS[%r]: a receiver of became_leader has not returned; lost_leadership waits for it"
-            log(logging.WARNING, text + ", and this process does not campaign before that", election.name)
-            gain_sent.wait()
-        del sent[token]
         tell(lost_leadership, fencing_token=token, reason=reason)
 
     def changed(previous: str, current: str) -> None:
         tell(leader_changed, previous=previous, current=current)
 
-    election.listen(gained, lost, changed)
+    election.listen(gained, lost, changed, "a receiver of became_leader")

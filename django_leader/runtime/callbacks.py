@@ -8,7 +8,8 @@ A term has a *watcher*, which does no I/O, and a thread for each gain callback:
 - The loss is announced within milliseconds of the deadline, even while the election thread hangs in a connect.
   The watcher checks the deadline at least twice a second, because a suspend stretches the wait of a thread but not the
   lease.
-- A gain callback may run for hours. It delays neither a heartbeat nor another callback nor the loss callbacks.
+- A gain callback may run for hours. It delays neither a heartbeat nor another callback nor the loss callbacks. Only the
+  loss function of its own pair (``listen``) waits for it, behind all loss callbacks, and so does the next campaign.
 - A follower starts the watcher and the first gain thread while it has time, and they wait for their term. So a
   hand-over does not have to start them, and they exist at interpreter exit, when no thread can be started.
 - When its term has ended, the watcher has nothing more to watch, and runs the loss callbacks itself, in order.
@@ -24,7 +25,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -33,8 +33,8 @@ from django_leader.system.log import log
 from django_leader.system.starts import Start, insist, starts
 from django_leader.system.threads import OwnThread
 
-from .listeners import Callback, Listeners
-from .work import Gain
+from .listeners import Callback, Listeners, TermCalls
+from .work import Gain, locked
 
 LONGEST_LOOK = 0.5
 """Seconds between two checks of the deadline."""
@@ -74,8 +74,8 @@ class TermDelivery:
         self._pid = os.getpid()
         self.looked_at = clock.now()
         """When the watcher last checked the deadline: at least twice a second while the term lasts."""
-        self._gain: list[tuple[Gain, threading.Lock]] = []
-        self._gun = _locked()  # released when the first gain thread is to run
+        self._calls: TermCalls | None = None
+        self._gun = locked()  # released when the first gain thread is to run
         self._watcher = OwnThread(self._watch, f"{name} term")
         self._first_gain = OwnThread(self._run_first_gain, f"{name} gain")
 
@@ -95,7 +95,7 @@ class TermDelivery:
         """
         if not self._ours():
             return
-        self._gain = [(gain, _locked()) for gain in self._listeners.gained(token)]
+        self._calls = calls = TermCalls(self._listeners, token, self._name)
         self.token, self.looked_at, started = token, clock.now(), 1
         try:
             self._gun.release()
@@ -104,18 +104,16 @@ class TermDelivery:
             finally:
                 with self._changed:
                     self._changed.notify_all()
-            for gain in self._gain[1:]:
+            for gain in calls.gains[1:]:
                 if not self._ours():
                     return
-                OwnThread(partial(self._run_gain, *gain), f"{self._name} gain").start()
+                OwnThread(partial(self._run_gain, gain), f"{self._name} gain").start()
                 started += 1
         except (RuntimeError, MemoryError) as error:
             raise RuntimeError(f"no thread could be started for a gain callback: {error}") from error
         finally:
-            for skipped, begun in self._gain[started:]:  # otherwise the watcher would wait for them for ever
+            for skipped in calls.gains[started:]:  # otherwise the watcher would wait for them for ever
                 skipped.skip()
-                with suppress(RuntimeError):
-                    begun.release()
 
     def end(self, reason: str) -> bool:
         """End the term, so that the loss callbacks run. Return whether there are none to wait for. Local."""
@@ -144,11 +142,11 @@ class TermDelivery:
 
     def _watch(self) -> None:
         insist(self._wait_for_end, f"{self._name}: the watcher of a term")
-        if self.token is None or self._reason is None or not self._ours():
+        if self._calls is None or self._reason is None or not self._ours():
             return
-        for _, begun in self._gain:
-            begun.acquire()
-        for callback in self._listeners.lost(self.token, self._reason):
+        for gain in self._calls.gains:
+            gain.begun.acquire()
+        for callback in self._calls.losses(self._reason):
             if self._ours():
                 call_logged(callback, f"{self._name}: a loss callback")
         insist(partial(self._unless_forked, self._delivered), f"{self._name}: the end of a term")
@@ -174,28 +172,16 @@ class TermDelivery:
 
     def _run_first_gain(self) -> None:
         self._gun.acquire()
-        if self._gain:
-            self._run_gain(*self._gain[0])
+        if self._calls and self._calls.gains:
+            self._run_gain(self._calls.gains[0])
 
-    def _run_gain(self, gain: Gain, begun: threading.Lock) -> None:
-        if not self._ours():
-            return
-        with suppress(RuntimeError):  # ``begin`` was interrupted before it knew that this thread runs
-            begun.release()
-        if not call_logged(gain, f"{self._name}: {gain.what}"):
-            gain.skip()  # its coroutine may never have begun; the watcher would then wait for its end for ever
+    def _run_gain(self, gain: Gain) -> None:
+        if self._ours() and not call_logged(gain, f"{self._name}: {gain.what}"):
             insist(partial(self._unless_forked, self._gain_failed), f"{self._name}: the end of a term")
 
     def _unless_forked(self, tell: Callable[[int], Any]) -> None:
         if self.token is not None and self._ours():
             tell(self.token)
-
-
-def _locked() -> threading.Lock:
-    """Return a lock that is held, for another thread to release once. An ``Event`` takes longer to make and to set."""
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
 
 
 def call_logged(callback: Callback, what: str) -> bool:

@@ -33,11 +33,10 @@ from django_leader.system.starts import Start, starts
 from .candidacy import Candidacy
 from .grant import NO_GRANT, Grant
 from .lifecycle import lifecycle
-from .listeners import Changed, Gained, Listeners, Lost, RunCoroutine, run_coroutine
+from .listeners import Changed, Gained, Listeners, Lost, Pair, RunCoroutine, run_coroutine
 from .queries import Client, ask, in_thread, source
 from .waits import wait
-from .work import Factory
-from .work import Work as LeadersWork
+from .work import Factory, checked
 
 Callback = TypeVar("Callback", bound=Callable[[], Any])
 Work = TypeVar("Work", bound=Factory)
@@ -248,18 +247,18 @@ class LeaderElection:
         (a task group in which a task has failed), the term ends, too. What it raises when it is left is logged.
         Raise ``TypeError`` for a generator function without ``contextlib.contextmanager``.
         """
-        self._listeners.works.append(LeadersWork(work, self.label))
+        self._listeners.works.append(checked(work))
         return work
 
-    def listen(self, gained: Gained, lost: Lost, changed: Changed) -> None:
+    def listen(self, gained: Gained, lost: Lost, changed: Changed, what: str = "a gain callback") -> None:
         """Register callbacks with the token, with token and reason, and with (previous, current) leader.
 
         For integrations. ``gained`` and ``lost`` are like the callbacks of ``on_become_leader`` and
-        ``on_lose_leadership``. ``lost`` is called after all callbacks of ``on_lose_leadership``, and may wait for what
-        ``gained`` still does.
+        ``on_lose_leadership``, but in pairs: ``lost`` is called after all callbacks of ``on_lose_leadership``, when
+        ``gained`` has returned or raised, and only if it was called in this term. ``what`` names ``gained`` in the log.
+        Local.
         """
-        self._listeners.on_gain.append(gained)
-        self._listeners.on_loss_last.append(lost)
+        self._listeners.pairs.append(Pair(gained, lost, what))
         self._listeners.on_change.append(changed)
 
     def start(self) -> None:

@@ -15,13 +15,14 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_leader.exceptions import LeaderError
 from django_leader.system.starvation import green
 
-from .work import Gain, Work
+from .work import Factory, Gain, Work
 
 Callback = Callable[[], Any]
 Gained = Callable[[int], Any]
@@ -36,6 +37,17 @@ GREEN = (
     "refuse each database call of a request meanwhile; give the election a function, or a context manager, that is not "
     "asynchronous"
 )
+
+
+class Pair(NamedTuple):
+    """Functions for the gain and the loss of a term: ``lost`` is called when ``gained`` has returned, or raised.
+
+    ``what``: what ``gained`` calls, for the log.
+    """
+
+    gained: Gained
+    lost: Lost
+    what: str
 
 
 class _Call:
@@ -82,46 +94,29 @@ class Listeners:
 
     def __init__(self, after_callback: Callback, run_coroutine: RunCoroutine = run_coroutine) -> None:
         self._after_callback, self.run_coroutine = after_callback, run_coroutine
-        # Any thread appends. A term uses the functions that are registered when it begins, or ends.
+        # Any thread appends. A term uses the functions that are registered when it begins; ``on_loss``, when it ends.
         self.on_gain: list[Gained] = []
         self.on_loss: list[Lost] = []
-        self.on_loss_last: list[Lost] = []
         self.on_change: list[Changed] = []
-        self.works: list[Work] = []
-
-    def gained(self, token: int) -> list[Gain]:
-        """Return what to run when the term ``token`` begins."""
-        gains = [Gain(self._call(function, token)) for function in self.on_gain]
-        for work in self.works:
-            term = work.term(token)
-            gains.append(Gain(self._call(term.run), term.skip, "work of while_leading"))
-        return gains
-
-    def lost(self, token: int, reason: str) -> list[Callback]:
-        """Return what to run when the term ``token`` has ended.
-
-        The first functions signal the end to the work, and the last ones wait for it. Those of integrations come after
-        the callbacks, because they may wait for what their gain function has started.
-        """
-        terms = [term for work in self.works if (term := work.pop(token))]
-        functions = (*self.on_loss, *self.on_loss_last)
-        calls = [self._call(function, token, reason) for function in functions]
-        return [*(term.end for term in terms), *calls, *(term.wait for term in terms)]
+        self.pairs: list[Pair] = []
+        self.works: list[Factory] = []
 
     @property
     def tells_loss(self) -> bool:
         """Whether there is something to run when a term ends. Local."""
-        return bool(self.on_loss or self.on_loss_last or self.works)
+        return bool(self.on_loss or self.pairs or self.works)
 
     def changed(self, previous: str, current: str) -> list[Callback]:
         """Return what to run when another process leads."""
-        return [self._call(function, previous, current) for function in self.on_change]
+        return [self.call(function, previous, current) for function in self.on_change]
 
     def call_here(self) -> bool:
         """Return whether the caller is in one of these functions, or inherits its context. Local, takes no lock."""
         return any(call.listeners is self and call.pid == os.getpid() and not call.over for call in _calls.get())
 
-    def _call(self, function: Callable[..., Any], *args: Any) -> Callback:
+    def call(self, function: Callable[..., Any], *args: Any) -> Callback:
+        """Return the call of ``function`` with ``args``, marked and followed by ``after_callback``."""
+
         def call() -> None:
             mark = _Call(self)
             before = _calls.set((*_calls.get(), mark))
@@ -136,3 +131,29 @@ class Listeners:
                     self._after_callback()
 
         return call
+
+
+class TermCalls:
+    """The calls of one term: ``gains`` at its beginning, and those that ``losses`` returns at its end."""
+
+    def __init__(self, listeners: Listeners, token: int, label: str) -> None:
+        self._listeners, self._token, self._label = listeners, token, label
+        works = [Work(factory, token) for factory in listeners.works]
+        self._pairs = [(Gain(listeners.call(pair.gained, token), pair.what), pair) for pair in listeners.pairs]
+        self._works = [(Gain(listeners.call(work.run), "work of while_leading"), work) for work in works]
+        alone = [Gain(listeners.call(function, token)) for function in listeners.on_gain]
+        self.gains = [*(gain for gain, _ in self._pairs), *alone, *(gain for gain, _ in self._works)]
+
+    def losses(self, reason: str) -> list[Callback]:
+        """Return what to call in order when the term has ended, and each gain has begun or was skipped.
+
+        The first ones signal the end to the work. Those behind the loss callbacks wait for what has begun.
+        """
+        call, token = self._listeners.call, self._token
+        calls: list[Callback] = [work.end for _, work in self._works]
+        calls += [call(function, token, reason) for function in self._listeners.on_loss]
+        for gain, pair in self._pairs:
+            if not gain.skipped:
+                calls += [partial(gain.wait, "%s: %s", self._label, pair.what), call(pair.lost, token, reason)]
+        text = "%s: work of while_leading (%r)"
+        return calls + [partial(gain.wait, text, self._label, work.factory) for gain, work in self._works]

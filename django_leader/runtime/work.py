@@ -1,4 +1,4 @@
-"""``while_leading``: work that is begun and ended with each term, by a context manager.
+"""What begins with a term: single calls, and the work of ``while_leading``, which also ends with it.
 
 NOT guaranteed here: that the work has ended when the lease does. Its end begins within milliseconds of the end of the
 term, but only after its beginning has completed, however long that takes. The end itself takes as long as it takes.
@@ -16,68 +16,80 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from django_leader.exceptions import LeaderError
 from django_leader.system.log import log
 
 Factory = Callable[[int], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
+Checked = TypeVar("Checked", bound=Factory)
 
 PATIENCE = 5.0
-"""Seconds that work may take to end before the log says what waits for it."""
+"""Seconds that what began with a term may take to end before the log says what waits for it."""
 
 
 class Gain:
-    """A function to call when a term begins, and ``skip`` to call if that is not possible, or has raised.
+    """One call at the beginning of one term. ``__call__`` or ``skip`` acts, whichever comes first, and does so once.
 
-    ``what``: what the function is, for the log.
+    ``what``: what is called, for the log.
     """
 
-    def __init__(
-        self, call: Callable[[], Any], skip: Callable[[], Any] = lambda: None, what: str = "a gain callback"
-    ) -> None:
-        self._call, self.skip, self.what = call, skip, what
+    def __init__(self, call: Callable[[], Any], what: str = "a gain callback") -> None:
+        self._call, self.what = call, what
+        # Held until the first of the two has acquired the first one and releases the others.
+        self._claim, self.begun, self._done = threading.Lock(), locked(), locked()
+        self.skipped = False
 
     def __call__(self) -> None:
-        """Call it. Raise what it raises."""
-        self._call()
+        """Call it, unless it was skipped. Raise what it raises."""
+        if self._claim.acquire(blocking=False):
+            self.begun.release()
+            try:
+                self._call()
+            finally:
+                self._done.release()
+
+    def skip(self) -> None:
+        """Never call it, because there is no thread for it. Do nothing if it was called. Local."""
+        if self._claim.acquire(blocking=False):
+            self.skipped = True
+            self.begun.release()
+            self._done.release()
+
+    def wait(self, text: str, *args: object) -> None:
+        """Wait until it has returned, raised or been skipped. To be called once; ``text`` names it in the log."""
+        if not self._done.acquire(timeout=PATIENCE):
+            text += " has not ended; the end of the term waits for it, and this process does not campaign before that"
+            log(logging.WARNING, text, *args)
+            self._done.acquire()
+
+
+def locked() -> threading.Lock:
+    """Return a lock that is held, for another thread to release once. An ``Event`` takes longer to make and to set."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def checked(factory: Checked) -> Checked:
+    """Return ``factory``. Raise ``TypeError`` for a generator function, which is no factory of managers, but nearly."""
+    if not callable(factory) or inspect.isgeneratorfunction(factory) or inspect.isasyncgenfunction(factory):
+        raise TypeError(
+            f"while_leading: {factory!r} is no function that returns a context manager; put "
+            "@contextlib.contextmanager (@contextlib.asynccontextmanager) between it and @while_leading"
+        )
+    return factory
 
 
 class Work:
-    """One registered context manager of one election. ``factory`` returns it for the token of a term.
+    """The work of one term, which ``run`` does in one thread, and whose ``end`` another one calls.
 
-    Raise ``TypeError`` for a generator function, which is no such factory, but nearly one.
+    ``factory`` returns the context manager for the term ``token``.
     """
 
-    def __init__(self, factory: Factory, name: str) -> None:
-        if not callable(factory) or inspect.isgeneratorfunction(factory) or inspect.isasyncgenfunction(factory):
-            raise TypeError(
-                f"while_leading: {factory!r} is no function that returns a context manager; put "
-                "@contextlib.contextmanager (@contextlib.asynccontextmanager) between it and @while_leading"
-            )
-        self._factory, self._name = factory, name
-        # By token, so that a fork inherits nothing that could be taken for its own. The election thread adds, the
-        # watcher of the term removes.
-        self._terms: dict[int, WorkTerm] = {}
-
-    def term(self, token: int) -> WorkTerm:
-        """Return the work of the term ``token``, which has just begun. Local."""
-        term = self._terms[token] = WorkTerm(self._factory, token, self._name)
-        return term
-
-    def pop(self, token: int) -> WorkTerm | None:
-        """Return the work of the term ``token``, which has ended; None if it had none. Local."""
-        return self._terms.pop(token, None)
-
-
-class WorkTerm:
-    """The work of one term: ``run`` or ``skip`` in one thread, ``end`` and then ``wait`` in another."""
-
-    def __init__(self, factory: Factory, token: int, name: str) -> None:
-        self._factory, self._token, self._name = factory, token, name
-        self._over, self._done, self._lock = threading.Event(), threading.Event(), threading.Lock()
-        # The thread that runs it writes:
-        self._begun = False
+    def __init__(self, factory: Factory, token: int) -> None:
+        self.factory, self._token = factory, token
+        self._over, self._lock = threading.Event(), threading.Lock()
         # Under the lock:
         self._wake: Callable[[], Any] = lambda: None
         """What signals to the event loop that the term is over."""
@@ -87,55 +99,31 @@ class WorkTerm:
 
         Raise what the context manager raises. Do nothing if the term is over already.
         """
-        asynchronous = False
-        try:
-            if self._over.is_set():
-                return None
-            manager: Any = self._factory(self._token)
-            if isinstance(manager, AbstractAsyncContextManager):
-                asynchronous = True
-                return self._run_async(manager)
-            if not isinstance(manager, AbstractContextManager):
-                if inspect.iscoroutine(manager):
-                    manager.close()  # or Python warns that it was never awaited
-                raise TypeError(f"while_leading: {self._factory!r} returned {manager!r}, which is no context manager")
-            self._begun = True
-            with manager:
-                self._over.wait()
+        if self._over.is_set():
             return None
-        finally:
-            if not asynchronous:
-                self._done.set()
+        manager: Any = self.factory(self._token)
+        if isinstance(manager, AbstractAsyncContextManager):
+            return self._run_async(manager)
+        if not isinstance(manager, AbstractContextManager):
+            if inspect.iscoroutine(manager):
+                manager.close()  # or Python warns that it was never awaited
+            raise TypeError(f"while_leading: {self.factory!r} returned {manager!r}, which is no context manager")
+        with manager:
+            self._over.wait()
+        return None
 
     async def _run_async(self, manager: AbstractAsyncContextManager[Any]) -> None:
-        self._begun = True
-        try:
-            over, loop = asyncio.Event(), asyncio.get_running_loop()
-            with self._lock:
-                self._wake = lambda: loop.call_soon_threadsafe(over.set)
-            if not self._over.is_set():
-                async with manager:
-                    await over.wait()
-            if not self._over.is_set():
-                raise LeaderError(f"while_leading: {self._factory!r} ended before its term did")
-        finally:
-            self._done.set()
-
-    def skip(self) -> None:
-        """Never begin it, because there is no thread or event loop to run it in. Do nothing if it has begun. Local."""
-        if not self._begun:
-            self._over.set()
-            self._done.set()
+        over, loop = asyncio.Event(), asyncio.get_running_loop()
+        with self._lock:
+            self._wake = lambda: loop.call_soon_threadsafe(over.set)
+        if not self._over.is_set():
+            async with manager:
+                await over.wait()
+        if not self._over.is_set():
+            raise LeaderError(f"while_leading: {self.factory!r} ended before its term did")
 
     def end(self) -> None:
         """Signal that the term is over. Local."""
         self._over.set()
         with self._lock, suppress(RuntimeError):  # its event loop may have ended before
             self._wake()
-
-    def wait(self) -> None:
-        """Wait until the context manager has been left, or could not be entered."""
-        if not self._done.wait(PATIENCE):
-            text = "%s: work of while_leading has not ended (%r); this process does not campaign until it has"
-            log(logging.WARNING, text, self._name, self._factory)
-            self._done.wait()

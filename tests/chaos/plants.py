@@ -12,7 +12,7 @@ from django_leader.protocol import machine, scripts
 from django_leader.redis import runner
 from django_leader.runtime import candidacy
 from django_leader.runtime.election import LeaderElection
-from django_leader.runtime.listeners import Listeners
+from django_leader.runtime.listeners import TermCalls
 from django_leader.system.pidfd import HolderWatch, Identity
 from tests.simulation import bugs
 
@@ -86,7 +86,7 @@ def no_fork_guard() -> None:
 
 def lost_loss() -> None:
     """Keeps every loss to itself."""
-    Listeners.lost = lambda self, token, reason: []  # type: ignore[method-assign]
+    TermCalls.losses = lambda self, reason: []  # type: ignore[method-assign]
 
 
 def stopped_is_dead() -> None:

@@ -22,8 +22,8 @@ from django_leader import (
     is_leader,
     leader_changed,
     lost_leadership,
-    signals,
 )
+from django_leader.runtime import work
 from django_leader.runtime.lifecycle import lifecycle
 from django_leader.settings import read
 from django_leader.testing import leading
@@ -205,7 +205,7 @@ def test_a_cache_that_cannot_carry_an_election_is_refused(settings: Settings, ca
 def test_a_receiver_is_told_of_the_loss_only_after_the_gain(
     project: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(signals, "PATIENCE", 0.01)
+    monkeypatch.setattr(work, "PATIENCE", 0.01)
     log: list[str] = []
     hold, lost = threading.Event(), threading.Event()
 
@@ -232,7 +232,7 @@ def test_a_receiver_is_told_of_the_loss_only_after_the_gain(
         assert called.wait(LONG), "the callbacks do not wait for the receivers"
         assert not election.is_leader()
         assert log == []
-        eventually(lambda: "a receiver of became_leader has not returned" in caplog.text)
+        eventually(lambda: "a receiver of became_leader has not ended" in caplog.text)
         hold.set()
         assert lost.wait(LONG)
         assert log[:2] == ["gain", "loss"]

@@ -15,8 +15,9 @@ import redis
 
 from django_leader import Config, LeaderElection, LeaderError
 from django_leader.runtime import work
-from django_leader.runtime.listeners import Listeners
-from django_leader.runtime.work import WorkTerm
+from django_leader.runtime.callbacks import run
+from django_leader.runtime.listeners import Listeners, TermCalls
+from django_leader.runtime.work import Work
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 FAST = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.01, "quarantine": 0}
@@ -279,15 +280,18 @@ def test_work_that_does_not_end_is_said(monkeypatch: pytest.MonkeyPatch, caplog:
         yield
         assert go.wait(GENEROUS)
 
-    term = WorkTerm(slow, 1, "test")
-    running = threading.Thread(target=term.run)
+    listeners = Listeners(lambda: None)
+    listeners.works.append(slow)
+    term = TermCalls(listeners, 1, "test")
+    running = threading.Thread(target=term.gains[0])
     running.start()
     assert entered.wait(GENEROUS)
-    term.end()
-    waiting = threading.Thread(target=term.wait)
+    end, wait = term.losses("resigned")
+    end()
+    waiting = threading.Thread(target=wait)
     with caplog.at_level(logging.WARNING):
         waiting.start()
-        eventually(lambda: "test: work of while_leading has not ended" in caplog.text)
+        eventually(lambda: f"test: work of while_leading ({slow!r}) has not ended" in caplog.text)
     go.set()
     for thread in (running, waiting):
         thread.join(GENEROUS)
@@ -298,14 +302,14 @@ def test_a_term_that_is_over_before_its_work_has_begun_has_none() -> None:
     def factory(token: int) -> Any:
         raise LeaderError("it is over")
 
-    for term in (WorkTerm(factory, 1, "test"), WorkTerm(lambda token: AsyncNothing(), 1, "test")):
+    for term in (Work(factory, 1), Work(lambda token: AsyncNothing(), 1)):
         term.end()
         assert term.run() is None
-        term.wait()
     listeners = Listeners(lambda: None)
-    listeners.works.append(work.Work(factory, "test"))
+    calls = TermCalls(listeners, 1, "test")
+    listeners.works.append(factory)
     assert listeners.tells_loss
-    assert listeners.lost(1, "resigned") == [], "it was registered behind the beginning of the term"
+    assert calls.losses("resigned") == [], "it was registered behind the beginning of the term"
 
 
 def test_work_whose_event_loop_cannot_be_made_ends_the_term(some_server: RedisServer) -> None:
@@ -333,36 +337,36 @@ def test_work_whose_event_loop_cannot_be_made_ends_the_term(some_server: RedisSe
     assert [what for what, _ in job.log] == ["starts", "started", "stops", "stopped"]
 
 
-def test_only_work_that_has_not_begun_is_skipped() -> None:
-    skipped = WorkTerm(lambda token: AsyncNothing(), 1, "test")
-    coroutine = skipped.run()
-    assert coroutine
-    skipped.skip()
-    skipped.wait()
-    asyncio.run(coroutine)  # which begins nothing any more
+def test_work_has_ended_when_its_coroutine_has_or_could_not_begin() -> None:
+    refused: list[bool] = []
 
-    ended: list[bool] = []
+    def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
+        if not refused:
+            refused.append(True)
+            raise OSError(24, "Too many open files")
+        asyncio.run(coroutine)
+
+    entered, ended = threading.Event(), list[bool]()
 
     @asynccontextmanager
     async def factory(token: int) -> AsyncIterator[None]:
-        begun.skip()
+        entered.set()
         yield
-        ended.append(begun._done.is_set())
+        await asyncio.sleep(0.01)
+        ended.append(True)
 
-    begun = WorkTerm(factory, 1, "test")
-    coroutine = begun.run()
-    assert coroutine
-
-    async def run() -> None:
-        work = asyncio.create_task(coroutine)
-        while not begun._begun:
-            await asyncio.sleep(0)
-        begun.end()
-        await work
-
-    asyncio.run(run())
-    begun.wait()
-    assert ended == [False]
+    listeners = Listeners(lambda: None, run_coroutine)
+    listeners.works.append(factory)
+    for expected in ([], [True]):
+        term = TermCalls(listeners, 1, "test")
+        running = threading.Thread(target=run, args=(term.gains[0], "test"))
+        running.start()
+        end, wait = term.losses("resigned")
+        eventually(lambda: entered.is_set() or not running.is_alive())  # noqa: B023
+        end()
+        wait()
+        assert ended == expected
+        running.join(GENEROUS)
 
 
 class AsyncNothing:
@@ -373,10 +377,9 @@ class AsyncNothing:
 
 
 def test_an_asynchronous_work_whose_term_ends_before_its_loop_runs() -> None:
-    term = WorkTerm(lambda token: AsyncNothing(), 1, "test")
+    term = Work(lambda token: AsyncNothing(), 1)
     coroutine = term.run()
     assert coroutine
     term.end()
     asyncio.run(coroutine)
     term.end()  # its loop is no more
-    term.wait()

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from django_leader.runtime import callbacks
+from django_leader.runtime import callbacks, work
 from django_leader.runtime.callbacks import SerialExecutor, TermDelivery
-from django_leader.runtime.listeners import Callback, Listeners
-from django_leader.runtime.work import Gain, Work
+from django_leader.runtime.listeners import Callback, Listeners, Pair, TermCalls
+from django_leader.runtime.work import Gain
 from django_leader.system import clock
 from django_leader.system.starts import starts
 from tests.support.servers import eventually
@@ -131,19 +131,88 @@ def test_a_callback_knows_that_it_is_one(stage: Stage) -> None:
 
 def test_what_work_raises_is_told_as_such(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     @contextmanager
-    def work(token: int) -> Iterator[None]:
+    def fails(token: int) -> Iterator[None]:
         stage.log.append("entered")
         yield
         raise ValueError("when it is left")
 
     term = stage.prepare()
-    stage.listeners.works.append(Work(work, "test"))
+    stage.listeners.works.append(fails)
     term.begin(1)
     eventually(lambda: "entered" in stage.log)
     term.end("resigned")
     assert stage.delivered.wait(LONG)
     eventually(lambda: caplog.messages)
     assert caplog.messages == ["test: work of while_leading raised an exception"]
+
+
+def pair(stage: Stage, gained: Callable[[], Any] = lambda: None) -> Pair:
+    """A pair that notes what is called, once ``gained`` has returned or raised."""
+
+    def noted(token: int) -> None:
+        try:
+            gained()
+        finally:
+            stage.log.append(f"gained {token}")
+
+    return Pair(noted, lambda token, reason: stage.log.append(f"lost {token} {reason}"), "a paired gain")
+
+
+def test_s16_the_loss_of_a_pair_waits_for_its_gain_and_no_other_loss_does(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(work, "PATIENCE", 0.01)
+    go = threading.Event()
+    term = stage.prepare()
+    stage.listeners.pairs += [pair(stage), pair(stage, lambda: go.wait(LONG))]
+    term.begin(1)
+    term.end("resigned")
+    eventually(lambda: "test: a paired gain has not ended" in caplog.text)
+    assert sorted(stage.log) == ["gained 1", "loss resigned", "lost 1 resigned"]
+    assert stage.log[-1] == "lost 1 resigned"
+    assert not stage.delivered.is_set()
+    go.set()
+    assert stage.delivered.wait(LONG)
+    assert stage.log[3:] == ["gained 1", "lost 1 resigned"]
+
+
+def test_s16_the_loss_of_a_pair_follows_a_gain_that_raises(stage: Stage) -> None:
+    term = stage.prepare()
+    stage.listeners.pairs.append(pair(stage, lambda: int("none")))
+    term.begin(1)
+    assert stage.failed.wait(LONG)
+    term.end("callback-failed")
+    assert stage.delivered.wait(LONG)
+    assert stage.log == ["gained 1", "loss callback-failed", "lost 1 callback-failed"]
+
+
+def test_s16_a_pair_whose_gain_has_no_thread_has_no_loss(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    term = stage.prepare()
+    stage.listeners.pairs += [pair(stage), pair(stage)]
+    monkeypatch.setattr(threading.Thread, "start", refuse(""))
+    with pytest.raises(RuntimeError, match="no thread could be started for a gain callback"):
+        term.begin(1)
+    term.end("callback-failed")
+    assert stage.delivered.wait(LONG)
+    assert sorted(stage.log) == ["gained 1", "loss callback-failed", "lost 1 callback-failed"]
+
+
+def test_s16_a_pair_that_is_registered_during_a_term_begins_with_the_next(stage: Stage) -> None:
+    term = stage.start()
+    stage.listeners.pairs.append(pair(stage))
+    term.end("resigned")
+    assert stage.delivered.wait(LONG)
+    assert stage.log == ["loss resigned"]
+
+
+def test_a_gain_is_called_or_skipped_but_not_both() -> None:
+    called: list[int] = []
+    skipped, begun = Gain(lambda: called.append(1)), Gain(lambda: called.append(2))
+    for gain, calls in ((skipped, (skipped.skip, skipped)), (begun, (begun, begun.skip, begun))):
+        for call in calls:
+            call()
+        gain.wait("it")  # which returns
+    assert (called, skipped.skipped, begun.skipped) == ([2], True, False)
 
 
 @pytest.mark.parametrize("which", ["term", "gain"])
@@ -260,7 +329,8 @@ def test_something_is_done_behind_every_callback() -> None:
     listeners.on_gain.append(lambda token: log.append(f"gain {token}"))
     listeners.on_loss.append(lambda token, reason: log.append(f"loss {token} {reason}"))
     listeners.on_change.append(lambda previous, current: log.append(f"{previous}>{current}"))
-    calls: list[Callback] = [*listeners.gained(1), *listeners.lost(1, "resigned"), *listeners.changed("a", "b")]
+    term = TermCalls(listeners, 1, "test")
+    calls: list[Callback] = [*term.gains, *term.losses("resigned"), *listeners.changed("a", "b")]
     for call in calls:
         call()
     assert log == ["gain 1", "after", "loss 1 resigned", "after", "a>b", "after"]
@@ -330,9 +400,9 @@ def test_s19_a_gain_is_announced_in_no_child(stage: Stage, fork: Fork, monkeypat
     term = stage.prepare()
     term._pid = 0
     term.begin(2)
-    assert term._gain == []
+    assert term._calls is None
     term.cancel()
-    term._run_gain(Gain(lambda: stage.log.append("third")), threading.Lock())
+    term._run_gain(Gain(lambda: stage.log.append("third")))
     assert stage.log == ["first"]
 
 
@@ -341,7 +411,7 @@ def test_s19_a_child_forked_by_a_callback_skips_what_follows_it(fork: Fork) -> N
     behind: list[str] = []
     listeners = Listeners(lambda: behind.append("closed"))
     listeners.on_gain = [lambda token: None, lambda token: fork()]
-    first, second = listeners.gained(1)
+    first, second = TermCalls(listeners, 1, "test").gains
     first()
     second()
     assert behind == ["closed"]
