@@ -33,12 +33,8 @@ class LeaderInfo:
     project: str = ""
     """A text that names the leader's project (``Config.projects``)."""
 
-    def to_json(self) -> str:
-        """Return the JSON object that is stored under the info key. Times are RFC 3339, in UTC."""
-        return json.dumps(self.as_dict(), ensure_ascii=False)
-
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
+        """Return the fields as plain JSON values, as they are stored under the info key. Times are RFC 3339, in UTC."""
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in vars(self).items()}
 
     @classmethod
