@@ -64,8 +64,9 @@ class Diagnostics:
             self._quarantine, self._told_at = answer.version, clock.now()
             self._warn(
                 "Redis is new, has lost data of this election or (with MIN_REPLICAS) has one more replica, so it may "
-                "not know a lease that is still valid: no leader is elected for another %.1f s (QUARANTINE). For the "
-                "reason, see the election's history.",
+                "not know a lease that is still valid: no leader is elected for another %.1f s (QUARANTINE). The "
+                "newest 'quarantined' event has the reason: call history() of the election, for example in manage.py "
+                "shell.",
                 max(answer.remaining, 0.0),
             )
 

@@ -54,6 +54,7 @@ def test_a_quarantine_is_told_once_and_the_next_not_within_a_minute(
         advice.answered(quarantined(version))
     first, second, _ = told(caplog)
     assert "another 9.5 s (QUARANTINE)" in first
+    assert "call history() of the election" in first
     assert "QUARANTINE" in second
 
 
