@@ -1,9 +1,9 @@
 """How an election is configured: the durations, the names, their defaults and their limits, in one place.
 
-Durations are seconds, as a number or a ``timedelta``. An empty, zero or negative value means "the default" (but a
-quarantine of zero means none), and a heartbeat that cannot keep its lease becomes a third of it: ``validate()`` repairs
-these and ``repairs()`` names them. A value that cannot be meant, like text for a duration or braces in a key, raises
-``ConfigError``.
+Durations are seconds, as a number or a ``timedelta``. An empty, zero or negative value means the default (but a
+quarantine of zero means none), and a heartbeat interval that cannot keep the lease becomes a third of ``lock_ttl``:
+``validate()`` repairs these, and ``repairs()`` names them. A value that no repair can make usable, such as text for a
+duration or an unpaired brace in a key, raises ``ConfigError``.
 """
 
 from __future__ import annotations
@@ -23,35 +23,49 @@ from .records import LONGEST_NAME, UNPRINTABLE
 Duration = float | timedelta
 
 SHORTEST_TTL = 0.1
-"""Seconds. Below it the drift margin and two tries of a renewal no longer fit in a lease."""
+"""Seconds. In a shorter lease the margin and two tries of a renewal do not fit."""
 SHORTEST_INTERVAL = 0.01
-"""Seconds. Below it a candidate would do nothing but ask Redis."""
+"""Seconds. At a shorter interval a candidate would do nothing but send requests."""
 LONGEST_DURATION = 366 * 86400.0
-"""Seconds. Above it a value is a mistake of units, and Redis' own limits come near."""
+"""Seconds. A longer one is a mistake of units, and comes near the limits of Redis."""
 LONGEST_OPERATION = 2.0
-"""Seconds that one Redis operation may take, however long the lease. It bounds the time that a stop takes."""
+"""Seconds that one Redis operation may take, however long the lease is, because a stop waits for it."""
 FINGERPRINT_LENGTH = 8
-"""Characters of the text by which other projects know a project."""
+"""Characters of the fingerprint by which other projects recognize a project."""
 MOST_REPLICAS = 100
-"""More than any primary has. A higher value is a mistake."""
+"""Replicas. No primary has so many, so a higher value is a mistake."""
 
 TEXTS = ("redis_key_name", "redis_info_key_name", "instance_id", "hostname")
 DURATIONS = ("lock_ttl", "heartbeat_interval", "retry_interval")
-"""The fields of which an empty one, a zero or a negative one means the default."""
+"""The fields in which None, zero or a negative value means the default."""
 
 _TAGGED = re.compile(r"^[^{}]*\{[^{}]+\}[^{}]*$")
 
 
 class Timing(NamedTuple):
-    """The durations of a valid configuration, in seconds, as the machine uses them."""
+    """The durations of a valid configuration, in seconds, and the two that follow from them."""
 
     ttl: float
+    """Seconds. ``Config.lock_ttl``."""
     heartbeat: float
+    """Seconds. ``Config.heartbeat_interval``."""
     retry: float
+    """Seconds. ``Config.retry_interval``."""
     margin: float
+    """Seconds by which a leader stops leading before its lease ends, because its clock and the server's may drift.
+
+    It cannot be chosen: 2 % of the lease, at least 0.01; 0.2 by default.
+    """
     operation: float
+    """Seconds after which a Redis operation has failed: the timeout of the socket.
+
+    It cannot be chosen: a third of the lease, at most ``LONGEST_OPERATION``, and so short that two tries of a renewal
+    fit between a heartbeat and the deadline. A try is two operations where replicas must confirm it. 2 by default.
+    """
     quarantine: float
+    """Seconds. ``Config.quarantine``, with the lease in the place of None."""
     replicas: int
+    """``Config.min_replicas``."""
 
 
 class Keys(NamedTuple):
@@ -69,29 +83,73 @@ class Keys(NamedTuple):
 class Config:
     """The settings of an election. Frozen; ``validate()`` returns a copy that is fit for use.
 
-    ``quarantine``: seconds for which no candidate is elected after Redis has lost data; None is the lease, 0 turns it
-    off. ``min_replicas``: how many replicas must have a grant or a renewal before it counts. The set of servers must be
-    fixed; raise the number before you add a server. ``same_host_takeover``: whether another candidate may claim the
-    lease of this process when it dies, and whether this process claims that of one that dies on its host. Turn it off
-    where child processes continue to work for a leader. ``handle_sigterm``: whether SIGTERM hands over before the
-    process ends as it would without us. ``projects``: short texts that each name the project of this process; the first
-    is published. A warning is logged about a candidate of another project, but not if either names none.
-
     Raise ``ConfigError`` at once for a value of a kind that can never be used.
     """
 
     redis_key_name: str = "maplefile:leader:lock"
+    """The key of the lease. All processes with the same key in the same Redis database elect one leader among them.
+
+    Choose one for each project and stage. Braces mark the hash tag of a Redis Cluster: at most one non-empty pair.
+    """
     redis_info_key_name: str = "maplefile:leader:info"
+    """The key under which the leader describes itself. Choose one for each project and stage, as for the lease."""
     lock_ttl: Duration = 10.0
+    """Seconds that a lease lasts after its last renewal: how long at most no process leads if a leader's host is lost.
+
+    A longer lease survives longer stalls of Redis and of the leader's process. A shorter one replaces a lost leader
+    sooner. Usually 10; at least 0.1.
+    """
     heartbeat_interval: Duration = 3.0
+    """Seconds between two renewals by the leader.
+
+    A shorter interval leaves more time to repeat a failed renewal, and costs more requests. Usually a third of
+    ``lock_ttl``: 3 for the default of 10. Two tries must fit between a heartbeat and the deadline; an interval that
+    does not leave a tenth of the lease for them is replaced by a third of the lease.
+    """
     retry_interval: Duration = 2.0
+    """Seconds that a follower waits at Redis before it polls again, and at most between two tries while Redis fails.
+
+    It bounds how late a follower notices a new leader, and a wake-up that was lost. It delays neither a handover, which
+    wakes the followers, nor the takeover of an expired lease, whose end they wait for. A shorter interval costs more
+    requests of every follower. Usually 2. In a fleet of more than 32 candidates each polls more rarely.
+    """
     instance_id: str = ""
+    """The name of this process in logs and pages. Empty: the host's name and a random suffix, which is usual."""
     hostname: str = ""
+    """The name of this host in logs and pages. Empty: the name that the system reports, which is usual."""
     quarantine: Duration | None = None
+    """Seconds for which no candidate is elected after Redis has lost data, because a lost lease may still be valid.
+
+    A healthy leader goes on leading. Give at least the longest ``lock_ttl`` that any process uses. Usually None, which
+    means the ``lock_ttl`` of this process. 0 turns it off, so that two processes can lead after a loss of data: for
+    development, or for a server that is started empty together with the processes.
+    """
     min_replicas: int = 0
+    """How many replicas must confirm a grant or a renewal before it counts.
+
+    Usually 0: a server without replicas. With failover to a replica, give half of the replicas, rounded up, so that
+    the primary and they are a majority: 1 of 2, 2 of 3 or 4. It costs a second round trip for each heartbeat, and no
+    process leads while fewer replicas are attached. The set of servers must be fixed; raise the number before you add a
+    server.
+    """
     same_host_takeover: bool = True
+    """Whether a candidate may claim the lease of a leader that dies on its host. Holds for this process in both roles.
+
+    Such a takeover takes milliseconds instead of the rest of the lease. Usually True. Set it to False where child
+    processes continue to work for a dead leader, and on machines resumed from a snapshot of running candidates.
+    """
     handle_sigterm: bool = True
+    """Whether this process hands over at SIGTERM, before it ends as it would have ended without this package.
+
+    Usually True, because some servers die of SIGTERM without running any exit code. The next leader then waits until
+    the death is noticed, or the lease ends. Set it to False where no other code may handle the signal.
+    """
     projects: tuple[str, ...] = ()
+    """Fingerprints that each identify the project of this process, of which the first is published.
+
+    A warning is logged about a candidate that publishes another one; not if either has none. Usually the settings of
+    Django fill it in.
+    """
 
     def __post_init__(self) -> None:
         if self.quarantine is not None:
@@ -142,7 +200,7 @@ class Config:
         return valid
 
     def repairs(self) -> list[str]:
-        """Return what ``validate()`` would change of the given values, a sentence each. Local."""
+        """Return a sentence for each given value that ``validate()`` replaces. Local."""
         valid = self.validate()
         changed = [
             f"{name} is {getattr(self, name)!r}, which cannot be used; {getattr(valid, name)!r} is used instead"
@@ -157,12 +215,7 @@ class Config:
 
     @property
     def timing(self) -> Timing:
-        """The durations as numbers, and the durations that follow from them.
-
-        ``margin`` is the time by which the deadline comes before the end of the lease, because clocks drift: 2 % of the
-        lease, at least 10 ms. ``operation`` is the timeout of one Redis operation. It is so short that two tries fit
-        between a heartbeat and the deadline. Each try is two operations where replicas must confirm it.
-        """
+        """The durations as numbers, and the durations that follow from them."""
         names = ("lock_ttl", "heartbeat_interval", "retry_interval")
         ttl, heartbeat, retry = (_seconds(name, getattr(self, name)) for name in names)
         margin = margin_of(ttl)
@@ -185,7 +238,7 @@ class Config:
 
 
 DEFAULTS: dict[str, Any] = {name: getattr(Config, name) for name in (*TEXTS[:2], *DURATIONS)}
-"""The defaults that are fixed. Those of the two other texts are generated when they are needed."""
+"""The defaults that are fixed. ``validate()`` generates those of the host's name and the instance id."""
 
 
 def inbox(keys: Keys, candidate_id: str) -> str:
@@ -194,12 +247,12 @@ def inbox(keys: Keys, candidate_id: str) -> str:
 
 
 def lifetime(timing: Timing) -> int:
-    """Return the milliseconds for which a candidate counts without a sign of life."""
+    """Return the milliseconds for which a candidate is counted after its last request."""
     return math.ceil((timing.ttl + max(timing.retry, timing.heartbeat)) * 1000)
 
 
 def margin_of(ttl: float) -> float:
-    """Return the seconds by which the deadline of a lease of ``ttl`` seconds comes early, because clocks drift."""
+    """Return the seconds between the deadline and the end of a lease of ``ttl`` seconds. See ``Timing.margin``."""
     return max(0.010, 0.02 * ttl)
 
 
