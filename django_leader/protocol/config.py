@@ -81,7 +81,7 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of an election. Frozen; ``validate()`` returns a copy that is fit for use.
+    """The settings of an election, as they were given. Frozen; ``validate()`` returns those that are used.
 
     Raise ``ConfigError`` at once for a value of a kind that can never be used.
     """
@@ -114,9 +114,12 @@ class Config:
     requests of every follower. Usually 2. In a fleet of more than 32 candidates each polls more rarely.
     """
     instance_id: str = ""
-    """The name of this process in logs and pages. Empty: the host's name and a random suffix, which is usual."""
+    """The name of this process in logs and pages. Usually empty, which means the host's name and a random suffix.
+
+    Two processes with one name exclude each other.
+    """
     hostname: str = ""
-    """The name of this host in logs and pages. Empty: the name that the system reports, which is usual."""
+    """The name of this host in logs and pages. Usually empty, which means the name that the system reports."""
     quarantine: Duration | None = None
     """Seconds for which no candidate is elected after Redis has lost data, because a lost lease may still be valid.
 
@@ -153,7 +156,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.quarantine is not None:
-            object.__setattr__(self, "quarantine", _seconds("quarantine", self.quarantine))
+            self._set("quarantine", _seconds("quarantine", self.quarantine))
         _check_replicas(self.min_replicas)
         for name in ("same_host_takeover", "handle_sigterm"):
             if not isinstance(value := getattr(self, name), bool):
@@ -161,43 +164,32 @@ class Config:
         if not isinstance(self.projects, tuple) or not all(isinstance(name, str) for name in self.projects):
             raise ConfigError(f"projects is {self.projects!r}; give a tuple of str")
         for name in TEXTS:
-            object.__setattr__(self, name, _text(name, getattr(self, name)))
+            self._set(name, _text(name, getattr(self, name)))
         for name in DURATIONS:
-            object.__setattr__(self, name, _seconds(name, getattr(self, name)))
+            self._set(name, _seconds(name, getattr(self, name)))
         for name in ("instance_id", "hostname"):
             _check_name(name, getattr(self, name))
         _check_keys(self.keys)
         for name in ("heartbeat_interval", "retry_interval"):
             if 0 < getattr(self, name) < SHORTEST_INTERVAL:
                 raise ConfigError(f"{name} is {getattr(self, name):g} s; give at least {SHORTEST_INTERVAL:g} s")
-        if 0 < self.timing.ttl < SHORTEST_TTL:
+        if 0 < (ttl := _seconds("lock_ttl", self.lock_ttl)) < SHORTEST_TTL:
             raise ConfigError(
-                f"lock_ttl is {self.timing.ttl:g} s; the shortest lease that can be kept is "
+                f"lock_ttl is {ttl:g} s; the shortest lease that can be kept is "
                 f"{SHORTEST_TTL:g} s (durations are in seconds). Set a longer one; the default is 10."
             )
 
-    def validate(self) -> Config:
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # past the guard of a frozen dataclass
+
+    def validate(self) -> ValidConfig:
         """Return a copy with the defaults filled in and impossible intervals repaired. Local; never raises.
 
         Empty texts and durations that are not positive become the default. A heartbeat that does not leave time for two
         tries within the lease becomes a third of the lease. The instance id is made of the host's name and a random
         suffix, new at each call, so that no two processes share it.
         """
-        values: dict[str, Any] = {
-            name: default
-            for name, default in DEFAULTS.items()
-            if not getattr(self, name) or (isinstance(default, float) and getattr(self, name) <= 0)
-        }
-        if _seconds("quarantine", self.quarantine) < 0:
-            values["quarantine"] = None
-        hostname = self.hostname or UNPRINTABLE.sub("", platform.node())[:LONGEST_NAME] or "localhost"
-        suffix = uuid.uuid4().hex[:8]
-        values["hostname"] = hostname
-        values["instance_id"] = self.instance_id or f"{hostname[: LONGEST_NAME - len(suffix) - 1]}-{suffix}"
-        valid = replace(self, **values)
-        if valid.timing.heartbeat >= _latest_heartbeat(valid.timing.ttl):
-            valid = replace(valid, heartbeat_interval=valid.timing.ttl / 3)
-        return valid
+        return ValidConfig(**vars(self))
 
     def repairs(self) -> list[str]:
         """Return a sentence for each given value that ``validate()`` replaces. Local."""
@@ -214,17 +206,6 @@ class Config:
         return changed
 
     @property
-    def timing(self) -> Timing:
-        """The durations as numbers, and the durations that follow from them."""
-        names = ("lock_ttl", "heartbeat_interval", "retry_interval")
-        ttl, heartbeat, retry = (_seconds(name, getattr(self, name)) for name in names)
-        margin = margin_of(ttl)
-        operations = 4 if self.min_replicas else 2
-        operation = min(ttl / 3, 0.99 * (ttl - heartbeat - margin) / operations, LONGEST_OPERATION)
-        quarantine = ttl if self.quarantine is None else _seconds("quarantine", self.quarantine)
-        return Timing(ttl, heartbeat, retry, margin, operation, quarantine, self.min_replicas)
-
-    @property
     def keys(self) -> Keys:
         """The names of the election's keys. All but the info key share the lock's slot on a Redis Cluster."""
         lock = self.redis_key_name or DEFAULTS["redis_key_name"]
@@ -235,6 +216,40 @@ class Config:
     def derive(self, name: str) -> Config:
         """Return the same configuration for another election beside this one: its keys end in ``:name``. Local."""
         return replace(self, redis_key_name=f"{self.keys.lock}:{name}", redis_info_key_name=f"{self.keys.info}:{name}")
+
+
+@dataclass(frozen=True)
+class ValidConfig(Config):
+    """The settings of an election, as they are used. ``Config.validate()`` returns one.
+
+    Each new one is repaired, so that it cannot hold a value unfit for use. That includes a changed copy by
+    ``dataclasses.replace()``, which keeps the instance id.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, default in DEFAULTS.items():
+            if not (value := getattr(self, name)) or (isinstance(default, float) and value <= 0):
+                self._set(name, default)
+        if _seconds("quarantine", self.quarantine) < 0:
+            self._set("quarantine", None)
+        self._set("hostname", self.hostname or UNPRINTABLE.sub("", platform.node())[:LONGEST_NAME] or "localhost")
+        suffix = uuid.uuid4().hex[:8]
+        own = f"{self.hostname[: LONGEST_NAME - len(suffix) - 1]}-{suffix}"
+        self._set("instance_id", self.instance_id or own)
+        if self.timing.heartbeat >= _latest_heartbeat(self.timing.ttl):
+            self._set("heartbeat_interval", self.timing.ttl / 3)
+
+    @property
+    def timing(self) -> Timing:
+        """The durations as numbers, and the durations that follow from them."""
+        names = ("lock_ttl", "heartbeat_interval", "retry_interval")
+        ttl, heartbeat, retry = (_seconds(name, getattr(self, name)) for name in names)
+        margin = margin_of(ttl)
+        operations = 4 if self.min_replicas else 2
+        operation = min(ttl / 3, 0.99 * (ttl - heartbeat - margin) / operations, LONGEST_OPERATION)
+        quarantine = ttl if self.quarantine is None else _seconds("quarantine", self.quarantine)
+        return Timing(ttl, heartbeat, retry, margin, operation, quarantine, self.min_replicas)
 
 
 DEFAULTS: dict[str, Any] = {name: getattr(Config, name) for name in (*TEXTS[:2], *DURATIONS)}

@@ -18,7 +18,7 @@ from typing import Any
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol import requests
-from django_leader.protocol.config import Config, inbox
+from django_leader.protocol.config import ValidConfig, inbox
 from django_leader.protocol.records import (
     NO_PRECONDITIONS,
     Answer,
@@ -55,7 +55,7 @@ MOST_MESSAGES = 100
 class Lease:
     """The operations of one election at Redis, on one connection, for one thread at a time."""
 
-    def __init__(self, connect: Connect, config: Config, waker: Waker | None = None) -> None:
+    def __init__(self, connect: Connect, config: ValidConfig, waker: Waker | None = None) -> None:
         self._timing, self._keys = config.timing, config.keys
         self.process = ""
         """What a grant publishes of this process. If it is empty, the death of this process does not let another

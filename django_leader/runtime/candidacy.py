@@ -41,7 +41,7 @@ from collections import deque
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol import machine
-from django_leader.protocol.config import Config
+from django_leader.protocol.config import ValidConfig
 from django_leader.protocol.expiry import ExpiryProof
 from django_leader.protocol.records import NONCE_LENGTH
 from django_leader.redis.connector import Connect
@@ -64,7 +64,7 @@ class Candidacy:
     """What one process is and does in one election while it is a candidate."""
 
     def __init__(
-        self, connect: Connect, config: Config, label: str, listeners: Listeners, publish: Publish, name: str = ""
+        self, connect: Connect, config: ValidConfig, label: str, listeners: Listeners, publish: Publish, name: str = ""
     ) -> None:
         # Read by any thread. They never change, except that a forked child replaces ``_publish``.
         self._label, self._listeners, self._publish = label, listeners, publish

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 
-from django_leader.protocol.config import FINGERPRINT_LENGTH, Config
+from django_leader.protocol.config import FINGERPRINT_LENGTH, ValidConfig
 from django_leader.protocol.machine import State, Term
 from django_leader.protocol.records import Answer, printable
 from django_leader.redis.channel import SERVER_TIMER
@@ -29,7 +29,7 @@ PAUSE = 60.0
 class Diagnostics:
     """The warnings of one candidacy. Local, any thread; never raises."""
 
-    def __init__(self, label: str, config: Config, about: dict[str, str] | None = None) -> None:
+    def __init__(self, label: str, config: ValidConfig, about: dict[str, str] | None = None) -> None:
         self.label, self._config, self._about = label, config, about
         self._duplicates: set[str] = set()
         self._shared = False
@@ -125,7 +125,7 @@ class Diagnostics:
         log(logging.WARNING, f"%s: {text}", self.label, *args, extra=self._about)
 
 
-def shared_key(other: str, config: Config) -> str:
+def shared_key(other: str, config: ValidConfig) -> str:
     """Return the warning for a candidate that is of the project ``other``, and not of ours. Pure."""
     return (
         f"another project participates in this election (fingerprint {other[:FINGERPRINT_LENGTH]!r}; ours is "

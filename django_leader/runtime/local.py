@@ -18,7 +18,7 @@ from typing import Any
 
 from redis.connection import Connection
 
-from django_leader.protocol.config import Config
+from django_leader.protocol.config import ValidConfig
 from django_leader.protocol.hold import DELAY
 from django_leader.protocol.records import (
     NO_PRECONDITIONS,
@@ -62,7 +62,7 @@ class Local:
         raise OSError("LOCAL is True: this election does not use Redis")
 
 
-def open_lease(connect: Connect, config: Config, waker: Waker | None = None) -> Lease:
+def open_lease(connect: Connect, config: ValidConfig, waker: Waker | None = None) -> Lease:
     """Return the operations of one candidate or question, at Redis or within this process. Local."""
     return LocalLease(connect, config, waker) if isinstance(connect, Local) else Lease(connect, config, waker)
 
@@ -70,7 +70,7 @@ def open_lease(connect: Connect, config: Config, waker: Waker | None = None) -> 
 class LocalLease(Lease):
     """The operations of ``Lease``, within this process. Each is local, never raises, and has no cost to speak of."""
 
-    def __init__(self, local: Local, config: Config, waker: Waker | None = None) -> None:
+    def __init__(self, local: Local, config: ValidConfig, waker: Waker | None = None) -> None:
         super().__init__(local, config, waker)
         if local.pid != os.getpid():  # no thread may be left to release the lock
             local.forget()

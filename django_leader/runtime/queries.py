@@ -13,7 +13,7 @@ from typing import TypeVar
 import redis
 
 from django_leader.exceptions import RedisUnavailable
-from django_leader.protocol.config import Config
+from django_leader.protocol.config import ValidConfig
 from django_leader.protocol.records import printable
 from django_leader.redis.connector import Connect, connector
 from django_leader.redis.lease import Lease
@@ -50,7 +50,7 @@ def source(client: Client | Callable[[], Client]) -> Callable[[], Connect]:
     return connect
 
 
-def ask(connect: Connect, config: Config, label: str, question: Callable[[Lease], T]) -> T:
+def ask(connect: Connect, config: ValidConfig, label: str, question: Callable[[Lease], T]) -> T:
     """Return what ``question`` returns, on a connection of its own. One round trip for each request; any thread.
 
     Raise ``RedisUnavailable``, whose text begins with ``label``.

@@ -22,7 +22,7 @@ from typing import Any
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol import machine, pace
-from django_leader.protocol.config import Config
+from django_leader.protocol.config import ValidConfig
 from django_leader.protocol.hold import DELAY, held_since
 from django_leader.protocol.records import Answer, LeaderInfo, Preconditions, other_project, utc_now
 from django_leader.redis.channel import SERVER_TIMER
@@ -57,7 +57,7 @@ class Actions:
         self,
         lease: Lease,
         candidate_id: str,
-        config: Config,
+        config: ValidConfig,
         waker: Waker,
         advice: Diagnostics,
         pid: int,

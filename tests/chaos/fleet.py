@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django_leader.protocol.config import Config
+from django_leader.protocol.config import margin_of
 from django_leader.system.pidfd import own
 from tests.support.servers import GENEROUS, eventually
 
@@ -60,7 +60,7 @@ class Options:
     @property
     def margin(self) -> float:
         """What the deadline comes early."""
-        return Config(lock_ttl=self.ttl).timing.margin
+        return margin_of(self.ttl)
 
 
 class Death(NamedTuple):

@@ -6,12 +6,15 @@ Not imported by any test; mypy and pyright read it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from django.core.management.base import BaseCommand
 from typing_extensions import assert_type
 
-from django_leader import LeaderElection, LeaderInfo, elections, is_leader, leader_required
+from django_leader import Config, LeaderElection, LeaderInfo, elections, is_leader, leader_required
+from django_leader.protocol.config import Timing, ValidConfig
+from django_leader.runtime.local import Local, open_lease
 from django_leader.testing import following, leading
 
 
@@ -102,6 +105,16 @@ assert_type(election.fencing_token, int | None)
 assert_type(is_leader("default"), bool)
 assert_type(lost(), str)
 is_leader(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+raw = Config(lock_ttl=0)
+raw.timing.ttl.hex()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+open_lease(Local(), raw)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+assert_type(raw.validate(), ValidConfig)
+assert_type(raw.validate().timing, Timing)
+assert_type(replace(raw.validate(), lock_ttl=5), ValidConfig)
+assert_type(election.config, ValidConfig)
+LeaderElection(Local(), election.config)
 
 
 @leading()

@@ -134,7 +134,7 @@ def test_s24_a_newcomer_does_not_lead_when_the_leader_is_gone(
     election = make()
     election.start()
     assert not election.wait_for_leadership(0)
-    assert not election.wait_for_leadership(3 * LONG.timing.retry), "nor at its next looks"
+    assert not election.wait_for_leadership(3 * LONG.validate().timing.retry), "nor at its next looks"
 
 
 def test_s25_a_claim_that_is_refused_is_not_made_again_and_again(
@@ -152,7 +152,9 @@ def test_s25_a_claim_that_is_refused_is_not_made_again_and_again(
     holder.kill()
     eventually(lambda: clock.now() > start + 1.5)
     asked = client.info("commandstats")["cmdstat_evalsha"]["calls"]
-    assert 2 <= asked <= 2 + (clock.now() - start) / LONG.timing.retry, "the claim, and a look per retry interval"
+    assert 2 <= asked <= 2 + (clock.now() - start) / LONG.validate().timing.retry, (
+        "the claim, and a look per retry interval"
+    )
     assert not election.is_leader()
     client.hset(LONG.keys.state, "kind", "lease")
     assert lease.campaign("b:" + "0" * 16, Preconditions(dead=(A, token)), INFO).verdict == "granted", "it was its time"

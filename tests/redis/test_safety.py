@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from django_leader.exceptions import RedisUnavailable
-from django_leader.protocol.config import Config
+from django_leader.protocol.config import Config, ValidConfig
 from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
 from django_leader.redis.connector import Connect
 from django_leader.redis.lease import Lease
@@ -24,10 +24,10 @@ INFO = LeaderInfo("x")
 
 
 @pytest.fixture
-def make(connect: Connect) -> Iterator[Callable[[Config], Lease]]:
+def make(connect: Connect) -> Iterator[Callable[[ValidConfig], Lease]]:
     made: list[Lease] = []
 
-    def make(config: Config) -> Lease:
+    def make(config: ValidConfig) -> Lease:
         made.append(Lease(connect, config))
         return made[-1]
 
@@ -37,7 +37,7 @@ def make(connect: Connect) -> Iterator[Callable[[Config], Lease]]:
 
 
 @pytest.fixture
-def lease(make: Callable[[Config], Lease]) -> Lease:
+def lease(make: Callable[[ValidConfig], Lease]) -> Lease:
     return make(CONFIG)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from django_leader.exceptions import ConfigError
-from django_leader.protocol.config import DEFAULTS, Config, Timing, inbox
+from django_leader.protocol.config import DEFAULTS, Config, Timing, ValidConfig, inbox
 
 
 def made(values: dict[str, Any]) -> Config:
@@ -74,6 +75,41 @@ def test_an_interval_in_which_a_candidate_would_only_ask_redis_is_refused(name: 
 
 def test_the_timing_of_the_defaults() -> None:
     assert Config().validate().timing == Timing(10, 3, 2, margin=0.2, operation=2, quarantine=10, replicas=0)
+
+
+def test_only_a_valid_configuration_has_a_timing() -> None:
+    raw = Config(lock_ttl=0)
+    assert not hasattr(raw, "timing")
+    assert type(raw.validate()) is ValidConfig
+
+
+def test_a_valid_configuration_stays_as_it_is() -> None:
+    valid = Config(lock_ttl=-1, heartbeat_interval=60).validate()
+    assert valid.validate() == valid, "with the same instance id"
+    assert valid.repairs() == []
+    assert Config(**vars(valid)).validate() == valid
+
+
+@pytest.mark.parametrize(
+    ("change", "timing"),
+    [
+        ({"lock_ttl": 60}, Timing(60, 3, 2, margin=1.2, operation=2, quarantine=60, replicas=0)),
+        ({"lock_ttl": 0}, Timing(10, 3, 2, margin=0.2, operation=2, quarantine=10, replicas=0)),
+        ({"heartbeat_interval": 60}, Timing(10, 10 / 3, 2, margin=0.2, operation=2, quarantine=10, replicas=0)),
+        ({"quarantine": -1}, Timing(10, 3, 2, margin=0.2, operation=2, quarantine=10, replicas=0)),
+        ({"min_replicas": 1}, Timing(10, 3, 2, 0.2, operation=0.99 * (10 - 3 - 0.2) / 4, quarantine=10, replicas=1)),
+    ],
+)
+def test_a_changed_copy_of_a_valid_configuration_is_valid(change: dict[str, Any], timing: Timing) -> None:
+    valid = Config().validate()
+    changed = replace(valid, **change)
+    assert changed.timing == timing
+    assert changed.instance_id == valid.instance_id
+
+
+def test_a_copy_of_a_valid_configuration_is_refused_like_any_other() -> None:
+    with pytest.raises(ConfigError, match=r"lock_ttl is 0\.05 s; the shortest"):
+        replace(Config().validate(), lock_ttl=0.05)
 
 
 @pytest.mark.parametrize("name", ["redis_key_name", "redis_info_key_name"])
