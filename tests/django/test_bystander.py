@@ -138,7 +138,7 @@ def test_a_handler_of_the_log_may_ask_too() -> None:
     assert run(code + ASK)[1].count(LINE) == 1
 
 
-def test_who_starts_by_hand_afterwards_is_a_candidate_and_is_told_no_more() -> None:
+def test_after_a_start_by_hand_a_process_is_told_no_more() -> None:
     """A child that it forks is, once, because it is not participating."""
     out, said = run(
         "django.setup()\n"

@@ -295,7 +295,7 @@ def test_within_one_process_the_command_runs_in_one_thread_at_a_time(project: Se
     first.join(LONG)
 
 
-def test_in_a_process_that_is_a_candidate_already_the_election_goes_on_afterwards(project: Settings) -> None:
+def test_in_a_candidates_process_the_election_goes_on_afterwards(project: Settings) -> None:
     elections["default"].start()
     assert elections["default"].wait_for_leadership(LONG)
     token = elections["default"].fencing_token

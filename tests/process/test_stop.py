@@ -495,7 +495,7 @@ WAITS = {
 
 @pytest.mark.parametrize("imported", ["before", "after"])
 @pytest.mark.parametrize("what", WAITS)
-def test_s20_a_process_that_outlives_its_main_thread_is_a_candidate_until_it_ends(
+def test_s20_a_process_without_its_main_thread_is_a_candidate_until_it_ends(
     run: Run, some_server: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str, imported: str
 ) -> None:
     if imported == "before":  # the order of exit handlers depends on it

@@ -16,7 +16,7 @@ from django_leader.runtime.worker import Actions
 from django_leader.system.sigterm import Sigterm
 from tests.redis.conftest import Make
 from tests.support.candidates import ROOT
-from tests.support.servers import GENEROUS, eventually
+from tests.support.servers import GENEROUS, RedisServer, eventually
 
 
 def test_run_ends_gracefully_when_it_is_interrupted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,12 +70,12 @@ def test_a_start_that_a_signal_handler_interrupts_has_started(make: Make, monkey
     assert election.wait_for_leadership(GENEROUS)
 
 
-def test_stop_from_a_signal_handler_of_run_hands_over(make: Make) -> None:
+def test_stop_from_a_signal_handler_of_run_hands_over(make: Make, some_server: RedisServer) -> None:
     election = make()
     script = (
         "import json, signal, sys, redis\n"
         "from django_leader import Config, LeaderElection\n"
-        f"election = LeaderElection(redis.Redis(port={election._client.connection_pool.connection_kwargs['port']}),"  # type: ignore[union-attr]
+        f"election = LeaderElection(redis.Redis(port={some_server.port}),"
         " Config(instance_id='runs', lock_ttl=30, quarantine=0))\n"
         "signal.signal(signal.SIGTERM, lambda *_: election.stop())\n"
         "election.on_become_leader(lambda: print('leads', flush=True))\n"

@@ -15,7 +15,7 @@ import redis
 
 from django_leader import Config, LeaderElection, LeaderError
 from django_leader.runtime import work
-from django_leader.runtime.callbacks import run
+from django_leader.runtime.callbacks import call_logged
 from django_leader.runtime.listeners import Listeners, TermCalls
 from django_leader.runtime.work import Work
 from tests.support.servers import GENEROUS, RedisServer, eventually
@@ -359,7 +359,7 @@ def test_work_has_ended_when_its_coroutine_has_or_could_not_begin() -> None:
     listeners.works.append(factory)
     for expected in ([], [True]):
         term = TermCalls(listeners, 1, "test")
-        running = threading.Thread(target=run, args=(term.gains[0], "test"))
+        running = threading.Thread(target=call_logged, args=(term.gains[0], "test"))
         running.start()
         end, wait = term.losses("resigned")
         eventually(lambda: entered.is_set() or not running.is_alive())  # noqa: B023

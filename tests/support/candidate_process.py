@@ -49,8 +49,6 @@ def main() -> None:
             COMMANDS[command](election)
         if fail == "gain":
             raise RuntimeError("this callback fails")
-        if block == "gain":
-            time.sleep(3600)
 
     def lost(token: int, reason: str) -> None:
         say("loss", token=token, reason=reason, leads=election.is_leader())
@@ -60,6 +58,8 @@ def main() -> None:
             time.sleep(3600)
 
     election.listen(gained, lost, lambda previous, current: say("change", previous=previous, current=current))
+    if block == "gain":
+        election.on_become_leader(lambda: time.sleep(3600))
     election.start()
     if attempt:
         say("attempted", leads=election.wait_for_leadership(0))

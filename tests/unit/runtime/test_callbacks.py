@@ -158,7 +158,7 @@ def pair(stage: Stage, gained: Callable[[], Any] = lambda: None) -> Pair:
     return Pair(noted, lambda token, reason: stage.log.append(f"lost {token} {reason}"), "a paired gain")
 
 
-def test_s16_the_loss_of_a_pair_waits_for_its_gain_and_no_other_loss_does(
+def test_s16_the_loss_of_a_pair_alone_waits_for_its_gain(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(work, "PATIENCE", 0.01)

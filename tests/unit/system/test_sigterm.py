@@ -63,7 +63,7 @@ class Reload(Exception):
 
 
 @pytest.mark.parametrize("error", [None, Reload])
-def test_a_process_whose_own_handler_does_not_end_it_is_a_candidate_again(
+def test_a_process_that_its_own_handler_keeps_is_a_candidate_again(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
 ) -> None:
     """Much later than one without a handler, because servers handle SIGTERM, and end when they have served."""
