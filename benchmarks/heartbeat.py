@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 
 import redis
 
 from benchmarks.report import SPREAD, Section, spread
-from benchmarks.servers import Redis
+from benchmarks.servers import Redis, Trouble
 from benchmarks.stats import number, summarize
 from django_leader.protocol.config import Config
-from django_leader.protocol.records import LeaderInfo, Preconditions, utc_now
+from django_leader.protocol.records import NO_PRECONDITIONS, utc_now
+from django_leader.protocol.requests import Requests
+from django_leader.protocol.template import Request, command
 from django_leader.redis.channel import Channel
 from django_leader.redis.connector import connector
-from django_leader.redis.lease import Lease
+from django_leader.redis.runner import Runner
 
 BARE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
@@ -45,23 +46,32 @@ def measure(rounds: int) -> Section:
 
 def _measure(client: redis.Redis, rounds: int) -> dict[str, list[float]]:
     connect = connector(client.connection_pool)
-    lease = Lease(connect, Config("benchmark:beat", "benchmark:beat:info", quarantine=0).validate())
-    me, info = "benchmark:0123456789abcdef", LeaderInfo("benchmark", "host", utc_now(), pid=1)
-    token = lease.campaign(me, Preconditions(), info).token
-    channel = Channel(connect, 5)
-    sha = channel.call("SCRIPT", "LOAD", BARE).decode()
+    runner, channel = Runner(Channel(connect, 5)), Channel(connect, 5)
+    me, since = "benchmark:0123456789abcdef", utc_now()
+    config = Config("benchmark:beat", "benchmark:beat:info", instance_id="benchmark", quarantine=0).validate()
+    requests = Requests(config, me, pid=1)
+    token = runner.ask(requests.campaign(NO_PRECONDITIONS, "", since)).token
+    sha = client.script_load(BARE)
     client.set("benchmark:bare", me, px=10_000)
-    requests: dict[str, Callable[[], object]] = {
-        "bare EVALSHA: GET, compare, PEXPIRE": lambda: channel.call("EVALSHA", sha, 1, "benchmark:bare", me, 10_000),
-        "heartbeat": lambda: lease.renew(me, token, info),
-    }
-    times: dict[str, list[float]] = {name: [] for name in requests}
+
+    def bare() -> None:
+        words = "EVALSHA", sha, 1, "benchmark:bare", me, 10_000
+        channel.call(Request(command(words, int)).packed())
+
+    def heartbeat() -> None:
+        """Do what an election thread does for a heartbeat, from the request to what its reply means."""
+        request = requests.renew(token, since, utc_now())
+        if not request.read(runner.send(request)):
+            raise Trouble("the lean renewal could not tell")
+
+    turns = {"bare EVALSHA: GET, compare, PEXPIRE": bare, "heartbeat": heartbeat}
+    times: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
-        for name, request in requests.items():
+        for name, turn in turns.items():
             began = time.perf_counter()
-            request()
+            turn()
             times[name].append((time.perf_counter() - began) * 1e6)
-    lease.channel.drop()
+    runner.channel.drop()
     channel.drop()
     client.close()
     return times

@@ -1,14 +1,14 @@
 """Many candidates of ours in one event loop, none of them a thread: ``python -m benchmarks.light ADDRESS COUNT``.
 
-Each has a connection of its own and sends what any candidate of ours sends, at the same instants: ``machine`` decides,
-``requests`` packs the requests, and their order is that of ``worker``. The parts that are left out send nothing: the
-threads, the application's callbacks, and the watch over a leader's process. The lines that it reads and writes are
-those of ``benchmarks.candidate``; it writes ``gained`` when the grant is known.
+Each has a connection of its own and drives the ``Session`` that the election thread drives. So it sends what any
+candidate of ours sends, at the same instants, the errands included. What is left out sends nothing: the threads, the
+application's callbacks, the log, and the watch over a leader's process. No connection is made again here: a server that
+closes one, or that does not know a script, ends the measurement. The lines that it reads and writes are those of
+``benchmarks.candidate``; it writes ``gained`` when the grant is known.
 """
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import os
@@ -20,7 +20,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Generator
-from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,30 +28,24 @@ import redis
 from benchmarks.peers import RETRY, ours
 from benchmarks.processes import say
 from benchmarks.servers import Trouble
-from django_leader.protocol import machine, pace, requests
-from django_leader.protocol.config import inbox
-from django_leader.protocol.machine import Campaigned, Delivered, Failed, Released, Renewed, Stop, Woken
-from django_leader.protocol.records import LeaderInfo, Preconditions, utc_now
-from django_leader.protocol.scripts import FLAGS, script
-from django_leader.redis.channel import SERVER_TIMER, blpop_seconds
-from django_leader.redis.lease import YIELD
-from django_leader.runtime.worker import QUEUE, SECOND_CHANCE, over_before
+from django_leader.protocol import machine
+from django_leader.protocol.records import utc_now
+from django_leader.protocol.requests import SERVER_TIMER, lasting
+from django_leader.protocol.scripts import FLAGS, MAY_WRITE, script
+from django_leader.protocol.session import Leave, Send, Session, Wait
+from django_leader.protocol.template import Request
+from django_leader.runtime.hooks import Hooks
 from django_leader.system import clock
+from django_leader.system.pidfd import clocks
 
 NOTHING: list[bytes] = []
 """The reply to a wait that has ended without an element."""
-SCRIPTS = ("campaign", "poll", "renew", "release")
+SCRIPTS = (*MAY_WRITE, "post", "collect")
 
-
-class NoReplyError(Exception):
-    """The server has not answered in time. What any candidate does then is told by the machine."""
-
-
-Life = Generator[float, Any, None]
+Life = Generator[float, Any, Any]
 """Yields the instant up to which it waits, and is sent a reply, or None when the time is over or there is news."""
 
-_requests = itertools.count(10**11)
-_encoder = redis.connection.Connection()  # type: ignore[no-untyped-call]  # never connected
+_request_ids = itertools.count(10**11)
 
 
 def parse(data: bytes, start: int = 0) -> tuple[Any, int] | None:
@@ -111,41 +104,54 @@ class Loop:
 
 
 class Light:
-    """One candidate. Its thread is a generator."""
+    """One candidate: the I/O of a session, and what the session shares. Its thread is a generator."""
 
     def __init__(self, loop: Loop, address: str, index: int) -> None:
         self._loop, self._index = loop, index
         place = urlsplit(address)
         self._place = (place.hostname, place.port)
         self._config = ours.config(takeover=False).validate()
-        self._keys, self._timing = self._config.keys, self._config.timing
-        self._state = machine.State()
+        self._timing = self._config.timing
+        self.state = machine.State()
         self._sock: socket.socket | None = None
         self._data = b""
         self._wait_reply_due: float | None = None
+        """As that of ``Channel``."""
         self._asks = False
-        self._requests: dict[str, tuple[Any, requests.Packed]] = {}
+        """Whether the reply to a request, other than a wait, has not come."""
         self._due = 0.0
 
     def start(self) -> None:
         """Become a candidate."""
-        self._candidate_id = f"{self._config.instance_id}:{secrets.token_hex(8)}"
-        self._state = machine.State(highest_token=self._state.highest_token, watch=self._state.watch)
-        self._info = LeaderInfo(self._config.instance_id, self._config.hostname, utc_now(), pid=os.getpid())
-        self._candidates = 0
-        keys = [inbox(self._keys, self._candidate_id), self._keys.wake]
-        self._waits = [requests.packed_wait(_pack, keys[:1]), requests.packed_wait(_pack, keys)]
+        self.state = machine.inherited(self.state)
+        self._session = Session(
+            self,
+            f"{self._config.instance_id}:{secrets.token_hex(8)}",
+            self._config,
+            os.getpid(),
+            Hooks(),
+            random=random.random,
+            wall=utc_now,
+            clocks=clocks,
+            follow=lambda answer, asked_at: None,
+        )
         self._life = self._live()
         self._go_on(None)
 
     def stop(self) -> None:
         """Give the leadership back and end the candidacy. Only a leader is asked to."""
         self._stopped_at = time.monotonic()
-        assert self._state.term
-        self._apply(Stop())
-        self._apply(Delivered(self._state.ended.term.token if self._state.ended else 0))
+        self.apply(machine.Stop())
         if not self._asks:
             self._go_on(None)
+
+    def apply(self, event: machine.AnyEvent) -> None:
+        """Feed an event to the machine. The callbacks, of which there are none, return at once."""
+        before, self.state = self.state, machine.step(self.state, event, clock.now(), self._timing)
+        if self.state.term and not before.term:
+            say(gained=self._index, at=time.monotonic())
+        if self.state.ended and not self.state.ended.delivered:
+            self.apply(machine.Delivered(self.state.ended.term.token))
 
     def _go_on(self, reply: Any) -> None:
         try:
@@ -156,143 +162,70 @@ class Light:
             return
         self._loop.at(until, lambda: self._go_on(None) if self._due == until else None)
 
-    def _apply(self, event: machine.AnyEvent) -> None:
-        before, self._state = self._state, machine.step(self._state, event, clock.now(), self._timing)
-        if self._state.term and not before.term:
-            say(gained=self._index, at=time.monotonic())
-
     def _live(self) -> Life:
-        while (todo := machine.plan(self._state, clock.now())).act != "leave":
-            try:
-                yield from self._do(todo)
-            except NoReplyError:
-                self._apply(Failed(random.random()))
-        yield clock.now() + SECOND_CHANCE
-        with contextlib.suppress(NoReplyError):
-            yield from self._release(0, "", leave=True)
+        while True:
+            if self.state.phase != "following":  # what it waits for may have run out
+                self.apply(machine.Tick())
+            match self._session.next(clock.now(), connected=self._sock is not None):
+                case Send() as todo:
+                    yield from self._send(todo)
+                case Wait(at_redis=Request() as request) as todo:
+                    element = yield from self._wait(request, todo)
+                    self._session.reply(request, element, clock.now())
+                case Wait(until=until):
+                    yield until
+                case Leave():
+                    return
 
-    def _do(self, todo: machine.Plan) -> Life:
-        if todo.act in ("campaign", "poll"):
-            yield from self._campaign(poll=todo.act == "poll")
-        elif todo.act == "renew" and self._state.term:
-            yield from self._renew(self._state.term.token)
-        elif todo.act == "release" and self._state.ended:
-            try:
-                yield from self._release(self._state.ended.term.token, self._state.ended.reason, leave=False)
-            finally:
-                self._apply(Released())
-        elif todo.listen:
-            yield from self._listen(todo.until)
-        else:
-            if self._state.term:
-                self._packed_release(self._state.term.token, "resigned", leave=False)
-            yield todo.until
-
-    def _campaign(self, *, poll: bool) -> Life:
-        asked_at, answer = clock.now(), None
-        if poll:
-            until = asked_at + self._timing.retry
-            crowded = pace.usual(self._candidates, self._timing) > self._timing.retry
-            due = crowded or over_before(self._state, until)
-            request = self._packed("poll", requests.packed_poll, self._candidate_id)
-            reply = yield from self._ask(request, wait_until=None if due else until)
-            answer = None if reply.endswith(b"\nunsure") else requests.parse(reply)
-        if not answer or answer.token < self._state.highest_token:
-            not_after, at = machine.preconditions(self._state, asked_at, self._timing).not_after, _iso(utc_now())
-            answer = requests.parse(
-                (yield from self._ask(self._packed_campaign(asked_at), _milliseconds(not_after), at, at))
-            )
-        self._candidates = answer.candidates
-        self._apply(Campaigned(asked_at, answer, random.random()))
-
-    def _renew(self, token: int) -> Life:
-        asked_at = clock.now()
-        heartbeat = self._packed("renew", requests.packed_heartbeat, self._candidate_id, token, self._info)
-        reply = yield from self._ask(heartbeat, _iso(utc_now()))
-        answer = requests.parse_renewed(reply, self._candidate_id, token, self._timing)
-        if not answer:
-            raise Trouble("a light leader has lost its lease")
-        self._apply(Renewed(asked_at, answer))
-
-    def _release(self, token: int, reason: str, *, leave: bool) -> Life:
-        not_after = machine.preconditions(self._state, clock.now(), self._timing).not_after
-        request = self._packed_release(token, reason, leave=leave)
-        yield from self._ask(request, _milliseconds(not_after), pause=YIELD if token else 0.0)
-
-    def _listen(self, until: float) -> Life:
-        self._packed_campaign(clock.now())
-        patience = until
-        if self._wait_reply_due is None:
-            exact = not self._state.poll_suffices or over_before(self._state, until)
-            seconds = until - clock.now() - (SERVER_TIMER if exact else 0.0)
-            if seconds < SERVER_TIMER / 2:
-                yield until
-                return
-            self._send(self._wait(seconds))
-            self._wait_reply_due, patience = until, until if exact else until + 2 * SERVER_TIMER
-        elif until >= self._wait_reply_due:
-            patience = until + 2 * SERVER_TIMER
-        element = yield patience
-        if element is None:
-            self._close()  # a reply is still owed
-            return
-        self._wait_reply_due = None
-        if element is not NOTHING:
-            self._apply(Woken())
-        elif clock.now() < until:
-            yield until
-
-    def _wait(self, seconds: float) -> bytes:
-        return self._waits[random.random() * self._candidates < QUEUE].filled(blpop_seconds(seconds))
-
-    def _ask(
-        self, request: requests.Packed, *values: bytes, wait_until: float | None = None, pause: float = 0.0
-    ) -> Generator[float, Any, bytes]:
-        """Send a request, and with ``wait_until`` a wait behind it. Return its reply. ``pause``: as of ``Channel``."""
+    def _send(self, todo: Send) -> Life:
+        """Send as ``Runner`` and ``Channel.call`` do, and tell the session what came back."""
         if self._wait_reply_due is not None:
             self._close()
-        echo = b"%d" % next(_requests)
-        wait = b"" if wait_until is None else self._wait(wait_until - clock.now())
-        self._send(request.filled(echo, *values) + wait)
-        self._wait_reply_due, self._asks = wait_until, True
-        if pause:
-            self._loop.forget(self._sock)
-            yield clock.now() + pause
-            self._loop.watch(self._sock, self._readable)
+        template, request_id = todo.request.template, b"%d" % next(_request_ids)
+        program = ("EVALSHA", script(template.name, FLAGS).sha) if template.is_script else ()
+        wait = lasting(todo.wait, todo.until - clock.now()) if todo.wait else b""
+        self._write(todo.request.packed(*program, request_id=request_id) + wait)
+        self._wait_reply_due, self._asks = todo.until if todo.wait else None, True
         reply = yield clock.now() + self._timing.operation
         self._asks = False
         if reply is None:
             self._close()
-            raise NoReplyError
-        if not reply.startswith(echo):
+            self._session.failed(todo.request)
+            return
+        first = reply[0] if isinstance(reply, list) else reply
+        if template.is_script and not first.startswith(request_id):
             raise Trouble("a reply to another request")
-        answer: bytes = reply
-        return answer
+        self._session.reply(todo.request, reply, clock.now())
 
-    def _packed_campaign(self, asked_at: float) -> requests.Packed:
-        preconditions = machine.preconditions(self._state, asked_at, self._timing)._replace(not_after=0.0)
-        return self._packed("campaign", requests.packed_campaign, self._candidate_id, preconditions, self._info, "")
+    def _wait(self, request: Request, todo: Wait) -> Life:
+        """Wait at Redis as ``Channel.wait`` does. Return the element, or None."""
+        patience = todo.until if todo.exact else todo.until + 2 * SERVER_TIMER
+        if self._wait_reply_due is None:
+            seconds = todo.until - clock.now() - (SERVER_TIMER if todo.exact else 0.0)
+            if seconds < SERVER_TIMER / 2:
+                yield todo.until
+                return None
+            self._write(lasting(request, seconds))
+            self._wait_reply_due = todo.until
+        elif todo.until >= self._wait_reply_due:
+            patience = todo.until + 2 * SERVER_TIMER
+        element = yield patience
+        if element is None:
+            self._close()  # the reply to the wait is still due
+            return None
+        due, self._wait_reply_due = self._wait_reply_due, None
+        if element is not NOTHING:
+            return element
+        if due >= todo.until > clock.now():
+            yield todo.until
+        return None
 
-    def _packed_release(self, token: int, reason: str, *, leave: bool) -> requests.Packed:
-        preconditions = Preconditions(self._state.highest_token)  # nothing is regained here
-        return self._packed(
-            "release", requests.packed_release, self._candidate_id, token, reason, preconditions, leave=leave, hold=0
-        )
-
-    def _packed(self, name: str, pack: Callable[..., requests.Packed], *said: Any, **how: Any) -> requests.Packed:
-        """Return the last request of this name, if it said the same, or a new one."""
-        known = self._requests.get(name)
-        if known is None or known[0] != (said, how):
-            sha = script(name, FLAGS).sha
-            known = self._requests[name] = (said, how), pack(_pack, sha, self._keys, self._timing, *said, **how)
-        return known[1]
-
-    def _send(self, command: bytes) -> None:
+    def _write(self, packed: bytes) -> None:
         if self._sock is None:
             self._sock = socket.create_connection(self._place)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._loop.watch(self._sock, self._readable)
-        self._sock.sendall(command)
+        self._sock.sendall(packed)
 
     def _readable(self) -> None:
         assert self._sock
@@ -348,18 +281,6 @@ def main(address: str, count: int) -> None:
     loop.watch(sys.stdin, told)
     say(ready=count)
     loop.run()
-
-
-def _pack(*command: Any) -> bytes:
-    return b"".join(_encoder.pack_command(*command))  # type: ignore[no-untyped-call]
-
-
-def _iso(at: datetime) -> bytes:
-    return at.isoformat(timespec="microseconds").encode()
-
-
-def _milliseconds(seconds: float) -> bytes:
-    return b"%013d" % (seconds * 1000)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,26 @@ Why one process leads at a time. Suppose that a grant to B follows a grant to A.
 - *With replicas* a second step confirms a grant before it counts (``pending``). It fails if a replica has joined since,
   because that replica may have confirmed the last lease of another primary.
 
+The phase of a candidate, and where an event leads (``-``: it stays; ``tests`` derive this table from ``step``). A
+candidate that is ``pending`` has been granted a lease that replicas must confirm. One that is ``ending`` has told the
+application, or still has to give the lease back. Events of a term that is over change no phase.
+
+    event             following                 pending             leading  ending
+    Campaigned        pending, leading, ending  -                   -        -
+    Renewed           -                         following, leading  ending   -
+    Unsure            -                         -                   -        -
+    Failed            -                         -                   -        -
+    WaitEnded         -                         -                   -        -
+    Released          -                         -                   -        following
+    Tick              -                         -                   -        -
+    Woken             -                         -                   -        -
+    HolderDied        -                         -                   -        -
+    DeadlineObserved  -                         -                   ending   -
+    Resign            -                         -                   ending   -
+    Delivered         -                         -                   -        following
+    Stop              -                         ending              ending   -
+    (deadline)        -                         following           ending   -
+
 No campaign starts while the loss callbacks of the last term still run, so gain and loss come strictly in pairs.
 
 Instants are seconds on the boot clock. ``jitter`` is a random number in [0, 1) that the caller drew, so that the same
@@ -54,6 +74,10 @@ FIRST_BACKOFF = 0.05
 """Seconds after the first failure until the next request. They double with each further failure, up to the retry
 interval."""
 
+SECOND_CHANCE = 0.01
+"""Seconds for which a leader that leaves waits after it has woken a follower, before it wakes another one: several
+times what a hand-over takes."""
+
 Reason = Literal["resigned", "expired", "taken", "quarantined", "data-lost", "callback-failed"]
 
 
@@ -63,6 +87,8 @@ class Campaigned(NamedTuple):
     asked_at: float
     answer: Answer
     jitter: float
+    dead: tuple[str, int] | None = None
+    """Holder and token in the answer, if the holder's process has just been found dead."""
 
 
 class Renewed(NamedTuple):
@@ -72,10 +98,20 @@ class Renewed(NamedTuple):
     answer: Answer
 
 
+class Unsure(NamedTuple):
+    """A poll or a lean renewal could not tell, and has changed nothing: send the full request."""
+
+
 class Failed(NamedTuple):
     """A request failed, or its outcome is unknown."""
 
     jitter: float
+
+
+class WaitEnded(NamedTuple):
+    """A wait at Redis is over, or was refused."""
+
+    refused: bool
 
 
 class Tick(NamedTuple):
@@ -119,10 +155,16 @@ class Released(NamedTuple):
 class Stop(NamedTuple):
     """End the candidacy."""
 
+    delay: float = 0.0
+    """Seconds for which no candidate may lead after the release. The longest that was asked for counts."""
 
-AnyEvent = (
-    Campaigned | Renewed | Failed | Tick | Woken | HolderDied | DeadlineObserved | Resign | Delivered | Released | Stop
-)
+
+Outcome = Campaigned | Renewed | Unsure | Failed | WaitEnded | Released
+"""What became of an action of the candidate at Redis."""
+News = Tick | Woken | HolderDied | DeadlineObserved | Resign | Delivered | Stop
+"""What comes from elsewhere: other processes, the application, time."""
+AnyEvent = Outcome | News
+Phase = Literal["following", "pending", "leading", "ending"]
 
 
 class Term(NamedTuple):
@@ -167,10 +209,29 @@ class State(NamedTuple):
     """Token and reason of the last term, until its end is written to the history."""
     poll_suffices: bool = False
     """Whether another candidate led when Redis was last asked, so that the next request may be a poll."""
+    unsure: bool = False
+    """Whether the last poll or lean renewal could not tell, so that the next request must be the full one."""
+    candidates: int = 0
+    """How many there were at the last campaign or poll."""
+    blpop_refused: bool = False
+    """Whether the last wait at Redis was refused or failed."""
+    retry_blpop_at: float = 0.0
+    """Until when this candidate does not wait at Redis, because it was refused."""
     dead: tuple[str, int] = ("", 0)
     """Holder and token of the last term whose process was seen to die."""
     stopping: bool = False
     """Whether the candidacy ends as soon as the last term is over and done with."""
+    delay: float = 0.0
+    """Seconds for which a release keeps any candidate from leading (``Stop``)."""
+    leave_at: float = 0.0
+    """When a candidate that stops leaves."""
+
+    @property
+    def phase(self) -> Phase:
+        """Where the candidate stands: see the table at the top."""
+        if self.term:
+            return "leading"
+        return "pending" if self.pending else "ending" if self.ended else "following"
 
 
 class Plan(NamedTuple):
@@ -187,20 +248,20 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
     known = state.ended
     state = _expire(state, now)
     match event:
-        case Campaigned(asked_at, answer, jitter):
-            return _campaigned(state, asked_at, answer, jitter, now, timing)
+        case Campaigned(asked_at, answer, jitter, dead):
+            state = _campaigned(state, asked_at, answer, jitter, now, timing)
+            return _woken(state, dead, now) if dead else state
         case Renewed(asked_at, answer):
             return _renewed(state, asked_at, answer, now, timing)
         case Failed(jitter):
-            term = state.term or state.pending  # retry often enough for some more tries before it ends
-            longest = min(timing.retry, max(FIRST_BACKOFF, (term.deadline - now) / 4)) if term else timing.retry
-            wait = min(longest, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + jitter / 2)
-            later = max(now + wait, state.not_before)
-            return state._replace(failures=state.failures + 1, next_at=later, poll_suffices=False)
-        case Woken() if state.term is None and state.pending is None:
-            return state._replace(next_at=max(now, state.not_before), poll_suffices=False)
-        case HolderDied(holder, token) if state.term is None and state.pending is None:
-            return state._replace(dead=(holder, token), next_at=max(now, state.not_before), poll_suffices=False)
+            return _failed(state, jitter, now, timing)
+        case Unsure():
+            return state._replace(unsure=True)
+        case WaitEnded(refused):
+            retry_at = now + timing.retry if refused else state.retry_blpop_at
+            return state._replace(blpop_refused=refused, retry_blpop_at=retry_at)
+        case Woken() | HolderDied():
+            return _woken(state, state.dead if isinstance(event, Woken) else (event.holder, event.token), now)
         case DeadlineObserved(token) if state.term and state.term.token == token:
             return _end(state, "expired", owes_release=False, next_at=now)
         case Resign(token, reason) if state.term and state.term.token == token:
@@ -209,12 +270,9 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
             ended = state.ended._replace(delivered=True)
             return state._replace(ended=ended if ended.owes_release else None)
         case Released() if known:
-            return state._replace(ended=None)
-        case Stop():
-            state = state._replace(stopping=True)
-            if state.pending:
-                return state._replace(pending=None, ended=_unannounced(state.pending))
-            return _end(state, "resigned", owes_release=True, next_at=now) if state.term else state
+            return state._replace(ended=None, leave_at=state.leave_at if state.delay else now + SECOND_CHANCE)
+        case Stop(delay):
+            return _stop(state._replace(stopping=True, delay=max(state.delay, delay)), now)
     return state
 
 
@@ -246,19 +304,11 @@ def inherited(state: State) -> State:
     )
 
 
-def campaigns_when_woken(state: State, now: float) -> bool:
-    """Return whether a candidate that waits at Redis campaigns when it is woken. Pure.
-
-    The same as ``plan`` after ``Woken``, for less work.
-    """
-    return not (state.term or state.pending or state.ended or state.stopping) and now >= state.not_before
-
-
 def decided(event: AnyEvent, after: State) -> bool:
     """Return whether ``event`` ended an attempt to lead. An attempt that must watch or confirm goes on. Pure."""
     if after.term is not None or isinstance(event, Failed):
         return True
-    if not isinstance(event, Campaigned) or after.watch.expired_version(event.asked_at):
+    if not isinstance(event, Campaigned) or event.dead or after.watch.expired_version(event.asked_at):
         return False
     answer = event.answer
     # If more is left of a state than its whole duration, the server's clock was set back, so its answer does not count.
@@ -276,16 +326,31 @@ def plan(state: State, now: float) -> Plan:
         if state.ended.owes_release:
             return Plan("wait", state.ended.term.deadline)
     if state.stopping:
-        return Plan("leave")
+        return Plan("leave") if now >= state.leave_at else Plan("wait", state.leave_at)
     if state.ended:
         return Plan("wait")
     if now >= state.next_at:
         if state.term or state.pending:
             return Plan("renew" if state.term else "confirm")
-        return Plan("poll" if state.poll_suffices and not state.watch.expired_version(now) else "campaign")
+        polls = state.poll_suffices and not state.unsure and not state.watch.expired_version(now)
+        return Plan("poll" if polls else "campaign")
     if state.term:
         return Plan("wait", min(state.next_at, state.term.deadline))
-    return Plan("wait", state.next_at, listen=not state.failures)
+    return Plan("wait", state.next_at, listen=not state.failures and now >= state.retry_blpop_at)
+
+
+def _woken(state: State, dead: tuple[str, int], now: float) -> State:
+    if state.term or state.pending:
+        return state
+    return state._replace(dead=dead, next_at=max(now, state.not_before), poll_suffices=False)
+
+
+def _failed(state: State, jitter: float, now: float, timing: Timing) -> State:
+    term = state.term or state.pending  # retry often enough for some more tries before it ends
+    longest = min(timing.retry, max(FIRST_BACKOFF, (term.deadline - now) / 4)) if term else timing.retry
+    wait = min(longest, FIRST_BACKOFF * 2 ** min(state.failures, 20)) * (0.5 + jitter / 2)
+    later = max(now + wait, state.not_before)
+    return state._replace(failures=state.failures + 1, next_at=later, poll_suffices=False)
 
 
 def _expire(state: State, now: float) -> State:
@@ -313,6 +378,12 @@ def _unannounced(term: Term) -> Ended:
     return Ended(term, "resigned", owes_release=True, delivered=True)
 
 
+def _stop(state: State, now: float) -> State:
+    if state.pending:
+        return state._replace(pending=None, ended=_unannounced(state.pending))
+    return _end(state, "resigned", owes_release=True, next_at=now) if state.term else state
+
+
 def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
     # A candidate that resigns does not campaign for a while, so that another can take over. The time is one retry
     # interval. It doubles with each further term in a row that a failed gain callback ended, up to 32 intervals.
@@ -323,7 +394,7 @@ def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
 
 def _observe(state: State, asked_at: float, answer: Answer, now: float, pause: float) -> State:
     watch = state.watch.observe(asked_at, answer, now, pause)
-    return state._replace(watch=watch, failures=0, highest_token=max(state.highest_token, answer.token))
+    return state._replace(watch=watch, failures=0, unsure=False, highest_token=max(state.highest_token, answer.token))
 
 
 def _gap(state: State, timing: Timing) -> float:
@@ -337,7 +408,7 @@ def _gap(state: State, timing: Timing) -> float:
 def _campaigned(state: State, asked_at: float, answer: Answer, jitter: float, now: float, timing: Timing) -> State:
     gap = _gap(state, timing)
     state = _observe(state, asked_at, answer, now, gap + timing.operation)._replace(
-        unrecorded_end=(0, ""), poll_suffices=False
+        unrecorded_end=(0, ""), poll_suffices=False, candidates=answer.candidates
     )
     if state.term or state.ended or state.pending:
         return state

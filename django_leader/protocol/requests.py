@@ -1,10 +1,6 @@
-"""How the election speaks to its scripts: the words of a request, and what a reply means.
+"""The requests of a candidate: the words that its scripts are given. Pure.
 
 NOT guaranteed here: any property of the election. The scripts document what they do with the words.
-
-Requests that are sent often (a heartbeat, a poll, a wait) and urgent requests (a campaign) are packed once.
-Placeholders stand for the parts that differ each time. A value must have the length of its placeholder, because a
-request tells Redis the length of each word.
 """
 
 from __future__ import annotations
@@ -13,253 +9,178 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import Any
 
-from .config import LONGEST_DURATION, Keys, Timing, inbox, lifetime
-from .records import UNPRINTABLE, Answer, LeaderInfo, Preconditions, utc_now
+from . import replies
+from .config import LONGEST_DURATION, ValidConfig, inbox, lifetime
+from .records import Answer, LeaderInfo, Preconditions
+from .template import Request, Template, command, script
 
-REQUEST_ID, TIME = b"\0" * 12, b"\1" * 32
-"""The placeholders for the request id and for a wall time."""
+TIME = b"\1" * 32
+"""The placeholder for a wall time."""
 NOT_AFTER = b"\2" * 13
 """The placeholder for the server's time after which the request is too old, in milliseconds."""
 SECONDS = b"\3" * 12
 """The placeholder for the duration of a wait."""
 
-LONGEST_MESSAGE = 4096
-"""Bytes of a message in an inbox, at most. Our messages have an instance id, of at most 255 characters."""
-LONGEST_NUMBER = 24
-"""Characters of a number, at most. A script replies with 17, and Python refuses to read some thousands."""
+SERVER_TIMER = 0.1
+"""Seconds by which a blocking command may end late: Redis checks its clients ten times a second (``hz 10``)."""
+LONGEST_WAIT = 3600.0
+"""Seconds for which a command blocks, at most."""
+MOST_EVENTS = 2000
+"""Events of the history that are read, at most. The scripts keep a thousand, and up to a hundred more."""
+MOST_MESSAGES = 100
+"""How many messages are collected at a time: more than all senders send within a heartbeat."""
 
-Pack = Callable[..., bytes]
 Words = tuple[Any, ...]
 
 
-class Packed(NamedTuple):
-    """A request with placeholders. Its words are kept for a server that does not know the script."""
+class Requests:
+    """The requests of one candidate. For one thread at a time.
 
-    pieces: tuple[bytes, ...]
-    words: tuple[bytes, ...]
-    placeholders: tuple[bytes, ...]
-
-    def filled(self, *values: bytes) -> bytes:
-        """Return the request, with ``values`` in the placeholders. Local."""
-        parts = [self.pieces[0]]
-        for value, piece in zip(values, self.pieces[1:], strict=True):
-            parts += value, piece
-        return b"".join(parts)
-
-    def words_filled(self, *values: bytes) -> list[bytes]:
-        """Return the words after the name of the script, with ``values`` in their placeholders. Local."""
-        words, waiting = [], list(zip(self.placeholders, values, strict=True))
-        for word in self.words:
-            while waiting and waiting[0][0] in word:
-                word = word.replace(*waiting.pop(0), 1)
-            words.append(word)
-        return words
-
-
-def _packed(pack: Pack, placeholders: tuple[bytes, ...], command: Words, words: Words = ()) -> Packed:
-    encoded = tuple(word if isinstance(word, bytes) else str(word).encode() for word in words)
-    rest, pieces = pack(*command, *encoded), []
-    for placeholder in placeholders:
-        piece, _, rest = rest.partition(placeholder)
-        pieces.append(piece)
-    return Packed((*pieces, rest), encoded, placeholders)
-
-
-def packed_campaign(
-    pack: Pack,
-    sha: str,
-    keys: Keys,
-    timing: Timing,
-    candidate_id: str,
-    preconditions: Preconditions,
-    info: LeaderInfo,
-    process: str,
-) -> Packed:
-    """Pack the campaigns that have this content. Placeholders: request id, not after, now, and now."""
-    described = _described(info, "started_at", "last_heartbeat")
-    words = _campaign(timing, candidate_id, preconditions, NOT_AFTER, described, process)
-    return _packed(pack, (REQUEST_ID, NOT_AFTER, TIME, TIME), ("EVALSHA", sha), (len(keys), *keys, REQUEST_ID, *words))
-
-
-def packed_release(
-    pack: Pack,
-    sha: str,
-    keys: Keys,
-    timing: Timing,
-    candidate_id: str,
-    token: int,
-    reason: str,
-    preconditions: Preconditions,
-    **how: Any,
-) -> Packed:
-    """Pack the releases that have this content. Placeholders: request id, not after."""
-    words = _release(timing, candidate_id, token, reason, preconditions, NOT_AFTER, **how)
-    return _packed(pack, (REQUEST_ID, NOT_AFTER), ("EVALSHA", sha), (len(keys), *keys, REQUEST_ID, *words))
-
-
-def packed_poll(pack: Pack, sha: str, keys: Keys, timing: Timing, candidate_id: str) -> Packed:
-    """Pack the polls of a follower. Placeholder: request id."""
-    return _packed(pack, (REQUEST_ID,), ("EVALSHA", sha), (4, *keys[:4], REQUEST_ID, candidate_id, lifetime(timing)))
-
-
-def packed_heartbeat(
-    pack: Pack, sha: str, keys: Keys, timing: Timing, candidate_id: str, token: int, info: LeaderInfo
-) -> Packed:
-    """Pack the heartbeats of the term ``token``. Placeholders: request id, time."""
-    described = _described(replace(info, fencing_token=token), "last_heartbeat")
-    words = (
-        4,
-        *keys[:3],
-        inbox(keys, candidate_id),
-        REQUEST_ID,
-        candidate_id,
-        token,
-        _milliseconds(timing.ttl),
-        described,
-    )
-    return _packed(pack, (REQUEST_ID, TIME), ("EVALSHA", sha), words)
-
-
-def packed_wait(pack: Pack, keys: list[str]) -> Packed:
-    """Pack the wait for an element in one of the lists. Placeholder: seconds."""
-    return _packed(pack, (SECONDS,), ("BLPOP", *keys, SECONDS))
-
-
-def campaign_arguments(
-    timing: Timing, candidate_id: str, preconditions: Preconditions, info: LeaderInfo, process: str = ""
-) -> Words:
-    """Return the arguments of the script after the request id. Local."""
-    return _campaign(
-        timing, candidate_id, preconditions, _milliseconds(preconditions.not_after), _described_now(info), process
-    )
-
-
-def reclaim_arguments(
-    timing: Timing,
-    candidate_id: str,
-    token: int,
-    info: LeaderInfo,
-    preconditions: Preconditions,
-    process: str = "",
-    *,
-    confirm: bool,
-) -> Words:
-    """Return the arguments of the script after the request id. Local.
-
-    Of ``preconditions`` only the acknowledged version and ``not_after`` are used.
+    ``pid``: the process id that the candidate publishes of itself.
     """
-    who, what = (
-        _who(timing, candidate_id, token, _milliseconds(preconditions.not_after)),
-        _what(timing, _described_now(info), process),
-    )
-    return (*who, *what, int(confirm), preconditions.acknowledged_version)
+
+    def __init__(self, config: ValidConfig, candidate_id: str = "", pid: int = 0) -> None:
+        self._keys, self._timing, self._candidate_id = config.keys, config.timing, candidate_id
+        project = "".join(config.projects[:1])
+        self._info = LeaderInfo(config.instance_id, config.hostname, pid=pid, project=project)
+        self._inbox = inbox(config.keys, candidate_id)
+        self._last: dict[str, tuple[Any, Template]] = {}
+        """By name, the template that was made last, and the content from which it was made."""
+
+    def campaign(self, preconditions: Preconditions, process: str, now: datetime) -> Request:
+        """Attempt once to lead. A grant publishes ``process``, and that the term began ``now``."""
+
+        def make() -> Template:
+            described = _described(self._info, "started_at", "last_heartbeat")
+            who, what = self._who(preconditions.highest_token), self._what(described, process)
+            words = (*who, *what, preconditions.expired_version, *preconditions.unrecorded_end, *preconditions.dead)
+            return script("campaign", self._keys, words, replies.answer, (NOT_AFTER, TIME, TIME))
+
+        template = self._kept("campaign", (preconditions._replace(not_after=0.0), process), make)
+        return Request(template, (_not_after(preconditions), _iso(now), _iso(now)))
+
+    def poll(self) -> Request:
+        """Poll a lease that another candidate holds. The answer is None if only a campaign can tell."""
+        words = self._candidate_id, lifetime(self._timing)
+        return Request(
+            self._kept("poll", (), lambda: script("poll", self._keys[:4], words, replies.polled, once=True)),
+        )
+
+    def renew(self, token: int, since: datetime, now: datetime) -> Request:
+        """Renew the term ``token``, which began ``since``. The answer is None if only a reclaim can tell."""
+
+        def make() -> Template:
+            info = replace(self._info, started_at=since, fencing_token=token)
+            words = self._candidate_id, token, _milliseconds(self._timing.ttl), _described(info, "last_heartbeat")
+
+            def parse(reply: bytes) -> Answer | None:
+                return replies.renewed(reply, self._candidate_id, token, self._timing)
+
+            return script("renew", (*self._keys[:3], self._inbox), words, parse, (TIME,), once=True)
+
+        return Request(self._kept("renew", (token, since), make), (_iso(now),))
+
+    def reclaim(
+        self,
+        token: int,
+        since: datetime,
+        now: datetime,
+        preconditions: Preconditions,
+        process: str,
+        *,
+        confirm: bool,
+    ) -> Request:
+        """Renew as ``renew`` does, and check everything; with ``confirm`` confirm the grant of the term."""
+        described = _described(replace(self._info, started_at=since, last_heartbeat=now))
+        words = *self._who(token), *self._what(described, process), int(confirm), preconditions.acknowledged_version
+        return Request(script("reclaim", self._keys, words, replies.answer, (NOT_AFTER,)), (_not_after(preconditions),))
+
+    def release(
+        self,
+        token: int,
+        reason: str,
+        preconditions: Preconditions,
+        *,
+        leave: bool = False,
+        delay: float = 0.0,
+        clocks: str = "",
+    ) -> Request:
+        """Give back the term ``token``, with a ``delay`` in seconds; with ``leave`` also end the candidacy.
+
+        ``clocks``: what the clocks of this host show, so that a process that starts later can tell when the delay is
+        over. The answer is True if there was such a term, False if not, and an ``Answer`` if the request came too late.
+        """
+        highest_token = max(preconditions.highest_token, token)
+        version = preconditions.acknowledged_version
+        version = version if version.startswith("reclaimed:") else ""  # the script needs no other
+        milliseconds = math.ceil(min(delay, LONGEST_DURATION) * 1000)
+        words = *self._who(highest_token), token, reason, int(leave), milliseconds, version, clocks
+        template = self._kept(
+            "release", words, lambda: script("release", self._keys, words, replies.released, (NOT_AFTER,))
+        )
+        return Request(template, (_not_after(preconditions),))
+
+    def wait(self, *, wake: bool) -> Request:
+        """Wait for a message to this candidate, and with ``wake`` for a wake-up. The channel fills in the time."""
+        words = ("BLPOP", *[self._inbox, self._keys.wake][: 1 + wake], SECONDS)
+        return Request(self._kept(f"wait {wake}", (), lambda: command(words, self._parse_element, (SECONDS,))))
+
+    def confirm(self) -> Request:
+        """Wait until enough replicas have the last write. The answer is how many have it."""
+        # The server's timer may be late, and a reply that comes after our timeout would end the connection.
+        patience = max(1, math.floor((self._timing.operation - SERVER_TIMER) * 1000))
+        return Request(command(("WAIT", self._timing.replicas, patience), int))
+
+    def server(self, section: str) -> Request:
+        """Ask for a section of the server's configuration."""
+        return Request(command(("INFO", section), replies.server_info))
+
+    def status(self) -> Request:
+        """Ask who leads. The answer is an ``ElectionStatus``."""
+        return Request(script("status", self._keys, (), replies.status))
+
+    def history(self, limit: int) -> Request:
+        """Ask for the newest ``limit`` events, the newest first."""
+        return Request(script("history", self._keys, (min(limit, MOST_EVENTS),), replies.history))
+
+    def post(self, to: str, message: dict[str, Any]) -> Request:
+        """Put a message into the inbox of the candidacy ``to``."""
+        words = json.dumps(message), math.ceil(self._timing.ttl * 1000)
+        return Request(script("post", (inbox(self._keys, to),), words, lambda reply: None))
+
+    def collect(self) -> Request:
+        """Take the waiting messages. If one is too long, it and those behind it are lost: see ``collect.lua``."""
+        words = MOST_MESSAGES, replies.LONGEST_MESSAGE
+        return Request(script("collect", (self._inbox,), words, lambda reply: [*map(replies.message, reply[1:])]))
+
+    def _kept(self, name: str, same: Any, make: Callable[[], Template]) -> Template:
+        known = self._last.get(name)
+        if known is None or known[0] != same:
+            known = self._last[name] = same, make()
+        return known[1]
+
+    def _who(self, highest_token: int) -> Words:
+        timing = self._timing
+        return self._candidate_id, highest_token, math.ceil(timing.quarantine * 1000), timing.replicas, NOT_AFTER
+
+    def _what(self, described: bytes, process: str) -> Words:
+        return _milliseconds(self._timing.ttl), lifetime(self._timing), described, process
+
+    def _parse_element(self, element: tuple[bytes, bytes] | None) -> dict[str, Any] | None:
+        if element is None:
+            return None
+        key, value = element
+        return {"wake": True} if key.decode() == self._keys.wake else replies.message(value)
 
 
-def release_arguments(
-    timing: Timing,
-    candidate_id: str,
-    token: int,
-    reason: str,
-    preconditions: Preconditions,
-    *,
-    leave: bool,
-    hold: float,
-    clocks: str = "",
-) -> Words:
-    """Return the arguments of the script after the request id. Local."""
-    how: dict[str, Any] = {"leave": leave, "hold": hold, "clocks": clocks}
-    return _release(timing, candidate_id, token, reason, preconditions, _milliseconds(preconditions.not_after), **how)
-
-
-def parse(reply: bytes) -> Answer:
-    """Parse a script's reply to a campaign, a poll or a renewal. Raise ``ValueError``. Local."""
-    _, verdict, token, left, candidates, at, version, duration, duplicate, process, holder = decode(reply).split(
-        "\n", 10
-    )
-    if max(map(len, (token, left, candidates, at, duration))) > LONGEST_NUMBER:
-        raise ValueError("a number is too long")
-    seconds, server, lasts = int(left) / 1000, int(at) / 1000, int(duration) / 1000
-    return Answer(verdict, int(token), holder, seconds, int(candidates), duplicate, server, version, lasts, process)
-
-
-def parse_renewed(reply: bytes, candidate_id: str, token: int, timing: Timing) -> Answer | None:
-    """Parse the reply to a heartbeat; return None if the script was unsure. Raise ``ValueError``. Local."""
-    _, verdict, now, version, mail = reply.split(b" ")
-    if verdict != b"renewed":
-        return None
-    if len(now) > LONGEST_NUMBER:
-        raise ValueError("a number is too long")
-    ttl, at = _milliseconds(timing.ttl) / 1000, int(now) / 1000
-    return Answer("renewed", token, candidate_id, ttl, 0, "", at, decode(version), ttl, mail=mail == b"1")
-
-
-def parse_message(text: bytes) -> dict[str, Any]:
-    """Parse a message from an inbox; return an empty dict if it is garbage. Local."""
-    try:
-        message = json.loads(text) if len(text) <= LONGEST_MESSAGE else None
-    except (ValueError, RecursionError):
-        message = None
-    # Only the wake list can wake a candidate. A "wake" in an inbox message is garbage.
-    found = {name: value for name, value in message.items() if name != "wake"} if isinstance(message, dict) else {}
-    duplicate = found.get("duplicate")
-    # Our answer is sent to this id.
-    return {} if isinstance(duplicate, str) and UNPRINTABLE.search(duplicate) else found
-
-
-def decode(value: bytes) -> str:
-    """Decode a text from Redis, whatever its bytes are. Local."""
-    return value.decode("utf-8", "replace")
-
-
-def _campaign(
-    timing: Timing,
-    candidate_id: str,
-    preconditions: Preconditions,
-    not_after: int | bytes,
-    described: bytes,
-    process: str,
-) -> Words:
-    who, what = _who(timing, candidate_id, preconditions.highest_token, not_after), _what(timing, described, process)
-    return (*who, *what, preconditions.expired_version, *preconditions.unrecorded_end, *preconditions.dead)
-
-
-def _release(
-    timing: Timing,
-    candidate_id: str,
-    token: int,
-    reason: str,
-    preconditions: Preconditions,
-    not_after: int | bytes,
-    *,
-    leave: bool,
-    hold: float,
-    clocks: str,
-) -> Words:
-    who = _who(timing, candidate_id, max(preconditions.highest_token, token), not_after)
-    return (
-        *who,
-        token,
-        reason,
-        int(leave),
-        math.ceil(min(hold, LONGEST_DURATION) * 1000),
-        reclaimed(preconditions.acknowledged_version),
-        clocks,
-    )
-
-
-def reclaimed(version: str) -> str:
-    """Return ``version`` if it is that of a reclaimed state, or ''. Local."""
-    return version if version.startswith("reclaimed:") else ""
-
-
-def _who(timing: Timing, candidate_id: str, highest_token: int, not_after: int | bytes) -> Words:
-    return candidate_id, highest_token, math.ceil(timing.quarantine * 1000), timing.replicas, not_after
-
-
-def _what(timing: Timing, described: bytes, process: str) -> Words:
-    return _milliseconds(timing.ttl), lifetime(timing), described, process
+def lasting(wait: Request, seconds: float) -> bytes:
+    """Return a wait as it is sent, that lasts so long, at least, and at most an hour. Local."""
+    # One more, because Redis cuts its clock to milliseconds.
+    milliseconds = max(1, math.ceil(min(seconds, LONGEST_WAIT) * 1000) + 1)
+    return wait._replace(values=(b"%012.3f" % (milliseconds / 1000),)).packed()
 
 
 def _described(info: LeaderInfo, *times: str) -> bytes:
@@ -273,9 +194,13 @@ def _described(info: LeaderInfo, *times: str) -> bytes:
     return text
 
 
-def _described_now(info: LeaderInfo) -> bytes:
-    return _described(replace(info, last_heartbeat=utc_now(), fencing_token=0))
-
-
 def _milliseconds(seconds: float) -> int:
     return math.floor(seconds * 1000)
+
+
+def _not_after(preconditions: Preconditions) -> bytes:
+    return b"%0*d" % (len(NOT_AFTER), preconditions.not_after * 1000)
+
+
+def _iso(at: datetime) -> bytes:
+    return at.isoformat(timespec="microseconds").encode()

@@ -26,10 +26,8 @@ from __future__ import annotations
 
 import contextlib
 import encodings.idna  # noqa: F401 - otherwise the first connect imports it, and a child forked meanwhile never can
-import math
 import os
 import socket
-import time
 from typing import Any
 
 from redis.connection import Connection
@@ -37,7 +35,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from django_leader.exceptions import RedisUnavailable
-from django_leader.protocol.requests import Packed
+from django_leader.protocol.requests import SERVER_TIMER, lasting
+from django_leader.protocol.template import Request
 from django_leader.system import clock
 from django_leader.system.forks import Forked, check, close_silently
 from django_leader.system.waker import Waker, readable
@@ -47,8 +46,6 @@ from .reasons import closed, explain, place_of
 
 EXPECTED = (RedisError, OSError, ValueError)
 """What a connection raises when it fails. Any other exception of a request is a defect."""
-SERVER_TIMER = 0.1
-"""Seconds by which a blocking command may end late: Redis checks its clients ten times a second (``hz 10``)."""
 DENIED = ("NOPERM", "ACL failure", "The user executing the script can't")
 """What Redis replies, depending on its version, to a script in which something was denied."""
 SLICE = 0.02
@@ -72,54 +69,28 @@ class Channel:
         self._wait_reply_due: float | None = None
         """The instant until which a wait was requested whose reply has not come."""
 
-    def call(self, *command: Any) -> Any:
-        """Send one command once and return its reply. One round trip, more if it must connect first.
+    def call(
+        self, packed: bytes, *, wait: Request | None = None, until: float = 0.0, same_connection: bool = False
+    ) -> Any:
+        """Send one packed command once and return its reply. One round trip, more if it must connect first.
 
+        A ``wait`` until the instant ``until`` is sent behind it, in one piece; the method ``wait`` returns the reply to
+        that. With ``same_connection`` it is an error if the connection of the last call has ended.
         Raise ``RedisUnavailable``; the outcome of the command is then unknown. The error is ``ConnectionClosed`` if the
         connection may have ended before. ``NoScriptError`` is passed on, because it is the one error reply for which
         the caller knows what to do.
         """
         try:
-            connection = self._open()
-            return self._call(connection, connection.pack_command(*command))  # type: ignore[no-untyped-call]
-        except NoScriptError:
-            raise
-        except BaseException as error:
-            raise self._failure(error) from None
-
-    def call_after(self, *command: Any) -> Any:
-        """Send as ``call`` does, but only on the connection of the last call; if that has ended, it is an error."""
-        try:
             check(self._pid)
-            if self._connection is None or not self.connected:
+            if same_connection and (not self.connected or self._wait_reply_due is not None):
                 raise RedisConnectionError
-            return self._call(self._connection, self._connection.pack_command(*command))  # type: ignore[no-untyped-call]
-        except BaseException as error:
-            raise self._failure(error) from None
-
-    def call_packed(self, command: bytes, *, until: float | None = None, pause: float = 0.0) -> Any:
-        """Send a command that ``pack`` has packed, as ``call`` does.
-
-        If a wait until the instant ``until`` follows in it, ``wait`` returns the reply to that. ``pause``: seconds to
-        sleep before the reply is read.
-        """
-        try:
-            return self._call(self._open(), [command], until, pause)
+            return self._call(self._open(), packed, wait, until)
         except NoScriptError:
             raise
         except BaseException as error:
             raise self._failure(error) from None
 
-    def pack(self, *command: Any) -> bytes:
-        """Return the command as it is sent. Connect if there is no connection. Raise ``RedisUnavailable``."""
-        try:
-            check(self._pid)
-            # All connections pack alike, also one on which a wait is in progress.
-            return b"".join((self._connection or self._open()).pack_command(*command))  # type: ignore[no-untyped-call]
-        except BaseException as error:
-            raise self._failure(error) from None
-
-    def wait(self, command: Packed, until: float, *, exact: bool = True) -> tuple[bytes, bytes] | None:
+    def wait(self, command: Request, until: float, *, exact: bool = True) -> tuple[bytes, bytes] | None:
         """Wait for an element in one of the lists of ``command`` until an instant, or until the waker is set.
 
         Return (key, element), or None when the time is over or the waker was set. A wait that was sent already goes on.
@@ -131,7 +102,7 @@ class Channel:
         except ConnectionClosed:
             return self._wait(command, until, exact=exact)
 
-    def _wait(self, command: Packed, until: float, *, exact: bool) -> tuple[bytes, bytes] | None:
+    def _wait(self, command: Request, until: float, *, exact: bool) -> tuple[bytes, bytes] | None:
         assert self._waker, "a channel that waits needs a waker"
         patience = until if exact else until + 2 * SERVER_TIMER
         try:
@@ -142,7 +113,7 @@ class Channel:
                     self._waker.wait(until - clock.now())
                     return None
                 self._close_detached()  # first: its BLPOP is still queued and would take our element
-                self._open().send_packed_command([command.filled(blpop_seconds(seconds))], check_health=False)  # type: ignore[no-untyped-call]
+                _send(self._open(), lasting(command, seconds))
                 self._wait_reply_due = until
             elif until >= self._wait_reply_due:
                 patience = until + 2 * SERVER_TIMER
@@ -243,11 +214,9 @@ class Channel:
         assert self._connection
         return self._connection
 
-    def _call(self, connection: Connection, packed: list[bytes], until: float | None = None, pause: float = 0.0) -> Any:
-        connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
-        self._wait_reply_due = until
-        if pause:
-            time.sleep(pause)
+    def _call(self, connection: Connection, packed: bytes, wait: Request | None, until: float) -> Any:
+        _send(connection, packed + lasting(wait, until - clock.now()) if wait else packed)
+        self._wait_reply_due = until if wait else None
         reply = connection.read_response(disable_decoding=True)
         self._answered = True
         check(self._pid)  # before the reply is acted on: see ``forks``
@@ -275,10 +244,8 @@ def denied(error: BaseException) -> bool:
     return isinstance(error, NoPermissionError) or any(words in text for words in DENIED)
 
 
-def blpop_seconds(seconds: float) -> bytes:
-    """Return for how long a command blocks, at least, as it is sent: of one length, at most an hour. Local."""
-    # One more, because Redis cuts its clock to milliseconds.
-    return b"%012.3f" % (max(1, math.ceil(min(seconds, 3600) * 1000) + 1) / 1000)
+def _send(connection: Connection, packed: bytes) -> None:
+    connection.send_packed_command([packed], check_health=False)  # type: ignore[no-untyped-call]
 
 
 def _has_something_to_read(connection: Connection) -> bool:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,9 +37,6 @@ from .work import Gain, locked
 
 LONGEST_LOOK = 0.5
 """Seconds between two checks of the deadline."""
-HEAD_START = 0.0002
-"""Seconds for which ``begin`` sleeps so that the gain callback can begin. Without that sleep the callback would wait
-for the GIL, because a thread that holds the GIL releases it only when it waits, or after 5 ms."""
 
 
 class TermDelivery:
@@ -89,7 +85,7 @@ class TermDelivery:
             raise
 
     def begin(self, token: int) -> None:
-        """Begin the term: watch it from now on, and run the gain callbacks. Local, takes ``HEAD_START``.
+        """Begin the term: watch it from now on, and run the gain callbacks. Local.
 
         Raise ``RuntimeError`` if some callbacks get no thread. The term is watched all the same.
         """
@@ -99,11 +95,8 @@ class TermDelivery:
         self.token, self.looked_at, started = token, clock.now(), 1
         try:
             self._gun.release()
-            try:
-                time.sleep(HEAD_START)
-            finally:
-                with self._changed:
-                    self._changed.notify_all()
+            with self._changed:
+                self._changed.notify_all()
             for gain in calls.gains[1:]:
                 if not self._ours():
                     return

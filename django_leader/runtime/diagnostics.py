@@ -12,9 +12,11 @@ import math
 from django_leader.protocol.config import FINGERPRINT_LENGTH, ValidConfig
 from django_leader.protocol.machine import State, Term
 from django_leader.protocol.records import Answer, printable
-from django_leader.redis.channel import SERVER_TIMER
+from django_leader.protocol.requests import SERVER_TIMER
 from django_leader.system import clock, starvation
 from django_leader.system.log import LONGEST, log, way_to
+
+from .hooks import Hooks
 
 LATE = 0.5
 """Part of the heartbeat interval. A heartbeat that is late by more than this was delayed by more than the jitter of a
@@ -26,7 +28,7 @@ PAUSE = 60.0
 """Seconds between two warnings of a quarantine, because a replica that joins again and again causes many."""
 
 
-class Diagnostics:
+class Diagnostics(Hooks):
     """The warnings of one candidacy. Local, any thread; never raises."""
 
     def __init__(self, label: str, config: ValidConfig, about: dict[str, str] | None = None) -> None:
@@ -43,16 +45,18 @@ class Diagnostics:
         self.delay = 0.0
         """Seconds by which the election thread was late for the last request that was due."""
 
-    def failed(self, error: BaseException, *, unexpected: bool) -> None:
-        """Record that Redis could not be asked. Warn if it could before."""
+    def failed(self, error: BaseException | str, *, unexpected: bool = False) -> None:
+        """Record that Redis could not be used. Warn if it could before."""
         known, text = self.outage, type(error).__name__ if unexpected else str(error)
         self.outage = printable(text, LONGEST)
         if not known:
+            hint = f" Unexpected error: {way_to(error)}." if unexpected and isinstance(error, BaseException) else ""
             self._warn(
                 "Redis is unreachable (%s). No leader can be elected until it is reachable again; the application is "
                 "not affected, and the election recovers by itself.%s",
-                self.outage, f" Unexpected error: {way_to(error)}." if unexpected else "",
-            )  # fmt: skip
+                self.outage,
+                hint,
+            )
 
     def answered(self, answer: Answer) -> None:
         """Record that Redis has answered. Warn if it could not be asked before, and of a quarantine."""
@@ -99,6 +103,10 @@ class Diagnostics:
             self._late[1].add(cause)
             left = max(0.0, self._term.deadline - clock.now())
             self._warn("a heartbeat is %.1f s late; %.1f s of the lease are left. %s.", late, left, advice)
+
+    def wait_refused(self, error: BaseException) -> None:
+        """Note that this process does not wait at Redis for now, and what that means."""
+        log(logging.INFO, "%s: BLPOP was refused or failed (%s); a hand-over may take longer", self.label, error)
 
     def duplicate(self, other: str) -> None:
         """Warn that the candidacy ``other`` has the same instance id."""

@@ -150,7 +150,7 @@ class LeaderElection:
     @property
     def outage(self) -> str:
         """Why Redis could not be asked when this candidate last tried; empty when it answered. Local."""
-        return self._candidacy.advice.outage if self._candidacy else ""
+        return self._candidacy.diagnostics.outage if self._candidacy else ""
 
     @property
     def last_tick(self) -> float | None:
@@ -164,7 +164,7 @@ class LeaderElection:
     @property
     def delay(self) -> float:
         """Seconds by which this process was late for its last heartbeat or poll: how starved it is. Local."""
-        return candidacy.advice.delay if (candidacy := self._current()) else 0.0
+        return candidacy.diagnostics.delay if (candidacy := self._current()) else 0.0
 
     def wait_for_leadership(self, timeout: float | None = 0.0) -> bool:
         """Block until this process leads, or ``timeout`` seconds are over (None: no limit) and one attempt has ended.
@@ -340,7 +340,7 @@ class LeaderElection:
     def stop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
         """End the candidacy: end the term, run the loss callbacks, release the lease and wake the next leader.
 
-        Return when that is done: after two round trips and some 15 ms in which the next leader has the processor, or at
+        Return when that is done: after two round trips and the 10 ms that ``SECOND_CHANCE`` explains, or at
         the latest after ``timeout`` seconds (default: the lease and two operations). From a callback or receiver of
         this election, a body under ``@leader_required``, or a signal handler that interrupts ``run()`` or another
         ``stop()``, return at once; the end follows when these have returned.
@@ -353,10 +353,9 @@ class LeaderElection:
         if self._start and self._start.cancel():  # it still waited for a thread
             candidacy.close()
             return
-        candidacy.hold = max(candidacy.hold, hold)
         bound = self._timing.ttl + 2 * self._timing.operation if timeout is None else timeout
         here, until = self.runs_here, clock.now() + bound
-        candidacy.stop(here=not here and bound >= self._timing.operation)
+        candidacy.stop(hold, here=not here and bound >= self._timing.operation)
         if here:
             return
         with (changed := candidacy.changed):

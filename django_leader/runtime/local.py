@@ -14,22 +14,14 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
-from typing import Any
 
 from redis.connection import Connection
 
+from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import ValidConfig
 from django_leader.protocol.hold import DELAY
-from django_leader.protocol.records import (
-    NO_PRECONDITIONS,
-    Answer,
-    ElectionStatus,
-    Event,
-    LeaderInfo,
-    Preconditions,
-    instance_of,
-    utc_now,
-)
+from django_leader.protocol.records import ElectionStatus, Event, LeaderInfo, instance_of, utc_now
+from django_leader.protocol.template import Request
 from django_leader.redis.connector import Connect
 from django_leader.redis.lease import Lease
 from django_leader.system import clock
@@ -68,66 +60,32 @@ def open_lease(connect: Connect, config: ValidConfig, waker: Waker | None = None
 
 
 class LocalLease(Lease):
-    """The operations of ``Lease``, within this process. Each is local, never raises, and has no cost to speak of."""
+    """The operations of ``Lease``, within this process. Each is local and has no cost to speak of.
+
+    It does what the scripts do, with the words that they are given. There is never a connection, so neither a lean
+    renewal nor a poll is sent.
+    """
 
     def __init__(self, local: Local, config: ValidConfig, waker: Waker | None = None) -> None:
         super().__init__(local, config, waker)
         if local.pid != os.getpid():  # no thread may be left to release the lock
             local.forget()
-        self._local, self._waker = local, waker
+        self._local, self._waker, self._ttl = local, waker, config.timing.ttl
+        self._scripts = {"campaign": self._campaign, "reclaim": self._reclaim, "release": self._release}
 
-    def campaign(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> Answer:
-        """Lead, unless another candidacy of this process leads, or a hold goes on."""
-        local, now = self._local, clock.now()
-        with local.lock:
-            if preconditions.unrecorded_end[0]:
-                self._remember(preconditions.unrecorded_end[1], candidate_id, preconditions.unrecorded_end[0])
-            if local.holder != candidate_id and now < local.until:
-                return self._answer("held", now)
-            local.token = max(local.token + 1, preconditions.highest_token + 1, time.time_ns() // 1000)
-            local.holder, local.until = candidate_id, now + self._timing.ttl
-            self._describe(info)
-            self._remember("elected", candidate_id, local.token)
-            return self._answer("granted", now)
+    def send(self, request: Request, wait: Request | None = None, until: float = 0.0) -> bytes:
+        """Do what the script of ``request`` does. Raise ``RedisUnavailable`` for any other request."""
+        script = self._scripts.get(request.template.name)
+        if script is None:
+            raise RedisUnavailable("LOCAL is True: this election does not use Redis")
+        count, *words = (word.decode() for word in request.words(b""))
+        with self._local.lock:
+            return script(*words[int(count) + 1 :])
 
-    def renew(
-        self,
-        candidate_id: str,
-        token: int,
-        info: LeaderInfo,
-        preconditions: Preconditions = NO_PRECONDITIONS,
-        *,
-        confirm: bool = False,
-    ) -> Answer:
-        """Renew the lease of the term ``token``."""
-        local, now = self._local, clock.now()
-        with local.lock:
-            if (local.holder, local.token) != (candidate_id, token):
-                return self._answer("refused", now)
-            local.until = now + self._timing.ttl
-            self._describe(info)
-            return self._answer("renewed", now)
-
-    def release(
-        self,
-        candidate_id: str,
-        token: int,
-        reason: str,
-        preconditions: Preconditions = NO_PRECONDITIONS,
-        *,
-        leave: bool,
-        hold: float = 0,
-        clocks: str = "",
-        deadline: float = 0.0,
-    ) -> bool:
-        """Give the term ``token`` back. Return whether there was one."""
-        local = self._local
-        with local.lock:
-            if (local.holder, local.token) != (candidate_id, token):
-                return False
-            local.holder, local.until, local.duration, local.clocks = "", clock.now() + hold, hold, clocks
-            self._remember(reason, candidate_id, token)
-            return True
+    def wait(self, request: Request, until: float, *, exact: bool = True) -> None:
+        """Wait until the instant ``until``, or for the waker."""
+        assert self._waker
+        self._waker.wait(until - clock.now())
 
     def status(self) -> ElectionStatus:
         """Return what this process knows: nothing of the others."""
@@ -140,41 +98,51 @@ class LocalLease(Lease):
     def history(self, limit: int) -> list[Event]:
         """Return the newest changes in this process."""
         with self._local.lock:
-            return list(self._local.events)[::-1][:limit]
+            return list(self._local.events)[::-1][: max(limit, 0)]
 
-    def wait(self, candidate_id: str, *, wake: bool, until: float, exact: bool = True) -> dict[str, Any] | None:
-        """Wait until the instant ``until``, or for the waker. Return None."""
-        assert self._waker
-        self._waker.wait(until - clock.now())
-        return None
+    def _campaign(self, candidate_id: str, highest_token: str, *words: str) -> bytes:
+        *_, info, _, _, ended, reason, _, _ = words
+        local, now = self._local, clock.now()
+        if int(ended):
+            self._remember(reason, candidate_id, int(ended))
+        if local.holder != candidate_id and now < local.until:
+            return self._answer("held", now)
+        local.token = max(local.token + 1, int(highest_token) + 1, time.time_ns() // 1000)
+        local.holder, local.until = candidate_id, now + self._ttl
+        self._describe(info)
+        self._remember("elected", candidate_id, local.token)
+        return self._answer("granted", now)
 
-    def poll(
-        self, candidate_id: str, highest_token: int, until: float | None = None, *, wake: bool = True
-    ) -> Answer | None:
-        """Return None: a campaign tells as much."""
-        return None
+    def _reclaim(self, candidate_id: str, token: str, *words: str) -> bytes:
+        local, now = self._local, clock.now()
+        if (local.holder, local.token) != (candidate_id, int(token)):
+            return self._answer("refused", now)
+        local.until = now + self._ttl
+        self._describe(words[5])
+        return self._answer("renewed", now)
 
-    def prepare(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> None:
-        """Do nothing: there is no request to pack."""
+    def _release(self, candidate_id: str, *words: str) -> bytes:
+        *_, token, reason, _, delay, _, clocks = words
+        local = self._local
+        if (local.holder, local.token) != (candidate_id, int(token)):
+            return b"\nnothing"
+        duration = int(delay) / 1000
+        local.holder, local.until, local.duration, local.clocks = "", clock.now() + duration, duration, clocks
+        self._remember(reason, candidate_id, int(token))
+        return b"\nreleased"
 
-    def prepare_release(self, candidate_id: str, token: int, reason: str, preconditions: Preconditions) -> None:
-        """Do nothing: there is no request to pack."""
-
-    def server(self) -> dict[str, str]:
-        """Return nothing: there is no server."""
-        return {}
-
-    def _answer(self, verdict: str, now: float) -> Answer:
+    def _answer(self, verdict: str, now: float) -> bytes:
         local = self._local
         led = bool(local.holder)
-        kind, duration, process = ("lease:", self._timing.ttl, "") if led else (DELAY, local.duration, local.clocks)
+        kind, duration, process = ("lease:", self._ttl, "") if led else (DELAY, local.duration, local.clocks)
+        left, at, lasts = (round(seconds * 1000) for seconds in (local.until - now, now, duration))
         version = f"{kind}{local.token}:{local.until}"
-        return Answer(
-            verdict, local.token, local.holder, local.until - now, int(led), "", now, version, duration, process
-        )
+        words = "", verdict, local.token, left, int(led), at, version, lasts, "", process, local.holder
+        return "\n".join(map(str, words)).encode()
 
-    def _describe(self, info: LeaderInfo) -> None:
-        self._local.info = replace(info, last_heartbeat=utc_now(), fencing_token=self._local.token)
+    def _describe(self, info: str) -> None:
+        described = LeaderInfo.from_json(info, instance_of(self._local.holder))
+        self._local.info = replace(described, last_heartbeat=utc_now(), fencing_token=self._local.token)
 
     def _remember(self, kind: str, candidate_id: str, token: int) -> None:
         self._local.events.append(Event(utc_now(), kind, instance_of(candidate_id), token))

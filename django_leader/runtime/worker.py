@@ -1,85 +1,200 @@
-"""The actions that the machine decides on, for the thread of a candidacy that holds the I/O lock.
+"""The loop of one candidacy, and all its I/O: do what the session says, until nothing is left to do.
 
-NOT guaranteed here: that an action was carried out. A request that raises ``RedisUnavailable`` may have been executed.
-The caller then feeds ``Failed`` to the machine, and time does the rest.
+NOT guaranteed here: that a request was executed, or was not, when its reply did not come. The session then feeds
+``Failed`` to the machine, and time does the rest.
 
-- A leader sends one request per heartbeat, and waits locally in between, so that its connection is free when it must
-  release. The answer says whether there is a message in its inbox.
-- Meanwhile a candidate watches the process of a leader on its host, and feeds the death of that process to the machine.
-- A follower polls once per retry interval. Its wait at Redis for a wake-up is sent in one piece with the poll, unless
-  something is due before that wait would end. A follower in a large fleet polls more rarely (``pace``). The lease that
-  it has seen may be over before such a wait would end, so it sends the wait only when the poll is answered.
+- The *I/O lock* protects the connection, the session and the watch over the leader's process. One thread at a time
+  holds it and does all I/O. That is the election thread, except for the release: it leaves from the thread that has
+  nothing more to do before it, if the lock is free. A leader's election thread waits for its next heartbeat without
+  this lock.
+- A thread that holds the I/O lock may take the lock of the shared state. Only the election thread waits for the I/O
+  lock, and it holds nothing then; other threads go on if they do not get it. So the two locks cannot deadlock.
+- No exception ends the loop, only ``Stop`` does. The loop retries what fails.
+- A fork in C runs no hook, and greenlets go on in the child. So the loop checks the process id in each turn, and ends
+  silently in a child.
+- A candidate watches the process of a leader on its host, and feeds the death of that process to the machine.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
-import time
-from collections.abc import Callable
-from typing import Any
+import threading
 
 from django_leader.exceptions import RedisUnavailable
-from django_leader.protocol import machine, pace
+from django_leader.protocol import machine
 from django_leader.protocol.config import ValidConfig
-from django_leader.protocol.hold import DELAY, held_since
-from django_leader.protocol.records import Answer, LeaderInfo, Preconditions, other_project, utc_now
-from django_leader.redis.channel import SERVER_TIMER
+from django_leader.protocol.records import Answer, utc_now
+from django_leader.protocol.session import Leave, Send, Session, Wait
+from django_leader.redis.channel import ConnectionClosed
 from django_leader.redis.lease import Lease
 from django_leader.system import clock
-from django_leader.system.log import log
+from django_leader.system.forks import Forked, check
 from django_leader.system.pidfd import HolderWatch, Identity, boot_time, clocks, own, same_boot
+from django_leader.system.starts import insist
+from django_leader.system.threads import PAUSE
 from django_leader.system.waker import Waker
 
-from .diagnostics import Diagnostics
+from .hooks import Hooks
+from .state import SharedState
 
-SECOND_CHANCE = 0.01
-"""Seconds for which a leader that leaves waits after it has woken a follower, before it wakes another one: several
-times what a hand-over takes."""
-QUEUE = 32
-"""About how many followers wait for a wake-up at a time. After each poll it is drawn anew which ones. Some servers need
-a time that grows with the square of their number to wake one of them: 5 ms for 1,000, 0.1 s for 3,000."""
-
-
-def over_before(state: machine.State, until: float) -> bool:
-    """Return whether the lease may be over before a wait until ``until`` returns, late by the server's timer. Pure."""
-    return until + 2 * SERVER_TIMER >= state.watch.expires_at
+LONGEST_WAIT = 3600.0
+"""Seconds of one wait, at most."""
+LEADS_NEXT = ("campaign", "poll", "BLPOP")
+"""Requests after which this candidate may lead, for which it must be ready."""
 
 
-class Actions:
-    """The actions of one candidacy, for one thread at a time.
+class Worker:
+    """The I/O of one candidacy."""
 
-    ``state`` returns what the machine knows, ``apply`` feeds it an event.
-    """
-
-    def __init__(
-        self,
-        lease: Lease,
-        candidate_id: str,
-        config: ValidConfig,
-        waker: Waker,
-        advice: Diagnostics,
-        pid: int,
-        state: Callable[[], machine.State],
-        apply: Callable[[machine.AnyEvent], None],
-    ) -> None:
-        self._lease, self._candidate_id, self._config, self._timing = lease, candidate_id, config, config.timing
-        self._waker, self._advice, self._pid = waker, advice, pid
-        self._state, self._apply = state, apply
-        self._retry_blpop_at, self._blpop_refused = 0.0, False
-        self._advised = self._released = False
-        self._prepared_at, self._candidates = -1, 0
+    def __init__(self, lease: Lease, shared: SharedState, config: ValidConfig, waker: Waker, hooks: Hooks) -> None:
+        # Never change.
+        self._shared, self._timing, self._waker, self._hooks = shared, config.timing, waker, hooks
+        self._publishes_process = config.same_host_takeover
+        # The I/O lock, and the threads other than the election thread that try it. Each adds and removes only itself.
+        self._io_lock, self._io_threads = threading.Lock(), set[int]()
+        # Only under the I/O lock, except ``channel.connected``, and at the beginning and the end, when no other thread
+        # has anything to do.
+        self.lease = lease
+        self.session = Session(
+            shared,
+            shared.candidate_id,
+            config,
+            shared.pid,
+            hooks,
+            random=random.random,
+            wall=utc_now,
+            clocks=clocks,
+            follow=self._follow,
+        )
         self._holder = HolderWatch()
         self._identity: Identity | None = None
-        self._compared: str | None = ""
-        """The leader whose project was asked for last; None once a leader has published its project."""
+        # Written by the election thread, read by any thread.
+        self.turned_at = clock.now()
+
+    def run(self, label: str) -> None:
+        """Take turns until the candidacy has ended. The calling thread is the election thread.
+
+        Return in a child, too, without doing anything there.
+        """
+        with contextlib.suppress(Exception):  # then it publishes no process, and is taken over when its lease ends
+            self.begin()
+        with contextlib.suppress(Forked):
+            # Whatever a turn raises, and whatever the code that handles this raises.
+            insist(self._take_turns, f"{label}: the election")
 
     def begin(self) -> None:
         """Determine the identity of this process, before the first campaign publishes it. Local."""
-        if self._config.same_host_takeover and (identity := own()):
-            self._identity, self._lease.process = identity, identity.to_text()
-            self._prepared_at = -1
+        if self._publishes_process and (identity := own()):
+            self._identity, self.session.process = identity, identity.to_text()
+
+    def release(self) -> None:
+        """Carry out a release that is due, so that the next leader need not wait for another thread to wake up.
+
+        One round trip in the calling thread, if it gets the I/O lock and there is a connection; otherwise local.
+        """
+        shared = self._shared
+        # Only on an open connection, because the waiting thread may not have the time that it takes to connect. Not in
+        # the child of a fork in C, because it must not touch what it has inherited.
+        if shared.ended or not self.lease.channel.connected or not shared.ours():
+            return
+        acquired, thread = False, threading.get_ident()
+        self._io_threads.add(thread)
+        try:
+            acquired = self._io_lock.acquire(blocking=False)
+            while acquired and machine.plan(shared.state, clock.now()).act == "release":
+                self._act()
+        except (Exception, Forked) as error:  # forked: in a child the caller goes on, with nothing to release
+            self._failed(error)
+        finally:
+            if acquired:
+                self._io_lock.release()
+            self._io_threads.discard(thread)
+
+    def runs_here(self) -> bool:
+        """Return whether the calling thread is in ``release``. Local."""
+        return threading.get_ident() in self._io_threads
+
+    def close(self) -> None:
+        """Close what is held in this process. Local, any thread, when no thread takes turns any more."""
+        self._holder.forget()
+        self.lease.channel.drop()
+
+    def abandon(self) -> None:
+        """Close what a forked child has inherited, without a message to the server. Local."""
+        self._holder.forget()
+        self.lease.channel.abandon()
+
+    def _take_turns(self) -> None:
+        while self._shared.ours():  # in a child, a thread that does not exist there may hold the I/O lock
+            self.turned_at = clock.now()
+            with self._io_lock:
+                wait = self._turn()
+            if wait is None:
+                break
+            self._hooks.turn_ended(self._shared.state, wait)
+            if wait > 0:
+                self._waker.wait(min(wait, LONGEST_WAIT))
+
+    def _turn(self) -> float | None:
+        """Decide and carry out one action. Return the seconds to wait without the lock; None if nothing is left to do.
+
+        Raise ``Forked`` in a child.
+        """
+        shared = self._shared
+        check(shared.pid)
+        try:
+            self._hooks.turn_began()
+            self._report_holder_death()
+            if shared.stop_asked and not shared.state.stopping:
+                shared.apply(machine.Stop())
+            if shared.state.phase != "following":  # what it waits for may have run out
+                shared.apply(machine.Tick())
+            check(shared.pid)  # again, because other greenlets may run, and fork, while this one waits for a lock
+            return self._act()
+        except Exception as error:
+            self._failed(error)
+            # If it is a bug, the election goes on, but not in a tight loop.
+            return min(PAUSE, self._timing.retry)
+
+    def _act(self) -> float | None:
+        """Do what the session says next. Return as ``_turn`` does."""
+        todo = self.session.next(clock.now(), connected=self.lease.channel.connected)
+        if isinstance(todo, Leave):
+            return None
+        request = todo.request if isinstance(todo, Send) else todo.at_redis
+        if request and request.template.name in LEADS_NEXT and not self._shared.ready():
+            return self._timing.retry
+        return self._wait(todo) if isinstance(todo, Wait) else self._send(todo)
+
+    def _send(self, todo: Send) -> float:
+        request = todo.request
+        try:
+            if todo.alone:
+                self.lease.channel.cancel_wait()
+            reply = self.lease.send(request, todo.wait, todo.until)
+            self.session.reply(request, reply, clock.now())
+        except RedisUnavailable as error:
+            self.lease.channel.drop()  # it may be a garbled reply
+            if self.session.failed(request, closed=isinstance(error, ConnectionClosed)):
+                self._hooks.failed(error)
+        return 0.0
+
+    def _wait(self, todo: Wait) -> float:
+        self._begin_again()
+        if todo.at_redis is None:
+            if todo.connect:
+                with contextlib.suppress(RedisUnavailable):
+                    self.lease.channel.open()
+            return todo.until - clock.now()
+        try:
+            element = self.lease.wait(todo.at_redis, todo.until, exact=todo.exact)
+            self.session.reply(todo.at_redis, element, clock.now())
+        except RedisUnavailable as error:
+            if not self._shared.state.blpop_refused:
+                self._hooks.wait_refused(error)
+            self.session.failed(todo.at_redis)
+        return 0.0
 
     def _begin_again(self) -> None:
         """Have the next request publish the process anew if the wall clock was stepped. Local, 1 µs if it was not."""
@@ -87,200 +202,26 @@ class Actions:
         if identity and not same_boot(identity, identity._replace(booted=boot_time())):
             self.begin()
 
-    def end(self) -> None:
-        """Close what is held in this process; also in a forked child. Local."""
-        self._holder.forget()
-
-    def do(self, todo: machine.Plan, hold: float) -> float:
-        """Carry out one decision. Return the seconds to wait locally.
-
-        ``hold``: seconds for which a release keeps the lease. Raise ``RedisUnavailable``.
-        """
-        state, asked_at = self._state(), clock.now()
-        if todo.act in ("campaign", "poll"):
-            self._campaign(state, asked_at, poll=todo.act == "poll")
-        elif todo.act in ("renew", "confirm") and (term := state.term or state.pending):
-            self._renew(state, term, asked_at, confirm=todo.act == "confirm")
-        elif todo.act == "release":
-            try:
-                self._release(state, asked_at, hold)
-            finally:
-                self._apply(machine.Released())
-        else:
-            return self._wait(state, todo, asked_at)
-        return 0.0
-
-    def leave(self) -> None:
-        """Remove this candidate from the candidates in Redis, which wakes a follower if there is no leader.
-
-        Raise ``RedisUnavailable``.
-        """
-        self._lease.channel.cancel_wait()
-        if self._released:
-            time.sleep(SECOND_CHANCE)
-        preconditions = machine.preconditions(self._state(), clock.now(), self._timing)
-        self._lease.release(self._candidate_id, 0, "", preconditions, leave=True)
-
-    def _release(self, state: machine.State, asked_at: float, hold: float) -> None:
-        if state.ended and state.ended.owes_release:
-            preconditions, (token, deadline) = machine.preconditions(state, asked_at, self._timing), state.ended.term
-            how: dict[str, Any] = {"hold": hold, "clocks": clocks().to_text() if hold else "", "deadline": deadline}
-            self._lease.release(self._candidate_id, token, state.ended.reason, preconditions, leave=False, **how)
-            self._released = not hold
-
-    def _campaign(self, state: machine.State, asked_at: float, *, poll: bool) -> None:
-        answer = self._ask(state, asked_at, poll=poll)
-        duplicate = answer.duplicate
-        if answer.verdict != "granted" and self._holder_is_dead(answer, asked_at):
-            state, asked_at = self._state(), clock.now()
-            answer = self._ask(state, asked_at, poll=False)
-        self._answered(machine.Campaigned(asked_at, answer, random.random()))
-        if answer.verdict == "granted":
-            self._holder.forget()
-            self._waker.also = None
-        if duplicate:
-            self._lease.post(duplicate, {"duplicate": self._candidate_id})
-
-    def _ask(self, state: machine.State, asked_at: float, *, poll: bool) -> Answer:
-        if poll:
-            until = asked_at + self._timing.retry
-            crowded = pace.usual(self._candidates, self._timing) > self._timing.retry
-            waits = (
-                not over_before(state, until)
-                and not crowded
-                and not self._blpop_refused
-                and asked_at >= state.not_before
-            )
-            if answer := self._lease.poll(
-                self._candidate_id, state.highest_token, until if waits else None, wake=self._queues()
-            ):
-                return answer
-        answer = self._lease.campaign(
-            self._candidate_id, machine.preconditions(state, asked_at, self._timing), self._info(state)
-        )
-        if answer.version.startswith(DELAY):
-            return answer._replace(held_since=held_since(answer, clocks()))
-        return answer
-
-    def _holder_is_dead(self, answer: Answer, asked_at: float) -> bool:
-        """Watch the process that leads, or whose lease has run out. Return whether it is dead."""
-        if self._lease.process and answer.verdict in ("held", "expired"):
+    def _follow(self, answer: Answer, asked_at: float) -> tuple[str, int] | None:
+        """Watch the process that leads, or whose lease has run out. Return its term, once, if it is dead."""
+        if self.session.process and answer.verdict in ("held", "expired"):
             self._holder.follow((answer.holder, answer.token), answer.process, asked_at, answer.version)
         else:
             self._holder.forget()
-        return self.report_holder_death()
+        return self._dead()
 
-    def report_holder_death(self) -> bool:
-        """Feed the death of the leader's process to the machine, once. Return whether this call did."""
+    def _dead(self) -> tuple[str, int] | None:
         term = self._holder.dead()
         self._waker.also = self._holder.fd
-        if term is None or term == self._state().dead:
-            return False
-        self._apply(machine.HolderDied(*term))
-        return True
+        return term if term != self._shared.state.dead else None
 
-    def _renew(self, state: machine.State, term: machine.Term, asked_at: float, *, confirm: bool) -> None:
-        preconditions = machine.preconditions(state, asked_at, self._timing)
-        answer = self._lease.renew(self._candidate_id, term.token, self._info(state), preconditions, confirm=confirm)
-        self._answered(machine.Renewed(asked_at, answer))
-        if answer.mail:
-            with contextlib.suppress(RedisUnavailable):  # it may not be allowed; the heartbeat itself has succeeded
-                for message in self._lease.collect(self._candidate_id):
-                    self._received(message)
+    def _report_holder_death(self) -> None:
+        """Feed the death of the leader's process to the machine, once."""
+        if term := self._dead():
+            self._shared.apply(machine.HolderDied(*term))
 
-    def _answered(self, event: machine.Campaigned | machine.Renewed) -> None:
-        self._apply(event)
-        self._candidates = event.answer.candidates
-        self._advised = self._advised and not self._advice.outage
-        self._advice.answered(event.answer)
-
-    def _info(self, state: machine.State) -> LeaderInfo:
-        """Return what is published of this process. While it leads, that is always the same object."""
-        if not state.term:
-            since = utc_now()
-            self._published = LeaderInfo(
-                self._config.instance_id,
-                self._config.hostname,
-                since,
-                pid=self._pid,
-                project="".join(self._config.projects[:1]),
-            )
-        return self._published
-
-    def _wait(self, state: machine.State, todo: machine.Plan, asked_at: float) -> float:
-        self._begin_again()
-        if not self._advised and not state.ended and not state.failures:
-            self._advised = True
-            with contextlib.suppress(RedisUnavailable):  # it may not be allowed
-                self._advice.server(self._lease.server())
-        if self._compared is not None and not state.failures:
-            with contextlib.suppress(RedisUnavailable):
-                self._compare_projects(state)
-        if todo.listen and asked_at >= self._retry_blpop_at:
-            self._listen(state, todo.until)
-            return 0.0
-        with contextlib.suppress(RedisUnavailable):
-            if state.ended and state.ended.owes_release:
-                self._lease.channel.open()  # while the loss callbacks run
-            elif state.term and self._lease.channel.connected:
-                self._lease.prepare_release(
-                    self._candidate_id,
-                    state.term.token,
-                    "resigned",
-                    Preconditions(state.highest_token, acknowledged_version=state.watch.version),
-                )
-        return todo.until - clock.now()
-
-    def _compare_projects(self, state: machine.State) -> None:
-        """Warn this process and the leader, once, if they are of two projects. Raise ``RedisUnavailable``.
-
-        It takes one round trip for each new leader, until one has published its project. The follower asks, because of
-        two projects the one that comes second follows the other. An older release of this package publishes no project.
-        """
-        if not self._config.projects or state.leader in ("", self._candidate_id, self._compared):
-            return
-        self._compared, leader = state.leader, self._lease.status().leader
-        if leader and leader.project:
-            self._compared = None
-        if other := other_project(leader, self._config.projects):
-            self._advice.project(other)
-            self._lease.post(state.leader, {"project": self._config.projects[0]})
-
-    def _listen(self, state: machine.State, until: float) -> None:
-        try:
-            if self._prepared_at != state.highest_token:
-                self._prepared_at = state.highest_token
-                self._lease.prepare(
-                    self._candidate_id, machine.preconditions(state, clock.now(), self._timing), self._info(state)
-                )
-            wake = clock.now() >= state.not_before and self._queues()
-            # A poll that is not urgent may be late by the server's timer, which saves this thread one wake-up.
-            exact = not state.poll_suffices or over_before(state, until)
-            message = self._lease.wait(self._candidate_id, wake=wake, until=until, exact=exact)
-            self._blpop_refused = False
-        except RedisUnavailable as error:
-            # The next request shows whether Redis is unreachable. If it only refuses the wait, go on without one.
-            self._retry_blpop_at = clock.now() + self._timing.retry
-            if not self._blpop_refused:
-                self._blpop_refused = True
-                label = self._advice.label
-                log(logging.INFO, "%s: BLPOP was refused or failed (%s); a hand-over may take longer", label, error)
-            return
-        if message is not None:
-            self._received(message)
-
-    def _queues(self) -> bool:
-        """Return whether to wait for a wake-up, too, until the next poll. Drawn at random."""
-        return random.random() * self._candidates < QUEUE
-
-    def _received(self, message: dict[str, Any]) -> None:
-        if "wake" in message:
-            state, at = self._state(), clock.now()
-            if machine.campaigns_when_woken(state, at):  # if it stops meanwhile, it wakes another when it leaves
-                self._campaign(state, at, poll=False)  # at once, and not in the next turn
-        elif isinstance(duplicate := message.get("duplicate"), str):
-            self._advice.duplicate(duplicate)
-            if not message.get("answer"):
-                self._lease.post(duplicate, {"duplicate": self._candidate_id, "answer": True})
-        elif self._config.projects and isinstance(other := message.get("project"), str):
-            self._advice.project(other)
+    def _failed(self, error: BaseException) -> None:
+        if self._shared.ours():  # in a child it failed because it is the parent's
+            with contextlib.suppress(Exception):  # the text of an exception may raise another
+                self._hooks.failed(error, unexpected=not isinstance(error, RedisUnavailable))
+            self.session.failed(None)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from django_leader.protocol import machine, scripts
 from django_leader.redis import runner
-from django_leader.runtime import candidacy
+from django_leader.runtime import state as shared
 from django_leader.runtime.election import LeaderElection
 from django_leader.runtime.listeners import TermCalls
 from django_leader.system.pidfd import HolderWatch, Identity
@@ -80,7 +80,7 @@ def blind_claim() -> None:
 
 def no_fork_guard() -> None:
     """A child goes on where its parent was."""
-    vars(candidacy)["new_cell"] = lambda deadline: [deadline]
+    vars(shared)["new_cell"] = lambda deadline: [deadline]
     LeaderElection.after_fork = lambda self: None  # type: ignore[method-assign]
 
 

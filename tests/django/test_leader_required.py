@@ -30,7 +30,6 @@ from django_leader import Config, LeaderElection, LeaderInfo, LeadershipLost, el
 from django_leader.decorators import _who_leads
 from django_leader.protocol.records import Preconditions
 from django_leader.redis.connector import connector
-from django_leader.redis.lease import Lease
 from django_leader.runtime import guard
 from django_leader.runtime.guard import run_guarded
 from django_leader.system import clock
@@ -39,6 +38,7 @@ from django_leader.testing import following, leading, real_elections
 from tests.commands.management.commands import guarded, guarded_class, guarded_inner
 from tests.django.conftest import CLUSTER_CACHE, FAST
 from tests.support.candidates import ROOT
+from tests.support.lease import Lease
 from tests.support.servers import RedisServer, eventually
 
 LONG = 20.0

@@ -11,12 +11,33 @@ import pytest
 import redis
 
 from django_leader import Config, LeaderElection
+from django_leader.protocol.template import Request
 from django_leader.redis.connector import Connect, connector
+from django_leader.runtime.candidacy import Candidacy
 from tests.conftest import need
-from tests.support.servers import SERVERS, RedisServer, program
+from tests.support.servers import SERVERS, RedisServer, eventually, program
 
 FAST = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.3, "quarantine": 0}
 Make = Callable[..., LeaderElection]
+
+
+def on_release(candidacy: Candidacy, does: Callable[[Request], object]) -> None:
+    """Have it do something in the thread from which a release leaves, and right before."""
+    lease = candidacy._worker.lease
+    real = lease.send
+
+    def send(request: Request, wait: Request | None = None, until: float = 0.0) -> Any:
+        if request.template.name == "release":
+            does(request)
+        return real(request, wait, until)
+
+    lease.send = send  # type: ignore[method-assign]
+
+
+def eventually_idle(candidacy: Candidacy) -> None:
+    """Wait until a leader's election thread waits for its next heartbeat."""
+    worker = candidacy._worker
+    eventually(lambda: "release" in worker.session.requests._last and not worker._io_lock.locked(), "it is idle")
 
 
 @pytest.fixture(scope="session")

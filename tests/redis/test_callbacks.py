@@ -100,13 +100,13 @@ def test_while_redis_refuses_and_loss_callbacks_run_nothing_spins(make: Make, ow
     candidacy = election._candidacy
     assert candidacy
     connects: list[float] = []
-    real = candidacy._lease.channel._connect
+    real = candidacy._worker.lease.channel._connect
 
     def connect(timeout: float) -> Any:
         connects.append(timeout)
         return real(timeout)
 
-    candidacy._lease.channel._connect = connect
+    candidacy._worker.lease.channel._connect = connect
     own_server.stop()
     election.resign()
     start = clock.now()

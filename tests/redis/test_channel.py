@@ -17,13 +17,13 @@ import redis
 from redis.connection import Connection
 
 from django_leader import Config, LeaderElection, RedisUnavailable
-from django_leader.protocol import requests
 from django_leader.redis.channel import Channel
 from django_leader.redis.connector import connector
 from django_leader.redis.lease import Lease
 from django_leader.system import clock
 from django_leader.system.forks import Forked
 from django_leader.system.waker import Waker
+from tests.support.lease import blpop, call
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 Fork = Callable[[], None]
@@ -54,11 +54,10 @@ def copy(channel: Channel) -> socket.socket:
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 ASKS: list[Callable[[Channel], object]] = [
-    lambda channel: channel.call("SET", "touched", 1),
-    lambda channel: channel.call_packed(b"*3\r\n$3\r\nSET\r\n$7\r\ntouched\r\n$1\r\n1\r\n"),
-    lambda channel: channel.pack("SET", "touched", 1),
-    lambda channel: channel.wait(requests.packed_wait(lambda *words: b"", []), clock.now() + GENEROUS),
-    lambda channel: channel.wait(requests.packed_wait(lambda *words: b"", []), clock.now()),
+    lambda channel: call(channel, "SET", "touched", 1),
+    lambda channel: channel.call(b"*3\r\n$3\r\nSET\r\n$7\r\ntouched\r\n$1\r\n1\r\n"),
+    lambda channel: channel.wait(blpop("wake"), clock.now() + GENEROUS),
+    lambda channel: channel.wait(blpop("wake"), clock.now()),
     lambda channel: channel.open(),
 ]
 
@@ -67,7 +66,7 @@ ASKS: list[Callable[[Channel], object]] = [
 def test_s06_a_child_sends_nothing_and_closes_its_descriptor_without_a_word(
     channel: Channel, fork: Fork, some_server: RedisServer, ask: Callable[[Channel], object]
 ) -> None:
-    channel.call("PING")
+    call(channel, "PING")
     with copy(channel) as parent:
         inherited: Any = channel._connection
         descriptor = inherited._sock.fileno()
@@ -84,26 +83,26 @@ def test_s06_a_child_sends_nothing_and_closes_its_descriptor_without_a_word(
 
 
 def test_s06_a_child_reads_no_reply(channel: Channel, fork: Fork, some_server: RedisServer) -> None:
-    channel.call("PING")
+    call(channel, "PING")
     connection: Any = channel._connection
     with copy(channel) as parent:
         connection.send_command("ECHO", "reply")
         channel._wait_reply_due = clock.now() + GENEROUS
         fork()
         with pytest.raises(Forked):
-            channel.wait(requests.packed_wait(lambda *words: b"", []), clock.now() + GENEROUS)
+            channel.wait(blpop("wake"), clock.now() + GENEROUS)
         assert parent.recv(100) == b"$5\r\nreply\r\n"
 
 
 def test_s06_a_fork_during_a_wait_is_seen_before_the_reply_is_read(
     channel: Channel, fork: Fork, some_server: RedisServer
 ) -> None:
-    channel.call("PING")
+    call(channel, "PING")
     admin, found = some_server.client(), list[object]()
 
     def wait() -> None:
         with pytest.raises(Forked) as error:
-            channel.wait(requests.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS)
+            channel.wait(blpop("wake"), clock.now() + GENEROUS)
         found.append(error.value)
 
     with copy(channel) as parent:
@@ -130,7 +129,7 @@ def test_s06_a_fork_during_a_request_is_seen_before_its_reply_counts(
 
     monkeypatch.setattr(Connection, does, forks_meanwhile)
     with pytest.raises(Forked):
-        channel.call("SET", "touched", 1)
+        call(channel, "SET", "touched", 1)
     assert not channel.connected
     assert (some_server.client().get("touched") is None) == (does == "connect")
 
@@ -139,7 +138,7 @@ def test_s06_a_failure_in_a_child_is_no_failure_of_redis(
     channel: Channel, fork: Fork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It fails because the connection is its parent's."""
-    channel.call("PING")
+    call(channel, "PING")
 
     def fail(*args: Any, **kwargs: Any) -> None:
         fork()
@@ -147,12 +146,12 @@ def test_s06_a_failure_in_a_child_is_no_failure_of_redis(
 
     monkeypatch.setattr(channel, "_open", fail)
     with pytest.raises(Forked):
-        channel.call("PING")
+        call(channel, "PING")
     assert not channel.connected
 
 
 def test_dropping_and_hanging_up_in_a_child_leaves_the_parents_connections(channel: Channel, fork: Fork) -> None:
-    channel.call("PING")
+    call(channel, "PING")
     with copy(channel) as parent:
         channel._wait_reply_due = clock.now() + GENEROUS
         fork()
@@ -199,10 +198,10 @@ def test_s19_the_loop_ends_in_a_child_without_a_word(
     fork()
     candidacy._thread.join(GENEROUS)
     assert not candidacy._thread.is_alive()
-    assert (candidacy.ended, candidacy._lease.channel.connected, lost, caplog.text) == (True, False, [], "")
-    assert admin.get(election.config.keys.lock) == candidacy._candidate_id.encode(), "the lease is the parent's"
+    assert (candidacy.ended, candidacy._worker.lease.channel.connected, lost, caplog.text) == (True, False, [], "")
+    assert admin.get(election.config.keys.lock) == candidacy.shared.candidate_id.encode(), "the lease is the parent's"
     assert admin.xlen(election.config.keys.events) == before
-    assert admin.zscore(election.config.keys.candidates, candidacy._candidate_id) is not None
+    assert admin.zscore(election.config.keys.candidates, candidacy.shared.candidate_id) is not None
 
 
 def test_s19_nothing_is_applied_published_or_logged_in_a_child(
@@ -212,15 +211,15 @@ def test_s19_nothing_is_applied_published_or_logged_in_a_child(
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     candidacy: Any = election._candidacy
-    state = candidacy._state
+    state = candidacy.shared.state
     fork()
     caplog.set_level(logging.INFO)
     caplog.clear()
-    candidacy._log.gained(7)
+    candidacy.shared._log.gained(7)
     candidacy.stop(here=True)
-    candidacy._failed(RedisUnavailable("the descriptor was closed"))
+    candidacy._worker._failed(RedisUnavailable("the descriptor was closed"))
     candidacy._delivered(state.term.token)
-    assert candidacy._state is state or candidacy.ended, "only a child's own loop has given it up"
+    assert candidacy.shared.state is state or candidacy.ended, "only a child's own loop has given it up"
     assert caplog.text == ""
 
 
@@ -235,7 +234,7 @@ def test_s19_a_release_that_a_child_goes_on_with_ends_there(
         fork()
         raise Forked
 
-    monkeypatch.setattr(candidacy._actions, "do", forked)
+    monkeypatch.setattr(candidacy._worker, "_act", forked)
     caplog.clear()
     election.stop(timeout=GENEROUS)
     assert not election.running
@@ -275,7 +274,7 @@ def test_a_wait_that_was_cut_short_eats_no_wake_up(some_server: RedisServer) -> 
     found: list[Any] = []
 
     def wait() -> None:
-        found.append(channel.wait(requests.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS))
+        found.append(channel.wait(blpop("wake"), clock.now() + GENEROUS))
 
     for _ in range(2):
         thread = threading.Thread(target=wait)

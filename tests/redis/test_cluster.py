@@ -68,7 +68,7 @@ def ask(client: Any, *words: Any, raw: bool = False) -> Any:
 
 def stays_away(election: LeaderElection, caplog: pytest.LogCaptureFixture, code: str) -> None:
     election.start()
-    eventually(lambda: election._candidacy and election._candidacy._state.failures >= 3)
+    eventually(lambda: election._candidacy and election._candidacy.shared.state.failures >= 3)
     assert election.wait_for_leadership(0) is False
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 1

@@ -11,6 +11,7 @@ import redis
 
 from django_leader import Config, LeaderElection
 from django_leader.protocol import pace
+from django_leader.protocol.template import Request
 from django_leader.redis.lease import Lease
 from django_leader.system import clock
 from tests.support.servers import GENEROUS, RedisServer, eventually
@@ -36,21 +37,22 @@ class Seen:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    seen, look, wait = Seen(), Lease.poll, Lease.wait
+    seen, send, wait = Seen(), Lease.send, Lease.wait
 
-    def looks(self: Lease, me: str, highest_token: int, until: float | None = None, **options: Any) -> Any:
-        seen.looks[me.partition(":")[0]].append(clock.now())
-        return look(self, me, highest_token, until, **options)
+    def sends(self: Lease, request: Request, *following: Any) -> Any:
+        if request.template.name == "poll":
+            seen.looks[request.template.words[6].decode().partition(":")[0]].append(clock.now())
+        return send(self, request, *following)
 
-    def waits(self: Lease, me: str, **options: Any) -> Any:
+    def waits(self: Lease, request: Request, until: float, *, exact: bool = True) -> Any:
         seen.waits += self.channel._wait_reply_due is None
-        message = wait(self, me, **options)
-        if message:
-            seen.woken.append(me.partition(":")[0])
-        return message
+        element = wait(self, request, until, exact=exact)
+        if element:
+            seen.woken.append(request.template.words[1].decode().split(":")[-2])
+        return element
 
     monkeypatch.setattr(pace, "FULL_RATE_CANDIDATES", 1)
-    monkeypatch.setattr(Lease, "poll", looks)
+    monkeypatch.setattr(Lease, "send", sends)
     monkeypatch.setattr(Lease, "wait", waits)
     return seen
 
@@ -74,7 +76,7 @@ def fleet(seen: Seen, some_server: RedisServer) -> Iterator[list[LeaderElection]
 
 def connection(election: LeaderElection) -> object:
     assert election._candidacy
-    return election._candidacy._lease.channel._connection
+    return election._candidacy._worker.lease.channel._connection
 
 
 def test_many_followers_look_more_rarely_and_wait_in_between(fleet: list[LeaderElection], seen: Seen) -> None:

@@ -6,14 +6,13 @@ import gc
 import logging
 import threading
 import weakref
-from typing import Any
 
 import fakeredis
 import pytest
 import redis
 
 from django_leader import Config, LeaderElection, LeaderError, RedisUnavailable
-from django_leader.runtime.worker import Actions
+from django_leader.runtime.worker import Worker
 from django_leader.system import clock
 from tests.redis.conftest import FAST, Make
 from tests.support.servers import GENEROUS, RedisServer, eventually
@@ -78,15 +77,15 @@ def test_asking_a_server_that_is_away_says_which_election(make: Make, own_server
 def test_s17_an_unexpected_exception_ends_nothing_and_is_told_once(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real, failures = Actions.do, list[Any]()
+    real, failures = Worker._act, list[bool]()
 
-    def broken(self: Actions, todo: Any, hold: float) -> float:
+    def broken(self: Worker) -> float | None:
         if len(failures) < 3:
-            failures.append(todo)
+            failures.append(True)
             raise ZeroDivisionError("a bug")
-        return real(self, todo, hold)
+        return real(self)
 
-    monkeypatch.setattr(Actions, "do", broken)
+    monkeypatch.setattr(Worker, "_act", broken)
     election = make()
     with caplog.at_level(logging.INFO):
         election.start()
@@ -121,7 +120,7 @@ def test_s17_a_thread_that_watches_no_longer_is_seen(make: Make) -> None:
     assert election.wait_for_leadership(GENEROUS)
     candidacy = election._candidacy
     assert candidacy
-    delivery = eventually(lambda: candidacy._announcer.current)  # just behind what is_leader() reads
+    delivery = eventually(lambda: candidacy.shared.announcer.current)  # just behind what is_leader() reads
     eventually(lambda: election.last_tick is not None and election.last_tick < 0.6)
     with delivery._changed:  # so that the watcher cannot look
         eventually(lambda: election.last_tick is not None and election.last_tick > 0.6)

@@ -18,11 +18,11 @@ from django_leader import Config, LeaderElection
 from django_leader.protocol.config import inbox
 from django_leader.protocol.records import LeaderInfo, Preconditions
 from django_leader.redis.connector import connector
-from django_leader.redis.lease import Lease
 from django_leader.system import clock, pidfd
 from testproject.embedded import die_with_parent
 from tests.conftest import need
 from tests.support.candidates import ROOT
+from tests.support.lease import Lease
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 A = "a:" + "0" * 16

@@ -54,7 +54,7 @@ def test_s19_a_fork_without_hooks_is_found_at_the_next_start(make: Make) -> None
     election.stop()
     before = election._candidacy
     assert before
-    election._pid = before.pid = 0  # as in a child that was forked in C
+    election._pid = before.shared.pid = 0  # as in a child that was forked in C
     assert not election.running
     election.start()
     assert election.wait_for_leadership(GENEROUS)
@@ -90,10 +90,10 @@ def test_s19_what_is_inherited_of_a_candidacy_does_nothing_more(make: Make) -> N
     if pid == 0:
         status = 1
         try:
-            for does in (candidacy._turn, candidacy._lease.status):
+            for does in (candidacy._worker._turn, candidacy._worker.lease.status):
                 with pytest.raises(Forked):
                     does()
-            candidacy._loop()
+            candidacy._worker.run("")
             status = 42 if (candidacy.ended, election.is_leader()) == (True, False) else 2
         finally:
             os._exit(status)

@@ -16,17 +16,17 @@ import redis
 
 from django_leader import Config, LeaderElection, RedisUnavailable
 from django_leader.exceptions import LeaderError
-from django_leader.protocol import requests
 from django_leader.protocol.config import inbox
 from django_leader.protocol.records import LeaderInfo, Preconditions
 from django_leader.redis.channel import Channel
 from django_leader.redis.connector import connector
-from django_leader.redis.lease import Lease
 from django_leader.system import clock
 from django_leader.system.waker import Waker
 from tests.chaos.proxy import HARMS, Network, Proxy
+from tests.support.lease import Lease, blpop, call
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
+WAIT = b"*3\r\n$4\r\nWAIT\r\n$1\r\n0\r\n$2\r\n10\r\n"
 Make = Callable[..., LeaderElection]
 LONG = {"lock_ttl": 60.0, "heartbeat_interval": 15.0, "retry_interval": 2.0, "quarantine": 0}
 CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", quarantine=0).validate()
@@ -174,7 +174,7 @@ def test_every_script_goes_on_with_a_new_connection(lease: Lease, proxy: Proxy, 
     """Also if the first request was executed, and its reply is lost."""
 
     def idle() -> None:
-        assert lease.channel.call("PING") == b"PONG"
+        assert call(lease.channel, "PING") == b"PONG"
         proxy.close_lines(harm)
         if harm.startswith("idle"):
             eventually(lambda: not proxy.lines, "the connection is closed")
@@ -250,24 +250,24 @@ def test_s13_replicas_are_never_asked_on_another_connection_than_that_of_the_gra
 ) -> None:
     """There WAIT would count all replicas, whatever they have."""
     for harm in HARMS:
-        channel.call("PING")
+        call(channel, "PING")
         proxy.close_lines(harm)
         if harm.startswith("idle"):
             eventually(lambda: not proxy.lines)
         with pytest.raises(RedisUnavailable):
-            channel.call_after("WAIT", 0, 10)
+            channel.call(WAIT, same_connection=True)
         proxy.heal()
     with pytest.raises(RedisUnavailable, match="closed the connection"):
-        channel.call_after("WAIT", 0, 10)
+        channel.call(WAIT, same_connection=True)
 
 
 def test_a_wait_that_was_ended_twice_is_an_error(channel: Channel, proxy: Proxy, some_server: RedisServer) -> None:
-    channel.call("PING")
+    call(channel, "PING")
     admin, found = some_server.client(), list[object]()
 
     def wait() -> None:
         try:
-            found.append(channel.wait(requests.packed_wait(channel.pack, ["wake"]), clock.now() + 2 * GENEROUS))
+            found.append(channel.wait(blpop("wake"), clock.now() + 2 * GENEROUS))
         except LeaderError as error:
             found.append(error)
 
@@ -284,11 +284,9 @@ def test_a_wait_that_was_ended_twice_is_an_error(channel: Channel, proxy: Proxy,
 
 
 def test_a_wait_that_was_ended_is_resumed_for_its_remaining_time(channel: Channel, some_server: RedisServer) -> None:
-    channel.call("PING")
+    call(channel, "PING")
     admin, found = some_server.client(), list[object]()
-    thread = threading.Thread(
-        target=lambda: found.append(channel.wait(requests.packed_wait(channel.pack, ["wake"]), clock.now() + GENEROUS))
-    )
+    thread = threading.Thread(target=lambda: found.append(channel.wait(blpop("wake"), clock.now() + GENEROUS)))
     thread.start()
     before = eventually(lambda: waiting(admin))
     kill_clients(admin)

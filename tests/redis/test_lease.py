@@ -14,8 +14,8 @@ from django_leader.protocol.config import Config, inbox
 from django_leader.protocol.records import ElectionStatus, LeaderInfo, Preconditions, utc_now
 from django_leader.protocol.scripts import script
 from django_leader.redis.connector import Connect
-from django_leader.redis.lease import Lease
 from django_leader.system.waker import Waker
+from tests.support.lease import Lease
 from tests.support.servers import GENEROUS, eventually
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
@@ -312,7 +312,7 @@ def test_a_script_that_the_server_does_not_know_is_sent_whole(lease: Lease, clie
 def test_s06_a_reply_to_another_request_is_an_error(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
     lease.campaign(A, Preconditions(), info())
     for reply in ([b"0", b"granted", b"1", b"x", 1, 1, b""], b"0\ngranted\n1", [], 7, None):
-        monkeypatch.setattr(lease.channel, "call_packed", lambda command, reply=reply, **options: reply)
+        monkeypatch.setattr(lease.channel, "call", lambda command, reply=reply, **options: reply)
         with pytest.raises(RedisUnavailable, match="does not belong to its request"):
             lease.campaign(A, Preconditions(), info())
 
@@ -322,7 +322,7 @@ def test_s06_a_reply_to_another_request_is_an_error_for_rare_requests(
     lease: Lease, monkeypatch: pytest.MonkeyPatch, reply: Any
 ) -> None:
     """As for those that are sent all the time."""
-    monkeypatch.setattr(lease.channel, "call", lambda *command: reply)
+    monkeypatch.setattr(lease.channel, "call", lambda command, **options: reply)
     with pytest.raises(RedisUnavailable, match="does not belong to its request"):
         lease.status()
 
@@ -334,7 +334,7 @@ def test_s06_a_heartbeat_is_not_answered_by_something_else(lease: Lease, monkeyp
         [number] = re.findall(rb"\r\n(1\d{11})\r\n", command)
         return bytes(number) + b" renewed"
 
-    monkeypatch.setattr(lease.channel, "call_packed", only_the_number)
+    monkeypatch.setattr(lease.channel, "call", only_the_number)
     with pytest.raises(RedisUnavailable, match="the reply to renew does not belong to its request"):
         lease.renew(A, token, info())
 

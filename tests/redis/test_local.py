@@ -12,9 +12,10 @@ import pytest
 
 from django_leader import Config, LeaderElection
 from django_leader.protocol.records import NO_PRECONDITIONS, LeaderInfo, Preconditions
-from django_leader.runtime.local import Local, LocalLease, open_lease
+from django_leader.runtime.local import Local, LocalLease
 from django_leader.system import clock
 from django_leader.system.starts import starts
+from tests.support.lease import Lease
 from tests.support.servers import GENEROUS, eventually
 
 FAST: dict[str, Any] = {"lock_ttl": 3, "heartbeat_interval": 0.2, "retry_interval": 0.2, "quarantine": 60}
@@ -85,8 +86,8 @@ def test_a_hold_within_the_process_ends(election: LeaderElection) -> None:
 
 def test_another_candidacy_of_the_process_waits_for_the_first() -> None:
     local, config = Local(), Config(**FAST).validate()
-    first, second = open_lease(local, config), open_lease(local, config)
-    assert isinstance(first, LocalLease)
+    first, second = Lease(local, config), Lease(local, config)
+    assert isinstance(first.lease, LocalLease)
     granted = first.campaign("a:1", NO_PRECONDITIONS, INFO)
     assert granted.verdict == "granted"
     held = second.campaign("b:2", Preconditions(unrecorded_end=(5, "expired")), INFO)

@@ -72,7 +72,7 @@ def test_nothing_is_logged_while_an_event_is_applied(make: Make, caplog: pytest.
     assert election.wait_for_leadership(GENEROUS)
     candidacy = election._candidacy
     assert candidacy
-    real, inside = candidacy._apply_one, list[bool]()
+    real, inside = candidacy.shared._apply_one, list[bool]()
 
     def apply_one(event: machine.AnyEvent) -> None:
         real(event)
@@ -80,10 +80,10 @@ def test_nothing_is_logged_while_an_event_is_applied(make: Make, caplog: pytest.
             election.stop()  # as from a handler that interrupts this thread
 
     def note(record: logging.LogRecord) -> bool:
-        inside.append(candidacy._applying == threading.get_ident())
+        inside.append(candidacy.shared.applying == threading.get_ident())
         return True
 
-    candidacy._apply_one = apply_one  # type: ignore[method-assign]
+    candidacy.shared._apply_one = apply_one  # type: ignore[method-assign]
     caplog.handler.addFilter(note)
     with caplog.at_level(logging.INFO, "django_leader"):
         election.resign()

@@ -15,9 +15,9 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from django_leader import Config, LeaderElection, RedisUnavailable, acl
-from django_leader.redis.lease import Lease
 from django_leader.settings import read
 from tests.support.candidates import ROOT
+from tests.support.lease import Lease
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 NAMED = {"CACHE": "leader"}
@@ -112,9 +112,9 @@ def test_the_printed_user_may_do_all_that_a_candidate_does(
         assert first._candidacy
         assert second._candidacy
         Lease(second._connect(), second.config).post(
-            first._candidacy._candidate_id, {"duplicate": second._candidacy._candidate_id}
+            first._candidacy.shared.candidate_id, {"duplicate": second._candidacy.shared.candidate_id}
         )
-        twins = first._candidacy.advice._duplicates
+        twins = first._candidacy.diagnostics._duplicates
         eventually(lambda: twins, "the leader has read it")
         first.stop(hold=0.5)
         assert second.wait_for_leadership(GENEROUS)

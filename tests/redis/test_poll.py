@@ -9,11 +9,11 @@ import pytest
 
 from django_leader.protocol.config import Config, inbox
 from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
-from django_leader.redis.channel import blpop_seconds
+from django_leader.protocol.requests import lasting
 from django_leader.redis.connector import Connect
-from django_leader.redis.lease import Lease
 from django_leader.system import clock
 from django_leader.system.waker import Waker
+from tests.support.lease import Lease, blpop
 from tests.support.servers import GENEROUS, SERVERS, eventually
 
 A, B = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("ab"))
@@ -209,4 +209,4 @@ def test_what_is_packed_while_a_wait_goes_on_leaves_it_alone(lease: Lease, clien
 
 @pytest.mark.parametrize("seconds", [-1.0, -0.0015, 0.0])
 def test_a_wait_for_no_time_is_not_one_for_ever(seconds: float) -> None:
-    assert blpop_seconds(seconds) == b"00000000.001"
+    assert lasting(blpop("wake"), seconds).endswith(b"\r\n00000000.001\r\n")

@@ -21,8 +21,8 @@ from django_leader.handler import elections
 from django_leader.protocol.records import LeaderInfo, Preconditions
 from django_leader.redis.channel import Channel
 from django_leader.redis.connector import connector
-from django_leader.redis.lease import Lease
 from testproject.embedded import die_with_parent
+from tests.support.lease import Lease, call
 from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
 
 A, B = "a:0000000000000000", "b:0000000000000001"
@@ -233,7 +233,7 @@ def test_a_sentinel_that_does_not_answer_is_asked_last(sentinel: Sentinel) -> No
         silent.settimeout(0.2)
         for _ in range(3):
             channel = Channel(connect, 0.5)
-            channel.call("PING")
+            call(channel, "PING")
             channel.drop()
             with contextlib.suppress(TimeoutError):
                 client, address = silent.accept()
@@ -245,7 +245,7 @@ def test_a_sentinel_that_does_not_answer_is_asked_last(sentinel: Sentinel) -> No
 def test_a_primary_that_sentinel_does_not_know_cannot_be_asked(sentinel: Sentinel) -> None:
     channel = Channel(connector(sentinel.master_for("other").connection_pool), 5)  # type: ignore[no-untyped-call]
     with pytest.raises(RedisUnavailable, match=r"no Sentinel names a primary for 'other' \(.*:\d+ does not know it"):
-        channel.call("PING")
+        call(channel, "PING")
 
 
 def test_a_cache_behind_sentinel_carries_an_election(sentinel: Sentinel, settings: Settings) -> None:

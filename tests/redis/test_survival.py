@@ -19,7 +19,7 @@ from django_leader.protocol import machine
 from django_leader.runtime.callbacks import TermDelivery
 from django_leader.runtime.candidacy import Candidacy
 from django_leader.runtime.diagnostics import Diagnostics
-from django_leader.runtime.worker import Actions
+from django_leader.runtime.worker import Worker
 from django_leader.system import clock
 from django_leader.system.starts import Start, Starts, starts
 from django_leader.system.threads import PAUSE
@@ -71,7 +71,7 @@ def test_s17_what_the_handling_of_an_exception_raises_ends_nothing_either(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Actions, "do", fails)
+        patch.setattr(Worker, "_act", fails)
         if where == "advice":
             patch.setattr(Diagnostics, "failed", fails)
         elif where == "machine":
@@ -81,7 +81,7 @@ def test_s17_what_the_handling_of_an_exception_raises_ends_nothing_either(
         elif where == "log":
             broken_log()
         else:
-            patch.setattr(Actions, "report_holder_death", fails)
+            patch.setattr(Worker, "_report_holder_death", fails)
             patch.setattr(Diagnostics, "turn_ended", fails)
         start = clock.now()
         eventually(lambda: clock.now() > start + 1.5 and len(raised) > 3)
@@ -127,12 +127,12 @@ def test_s16_a_loss_is_told_once_whatever_fails_on_the_way(
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     eventually(lambda: told)
-    current = election._candidacy and election._candidacy._announcer.current
+    current = election._candidacy and election._candidacy.shared.announcer.current
     setattr(current, where, once(getattr(current, where), failed))
     if where == "_expired":
         hangs = threading.Event()  # the election thread, in a connect, say
         with monkeypatch.context() as patch:
-            patch.setattr(Actions, "_renew", lambda *args, **options: hangs.wait(GENEROUS))
+            patch.setattr(Worker, "_send", lambda *args, **options: hangs.wait(GENEROUS))
             eventually(lambda: "loss" in told)
         hangs.set()
     elif where == "end":
@@ -149,10 +149,10 @@ def test_a_candidate_without_an_identity_of_its_process_participates(
 ) -> None:
     """For want of descriptors it cannot publish which process it is."""
 
-    def fails(actions: Actions) -> None:
+    def fails(worker: Worker) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(Actions, "begin", fails)
+    monkeypatch.setattr(Worker, "begin", fails)
     election = make()
     election.start()
     assert election.wait_for_leadership(GENEROUS)

@@ -11,8 +11,9 @@ import redis
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import Config
 from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
+from django_leader.protocol.requests import Requests
 from django_leader.redis.connector import Connect
-from django_leader.redis.lease import Lease
+from tests.support.lease import Lease
 from tests.support.servers import GENEROUS
 
 A, B, C = (f"{name}:{'0' * 15}{number}" for number, name in enumerate("abc"))
@@ -142,13 +143,13 @@ def test_s25_a_doubled_claim_grants_nothing_anew(
 ) -> None:
     sent: list[bytes] = []
     lease.campaign(B, Preconditions(), INFO)  # the server knows the script from here on
-    send = lease.channel.call_packed
+    send = lease.channel.call
 
     def overhear(command: bytes, **options: Any) -> Any:
         sent.append(command)
         return send(command, **options)
 
-    monkeypatch.setattr(lease.channel, "call_packed", overhear)
+    monkeypatch.setattr(lease.channel, "call", overhear)
     granted = claim(lease, token)
     state = client.hgetall(KEYS.state)
     assert b"\nheld\n%d\n" % granted.token in send(sent[-1])
@@ -258,19 +259,19 @@ def test_s23_a_leader_whose_wall_clock_was_set_publishes_its_process_anew(
     first.process = "process of A, later"
     assert first.renew(A, token, INFO).verdict == "renewed", "with its next heartbeat"
     assert process(client) == lease.campaign(B, Preconditions(), INFO).process == "process of A, later"
-    monkeypatch.setattr(first._runner, "run", None)  # which would be the more costly heartbeat
+    monkeypatch.setattr(Requests, "reclaim", None)  # which would be the more costly heartbeat
     assert first.renew(A, token, INFO).verdict == "renewed", "and once is enough"
 
 
 def test_s23_a_heartbeat_that_failed_publishes_the_process_the_next_time(
     first: Lease, client: Any, token: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(*said: Any) -> Any:
+    def ask(*said: Any) -> Any:
         raise RedisUnavailable("it is away")
 
     first.process = "process of A, later"
     with monkeypatch.context() as away:
-        away.setattr(first._runner, "run", run)
+        away.setattr(first.lease, "ask", ask)
         with pytest.raises(RedisUnavailable):
             first.renew(A, token, INFO)
     assert process(client) == "process of A"

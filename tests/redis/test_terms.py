@@ -14,11 +14,11 @@ import redis
 from django_leader import LeaderElection
 from django_leader.protocol.records import LeaderInfo, Preconditions
 from django_leader.redis.connector import connector
-from django_leader.redis.lease import Lease
 from django_leader.runtime import election as election_module
 from django_leader.runtime import worker
 from django_leader.system import clock
 from tests.redis.conftest import FAST, Make
+from tests.support.lease import Lease
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from django_leader.protocol import machine
 from django_leader.protocol.config import Timing, margin_of
 from django_leader.protocol.expiry import STATES, ExpiryProof, Observation
 from django_leader.protocol.records import Answer
+from django_leader.protocol.session import Session
 
 from .protocol import Rules, sources
 
+PLAN = machine.plan
 LATE = "if tonumber(ARGV[6]) > 0 and now > tonumber(ARGV[6]) then return answer('late', '', 0) end"
 
 
@@ -48,7 +51,21 @@ def _revived(state: machine.State, event: machine.AnyEvent, now: float, timing: 
 def _released_first(state: machine.State, now: float) -> machine.Plan:
     if state.ended and state.ended.owes_release:
         return machine.Plan("release")
-    return machine.plan(state, now)
+    return PLAN(state, now)
+
+
+class Unconfirmed(Session):
+    """A session that waits for no replicas."""
+
+    def _needs_replicas(self, answer: Answer) -> bool:
+        return False
+
+
+class Credulous(Session):
+    """A session that does not ask how many replicas have confirmed a lease."""
+
+    def _confirmed(self, replicas: int) -> None:
+        super()._confirmed(self._timing.replicas)
 
 
 class ForgetfulProof(NamedTuple):
@@ -109,7 +126,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         ("link-slow", "link-cut"),
     ),
     "no quarantine": (
-        lambda: Rules(timing=lambda timing: timing._replace(quarantine=0.0)),
+        lambda: Rules(config=lambda config: replace(config, quarantine=0.0)),
         ("flush", "restart-empty", "link-cut"),
     ),
     "the token is a counter in Redis": (
@@ -147,7 +164,11 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         lambda: _lua("campaign", CLAIMED, f"{CLAIMED} or not lock"),
         ("lose-lock",),
     ),
-    "replicas are not waited for": (lambda: Rules(waits=False), ("split", "link-cut")),
+    "replicas are not waited for": (lambda: Rules(session=Unconfirmed), ("split", "link-cut")),
+    "it does not matter how many replicas have confirmed a lease": (
+        lambda: Rules(session=Credulous),
+        ("split", "link-cut", "lag"),
+    ),
     "whoever has seen a leader die claims any lease": (
         lambda: _lua("campaign", DEAD, "local dead = kind == 'lease' and ARGV[14] ~= ''"),
         ("crash-leader", "link-cut"),

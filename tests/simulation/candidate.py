@@ -1,26 +1,33 @@
-"""A simulated process that takes part: a clock of its own, the machine's state, one request at a time."""
+"""A simulated process that is a candidate: a clock of its own, and a session, with one request under way at a time."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import random
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from django_leader.protocol import machine, requests
-from django_leader.protocol.config import Timing
-from django_leader.protocol.hold import DELAY, Clocks, held_since
+from django_leader.protocol import machine
+from django_leader.protocol.config import ValidConfig
+from django_leader.protocol.hold import Clocks
 from django_leader.protocol.records import Answer
+from django_leader.protocol.session import Leave, Wait
+from django_leader.protocol.template import Request
+from django_leader.runtime.hooks import Hooks
 
-from . import protocol
 from .process import HolderWatch, Process
 
 if TYPE_CHECKING:
     from .server import Server
     from .world import World
 
+WALL = datetime(2026, 1, 1, tzinfo=timezone.utc)
+"""The wall time that all candidates publish; nothing is decided by it."""
 ALARM_ROUNDING = 1e-6
 """Seconds by which an alarm comes late, so that rounding cannot make it early."""
+WORDS_OF_WAIT = 4
+"""Of a wait for a wake-up: the command, the inbox, the wake list, the time."""
 
 
 class Clock:
@@ -42,42 +49,31 @@ class Clock:
         self.offset, self.origin, self.rate = self.local(now), now, rate
 
 
-class Request:
+class Sent:
     """One request on the wire, and its reply."""
 
-    __slots__ = (
-        "after_death",
-        "answer",
-        "asked_at",
-        "call",
-        "candidate",
-        "connection",
-        "executed",
-        "held",
-        "number",
-        "reply",
-        "sent",
-    )  # fmt: skip
+    __slots__ = ("again", "candidate", "closed", "connection", "executed", "held", "number", "reply", "request", "sent")
 
-    def __init__(
-        self, candidate: Candidate, call: protocol.Call, asked_at: float, sent: float, *, after_death: bool = False
-    ) -> None:
-        self.candidate, self.call, self.asked_at, self.sent = candidate, call, asked_at, sent
-        self.number = next(candidate.requests)
-        self.connection = candidate.connected
+    def __init__(self, candidate: Candidate, request: Request, sent: float, *, again: bool = False) -> None:
+        self.candidate, self.request, self.sent, self.again = candidate, request, sent, again
+        self.number = next(candidate.numbers)
+        self.connection = None if again else candidate.connected
         """The server that has the connection, and in which of its lives; None if there is none yet."""
-        self.answer: Answer | None = None
-        """What was answered before, and is to be confirmed by replicas."""
-        self.after_death = after_death
-        """Whether it was sent since the answer before it named a leader that is dead."""
         self.executed = 0.0
         self.reply: Any = None
+        self.closed = False
+        """Whether the candidate is told that the other end has closed the connection."""
         self.held = False
         """Whether the reply, or the end of the wait for it, came while the process stood still."""
 
+    @property
+    def name(self) -> str:
+        """The script, or the plain command."""
+        return self.request.template.name
+
 
 class Candidate:
-    """One process in the election. ``Candidacy`` without threads: what it does with a plan is done here at once."""
+    """One process in the election: what ``runtime`` does around a session, without threads and at once."""
 
     def __init__(
         self,
@@ -87,18 +83,29 @@ class Candidate:
         state: machine.State,
         rng: random.Random,
         clock: Clock,
-        timing: Timing,
+        config: ValidConfig,
     ) -> None:
-        self.world, self.rules, self.timing = world, world.rules, timing
+        self.world, self.config, self.timing = world, config, config.timing
         self.name, self.state, self.rng, self.clock = name, state, rng, clock
-        self.me = f"{name}:{world.number():016x}"
-        self.process, self.published = process, world.hosts.publishes(process, rng)
+        self.process = process
+        self.session = world.rules.session(
+            self,
+            f"{name}:{world.number():016x}",
+            config,
+            0,
+            Hooks(),
+            random=rng.random,
+            wall=lambda: WALL,
+            clocks=self._clocks,
+            follow=self._follow,
+        )
+        self.session.process = world.hosts.publishes(process, rng)
         self._holder = HolderWatch(world.hosts, process)
         self.alive, self.paused, self.listening = True, False, False
         self.connected: tuple[Server, int] | None = None
         """To which server, in which of its lives."""
-        self.request: Request | None = None
-        self.requests = itertools.count(1)
+        self.request: Sent | None = None
+        self.numbers = itertools.count(1)
         self.looked: float | None = None
         """When the last script ran whose answer its machine was told."""
         self._ran = 0.0
@@ -106,15 +113,15 @@ class Candidate:
         self.link = "good"
         self.held_until = 0.0
         """When what it sends is delivered, while its link is held."""
-        self.hold = 0.0
-        """Seconds for which its release holds."""
-        self.left = False
-        self.asked_once = False
         self._alarm = 0
         self._watch = False
         self._undelivered: int | None = None
         self._deadline_of_work = 0.0
         self._asleep: list[machine.AnyEvent] = []
+
+    def local(self) -> float:
+        """What its clock shows now."""
+        return self.clock.local(self.world.now)
 
     def leads(self, now: float) -> bool:
         """Whether ``is_leader()`` would be true at this true instant."""
@@ -139,7 +146,9 @@ class Candidate:
         """One step of the machine, and what is announced by it."""
         world, before, now = self.world, self.state, self.world.now
         local = self.clock.local(now)
-        after = self.state = self.rules.step(before, event, local, self.timing)
+        if isinstance(event, machine.Campaigned | machine.Renewed):
+            self.looked = self._ran
+        after = self.state = world.rules.step(before, event, local, self.timing)
         world.steps += 1
         if world.history is not None and not isinstance(event, machine.Tick):
             world.note(f"{self.name} at {local:.4f}: {event}")
@@ -197,123 +206,68 @@ class Candidate:
             return
         self.listening = False
         self._alarm += 1
-        self._mourn()
+        if died := self._dead():
+            self.apply(machine.HolderDied(*died))
         self.apply(machine.Tick())
-        local = self.clock.local(world.now)
-        todo = self.rules.plan(self.state, local)
-        if todo.act == "leave" and (self.left or not self.asked_once):
+        # A wait that is cut short costs the connection.
+        todo = self.session.next(self.local(), connected=self.connected is not None and self.rng.random() < 0.9)
+        if isinstance(todo, Leave):
             self.end("leaves")
-        elif todo.act == "wait":
-            self.listening = todo.listen and not self.state.term and local >= self.state.not_before
+        elif isinstance(todo, Wait):
+            self.listening = todo.at_redis is not None and len(todo.at_redis.template.words) == WORDS_OF_WAIT
             if not math.isinf(todo.until):
                 world.at(self.clock.true(todo.until) + ALARM_ROUNDING, self._alarmed, self._alarm)
         else:
-            self.asked_once = True
-            self._begin(todo.act, local)
-            self.left = self.left or todo.act == "leave"
+            self._send(todo.request)
 
     def heard(self) -> None:
         """Something that it may watch has died. Whatever else it does comes first."""
         if self._holder.dead():
             self.go_on()
 
-    def _begin(self, act: str, local: float, *, after_death: bool = False) -> None:
-        connected = self.connected is not None and self.rng.random() < 0.9  # a wait that is cut short costs it
-        shown = self._clocks().to_text()
-        asker = protocol.Asker(self.me, self.timing, self.rules, self.published, self.hold, shown)
-        self._ask(protocol.call(asker, act, self.state, local, connected=connected), local, after_death=after_death)
+    def _send(self, request: Request, *, again: bool = False) -> None:
+        self.request = Sent(self, request, self.world.now, again=again)
+        self.world.send(self.request)
 
     def _clocks(self) -> Clocks:
         """Each process has a boot of its own here. Nobody sets the wall clocks of their hosts."""
         now = self.world.now
         return Clocks(f"{self.process.number:036x}", self.clock.local(now), 1_700_000_000 + now)
 
-    def _follow(self, answer: Answer) -> bool:
-        """Watches the process of whoever leads. Gives whether it is dead, which is news."""
-        if self.published and answer.verdict in ("held", "expired"):
+    def _follow(self, answer: Answer, asked_at: float) -> tuple[str, int] | None:
+        if self.session.process and answer.verdict in ("held", "expired"):
             self._holder.follow((answer.holder, answer.token), answer.process)
         else:
             self._holder.forget()
-        return self._mourn()
+        return self._dead()
 
-    def _mourn(self) -> bool:
+    def _dead(self) -> tuple[str, int] | None:
         term = self._holder.dead()
-        if term is None or term == self.state.dead:
-            return False
-        self.apply(machine.HolderDied(*term))
-        return True
-
-    def _ask(
-        self, call: protocol.Call, asked_at: float, answer: Answer | None = None, *, after_death: bool = False
-    ) -> None:
-        self.request = Request(self, call, asked_at, self.world.now, after_death=after_death)
-        self.request.answer = answer
-        self.world.send(self.request)
+        return term if term != self.state.dead else None
 
     def _alarmed(self, alarm: int) -> None:
         if alarm == self._alarm and self.alive:
             self.go_on()
 
-    def answered(self, request: Request) -> None:
+    def answered(self, sent: Sent) -> None:
         """The reply is there, or its time is over. Whichever comes second comes for nothing."""
-        if request is not self.request or not self.alive:
+        if sent is not self.request or not self.alive:
             return
         if self.paused:
-            request.held = True
+            sent.held = True
             return
         self.request = None
-        call, answer, jitter = request.call, None, self.rng.random()
-        if request.reply is None:
-            self.world.note(f"{self.name}: no answer to {call.act}")
-            self.connected = None
+        if sent.reply is not None:
+            self.connected, self._ran = sent.connection, sent.executed
+            self.session.reply(sent.request, sent.reply, self.local())
         else:
-            self.connected = request.connection
-            answer, goes_on = self._read(request)
-            if goes_on:
+            self.world.note(f"{self.name}: no answer to {sent.name}")
+            self.connected = None
+            if sent.closed and not (sent.again or sent.request.template.once or sent.name == "WAIT"):
+                self._send(sent.request, again=True)  # as ``Runner`` does
                 return
-        if answer is not None:
-            self.looked = self._ran
-        self.apply(protocol.event(call, answer, request.asked_at, jitter))
-        if request.reply is None and call.script == "release":
-            self.apply(machine.Failed(jitter))
+            self.session.failed(sent.request, closed=sent.closed)
         self.go_on()
-
-    def _read(self, request: Request) -> tuple[Answer | None, bool]:
-        """What was answered, and whether another request has been sent because of it."""
-        call = request.call
-        if call.script == "WAIT":
-            answer = request.answer if request.reply >= self.timing.replicas else None
-            self.connected = request.connection if answer else None
-            return answer, False
-        if call.script == "release":
-            if again := self._again(call, request.reply):
-                self._ask(again, request.asked_at)
-            return None, again is not None
-        self._ran = request.executed
-        answer = protocol.parse(call, request.reply, self.timing)
-        if answer and answer.version.startswith(DELAY):
-            answer = answer._replace(held_since=held_since(answer, self._clocks()))
-        if self.rules.waits and protocol.waits(answer, self.timing):
-            self._ask(protocol.Call(call.act, "WAIT", ()), request.asked_at, answer)
-            return None, True
-        if answer is None and call.then:
-            self._ask(call.then, request.asked_at, after_death=request.after_death)
-            return None, True
-        if answer and call.act == "campaign" and not request.after_death and self._follow(answer):
-            self._begin("campaign", self.clock.local(self.world.now), after_death=True)
-            return None, True
-        return answer, False
-
-    def _again(self, call: protocol.Call, reply: bytes) -> protocol.Call | None:
-        """A release that the server took for too old, if the lease goes on: its clock was set."""
-        ended = self.state.ended
-        if call.act != "release" or b"\nlate\n" not in reply or not ended or not ended.owes_release:
-            return None
-        left = ended.term.deadline - self.clock.local(self.world.now)
-        not_after = math.floor((requests.parse(reply).at + left) * 1000)
-        return (
-            call._replace(act="release again", args=(*call.args[:4], not_after, *call.args[5:])) if left > 0 else None
-        )
 
     def pause(self) -> None:
         """SIGSTOP: it does nothing, and its clock goes on."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from unittest import mock
 
-from django_leader.protocol import pace
+from django_leader.protocol import machine, pace
 
 from . import protocol
 from .faults import Mischief
@@ -53,7 +53,10 @@ class FoundError(AssertionError):
 
 def play(setup: Setup, faults: Sequence[Fault], world: World) -> Result:
     """Plays an episode in ``world``. Raises ``ViolationError``."""
-    with mock.patch.object(pace, "FULL_RATE_CANDIDATES", setup.crowd):
+    with (
+        mock.patch.object(pace, "FULL_RATE_CANDIDATES", setup.crowd),
+        mock.patch.object(machine, "plan", world.rules.plan),
+    ):
         return _play(setup, faults, world)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -58,8 +59,7 @@ class Mischief:
             case "broken" if term:
                 who.feed(machine.DeadlineObserved(term.token))
             case "stop":
-                who.hold = fault.lasts(2 * ttl) if fault.other * 10 % 1 < 0.3 else 0.0
-                who.feed(machine.Stop())
+                who.feed(machine.Stop(fault.lasts(2 * ttl) if fault.other * 10 % 1 < 0.3 else 0.0))
                 self._again(fault, who)
             case "fork":
                 self._fork(who)
@@ -136,10 +136,11 @@ class Mischief:
         child = self.world.start(f"{who.name}'")
         child.clock = who.clock
         if not self.world.rules.fork_guard:
-            child.state, child.me = who.state, who.me
+            child.state, child.session = who.state, copy.copy(who.session)
+            child.session._shared = child
 
     def _again(self, fault: Fault, who: Candidate) -> None:
-        """Once the candidacy has ended, the same process or another one takes part again."""
+        """Once the candidacy has ended, the same process or another one is a candidate again."""
         if who.alive:
             self.world.after(0.1 * self.ttl, self._again, fault, who)
         else:

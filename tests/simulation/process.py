@@ -45,7 +45,7 @@ class Hosts:
         return process
 
     def publishes(self, process: Process, rng: random.Random) -> str:
-        """The identity, or nothing where the process, or its kernel, does not take part in this."""
+        """The identity, or nothing where the process, or its kernel, is left out of this."""
         return "" if rng.random() < self.world.setup.silent else self.world.rules.identity(process)
 
     def found(self, machine: str, published: str) -> bool:

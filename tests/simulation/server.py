@@ -12,6 +12,9 @@ from lupa import lua51  # type: ignore[import-untyped]
 
 from .store import OK, RedisError, Store
 
+MOST_TABLES = 1000
+"""Of keys that are kept for the next call."""
+
 _PRELUDE = """
 local dispatch = ...
 local function raised(reply)
@@ -50,7 +53,7 @@ class _Runtime:
         self.run = self.lua.execute(_PRELUDE, self.dispatch)
         self.compile = self.lua.eval("loadstring")
         self.scripts: dict[str, Any] = {}
-        self.keys: dict[tuple[str, ...], Any] = {}
+        self.keys: dict[tuple[bytes, ...], Any] = {}
 
     def dispatch(self, name: bytes, *args: Any) -> Any:
         """One command of a script."""
@@ -78,12 +81,14 @@ class _Runtime:
             self.scripts[source] = loaded
         return self.scripts[source]
 
-    def eval(self, store: Store, source: str, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+    def eval(self, store: Store, source: str, keys: tuple[bytes, ...], args: tuple[Any, ...]) -> Any:
         """Runs a script on the data of ``store``. Raises ``RedisError`` for an error reply."""
         self.store = store
         known = self.keys.get(keys)
         if known is None:
-            known = self.keys[keys] = self.table([key.encode() for key in keys])
+            if len(self.keys) >= MOST_TABLES:  # each candidate has an inbox
+                self.keys.clear()
+            known = self.keys[keys] = self.table(keys)
         argv = self.table([arg if type(arg) is bytes else str(arg).encode() for arg in args])
         return _reply(self.run(self.script(source), known, argv))
 
@@ -191,7 +196,7 @@ class Server:
             "stats": {"sync_full": str(self.syncs), "sync_partial_ok": "0", "sync_partial_err": "0"},
         }
 
-    def eval(self, now: float, source: str, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+    def eval(self, now: float, source: str, keys: tuple[bytes, ...], args: tuple[Any, ...]) -> Any:
         """Runs a script at the true instant ``now``. Raises ``RedisError``."""
         if self.refuses:
             raise RedisError(self.refuses)

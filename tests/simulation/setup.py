@@ -6,14 +6,14 @@ import random
 from dataclasses import dataclass, replace
 
 from django_leader.protocol import pace
-from django_leader.protocol.config import Config, Timing
+from django_leader.protocol.config import Config, Timing, ValidConfig
 
 
 @dataclass(frozen=True)
 class Setup:
     """What an episode starts from."""
 
-    timings: tuple[Timing, ...]
+    configs: tuple[ValidConfig, ...]
     """Of the candidates in turn: while a configuration is rolled out, there are two."""
     candidates: int
     sloppiness: float
@@ -36,6 +36,11 @@ class Setup:
     seed: int
 
     @property
+    def timings(self) -> tuple[Timing, ...]:
+        """Those of the configurations."""
+        return tuple(config.timing for config in self.configs)
+
+    @property
     def timing(self) -> Timing:
         """That with the longest lease."""
         return max(self.timings)
@@ -53,6 +58,8 @@ def draw_setup(seed: int, *, replicated: bool = False) -> Setup:
     for _ in range(rng.choice([1, 1, 2])):
         ttl = rng.choice([0.5, 1.0, 2.0, 5.0, 10.0])
         config = Config(
+            instance_id="i",
+            hostname="h",
             lock_ttl=ttl,
             heartbeat_interval=ttl * rng.choice([0.1, 0.2, 0.3, 1 / 3, 0.5, 0.7]),
             retry_interval=ttl * rng.choice([0.1, 0.2, 0.5, 1.0, 1.5]),
@@ -62,7 +69,7 @@ def draw_setup(seed: int, *, replicated: bool = False) -> Setup:
     longest = max(config.timing.ttl for config in configs)
     quarantine = longest * rng.choice([1, 1, 1.5, 3])
     return Setup(
-        tuple(replace(config, quarantine=quarantine, min_replicas=replicas // 2).timing for config in configs),
+        tuple(replace(config, quarantine=quarantine, min_replicas=replicas // 2) for config in configs),
         rng.randint(2, 5),
         rng.choice([0.0, 0.0, 0.1, 0.4]),
         longest * rng.choice([0.001, 0.01, 0.2]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,9 +15,11 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from django_leader.protocol import requests, scripts
+from django_leader.protocol import replies, scripts
 from django_leader.protocol.config import Config
 from django_leader.protocol.records import Preconditions
+from django_leader.protocol.requests import Requests
+from django_leader.protocol.template import Request
 from tests.redis.conftest import client, servers
 from tests.simulation import protocol
 from tests.simulation.server import Server
@@ -27,7 +30,7 @@ __all__ = ["client", "servers"]  # fixtures
 
 NEAR = 2000
 """Milliseconds by which two numbers may differ that are both times."""
-TIMING = Config(lock_ttl=60).validate().timing
+CONFIG = Config(lock_ttl=60, instance_id="i", hostname="h").validate()
 MES = [f"{name}:{'0' * 15}{number}" for number, name in enumerate("aab")]
 KINDS = {"string": "GET", "hash": "HGETALL", "list": "LRANGE", "zset": "ZRANGE", "stream": "XLEN"}
 
@@ -52,7 +55,7 @@ class Both:
         self.eval(code, (), args)
 
     def eval(
-        self, source: str, keys: tuple[str, ...], args: tuple[Any, ...], model_args: tuple[Any, ...] | None = None
+        self, source: str, keys: tuple[bytes, ...], args: tuple[Any, ...], model_args: tuple[Any, ...] | None = None
     ) -> tuple[Any, Any]:
         """A script, for both. Gives both replies."""
         theirs: Any
@@ -64,7 +67,7 @@ class Both:
             ours = self.model.eval(time.monotonic(), source, keys, model_args or args)
         except RedisError as error:
             ours = error
-        assert alike(theirs, ours), f"{args}: the real server says {theirs!r}, the embedded one {ours!r}"
+        assert alike(theirs, ours), f"{args!r}: the real server says {theirs!r}, the embedded one {ours!r}"
         return theirs, ours
 
     def compare(self) -> None:
@@ -113,7 +116,7 @@ STEPS = st.one_of(
     st.tuples(
         st.sampled_from(["renew", "reclaim"]), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 0, 1, 2, 2])
     ),
-    st.tuples(st.just("poll"), st.sampled_from(MES)),
+    st.tuples(st.sampled_from(["poll", "post", "collect"]), st.sampled_from(MES)),
     st.tuples(st.just("release"), st.sampled_from(MES), st.booleans(), st.sampled_from([0, 30])),
     st.tuples(st.just("lose"), st.sampled_from(protocol.KEYS)),
     st.tuples(st.just("garbage"), st.sampled_from(["kind", "token", "until", "request", "holder"])),
@@ -130,9 +133,10 @@ class Seen(NamedTuple):
     holder: str = ""
 
 
-def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
-    """What a script is given in a step of a history, behind the echo."""
-    token = seen.token
+def request(step: tuple[Any, ...], seen: Seen) -> Request:
+    """Return the request of a step of a history."""
+    token, now = seen.token, datetime(2026, 1, 1, tzinfo=timezone.utc)
+    requests = Requests(CONFIG, step[1] if len(step) > 1 else "")
     match step:
         case ("campaign", me, claims, late):
             version = seen.version if claims == "claims" else ""
@@ -140,38 +144,42 @@ def arguments(step: tuple[Any, ...], seen: Seen) -> tuple[Any, ...]:
             preconditions = Preconditions(
                 token * late, version, not_after=1.0 if late and not claims else 0.0, dead=dead
             )
-            return requests.campaign_arguments(TIMING, me, preconditions, protocol.INFO, f"process of {me}")
-        case ("poll", me):
-            return me, 60000
-        case ("renew", me, _, more):
-            return me, token + more, 60000, "{}"
-        case ("reclaim", me, confirm, more):
+            return requests.campaign(preconditions, f"process of {me}", now)
+        case ("poll", _):
+            return requests.poll()
+        case ("renew", _, _, more):
+            return requests.renew(token + more, now, now)
+        case ("reclaim", _, confirm, more):
             preconditions = Preconditions(acknowledged_version=seen.version if more else "")
-            return requests.reclaim_arguments(
-                TIMING, me, token + more % 2, protocol.INFO, preconditions, confirm=confirm
-            )
-        case ("release", me, leave, hold):
+            return requests.reclaim(token + more % 2, now, now, preconditions, "", confirm=confirm)
+        case ("release", _, leave, delay):
             preconditions = Preconditions(acknowledged_version=seen.version)
-            return requests.release_arguments(TIMING, me, token, "resigned", preconditions, leave=leave, hold=hold)
+            return requests.release(token, "resigned", preconditions, leave=leave, delay=delay)
+        case ("post", me):
+            return requests.post(me, {"duplicate": me})
+        case ("collect", _):
+            return requests.collect()
+        case ("status",):
+            return requests.status()
     raise AssertionError(step)
 
 
-def play(both: Both, step: tuple[Any, ...], echo: int, seen: list[Seen]) -> list[Seen]:
+def play(both: Both, step: tuple[Any, ...], number: int, seen: list[Seen]) -> list[Seen]:
     """One step of a history. Gives what was seen of each server then: their clocks are not quite equal."""
-    if step[0] == "status":
-        both.eval(scripts.script("status").source, protocol.KEYS, (echo,))
-    elif step[0] not in protocol.NAMES:
+    if step[0] not in protocol.NAMES:
         disturb(both, step)
-    else:
-        keys = protocol.keys(step[0])
-        theirs, ours = ((echo, *arguments(step, one)) for one in seen)
-        replies = both.eval(protocol.sources()[step[0]], keys, theirs, ours)
-        if step[0] in ("campaign", "reclaim") and isinstance(replies[0], bytes):
-            answers = map(requests.parse, replies)
-            return [
-                Seen(answer.token or old.token, answer.version, answer.holder or old.holder)
-                for answer, old in zip(answers, seen, strict=True)
-            ]
+        return seen
+    theirs, ours = (request(step, one).words(b"%d" % number) for one in seen)
+    count = int(theirs[0]) + 1
+    both_said = both.eval(
+        protocol.sources()[step[0]], tuple(theirs[1:count]), tuple(theirs[count:]), tuple(ours[count:])
+    )
+    if step[0] in ("campaign", "reclaim") and isinstance(both_said[0], bytes):
+        answers = map(replies.answer, both_said)
+        return [
+            Seen(answer.token or old.token, answer.version, answer.holder or old.holder)
+            for answer, old in zip(answers, seen, strict=True)
+        ]
     return seen
 
 
@@ -197,8 +205,8 @@ def test_the_embedded_server_answers_as_real_ones_do(client: redis.Redis) -> Non
     def check(history: list[tuple[Any, ...]]) -> None:
         both = Both(client)
         seen = [Seen(), Seen()]
-        for echo, step in enumerate(history, 1):
-            seen = play(both, step, echo, seen)
+        for number, step in enumerate(history, 1):
+            seen = play(both, step, number, seen)
             both.compare()
 
     check()

@@ -19,7 +19,7 @@ from django_leader.protocol import machine, pace
 from django_leader.protocol.config import Timing
 
 from . import protocol
-from .candidate import ALARM_ROUNDING, Candidate, Clock, Request
+from .candidate import ALARM_ROUNDING, Candidate, Clock, Sent
 from .cluster import Cluster
 from .process import Hosts
 from .server import Server
@@ -44,8 +44,8 @@ class World:
 
     def __init__(self, setup: Setup, rules: protocol.Rules, *, record: bool = False) -> None:
         self.setup, self.rules = setup, rules
-        self.timings = [rules.timing(timing) for timing in setup.timings]
-        self.timing = max(self.timings)
+        self.configs = [rules.config(config) for config in setup.configs]
+        self.timing = max(config.timing for config in self.configs)
         self._started = 0
         self.sloppiness = setup.sloppiness
         self.rng = random.Random(f"world {setup.seed}")
@@ -142,11 +142,11 @@ class World:
         clock = before.clock if before else Clock(self.now, rng.uniform(0, 1000), self.rate(rng))
         state = machine.inherited(before.state) if before else machine.State()
         process = before.process if before else self.hosts.spawn(name)
-        timing = self.timings[self._started % len(self.timings)]
-        candidate = Candidate(self, name, process, state, rng, clock, timing)
+        config = self.configs[self._started % len(self.configs)]
+        candidate = Candidate(self, name, process, state, rng, clock, config)
         self._started += 1
         if before:
-            candidate.requests = before.requests
+            candidate.numbers = before.numbers
         self.candidates.append(candidate)
         self.after(rng.random() * self.timing.retry * 0.1, candidate.go_on)
         return candidate
@@ -165,7 +165,7 @@ class World:
 
     # Network
 
-    def send(self, request: Request) -> None:
+    def send(self, request: Sent) -> None:
         """Puts a request on the wire."""
         candidate, rng = request.candidate, request.candidate.rng
         there, back = self._delays(candidate, rng)
@@ -196,13 +196,14 @@ class World:
             return rng.random() * 3 * self.timing.ttl, back
         return there, back
 
-    def _execute(self, request: Request, back: float | None) -> None:
+    def _execute(self, request: Sent, back: float | None) -> None:
         candidate = request.candidate
         server, life = request.connection or (self.cluster.find(), 0)
         if server.hung_until > self.now:
             self.at(server.hung_until + self.setup.latency * self.rng.random(), self._execute, request, back)
             return
         if server.down or server.master or (life not in (0, server.lives) and not self.setup.proxy):
+            request.closed = self.rng.random() < 0.5
             self.after(back or 0.0, self._answer, request, None)
             return
         request.connection, request.executed = (server, server.lives), self.now
@@ -210,31 +211,37 @@ class World:
         if age > candidate.timing.operation * 2:
             self.troubled = max(self.troubled, self.now)
         self.steps += 1
-        reply = self.cluster.wait(server) if request.call.script == "WAIT" else self._evaluate(server, request, age)
+        if request.request.template.is_script:
+            reply = self._evaluate(server, request, age)
+        else:
+            reply = self.cluster.wait(server) if request.name == "WAIT" else b""
         if back is not None:
             self.after(back, self._answer, request, reply)
 
-    def _evaluate(self, server: Server, request: Request, age: float) -> Any:
-        call, name, reply = request.call, request.candidate.name, None
-        args = (request.number, *call.args)
-        keys = protocol.keys(call.script)
+    def _evaluate(self, server: Server, request: Sent, age: float) -> Any:
+        name, reply = request.candidate.name, None
+        count, *words = request.request.words(b"%d" % request.number)
+        keys, args = tuple(words[: int(count)]), tuple(words[int(count) :])
         try:
-            reply = server.eval(self.now, self.rules.scripts[call.script], keys, args)
+            reply = server.eval(self.now, self.rules.scripts[request.name], keys, args)
         except RedisError as error:
-            self.note(f"server {server.name}, to {name}'s {call.act} of {age:.4f} s ago: {error}")
+            self.note(f"server {server.name}, to {name}'s {request.name} of {age:.4f} s ago: {error}")
         else:
             if self.history is not None:
-                self.note(f"server {server.name}, to {name}'s {call.act} of {age:.4f} s ago {_brief(args)}: {reply}")
+                self.note(
+                    f"server {server.name}, to {name}'s {request.name} of {age:.4f} s ago {_brief(args)}: {reply}"
+                )
         if self.rng.random() < 0.25:
             self.snapshots.append((self.now, server.store.copy()))
         self.cluster.wrote(server)
         self._wake(server)
-        if call.script == "release" and reply and reply.endswith(b"released") and request.candidate.hold:
+        delay = request.candidate.state.delay
+        if request.name == "release" and reply and reply.endswith(b"released") and delay:
             # Less what clocks may be wrong by over such a time.
-            self.held_until = request.sent + 0.98 * request.candidate.hold - 0.002
+            self.held_until = request.sent + 0.98 * delay - 0.002
         return reply
 
-    def _answer(self, request: Request, reply: Any) -> None:
+    def _answer(self, request: Sent, reply: Any) -> None:
         if request.candidate.request is request:
             request.reply = reply
             request.candidate.answered(request)
@@ -295,4 +302,4 @@ def longest_pause(timing: Timing) -> float:
 
 
 def _brief(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(arg for arg in args if not (isinstance(arg, str) and arg.startswith("{")))
+    return tuple(arg for arg in args if not (isinstance(arg, bytes) and arg.startswith(b"{")))

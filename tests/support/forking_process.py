@@ -92,7 +92,7 @@ class Storm:
         """Writes down the term that this process may end, if it has one: nobody else may."""
         candidacy, token = self.election._candidacy, self.election.fencing_token
         if candidacy and token:
-            self.stopped[token] = candidacy._candidate_id
+            self.stopped[token] = candidacy.shared.candidate_id
 
     def restart(self) -> None:
         while not self.over.wait(self.rng.uniform(0.1, 0.5)):

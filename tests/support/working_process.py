@@ -138,8 +138,8 @@ def quiet_fork_in_c() -> int:
     One that waits for the interpreter's lock would be waited for in the child, where it is not.
     """
     candidacy = election._candidacy
-    if candidacy and (delivery := candidacy._announcer.current):
-        eventually(lambda: 0.01 < now() - delivery.looked_at < 0.3 and 0.01 < now() - candidacy._ticked_at < 0.2)
+    if candidacy and (delivery := candidacy.shared.announcer.current):
+        eventually(lambda: 0.01 < now() - delivery.looked_at < 0.3 and 0.01 < now() - candidacy._worker.turned_at < 0.2)
     return c_forks.fork_in_c()
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from django_leader.protocol.config import Config, Timing
 from django_leader.protocol.machine import (
+    SECOND_CHANCE,
     AnyEvent,
     Campaigned,
     DeadlineObserved,
@@ -25,8 +26,9 @@ from django_leader.protocol.machine import (
     Stop,
     Term,
     Tick,
+    Unsure,
+    WaitEnded,
     Woken,
-    campaigns_when_woken,
     decided,
     plan,
     preconditions,
@@ -208,7 +210,46 @@ def test_a_stop_ends_the_term_then_releases_then_leaves() -> None:
     assert plan(state, 101.0).act == "wait"
     state = step(state, Delivered(1), 101.0, TIMING)
     assert plan(state, 101.0) == Plan("release")
-    assert plan(step(state, Released(), 101.0, TIMING), 101.0) == Plan("leave")
+    state = step(state, Released(), 101.0, TIMING)
+    assert plan(state, 101.0) == Plan("wait", 101.0 + SECOND_CHANCE), "it has woken a follower, which may be frozen"
+    assert plan(state, 101.0 + SECOND_CHANCE) == Plan("leave")
+
+
+def test_after_a_release_with_a_delay_it_leaves_at_once() -> None:
+    """It has woken nobody."""
+    state = step(step(leader(), Stop(30.0), 101.0, TIMING), Stop(5.0), 101.0, TIMING)
+    assert state.delay == 30.0, "the longest that was asked for counts"
+    state = step(step(state, Delivered(1), 101.0, TIMING), Released(), 101.0, TIMING)
+    assert plan(state, 101.0) == Plan("leave")
+
+
+def test_s18_a_refused_wait_is_not_begun_again_at_once() -> None:
+    state = step(State(next_at=110.0), WaitEnded(refused=True), 100.0, TIMING)
+    assert plan(state, 101.9) == Plan("wait", 110.0)
+    assert plan(state, 102.0) == Plan("wait", 110.0, listen=True)
+    assert step(state, WaitEnded(refused=False), 102.0, TIMING).blpop_refused is False
+
+
+@pytest.mark.parametrize("lead", [False, True])
+def test_what_could_not_tell_is_followed_by_the_full_request(lead: bool) -> None:
+    state = leader() if lead else step(State(), Campaigned(100.0, held(), 0.0), 100.1, TIMING)
+    due = state.next_at
+    act = plan(state, due).act
+    assert act == ("renew" if lead else "poll")
+    state = step(state, Unsure(), due, TIMING)
+    assert state.unsure
+    assert plan(state, due).act == ("renew" if lead else "campaign")
+    answer = Renewed(due, renewed(1)) if lead else Campaigned(due, held(), 0.0)
+    state = step(state, answer, due, TIMING)
+    assert not state.unsure
+    assert plan(state, state.next_at).act == act
+
+
+def test_s24_a_death_in_the_answer_is_acted_on_at_once() -> None:
+    state = step(State(), Campaigned(100.0, held(), 0.0, (OTHER, 7)), 100.1, TIMING)
+    assert state.dead == (OTHER, 7)
+    assert plan(state, 100.1) == Plan("campaign")
+    assert not decided(Campaigned(100.0, held(), 0.0, (OTHER, 7)), state), "the attempt goes on"
 
 
 def test_a_stopped_follower_leaves_and_releases_a_late_grant() -> None:
@@ -513,8 +554,8 @@ def test_what_holds_after_every_history(timing: Timing, history: list[tuple[tupl
             "S16: one term at a time, and its loss before the next gain"
         )
         assert state.highest_token >= before.highest_token, "S14: the floor never falls"
-        if not (state.term or state.ended or state.pending):
-            assert campaigns_when_woken(state, now) == (plan(step(state, Woken(), now, timing), now).act == "campaign")
+        if not (state.term or state.ended or state.pending or state.stopping or now < state.not_before):
+            assert plan(step(state, Woken(), now, timing), now).act == "campaign"
         if before.term and not (state.term and state.term.token == before.term.token):
             over.add(before.term.token)
             assert state.ended, "S16: a term that ends is delivered"
@@ -539,4 +580,4 @@ def test_what_holds_after_every_history(timing: Timing, history: list[tuple[tupl
             assert not state.term
             assert not state.ended
         if todo.act == "wait" and state.ended is None:
-            assert now < todo.until <= state.next_at
+            assert now < todo.until <= max(state.next_at, state.leave_at)

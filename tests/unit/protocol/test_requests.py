@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from datetime import timedelta, timezone
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from django_leader.exceptions import RedisUnavailable
-from django_leader.protocol import requests
+from django_leader.protocol import replies
 from django_leader.protocol.config import Config
 from django_leader.protocol.records import (
     LONGEST_NAME,
@@ -24,9 +25,7 @@ from django_leader.protocol.records import (
     parse_number,
     printable,
 )
-from django_leader.redis.channel import Channel
-from django_leader.redis.lease import Lease
-from django_leader.redis.runner import Runner
+from tests.support.lease import Lease
 
 TIMING = Config().validate().timing
 ODD = ["nan", "inf", "-1", "", "9" * 5000, "²", "\x00", "1e400", "٣", str(2**64), "\ud800", "\u202e", "x" * 3000]
@@ -48,7 +47,7 @@ def shown(text: str) -> bool:
 @example(b"1\nheld\n1\n" + b"9" * 4000 + b"\n1\n1\nv\n1\n\n\n")
 def test_an_answer_is_read_or_refused(reply: bytes) -> None:
     with contextlib.suppress(ValueError):
-        assert isinstance(requests.parse(reply), Answer)
+        assert isinstance(replies.answer(reply), Answer)
 
 
 @given(st.binary() | st.lists(BYTES, min_size=5, max_size=5).map(b" ".join))
@@ -56,7 +55,7 @@ def test_an_answer_is_read_or_refused(reply: bytes) -> None:
 @example(b"1 renewed 7 \xff 1")
 def test_the_answer_to_a_heartbeat_is_read_or_refused(reply: bytes) -> None:
     with contextlib.suppress(ValueError):
-        assert isinstance(requests.parse_renewed(reply, "a", 7, TIMING), Answer | None)
+        assert isinstance(replies.renewed(reply, "a", 7, TIMING), Answer | None)
 
 
 @given(BYTES | JSON.map(lambda value: json.dumps(value).encode()))
@@ -65,7 +64,7 @@ def test_the_answer_to_a_heartbeat_is_read_or_refused(reply: bytes) -> None:
 @example(b'{"wake": 1}')
 @example(b'{"duplicate": ' + b"9" * 5000 + b"}")
 def test_any_message_is_read(text: bytes) -> None:
-    message = requests.parse_message(text)
+    message = replies.message(text)
     assert "wake" not in message
     if isinstance(duplicate := message.get("duplicate"), str):
         duplicate.encode()
@@ -119,21 +118,21 @@ def test_a_reply_of_any_kind_is_read_or_refused(reply: Any, ours: bool) -> None:
     """Also one with the number of its request, as a server that is none may give it."""
     lease = Lease(lambda timeout: pytest.fail("connects"), Config().validate())
 
-    def call(self: Any, *command: Any, **options: Any) -> Any:
-        number = next(word for word in command if isinstance(word, bytes) and len(word) == 12 and word.isdigit())
+    def call(command: bytes, **options: Any) -> Any:
+        [number] = re.findall(rb"\r\n(1\d{11})\r\n", command)
         if ours and isinstance(reply, bytes):
             return number + b"\n" + reply
         return [number, *reply] if ours and isinstance(reply, list) else reply
 
-    lease._runner._channel = type("Any", (Channel,), {"call": call, "drop": lambda self: None})(None, 1.0)
-    lease.channel = lease._runner._channel
-    assert isinstance(lease._runner, Runner)
+    lease.channel.call = cast(Any, call)  # type: ignore[method-assign]
     for ask in (
         lease.status,
         lambda: lease.history(9),
         lambda: lease.collect("a"),
         lambda: lease.post("a", {}),
+        lambda: lease.campaign("a", Preconditions(), LeaderInfo("a")),
         lambda: lease.renew("a", 1, LeaderInfo("a"), Preconditions()),
+        lambda: lease.release("a", 1, "resigned", leave=False),
     ):
         with contextlib.suppress(RedisUnavailable):
             ask()

@@ -274,8 +274,8 @@ def test_s04_a_renewal_after_a_seen_deadline_ends_the_term(
     assert leads(published[0], clock.now())
     candidacy.feed(machine.Renewed(clock.now(), answer("renewed")))
     assert not leads(published[0], clock.now())
-    assert candidacy._state.term is None
-    assert candidacy._state.unrecorded_end == (1, "expired")
+    assert candidacy.shared.state.term is None
+    assert candidacy.shared.state.unrecorded_end == (1, "expired")
     candidacy.close()
 
 

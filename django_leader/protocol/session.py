@@ -1,0 +1,348 @@
+"""The driver of a candidate without its I/O: which request leaves next, and what a reply means for the machine. Pure.
+
+NOT guaranteed here: that a request was not executed because its reply did not come. The session tells the machine that
+the request failed, and time does the rest.
+
+Whoever drives a session does four things, in one thread at a time. It asks ``next`` what to do. It sends the request
+and passes what comes back to ``reply``, or calls ``failed``. It feeds events that come from elsewhere to the shared
+state (``Shared``), from any thread. When it waits, any event ends the wait. The election thread (``runtime.worker``),
+the simulation and the benchmark's light candidates drive this very session. So what they prove or measure is what runs.
+
+- At most one request is under way. Its instant counts from ``next``, which is before it leaves.
+- A healthy leader sends one lean renewal per heartbeat, and a healthy follower one poll per retry interval. Neither
+  checks which server answers, so both are sent only on a connection that has answered before. A reclaim or a campaign
+  takes their place on a new connection, or when they could not tell.
+- A grant or a renewal that replicas must confirm is told to the machine only when ``WAIT``, which follows on the same
+  connection, says that enough of them have it.
+- A release that the server found too late is sent once more while the lease lasts. Either the request was slow, or the
+  server's clock was set; the answer says what that clock shows.
+- A poll can have a wait at Redis behind it, in one piece, unless something may be due before that wait would end. In a
+  large fleet a follower polls rarely (``pace``), and the lease that it has seen may be over before the wait would end,
+  so the wait is sent only when the poll is answered.
+- What is only good to know (errands: the server's configuration, the leader's project, messages) is asked when nothing
+  is due, while no term is ending. If such a request fails, nothing follows from that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+
+from . import machine, pace
+from .config import ValidConfig
+from .hold import DELAY, Clocks, held_since
+from .records import Answer, ElectionStatus, Preconditions, other_project
+from .requests import SERVER_TIMER, Requests
+from .template import Request
+
+QUEUE = 32
+"""About how many followers wait for a wake-up at a time. After each poll it is drawn anew which ones. Some servers need
+a time that grows with the square of their number to wake one of them: 5 ms for 1,000, 0.1 s for 3,000."""
+
+
+class Send(NamedTuple):
+    """Send ``request`` now, once."""
+
+    request: Request
+    wait: Request | None = None
+    """A wait at Redis that is sent behind the request, in one piece."""
+    until: float = math.inf
+    """When that wait ends."""
+    alone: bool = False
+    """Whether to end the waits at Redis first, so that no wake-up goes there."""
+
+
+class Wait(NamedTuple):
+    """Do nothing until the instant ``until``, or until there is an event."""
+
+    until: float
+    at_redis: Request | None = None
+    """If it is set, wait at Redis, by this request, where other processes can wake this one."""
+    exact: bool = True
+    """Whether the wait must not end late by the server's timer."""
+    connect: bool = False
+    """Whether the connection will be needed in a hurry."""
+
+
+class Leave(NamedTuple):
+    """Nothing is left to do."""
+
+
+class Shared(Protocol):
+    """What the session shares with those who know of other events."""
+
+    @property
+    def state(self) -> machine.State:
+        """What the machine knows."""
+
+    def apply(self, event: machine.AnyEvent) -> None:
+        """Feed an event to the machine."""
+
+
+class Observer(Protocol):
+    """Who is told what the candidate has seen. For logs and metrics; must not raise."""
+
+    def answered(self, answer: Answer) -> None:
+        """Note the answer to a campaign, a poll or a renewal."""
+
+    def failed(self, error: str) -> None:
+        """Note that too few replicas have confirmed the lease."""
+
+    def duplicate(self, other: str) -> None:
+        """Note that the candidacy ``other`` has the same instance id."""
+
+    def project(self, other: str) -> None:
+        """Note that a candidate of the project ``other`` participates."""
+
+    def server(self, info: dict[str, str]) -> None:
+        """Note a part of the server's configuration."""
+
+
+class Session:
+    """One candidate at Redis.
+
+    ``random`` draws from [0, 1). ``wall`` and ``clocks`` say what the clocks of this host show now. ``follow`` is
+    called with each answer to a campaign or a poll, and with an instant before the request left. It watches the process
+    of the leader that the answer names; if that has just been found dead, it returns holder and token of the answer.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        candidate_id: str,
+        config: ValidConfig,
+        pid: int,
+        observer: Observer,
+        *,
+        random: Callable[[], float],
+        wall: Callable[[], datetime],
+        clocks: Callable[[], Clocks],
+        follow: Callable[[Answer, float], tuple[str, int] | None],
+    ) -> None:
+        self._shared, self._candidate_id, self._observer = shared, candidate_id, observer
+        self._timing, self._projects = config.timing, config.projects
+        self._random, self._wall, self._clocks, self._follow = random, wall, clocks, follow
+        self.requests = Requests(config, candidate_id, pid)
+        self.process = ""
+        """What the next grant or heartbeat publishes of this process. If it is empty, the death of this process does
+        not let another candidate take over."""
+        self._published = ""
+        self._since = wall()
+        """When the term began, as it is published; before that, when the last campaign left."""
+        self._asked_at = 0.0
+        self._unconfirmed: machine.Campaigned | machine.Renewed | None = None
+        """What is told to the machine as soon as enough replicas have it."""
+        self._release_by = 0.0
+        """The server's time before which a release that came too late must be executed when it is sent again."""
+        self._polled = self._left = self._asked_server = False
+        self._errands = deque[Request]()
+        self._compared: str | None = ""
+        """The leader whose project was asked for last; None once a leader has published its project."""
+
+    def next(self, now: float, *, connected: bool) -> Send | Wait | Leave:
+        """Return what to do now. ``connected``: whether there is a connection, and it has not ended. Local."""
+        state = self._shared.state
+        todo = machine.plan(state, now)
+        if todo.act == "wait":
+            self._unconfirmed = None  # what it was about is over
+            return self._wait(state, todo, now, connected=connected)
+        if self._unconfirmed and todo.act != "release":  # a release needs no confirmation of the term that has ended
+            return Send(self.requests.confirm())
+        self._asked_at, self._unconfirmed = now, None
+        preconditions = machine.preconditions(state, now, self._timing)
+        if todo.act == "poll" and connected:
+            return self._poll(state, now)
+        if todo.act in ("campaign", "poll"):
+            self._since = self._wall()
+            return Send(self.requests.campaign(preconditions, self.process, self._since))
+        if todo.act == "release" and state.ended:
+            return Send(self._release(state, state.ended, preconditions))
+        if term := state.term or state.pending:
+            return Send(self._renewal(state, term.token, preconditions, connected=connected))
+        # A server that does not answer, or was never asked, need not be told.
+        if self._left or state.failures or not state.watch.observation:
+            return Leave()
+        self._left = True
+        return Send(self.requests.release(0, "", preconditions, leave=True), alone=True)
+
+    def reply(self, request: Request, reply: Any, now: float) -> None:
+        """Tell the machine what ``reply``, which came at ``now``, means.
+
+        Raise ``GarbledReply`` if it is no reply to ``request``; call ``failed`` then. Local.
+        """
+        meaning, name = request.read(reply), request.template.name
+        match name:
+            case "campaign" | "poll" | "renew" | "reclaim":
+                self._answered(name, meaning)
+            case "WAIT":
+                self._confirmed(meaning)
+            case "release":
+                self._released(meaning, now)
+            case "BLPOP":
+                if self._shared.state.blpop_refused:
+                    self._shared.apply(machine.WaitEnded(refused=False))
+                self._received(meaning)
+            case "INFO":
+                self._observer.server(meaning)
+            case "status":
+                self._compare_projects(meaning)
+            case "collect":
+                for message in meaning:
+                    self._received(message)
+
+    def failed(self, request: Request | None, *, closed: bool = False) -> bool:
+        """Tell the machine that ``request`` failed, or (None) that something else did. Local.
+
+        ``closed``: the connection was closed at the other end. Return whether this says that Redis cannot be used.
+        """
+        name = request.template.name if request else ""
+        if request and request.template.once and closed:  # the full request, on a new connection, can tell
+            self._shared.apply(machine.Unsure())
+            return False
+        if name == "BLPOP":
+            # The next request shows whether Redis is unreachable. A message that is too long may have been the reason.
+            self._shared.apply(machine.WaitEnded(refused=True))
+            self._errands.append(self.requests.collect())
+        if name in ("BLPOP", "INFO", "status", "post", "collect") or (name == "release" and self._left):
+            return False
+        if name == "release":
+            self._shared.apply(machine.Released())
+        self._unconfirmed, self._release_by = None, 0.0
+        self._shared.apply(machine.Failed(self._random()))
+        return True
+
+    def _poll(self, state: machine.State, now: float) -> Send:
+        until = now + self._timing.retry
+        crowded = pace.usual(state.candidates, self._timing) > self._timing.retry
+        waits = not (crowded or state.blpop_refused or _over_before(state, until)) and now >= state.not_before
+        # The first time the server may not know the script. The poll must then be sent again, while the wait behind it
+        # would still be queued and take our element.
+        if waits and self._polled:
+            return Send(self.requests.poll(), self.requests.wait(wake=self._queues(state)), until)
+        return Send(self.requests.poll())
+
+    def _renewal(self, state: machine.State, token: int, preconditions: Preconditions, *, connected: bool) -> Request:
+        if state.term and connected and not state.unsure and self._published == self.process:
+            return self.requests.renew(token, self._since, self._wall())
+        confirm = state.term is None
+        return self.requests.reclaim(token, self._since, self._wall(), preconditions, self.process, confirm=confirm)
+
+    def _release(self, state: machine.State, ended: machine.Ended, preconditions: Preconditions) -> Request:
+        if self._release_by:
+            preconditions = preconditions._replace(not_after=self._release_by)
+        clocks = self._clocks().to_text() if state.delay else ""
+        return self.requests.release(ended.term.token, ended.reason, preconditions, delay=state.delay, clocks=clocks)
+
+    def _wait(self, state: machine.State, todo: machine.Plan, now: float, *, connected: bool) -> Send | Wait:
+        if not state.ended and not state.failures:
+            self._find_errands(state)
+            if self._errands:
+                return Send(self._errands.popleft())
+        if todo.listen:
+            # Packed now, so that it can leave at once when this candidate is woken.
+            preconditions = machine.preconditions(state, now, self._timing)
+            self.requests.campaign(preconditions, self.process, self._since)
+            wake = now >= state.not_before and self._queues(state)
+            # A poll that is not urgent may be late by the server's timer, which saves the thread one wake-up.
+            exact = not state.poll_suffices or _over_before(state, todo.until)
+            return Wait(todo.until, self.requests.wait(wake=wake), exact=exact)
+        if state.term and connected:  # packed now, too
+            preconditions = machine.preconditions(state, now, self._timing)
+            self.requests.release(state.term.token, "resigned", preconditions)
+        return Wait(todo.until, connect=bool(state.ended and state.ended.owes_release))
+
+    def _find_errands(self, state: machine.State) -> None:
+        if not self._asked_server:
+            self._asked_server = True
+            self._errands += self.requests.server("memory"), self.requests.server("replication")
+        # One round trip for each new leader, until one has published its project. The follower asks, because of two
+        # projects the one that comes second follows the other. An older release of this package publishes no project.
+        if self._projects and self._compared is not None and state.leader not in (
+            "", self._candidate_id, self._compared,
+        ):  # fmt: skip
+            self._compared = state.leader
+            self._errands.append(self.requests.status())
+
+    def _answered(self, name: str, answer: Answer | None) -> None:
+        self._polled = self._polled or name == "poll"
+        if answer is None or (name == "poll" and answer.token < self._shared.state.highest_token):
+            self._shared.apply(machine.Unsure())
+            return
+        if name in ("campaign", "reclaim"):
+            self._published = self.process
+        if answer.version.startswith(DELAY):
+            answer = answer._replace(held_since=held_since(answer, self._clocks()))
+        event: machine.Campaigned | machine.Renewed
+        if name in ("campaign", "poll"):
+            event = machine.Campaigned(self._asked_at, answer, self._random(), self._follow(answer, self._asked_at))
+        else:
+            event = machine.Renewed(self._asked_at, answer)
+        if self._needs_replicas(answer):
+            self._unconfirmed = event
+        else:
+            self._tell(event)
+
+    def _needs_replicas(self, answer: Answer) -> bool:
+        """Return whether replicas must have what was answered before it counts."""
+        return self._timing.replicas > 0 and answer.verdict in ("granted", "renewed")
+
+    def _confirmed(self, replicas: int) -> None:
+        event, self._unconfirmed = self._unconfirmed, None
+        if event and replicas >= self._timing.replicas:
+            self._tell(event)
+            return
+        wanted = self._timing.replicas
+        self._observer.failed(f"{replicas} of {wanted} replicas (MIN_REPLICAS) have confirmed the lease")
+        self._shared.apply(machine.Failed(self._random()))
+
+    def _tell(self, event: machine.Campaigned | machine.Renewed) -> None:
+        answer = event.answer
+        # After an outage it may be another server.
+        self._asked_server = self._asked_server and not self._shared.state.failures
+        self._shared.apply(event)
+        self._observer.answered(answer)
+        if answer.duplicate:
+            self._errands.append(self.requests.post(answer.duplicate, {"duplicate": self._candidate_id}))
+        if answer.mail:
+            self._errands.append(self.requests.collect())
+
+    def _released(self, meaning: bool | Answer, now: float) -> None:
+        ended = self._shared.state.ended
+        if isinstance(meaning, Answer) and ended and not self._left and (left := ended.term.deadline - now) > 0:
+            # The request was executed before now, so at the deadline the server's clock shows this or more.
+            self._release_by = meaning.at + left
+            return
+        self._release_by = 0.0
+        if not self._left:
+            self._shared.apply(machine.Released())
+
+    def _compare_projects(self, status: ElectionStatus) -> None:
+        if status.leader and status.leader.project:
+            self._compared = None
+        if other := other_project(status.leader, self._projects):
+            self._observer.project(other)
+            self._errands.append(self.requests.post(self._shared.state.leader, {"project": self._projects[0]}))
+
+    def _received(self, message: dict[str, Any] | None) -> None:
+        if message is None:
+            return
+        if "wake" in message:
+            self._shared.apply(machine.Woken())
+        elif isinstance(duplicate := message.get("duplicate"), str):
+            self._observer.duplicate(duplicate)
+            if not message.get("answer"):
+                self._errands.append(self.requests.post(duplicate, {"duplicate": self._candidate_id, "answer": True}))
+        elif self._projects and isinstance(other := message.get("project"), str):
+            self._observer.project(other)
+
+    def _queues(self, state: machine.State) -> bool:
+        """Return whether to wait for a wake-up, too, until the next poll. Drawn at random."""
+        return self._random() * state.candidates < QUEUE
+
+
+def _over_before(state: machine.State, until: float) -> bool:
+    """Return whether the lease may be over before a wait until ``until`` returns, late by the server's timer."""
+    return until + 2 * SERVER_TIMER >= state.watch.expires_at
