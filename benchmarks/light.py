@@ -186,6 +186,10 @@ class Light:
         wait = lasting(todo.wait, todo.until - clock.now()) if todo.wait else b""
         self._write(todo.request.packed(*program, request_id=request_id) + wait)
         self._wait_reply_due, self._asks = todo.until if todo.wait else None, True
+        if template.pause:
+            self._loop.forget(self._sock)
+            yield clock.now() + template.pause
+            self._loop.watch(self._sock, self._readable)
         reply = yield clock.now() + self._timing.operation
         self._asks = False
         if reply is None:

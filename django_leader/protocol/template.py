@@ -39,6 +39,8 @@ class Template:
     parse: Callable[[Any], Any]
     """Return what a reply means. Raise an exception of any kind for a reply that cannot be one to this request."""
     is_script: bool = True
+    pause: float = 0.0
+    """Seconds to sleep before the reply is read."""
     once: bool = False
     """Whether the request must not be sent again on another connection, because that may lead to another server."""
 
@@ -89,11 +91,12 @@ def script(
     placeholders: tuple[bytes, ...] = (),
     *,
     once: bool = False,
+    pause: float = 0.0,
 ) -> Template:
     """Return the template of a request that runs the script ``name``. Local."""
     words = _encoded((len(keys), *keys, REQUEST_ID, *arguments))
     placeholders = (REQUEST_ID, *placeholders)
-    return Template(name, words, placeholders, _split(words, placeholders), parse, once=once)
+    return Template(name, words, placeholders, _split(words, placeholders), parse, pause=pause, once=once)
 
 
 def command(words: tuple[Any, ...], parse: Callable[[Any], Any], placeholders: tuple[bytes, ...] = ()) -> Template:

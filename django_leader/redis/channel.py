@@ -28,6 +28,7 @@ import contextlib
 import encodings.idna  # noqa: F401 - otherwise the first connect imports it, and a child forked meanwhile never can
 import os
 import socket
+import time
 from typing import Any
 
 from redis.connection import Connection
@@ -70,12 +71,19 @@ class Channel:
         """The instant until which a wait was requested whose reply has not come."""
 
     def call(
-        self, packed: bytes, *, wait: Request | None = None, until: float = 0.0, same_connection: bool = False
+        self,
+        packed: bytes,
+        *,
+        wait: Request | None = None,
+        until: float = 0.0,
+        pause: float = 0.0,
+        same_connection: bool = False,
     ) -> Any:
         """Send one packed command once and return its reply. One round trip, more if it must connect first.
 
         A ``wait`` until the instant ``until`` is sent behind it, in one piece; the method ``wait`` returns the reply to
-        that. With ``same_connection`` it is an error if the connection of the last call has ended.
+        that. ``pause``: seconds to sleep before the reply is read. With ``same_connection`` it is an error if the
+        connection of the last call has ended.
         Raise ``RedisUnavailable``; the outcome of the command is then unknown. The error is ``ConnectionClosed`` if the
         connection may have ended before. ``NoScriptError`` is passed on, because it is the one error reply for which
         the caller knows what to do.
@@ -84,7 +92,7 @@ class Channel:
             check(self._pid)
             if same_connection and (not self.connected or self._wait_reply_due is not None):
                 raise RedisConnectionError
-            return self._call(self._open(), packed, wait, until)
+            return self._call(self._open(), packed, wait, until, pause)
         except NoScriptError:
             raise
         except BaseException as error:
@@ -214,9 +222,11 @@ class Channel:
         assert self._connection
         return self._connection
 
-    def _call(self, connection: Connection, packed: bytes, wait: Request | None, until: float) -> Any:
+    def _call(self, connection: Connection, packed: bytes, wait: Request | None, until: float, pause: float) -> Any:
         _send(connection, packed + lasting(wait, until - clock.now()) if wait else packed)
         self._wait_reply_due = until if wait else None
+        if pause:
+            time.sleep(pause)
         reply = connection.read_response(disable_decoding=True)
         self._answered = True
         check(self._pid)  # before the reply is acted on: see ``forks``

@@ -88,7 +88,7 @@ class Runner:
         name = request.template.name
         digest = request.packed("EVALSHA", self._script(name).sha, request_id=request_id)
         try:
-            return self.channel.call(digest, wait=wait, until=until)
+            return self.channel.call(digest, wait=wait, until=until, pause=request.template.pause)
         except NoScriptError:
             pass
         except RedisUnavailable as error:

@@ -340,7 +340,7 @@ class LeaderElection:
     def stop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
         """End the candidacy: end the term, run the loss callbacks, release the lease and wake the next leader.
 
-        Return when that is done: after two round trips and the 10 ms that ``SECOND_CHANCE`` explains, or at
+        Return when that is done: after two round trips and some 15 ms in which the next leader has the processor, or at
         the latest after ``timeout`` seconds (default: the lease and two operations). From a callback or receiver of
         this election, a body under ``@leader_required``, or a signal handler that interrupts ``run()`` or another
         ``stop()``, return at once; the end follows when these have returned.

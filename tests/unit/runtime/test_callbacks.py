@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -391,14 +390,11 @@ def test_s19_a_gain_is_announced_in_no_child(stage: Stage, fork: Fork, monkeypat
     stage.gain = [lambda: stage.log.append("first"), lambda: stage.log.append("second")]
     term = stage.prepare()
 
-    gun = term._gun
-
-    def release() -> None:
-        gun.release()
+    def sleep(seconds: float) -> None:
         term._first_gain.join(LONG)
         fork()
 
-    monkeypatch.setattr(term, "_gun", SimpleNamespace(release=release))
+    monkeypatch.setattr(time, "sleep", sleep)
     term.begin(1)
     assert stage.log == ["first"]
     term = stage.prepare()
