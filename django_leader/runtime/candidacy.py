@@ -19,14 +19,13 @@ import threading
 
 from django_leader.protocol import machine
 from django_leader.protocol.config import ValidConfig
-from django_leader.protocol.expiry import ExpiryProof
 from django_leader.protocol.records import NONCE_LENGTH
 from django_leader.redis.connector import Connect
 from django_leader.system import clock
 from django_leader.system.waker import Waker
 
 from .diagnostics import Diagnostics
-from .grant import Grant, Publish
+from .grant import Publish
 from .listeners import Listeners
 from .local import open_lease
 from .state import SharedState
@@ -89,41 +88,11 @@ class Candidacy:
         return depends or self._listeners.call_here()
 
     @property
-    def pid(self) -> int:
-        """The process of the candidacy."""
-        return self.shared.pid
-
-    @property
-    def ended(self) -> bool:
-        """Whether the candidacy is over."""
-        return self.shared.ended
-
-    @property
-    def grant(self) -> Grant:
-        """The last term."""
-        return self.shared.grant
-
-    @property
-    def changed(self) -> threading.Condition:
-        """The condition that is notified of every change. A forked child replaces it."""
-        return self.shared.changed
-
-    @property
-    def attempts(self) -> int:
-        """How many attempts to lead have ended."""
-        return self.shared.attempts
-
-    @property
     def idle(self) -> float:
         """Seconds since the election thread began a turn or the watcher checked the deadline: the longer of the two."""
         watcher = self.shared.announcer.current if self.shared.state.term else None
         turned_at = self._worker.turned_at
         return clock.now() - (min(turned_at, watcher.looked_at) if watcher else turned_at)
-
-    @property
-    def watch(self) -> ExpiryProof:
-        """What the candidate has seen of the state in Redis. Local."""
-        return self.shared.state.watch
 
     @property
     def stopping(self) -> bool:

@@ -89,9 +89,9 @@ class LeaderElection:
         """Answer the local questions by ``grant``, whatever Redis says; start nothing. None ends that. For tests."""
         with lifecycle.starting:  # a candidacy that begins at this moment must not publish its own grant over ours
             candidacy = self._candidacy
-            with candidacy.changed if candidacy else nullcontext():
+            with candidacy.shared.changed if candidacy else nullcontext():
                 self.overridden = grant
-                self._publish(candidacy.grant if candidacy else NO_GRANT)
+                self._publish(candidacy.shared.grant if candidacy else NO_GRANT)
 
     def _publish(self, grant: Grant) -> None:
         self._grant = self.overridden or grant
@@ -144,7 +144,7 @@ class LeaderElection:
     def _current(self) -> Candidacy | None:
         """Return the candidacy of this process; None if it is no candidate. Local."""
         candidacy = self._candidacy
-        goes_on = candidacy and not candidacy.ended and candidacy.pid == os.getpid()
+        goes_on = candidacy and not candidacy.shared.ended and candidacy.shared.ours()
         return candidacy if goes_on else None
 
     @property
@@ -330,10 +330,10 @@ class LeaderElection:
             new = Candidacy(self._connect(), self.config, self.label, self._listeners, self._publish, self.name)
             if last:
                 last.continue_as(new)  # before another thread can feed it a Stop, which this would overwrite
-            self._candidacy, self._grant = new, new.grant
+            self._candidacy, self._grant = new, new.shared.grant
             self.asked = False
             if last:
-                with (changed := last.changed):  # threads that wait for leadership go on with the new candidacy
+                with (changed := last.shared.changed):  # threads that wait for leadership go on with the new candidacy
                     changed.notify_all()
             return new
 
@@ -358,14 +358,14 @@ class LeaderElection:
         candidacy.stop(hold, here=not here and bound >= self._timing.operation)
         if here:
             return
-        with (changed := candidacy.changed):
-            changed.wait_for(lambda: candidacy.ended, max(0.0, until - clock.now()))
+        with (changed := candidacy.shared.changed):
+            changed.wait_for(lambda: candidacy.shared.ended, max(0.0, until - clock.now()))
         lifecycle.sigterm.finish()
 
     @property
     def hold_left(self) -> float:
         """Seconds for which the last leader's ``hold`` goes on, as this candidate can prove; 0 if none does. Local."""
-        return hold_left(candidacy.watch, clock.now()) if (candidacy := self._current()) else 0.0
+        return hold_left(candidacy.shared.state.watch, clock.now()) if (candidacy := self._current()) else 0.0
 
     async def astop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
         """Like ``stop()``, for an event loop. In a callback or receiver of this election it returns at once, too."""

@@ -31,7 +31,7 @@ def wait(
     proof = max(timing.ttl, timing.quarantine) + timing.retry
     first_attempt, watching = until + proof + 4 * timing.operation, False
     while (known := candidacy()) and not leads():
-        attempts, watch = known.attempts, known.watch
+        attempts, watch = known.shared.attempts, known.shared.state.watch
         if watch.version and not watching:
             # The state may last longer than this process would have set it for. Only the first state that is found
             # counts, because a state that is replaced again and again would put off the end for ever.
@@ -45,7 +45,7 @@ def wait(
             longest = PAUSE
 
         def has_changed(known: Candidacy = known, attempts: int = attempts) -> bool:
-            return candidacy() is not known or known.attempts != attempts or leads()
+            return candidacy() is not known or known.shared.attempts != attempts or leads()
 
-        with (changed := known.changed):
+        with (changed := known.shared.changed):
             changed.wait_for(has_changed, min(left, longest))

@@ -198,7 +198,12 @@ def test_s19_the_loop_ends_in_a_child_without_a_word(
     fork()
     candidacy._thread.join(GENEROUS)
     assert not candidacy._thread.is_alive()
-    assert (candidacy.ended, candidacy._worker.lease.channel.connected, lost, caplog.text) == (True, False, [], "")
+    assert (candidacy.shared.ended, candidacy._worker.lease.channel.connected, lost, caplog.text) == (
+        True,
+        False,
+        [],
+        "",
+    )
     assert admin.get(election.config.keys.lock) == candidacy.shared.candidate_id.encode(), "the lease is the parent's"
     assert admin.xlen(election.config.keys.events) == before
     assert admin.zscore(election.config.keys.candidates, candidacy.shared.candidate_id) is not None
@@ -219,7 +224,7 @@ def test_s19_nothing_is_applied_published_or_logged_in_a_child(
     candidacy.stop(here=True)
     candidacy._worker._failed(RedisUnavailable("the descriptor was closed"))
     candidacy._delivered(state.term.token)
-    assert candidacy.shared.state is state or candidacy.ended, "only a child's own loop has given it up"
+    assert candidacy.shared.state is state or candidacy.shared.ended, "only a child's own loop has given it up"
     assert caplog.text == ""
 
 
@@ -249,12 +254,12 @@ def test_s19_who_waits_for_the_election_in_a_child_waits_no_longer(
     other.start()
     assert other.wait_for_leadership(GENEROUS)
     election.start()
-    eventually(lambda: election._candidacy and election._candidacy.attempts)
+    eventually(lambda: election._candidacy and election._candidacy.shared.attempts)
     found: list[bool] = []
     waits = threading.Thread(target=lambda: found.append(election.wait_for_leadership(None)), daemon=True)
     waits.start()
     candidacy: Any = election._candidacy
-    eventually(lambda: candidacy.changed._waiters)
+    eventually(lambda: candidacy.shared.changed._waiters)
     candidacy.abandon()
     waits.join(GENEROUS)
     assert found == [False]

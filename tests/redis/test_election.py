@@ -202,7 +202,7 @@ def test_who_waits_for_leadership_follows_to_the_next_candidacy(make: Make, some
     election.start()
     waiting = threading.Thread(target=election.wait_for_leadership, args=[None])
     waiting.start()
-    eventually(lambda: election._candidacy and election._candidacy.attempts)
+    eventually(lambda: election._candidacy and election._candidacy.shared.attempts)
     election.stop()
     election.start()
     leader.stop()

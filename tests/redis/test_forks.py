@@ -94,7 +94,7 @@ def test_s19_what_is_inherited_of_a_candidacy_does_nothing_more(make: Make) -> N
                 with pytest.raises(Forked):
                     does()
             candidacy._worker.run("")
-            status = 42 if (candidacy.ended, election.is_leader()) == (True, False) else 2
+            status = 42 if (candidacy.shared.ended, election.is_leader()) == (True, False) else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42

@@ -133,7 +133,7 @@ def test_no_line_is_written_under_the_lock(
     class Note(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if candidacy := election._candidacy:
-                lock: Any = candidacy.changed
+                lock: Any = candidacy.shared.changed
                 lines.append((lock._is_owned(), record.getMessage()))
 
     def start_or_refuse(thread: threading.Thread) -> None:

@@ -57,8 +57,8 @@ def test_s20_a_log_handler_that_blocks_does_not_hold_up_a_stop(make: Make) -> No
         assert election.lease_left == 0
         candidacy = election._candidacy
         assert candidacy
-        assert candidacy.changed.acquire(timeout=GENEROUS)
-        candidacy.changed.release()
+        assert candidacy.shared.changed.acquire(timeout=GENEROUS)
+        candidacy.shared.changed.release()
     finally:
         handler.end.set()
         logger.removeHandler(handler)
@@ -87,6 +87,6 @@ def test_nothing_is_logged_while_an_event_is_applied(make: Make, caplog: pytest.
     caplog.handler.addFilter(note)
     with caplog.at_level(logging.INFO, "django_leader"):
         election.resign()
-        eventually(lambda: candidacy.ended)
+        eventually(lambda: candidacy.shared.ended)
         assert "lost leadership: resigned" in caplog.text
     assert not any(inside)

@@ -108,7 +108,7 @@ def test_the_printed_user_may_do_all_that_a_candidate_does(
         first.start()
         assert first.wait_for_leadership(GENEROUS)
         second.start()
-        eventually(lambda: second._candidacy and second._candidacy.watch.version)
+        eventually(lambda: second._candidacy and second._candidacy.shared.state.watch.version)
         assert first._candidacy
         assert second._candidacy
         Lease(second._connect(), second.config).post(

@@ -76,7 +76,7 @@ def test_one_project_or_one_that_is_not_known_is_no_warning(
     first, second = make("first", *leader), make("second", *follower)
     lead(first)
     second.start()
-    eventually(lambda: second._candidacy and second._candidacy.watch.observation)
+    eventually(lambda: second._candidacy and second._candidacy.shared.state.watch.observation)
     if follower:
         follow(second, caplog)
     assert first.resign()

@@ -111,7 +111,7 @@ def test_events_from_a_handler_that_interrupts_the_machine_are_not_lost(
         return after
 
     monkeypatch.setattr(machine, "step", interrupted)
-    eventually(lambda: candidacy.ended)
+    eventually(lambda: candidacy.shared.ended)
     assert election.get_leader_id() == ""
 
 
@@ -155,5 +155,5 @@ def test_a_signal_handler_that_stops_while_the_machine_steps_returns_at_once(
     monkeypatch.setattr(machine, "step", interrupted)
     assert election.resign() is True
     assert stopped == [True]
-    eventually(lambda: candidacy.ended)
+    eventually(lambda: candidacy.shared.ended)
     assert election.get_leader_id() == ""

@@ -350,7 +350,7 @@ def test_who_waits_for_leadership_goes_on_with_the_next_candidacy(make: Make, mo
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     election.stop()
-    changed: Any = election._candidacy and election._candidacy.changed
+    changed: Any = election._candidacy and election._candidacy.shared.changed
     last, notify = election._candidacy, changed.notify_all
 
     def looked() -> None:

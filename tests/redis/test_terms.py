@@ -76,7 +76,7 @@ def test_s04_the_check_never_raises_and_takes_no_lock(make: Make) -> None:
     def look() -> None:
         seen.extend([election.is_leader(), election.fencing_token, election.lease_left > 0])
 
-    with candidacy.changed:
+    with candidacy.shared.changed:
         thread = threading.Thread(target=look)
         thread.start()
         thread.join(GENEROUS)
