@@ -208,7 +208,8 @@ class Session:
             self._errands.append(self.requests.collect())
         if name in ("BLPOP", "INFO", "status", "post", "collect") or (name == "release" and self._left):
             return False
-        if name == "release":
+        ended = self._shared.state.ended
+        if ended and ended.delivered:  # a release is not tried twice: the lease runs out
             self._shared.apply(machine.Released())
         self._unconfirmed, self._release_by = None, 0.0
         self._shared.apply(machine.Failed(self._random()))

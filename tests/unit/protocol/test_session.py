@@ -239,6 +239,15 @@ def test_a_release_that_failed_is_over_and_the_candidate_leaves() -> None:
     assert isinstance(driver.next(), Leave), "a server that does not answer is told nothing more"
 
 
+def test_a_release_is_not_tried_for_ever_whatever_prevents_it() -> None:
+    driver = Driver()
+    driver.lead()
+    driver.stop()
+    driver.asks("release")
+    assert driver.session.failed(None) is True
+    assert driver.state.ended is None
+
+
 def test_a_delay_and_the_clocks_are_published_with_the_release() -> None:
     driver = Driver()
     driver.lead()
