@@ -10,7 +10,8 @@ from django_leader.protocol import machine
 from django_leader.protocol.config import Timing, margin_of
 from django_leader.protocol.expiry import STATES, ExpiryProof, Observation
 from django_leader.protocol.records import Answer
-from django_leader.protocol.session import Session
+from django_leader.protocol.session import Leave, Send, Session, Wait
+from django_leader.protocol.template import Request
 
 from .protocol import Rules, sources
 
@@ -66,6 +67,46 @@ class Credulous(Session):
 
     def _confirmed(self, replicas: int) -> None:
         super()._confirmed(self._timing.replicas)
+
+
+class Trusting(Session):
+    """A session that believes that replicas have a lease though their confirmation did not come."""
+
+    def failed(self, request: Request | None, *, closed: bool = False) -> bool:
+        event, failed = self._unconfirmed, super().failed(request, closed=closed)
+        if event and request and request.template.name == "WAIT":
+            self._tell(event)
+        return failed
+
+
+class CountsFromReply(Session):
+    """A session that takes the instant of a request when its reply comes."""
+
+    def reply(self, request: Request, reply: Any, now: float) -> None:
+        self._asked_at = now
+        super().reply(request, reply, now)
+
+
+class CountsFromWait(Session):
+    """A session that takes the instant of a request anew when it has replicas confirm the lease."""
+
+    def next(self, now: float, *, connected: bool) -> Send | Wait | Leave:
+        todo = super().next(now, connected=connected)
+        if self._unconfirmed:
+            self._unconfirmed = self._unconfirmed._replace(asked_at=now)
+        return todo
+
+
+class Sure(Session):
+    """A session that takes a lean renewal of which the script was unsure for one that was made."""
+
+    def _answered(self, name: str, answer: Answer | None) -> None:
+        state = self._shared.state
+        if name == "renew" and answer is None and state.term and (seen := state.watch.observation):
+            ttl = self._timing.ttl
+            token, version = state.term.token, state.watch.version
+            answer = Answer("renewed", token, self._candidate_id, ttl, 0, "", seen.server, version, ttl)
+        super()._answered(name, answer)
 
 
 class ForgetfulProof(NamedTuple):
@@ -169,6 +210,19 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         lambda: Rules(session=Credulous),
         ("split", "link-cut", "lag"),
     ),
+    "a lease counts though its confirmation did not come": (
+        lambda: Rules(session=Trusting),
+        ("split", "link-slow"),
+    ),
+    "the instant of a request is that of its reply": (
+        lambda: Rules(session=CountsFromReply),
+        ("link-slow", "link-cut"),
+    ),
+    "the instant of a request is that of its confirmation": (
+        lambda: Rules(session=CountsFromWait),
+        ("link-slow", "link-cut", "lag"),
+    ),
+    "a renewal that was unsure counts": (lambda: Rules(session=Sure), ("flush", "link-lossy", "lose-lock")),
     "whoever has seen a leader die claims any lease": (
         lambda: _lua("campaign", DEAD, "local dead = kind == 'lease' and ARGV[14] ~= ''"),
         ("crash-leader", "link-cut"),
@@ -195,7 +249,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
     ),
     "a join is told by counters alone": (
         lambda: _lua("campaign reclaim release", "joined or known[address] < 0", "false"),
-        ("promote", "split", "resetstat"),
+        ("split", "rejoin", "resetstat"),
     ),
     "a hold ends by the server's clock": (
         lambda: _lua(

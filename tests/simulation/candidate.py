@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django_leader.protocol import machine
 from django_leader.protocol.config import ValidConfig
 from django_leader.protocol.hold import Clocks
 from django_leader.protocol.records import Answer
-from django_leader.protocol.session import Leave, Wait
+from django_leader.protocol.session import Leave, Send
 from django_leader.protocol.template import Request
 from django_leader.runtime.hooks import Hooks
 
@@ -26,8 +28,10 @@ WALL = datetime(2026, 1, 1, tzinfo=timezone.utc)
 """The wall time that all candidates publish; nothing is decided by it."""
 ALARM_ROUNDING = 1e-6
 """Seconds by which an alarm comes late, so that rounding cannot make it early."""
-WORDS_OF_WAIT = 4
-"""Of a wait for a wake-up: the command, the inbox, the wake list, the time."""
+OBSERVE = ("campaign", "poll", "renew", "reclaim")
+"""Scripts whose answer tells the state of the election."""
+LOSS = 0.1
+"""How often a connection is lost while nothing is sent on it, or because a wait at Redis is given up."""
 
 
 class Clock:
@@ -37,28 +41,30 @@ class Clock:
         self.origin, self.offset, self.rate = now, shows, rate
 
     def local(self, now: float) -> float:
-        """What it shows at the true instant ``now``."""
+        """Return what it shows at the true instant ``now``."""
         return self.offset + self.rate * (now - self.origin)
 
     def true(self, local: float) -> float:
-        """When it shows ``local``, if it goes on as it does."""
+        """Return when it shows ``local`` if its rate stays the same."""
         return self.origin + (local - self.offset) / self.rate
 
     def drift(self, now: float, rate: float) -> None:
-        """It runs at ``rate`` from ``now`` on."""
+        """Run at ``rate`` from ``now`` on."""
         self.offset, self.origin, self.rate = self.local(now), now, rate
 
 
 class Sent:
     """One request on the wire, and its reply."""
 
-    __slots__ = ("again", "candidate", "closed", "connection", "executed", "held", "number", "reply", "request", "sent")
+    __slots__ = ("candidate", "closed", "connection", "executed", "held", "number", "reply", "request", "sent", "used")
 
-    def __init__(self, candidate: Candidate, request: Request, sent: float, *, again: bool = False) -> None:
-        self.candidate, self.request, self.sent, self.again = candidate, request, sent, again
+    def __init__(self, candidate: Candidate, request: Request, sent: float) -> None:
+        self.candidate, self.request, self.sent = candidate, request, sent
         self.number = next(candidate.numbers)
-        self.connection = None if again else candidate.connected
+        self.connection = candidate.connected
         """The server that has the connection, and in which of its lives; None if there is none yet."""
+        self.used = self.connection is not None
+        """Whether the connection has answered before. If not, its end is an error like any other."""
         self.executed = 0.0
         self.reply: Any = None
         self.closed = False
@@ -101,7 +107,11 @@ class Candidate:
         )
         self.session.process = world.hosts.publishes(process, rng)
         self._holder = HolderWatch(world.hosts, process)
-        self.alive, self.paused, self.listening = True, False, False
+        self.alive, self.paused, self.idle = True, False, False
+        self.wait: Request | None = None
+        """The wait at Redis that has not ended for the candidate."""
+        self.listening = False
+        """Whether the server has that wait, and has not answered it."""
         self.connected: tuple[Server, int] | None = None
         """To which server, in which of its lives."""
         self.request: Sent | None = None
@@ -117,33 +127,44 @@ class Candidate:
         self._watch = False
         self._undelivered: int | None = None
         self._deadline_of_work = 0.0
-        self._asleep: list[machine.AnyEvent] = []
+        self._asleep: list[Callable[[], None]] = []
 
     def local(self) -> float:
-        """What its clock shows now."""
+        """Return what its clock shows now."""
         return self.clock.local(self.world.now)
 
     def leads(self, now: float) -> bool:
-        """Whether ``is_leader()`` would be true at this true instant."""
+        """Return whether ``is_leader()`` would be true at this true instant."""
         term = self.state.term
         return self.alive and term is not None and self.clock.local(now) < term.deadline
 
     def works(self, now: float) -> bool:
-        """Whether its lease goes on and the loss callbacks of its last term have not returned."""
+        """Return whether its lease goes on and the loss callbacks of its last term have not returned."""
         return self.alive and self._undelivered is not None and self.clock.local(now) < self._deadline_of_work
 
     def feed(self, event: machine.AnyEvent) -> None:
-        """Tells the machine, from whatever thread, and has it act on it."""
-        if not self.alive:
-            return
+        """Tell the machine, from any thread, and have the election thread act on it."""
+        self._do(partial(self.apply, event))
+
+    def received(self, wait: Request, element: tuple[bytes, bytes]) -> None:
+        """End a wait at Redis. If the candidate has given up the wait meanwhile, the element is lost."""
+        if wait is self.wait:
+            self._do(partial(self._end_wait, element))
+
+    def _do(self, action: Callable[[], None]) -> None:
         if self.paused:
-            self._asleep.append(event)
-            return
-        self.apply(event)
-        self.go_on()
+            self._asleep.append(action)
+        elif self.alive:
+            action()
+            self.go_on()
+
+    def _end_wait(self, element: tuple[bytes, bytes] | None = None) -> None:
+        if wait := self.wait:
+            self.wait, self.listening = None, False
+            self.session.reply(wait, element, self.local())
 
     def apply(self, event: machine.AnyEvent) -> None:
-        """One step of the machine, and what is announced by it."""
+        """Feed an event to the machine, check what follows from it, and announce that."""
         world, before, now = self.world, self.state, self.world.now
         local = self.clock.local(now)
         if isinstance(event, machine.Campaigned | machine.Renewed):
@@ -187,7 +208,7 @@ class Candidate:
             self.feed(machine.Resign(token, "resigned" if self.rng.random() < 0.8 else "callback-failed"))
 
     def _deadline(self) -> None:
-        """The thread that watches the deadline."""
+        """Watch the deadline, as a thread of its own does."""
         self._watch = False
         term = self.state.term
         if not self.alive or term is None:
@@ -200,33 +221,39 @@ class Candidate:
             self.world.at(self.clock.true(term.deadline) + ALARM_ROUNDING, self._deadline)
 
     def go_on(self) -> None:
-        """The election thread, until it has to wait for something."""
+        """Do what the session says, as the election thread does, until there is something to wait for."""
         world = self.world
         if self.request or self.paused or not self.alive:
             return
-        self.listening = False
         self._alarm += 1
+        self._end_wait()
+        if self.idle and self.rng.random() < LOSS:
+            self.connected = None
+        self.idle = False
         if died := self._dead():
             self.apply(machine.HolderDied(*died))
         self.apply(machine.Tick())
-        # A wait that is cut short costs the connection.
-        todo = self.session.next(self.local(), connected=self.connected is not None and self.rng.random() < 0.9)
+        todo = self.session.next(self.local(), connected=self.connected is not None)
         if isinstance(todo, Leave):
             self.end("leaves")
-        elif isinstance(todo, Wait):
-            self.listening = todo.at_redis is not None and len(todo.at_redis.template.words) == WORDS_OF_WAIT
+        elif isinstance(todo, Send):
+            self._send(todo.request)
+        elif todo.at_redis and world.server.refuses:
+            self.connected = None
+            self.session.failed(todo.at_redis)
+            self.go_on()
+        else:
+            self.idle, self.wait, self.listening = True, todo.at_redis, todo.at_redis is not None
             if not math.isinf(todo.until):
                 world.at(self.clock.true(todo.until) + ALARM_ROUNDING, self._alarmed, self._alarm)
-        else:
-            self._send(todo.request)
 
     def heard(self) -> None:
-        """Something that it may watch has died. Whatever else it does comes first."""
+        """Act on the death of the leader's process, unless a request is under way."""
         if self._holder.dead():
             self.go_on()
 
-    def _send(self, request: Request, *, again: bool = False) -> None:
-        self.request = Sent(self, request, self.world.now, again=again)
+    def _send(self, request: Request) -> None:
+        self.request = Sent(self, request, self.world.now)
         self.world.send(self.request)
 
     def _clocks(self) -> Clocks:
@@ -250,7 +277,7 @@ class Candidate:
             self.go_on()
 
     def answered(self, sent: Sent) -> None:
-        """The reply is there, or its time is over. Whichever comes second comes for nothing."""
+        """Act on the reply, or on the end of the wait for it. Only the first of the two counts."""
         if sent is not self.request or not self.alive:
             return
         if self.paused:
@@ -258,40 +285,42 @@ class Candidate:
             return
         self.request = None
         if sent.reply is not None:
-            self.connected, self._ran = sent.connection, sent.executed
+            self.connected = sent.connection
+            if sent.name in OBSERVE:
+                self._ran = sent.executed
             self.session.reply(sent.request, sent.reply, self.local())
         else:
             self.world.note(f"{self.name}: no answer to {sent.name}")
             self.connected = None
-            if sent.closed and not (sent.again or sent.request.template.once or sent.name == "WAIT"):
-                self._send(sent.request, again=True)  # as ``Runner`` does
+            if sent.closed and not (sent.request.template.once or sent.name == "WAIT"):
+                self._send(sent.request)  # on a new connection, as ``Runner`` does
                 return
             self.session.failed(sent.request, closed=sent.closed)
         self.go_on()
 
     def pause(self) -> None:
-        """SIGSTOP: it does nothing, and its clock goes on."""
+        """Stop as by SIGSTOP. The clock goes on."""
         self.paused = self.process.frozen = True
         self.world.hosts.changed(self.process)
 
     def resume(self) -> None:
-        """SIGCONT: what came meanwhile is there, in an order that chance decides."""
+        """Go on as by SIGCONT. What came meanwhile is there, in a random order."""
         if not self.paused:
             return
         self.paused = self.process.frozen = False
         waiting, self._asleep = self._asleep, []
         self.rng.shuffle(waiting)
         cut = self.rng.randint(0, len(waiting))
-        for event in waiting[:cut]:
-            self.apply(event)
+        for action in waiting[:cut]:
+            action()
         if self.request and self.request.held:
             self.answered(self.request)
-        for event in waiting[cut:]:
-            self.apply(event)
+        for action in waiting[cut:]:
+            action()
         self.go_on()
 
     def end(self, how: str) -> None:
-        """It is no longer there."""
+        """Remove the candidate, as at the end of its process or candidacy."""
         self.world.note(f"{self.name} {how}")
         self.alive = False
         self.world.gone(self)

@@ -25,6 +25,8 @@ class Mischief:
         self._last = 0
         self._opposites: dict[int, Callable[[], object]] = {}
         """By number of the fault, what undoes it."""
+        self._away = 0.0
+        """Until when a replica follows an old primary for a moment. Counters are reset only afterwards."""
 
     def apply(self, fault: Fault) -> None:
         """One fault, if it is possible now."""
@@ -244,19 +246,21 @@ class Mischief:
             case "leave":
                 self._leave(fault, one)
             case "resetstat":
-                self._reset(resets=True)
-                self._opposites[fault.number] = partial(self._reset, resets=False)
+                if self.world.now > self._away:
+                    self._reset(round(fault.other))
+                    self._opposites[fault.number] = partial(self._reset, None)
             case "flap":
                 # It follows the old primary again for a moment, which the new one does not notice.
-                for old in cluster.old():
+                for old in cluster.old() if not self.world.faults["resetstat"] else ():
                     cluster.join(one, old, unnoticed=True)
+                    self._away = max(self._away, self.world.now + fault.lasts(self.ttl / 2))
                     self._later(fault, fault.lasts(self.ttl / 2), partial(self._join, one))
             case _:
                 self._promote(fault)
 
-    def _reset(self, *, resets: bool) -> None:
+    def _reset(self, after_join: int | None) -> None:
         for node in self.world.cluster.nodes:
-            node.reset_counters(again=resets)
+            node.reset_counters(after_join)
 
     def _leave(self, fault: Fault, node: Server) -> None:
         """A replica is switched off, and joins again."""

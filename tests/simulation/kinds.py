@@ -6,8 +6,9 @@ protocol itself, a little more or less, since that is where its comparisons are.
 
 Left out on purpose, since the protocol does not promise to survive it: two opposite steps of the server's clock within
 a retry interval, between two looks of one candidate (``World.may_step``), clocks that are more than the margin wrong
-over a lease, and a running process that is cloned. And a token may go back if Redis has forgotten it and its clock has
-been set back to before it, so that only the processes know it (``World.began``): who was not there cannot.
+over a lease, a running process that is cloned, and a replica that goes and returns between two scripts while resets of
+the counters hide its joins (``Mischief._replicas``). And a token may go back if Redis has forgotten it and its clock
+has been set back to before it, so that only the processes know it (``World.began``): who was not there cannot.
 """
 
 from __future__ import annotations

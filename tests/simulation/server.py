@@ -152,7 +152,9 @@ class Server:
         """Whether it follows its master."""
         self.replicas: list[str] = []
         """The addresses of those that are attached."""
-        self.syncs, self.resets = 0, False
+        self.syncs = 0
+        self.after_join: int | None = None
+        """What the counter shows after each join, because a monitor resets it then; None if nobody does."""
         self.restarted()
 
     def wall(self, now: float) -> float:
@@ -176,12 +178,12 @@ class Server:
 
     def synchronised(self, replicas: list[str]) -> None:
         """One has joined, so that these are there now."""
-        self.syncs = 1 if self.resets else self.syncs + 1
+        self.syncs = self.syncs + 1 if self.after_join is None else self.after_join
         self.attached(replicas)
 
-    def reset_counters(self, *, again: bool) -> None:
-        """CONFIG RESETSTAT; with ``again`` also right before each join to come, as a monitor may do it."""
-        self.syncs, self.resets = 0, again
+    def reset_counters(self, after_join: int | None) -> None:
+        """CONFIG RESETSTAT, and again right before each join to come (1), right after it (0), or never (None)."""
+        self.syncs, self.after_join = 0, after_join
         self._describe()
 
     def _describe(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from django_leader.protocol import machine, pace
 from django_leader.protocol.config import Timing
+from django_leader.protocol.requests import SERVER_TIMER
 
 from . import protocol
 from .candidate import ALARM_ROUNDING, Candidate, Clock, Sent
@@ -169,8 +170,8 @@ class World:
         """Puts a request on the wire."""
         candidate, rng = request.candidate, request.candidate.rng
         there, back = self._delays(candidate, rng)
-        # Connecting and waiting each have the timeout of an operation.
-        patience = candidate.timing.operation * (1 if self.calm else 1 + rng.random())
+        # Connecting and waiting for the reply each have the timeout of an operation.
+        patience = candidate.timing.operation * (1 if request.used or self.calm else 1 + rng.random())
         self.at(
             candidate.clock.true(candidate.clock.local(self.now) + patience) + ALARM_ROUNDING,
             candidate.answered,
@@ -202,21 +203,36 @@ class World:
         if server.hung_until > self.now:
             self.at(server.hung_until + self.setup.latency * self.rng.random(), self._execute, request, back)
             return
-        if server.down or server.master or (life not in (0, server.lives) and not self.setup.proxy):
-            request.closed = self.rng.random() < 0.5
-            self.after(back or 0.0, self._answer, request, None)
+        ended = life not in (0, server.lives) and not self.setup.proxy
+        if server.down or server.master or ended or (request.name == "WAIT" and not request.used):
+            self._fail(request, back or 0.0)
             return
         request.connection, request.executed = (server, server.lives), self.now
         age = self.now - request.sent
         if age > candidate.timing.operation * 2:
             self.troubled = max(self.troubled, self.now)
         self.steps += 1
-        if request.request.template.is_script:
-            reply = self._evaluate(server, request, age)
-        else:
-            reply = self.cluster.wait(server) if request.name == "WAIT" else b""
+        reply, blocks = self._reply(server, request, age)
         if back is not None:
-            self.after(back, self._answer, request, reply)
+            self.after(blocks + back, self._answer, request, reply)
+        elif candidate.link == "lossy":
+            self._fail(request, self.rng.random() * self.timing.operation)
+
+    def _fail(self, request: Sent, seconds: float) -> None:
+        """End the connection: the reply, if there is one, is lost, and the candidate may be told why."""
+        request.closed = request.used and self.rng.random() < 0.5
+        self.after(seconds, self._answer, request, None)
+
+    def _reply(self, server: Server, request: Sent, age: float) -> tuple[Any, float]:
+        """Return the reply, and for how many seconds it is held back."""
+        if request.request.template.is_script:
+            return self._evaluate(server, request, age), 0.0
+        name, what, *more = request.request.template.words
+        if name == b"INFO":
+            return server.store.cmd_info(what), 0.0
+        replicas = self.cluster.wait(server)
+        late = self.rng.random() * SERVER_TIMER
+        return replicas, int(more[0]) / 1000 + late if replicas < int(what) else 0.0
 
     def _evaluate(self, server: Server, request: Sent, age: float) -> Any:
         name, reply = request.candidate.name, None
@@ -234,7 +250,8 @@ class World:
         if self.rng.random() < 0.25:
             self.snapshots.append((self.now, server.store.copy()))
         self.cluster.wrote(server)
-        self._wake(server)
+        for key in (protocol.WAKE, keys[0]) if request.name == "post" else (protocol.WAKE,):
+            self._hand_out(server, key)
         delay = request.candidate.state.delay
         if request.name == "release" and reply and reply.endswith(b"released") and delay:
             # Less what clocks may be wrong by over such a time.
@@ -246,18 +263,19 @@ class World:
             request.reply = reply
             request.candidate.answered(request)
 
-    def _wake(self, server: Server) -> None:
+    def _hand_out(self, server: Server, key: bytes) -> None:
+        """Answer the waits for elements of a list."""
         store = server.store
-        while protocol.WAKE in store.values:
-            listeners = [c for c in self.candidates if c.listening]
-            if not listeners:
+        while key in store.values:
+            waits = [(c, c.wait) for c in self.candidates if c.listening and c.wait and key in c.wait.template.words]
+            if not waits:
                 return
-            candidate = self.rng.choice(listeners)
-            store.cmd_lpop(protocol.WAKE)
+            candidate, wait = self.rng.choice(waits)
+            element = store.cmd_lpop(key)
             candidate.listening = False
             there, _ = self._delays(candidate, candidate.rng)
             if there is not None:
-                self.after(there, candidate.feed, machine.Woken())
+                self.after(there, candidate.received, wait, (key, element))
 
     # Faults of the server
 
