@@ -55,6 +55,8 @@ MEANINGS = {
     "WRONGPASS": "it does not accept the user name or the password",
     "WRONGTYPE": "a key of the election is of another type, so something else uses that key",
 } | dict.fromkeys(("ASK", "CLUSTERDOWN", "CROSSSLOT", "MOVED", "TRYAGAIN"), CLUSTER)
+LONGEST_SOCKET_PATH = 107
+"""Bytes. The kernel has room for 108, with the zero at the end (unix(7))."""
 IN_A_SCRIPT = re.compile(r"\b(" + "|".join(sorted(MEANINGS)) + r")\b")
 """The codes that Redis before 7 gives after ERR, if a command that a script called has failed."""
 PHRASES = (
@@ -174,6 +176,8 @@ def _of_system(error: BaseException, place: str) -> str:
         return f"{place}: its TLS certificate is not accepted"
     if isinstance(error, ssl.SSLError):
         return f"{place}: TLS failed"
+    if isinstance(error, OSError) and place.startswith("/") and len(os.fsencode(place)) > LONGEST_SOCKET_PATH:
+        return f"{place}: the path of a Unix socket has at most {LONGEST_SOCKET_PATH} bytes; use a shorter one"
     if not isinstance(error, OSError) or error.errno is None:
         return ""
     if error.errno in CLOSED:

@@ -217,3 +217,13 @@ def test_the_client_of_a_cluster_is_refused(make: Callable[[], Any]) -> None:
     with pytest.raises(ConfigError, match=rf"^this is a Redis Cluster \({kind.__name__}\){CLUSTER}$"):
         refuse(kind.__new__(kind))
     refuse(redis.Redis())
+
+
+def test_a_socket_whose_path_is_too_long_is_named_as_the_cause() -> None:
+    """The system says so without a number, as if the connection had been closed."""
+    connection: Any = redis.Redis(unix_socket_path=f"/tmp/{'x' * 103}").connection_pool.make_connection()
+    with pytest.raises(exceptions.ConnectionError) as error:
+        connection.connect()
+    said = explain(error.value, place_of(connection))
+    assert said == f"/tmp/{'x' * 103}: the path of a Unix socket has at most 107 bytes; use a shorter one"
+    assert not explain(after(FileNotFoundError(errno.ENOENT, "")), f"/tmp/{'x' * 102}").count("at most")
