@@ -1,5 +1,13 @@
-"""The election itself: data and pure functions.
+"""The election itself, without a socket, a thread or a clock of its own.
 
-No socket and no thread, and no decision reads a clock: instants are arguments. The Lua files are read at import, and
-the wall time is read for display.
+Why only one process leads at a time: the top of ``machine``. Why a takeover is safe: the top of ``expiry``. What Redis
+holds, and what happens when it has lost data: ``lua/state.lua``. In order: ``config``, ``records``, ``lua/state.lua``,
+``machine``, ``expiry``, ``hold``, ``pace``; then ``session``, which drives the machine; then what it says to Redis and
+hears: ``requests``, ``template``, ``replies``, ``scripts``, ``lua/``.
+
+A new command at Redis is a request (``requests``), what its reply means (``replies``), what follows from that
+(``session``), a script if it needs one (``lua/``), and a right of the Redis user (``acl``).
+
+Two words end many docstrings of this package. *Pure*: the result depends on the arguments alone. *Local*: nothing is
+asked of another machine, and the caller is not blocked.
 """

@@ -8,9 +8,12 @@ the fencing token protects, and only if the other system checks it.
 
 Why one process leads at a time. Suppose that a grant to B follows a grant to A.
 
-- *A's deadline* is counted from the instant before its request left (``asked_at``), so it is never later than the end
-  of the lease that the server set. ``step`` looks at the clock before it looks at the event. So a renewal whose reply
-  comes after the deadline meets a term that has already ended, and no event turns ``ended`` back into ``term``.
+- *A's deadline* is its lease and no more, less a margin, from the instant before its request left (``asked_at``). The
+  server sets the state later than that instant, and B sees it later still; B then waits for its whole duration, or has
+  another proof that it is over (``expiry``). So A stops at least the margin before B is granted anything. The margin is
+  what the clocks of both together may be wrong by. ``step`` looks at the clock before it looks at the event. So a
+  renewal whose reply comes after the deadline meets a term that has already ended, and no event turns ``ended`` back
+  into ``term``.
 - *A's state is still there when B's request is executed.* There are three cases. A has released it, and had ended
   before. Or B names the version of the state, which B has proved to be over on its own clock (``expiry``); a renewal
   by A makes another version, and the proof void. Or B names A and its token, because A's process is dead
@@ -20,8 +23,9 @@ Why one process leads at a time. Suppose that a grant to B follows a grant to A.
 - *A's state is lost.* The first campaign, reclaim or release finds no state, the state of another server, or an
   older one. (A poll grants nothing, and a renewal needs A's own state.) It sets a quarantine, which ends after every
   lease that was granted before the loss, unless it is configured to be off or shorter than the lease. It must be proved
-  to be over like any other state. A itself may set its state again while its lease lasts. That lease is then the only
-  one: the server does not execute what comes later, and a reply counts only before the old deadline.
+  to be over like any other state. A itself may set its state again, but only within its old lease: the server
+  refuses the request after that (``not_after``), and A ignores a reply that comes after its old deadline. So no other
+  candidate was granted a lease meanwhile.
 - *A reply never comes.* The event is ``Failed``, which changes neither the term nor the deadline. A grant whose reply
   was lost makes nobody leader. The next campaign of the same candidacy is granted anew, and an earlier campaign that is
   executed later is refused.
@@ -29,8 +33,8 @@ Why one process leads at a time. Suppose that a grant to B follows a grant to A.
   because that replica may have confirmed the last lease of another primary.
 
 The phase of a candidate, and where an event leads (``-``: it stays; ``tests`` derive this table from ``step``). A
-candidate that is ``pending`` has been granted a lease that replicas must confirm. One that is ``ending`` has told the
-application, or still has to give the lease back. Events of a term that is over change no phase.
+candidate that is ``pending`` has been granted a lease that replicas must confirm. One that is ``ending`` leads no more,
+but its loss callbacks still run, or its lease is still to be given back. Events of a term that is over change no phase.
 
     event             following                 pending             leading  ending
     Campaigned        pending, leading, ending  -                   -        -
@@ -203,7 +207,7 @@ class State(NamedTuple):
     setbacks: int = 0
     """Terms in a row that a gain callback ended by an exception."""
     leader: str = ""
-    """The candidacy that was last seen to lead."""
+    """The candidacy that was last seen to lead. While this one leads, its own id."""
     watch: ExpiryProof = NOTHING_SEEN
     unrecorded_end: tuple[int, str] = (0, "")
     """Token and reason of the last term, until its end is written to the history."""
@@ -245,7 +249,7 @@ class Plan(NamedTuple):
 
 def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
     """Return the state after ``event`` at ``now``. Pure."""
-    known = state.ended
+    known = state.ended  # an end that this very step finds cannot have been delivered or released before
     state = _expire(state, now)
     match event:
         case Campaigned(asked_at, answer, jitter, dead):
@@ -270,6 +274,7 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
             ended = state.ended._replace(delivered=True)
             return state._replace(ended=ended if ended.owes_release else None)
         case Released() if known:
+            # A release with a delay wakes no follower, so none has to be woken once more.
             return state._replace(ended=None, leave_at=state.leave_at if state.delay else now + SECOND_CHANCE)
         case Stop(delay):
             return _stop(state._replace(stopping=True, delay=max(state.delay, delay)), now)
@@ -279,12 +284,14 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
 def preconditions(state: State, asked_at: float, timing: Timing) -> Preconditions:
     """Return what a request that leaves at ``asked_at`` says beside its purpose. Pure."""
     releasing = state.ended.term if state.ended and state.ended.owes_release else None
-    if term := state.term or state.pending or releasing:  # at the end of its lease another candidate may lead
+    if term := state.term or state.pending or releasing:
+        # The earliest that the server's clock can show at the deadline, after which another candidate may lead.
         not_after = state.watch.server_time(term.deadline, upper=False)
         return Preconditions(state.highest_token, acknowledged_version=state.watch.version, not_after=not_after)
     return Preconditions(
         state.highest_token,
         expired_version=state.watch.expired_version(asked_at),
+        # The latest that it can show when the candidate has given up waiting for the reply.
         not_after=state.watch.server_time(asked_at + timing.operation + timing.margin, upper=True),
         unrecorded_end=state.unrecorded_end,
         dead=state.dead,

@@ -1,4 +1,4 @@
-"""The requests of a candidate: the words that its scripts are given. Pure.
+"""The requests of a candidate: the words that its scripts are given. No I/O.
 
 NOT guaranteed here: any property of the election. The scripts document what they do with the words.
 """
@@ -118,7 +118,9 @@ class Requests:
         """
         highest_token = max(preconditions.highest_token, token)
         version = preconditions.acknowledged_version
-        version = version if version.startswith("reclaimed:") else ""  # the script needs no other
+        # The version changes with every heartbeat, and a packed release would be of no use after the next one. The
+        # script asks for it only if the state is a reclaimed one.
+        version = version if version.startswith("reclaimed:") else ""
         milliseconds = math.ceil(min(delay, LONGEST_DURATION) * 1000)
         words = *self._who(highest_token), token, reason, int(leave), milliseconds, version, clocks
         pause = YIELD if token and not delay else 0.0
@@ -132,7 +134,7 @@ class Requests:
         words = ("BLPOP", *[self._inbox, self._keys.wake][: 1 + wake], SECONDS)
         return Request(self._kept(f"wait {wake}", (), lambda: command(words, self._parse_element, (SECONDS,))))
 
-    def confirm(self) -> Request:
+    def await_replicas(self) -> Request:
         """Wait until enough replicas have the last write. The answer is how many have it."""
         # The server's timer may be late, and a reply that comes after our timeout would end the connection.
         patience = max(1, math.floor((self._timing.operation - SERVER_TIMER) * 1000))

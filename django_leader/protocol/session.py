@@ -1,4 +1,4 @@
-"""The driver of a candidate without its I/O: which request leaves next, and what a reply means for the machine. Pure.
+"""The driver of a candidate without its I/O: which request leaves next, and what a reply means for the machine.
 
 NOT guaranteed here: that a request was not executed because its reply did not come. The session tells the machine that
 the request failed, and time does the rest.
@@ -14,8 +14,8 @@ the simulation and the benchmark's light candidates drive this very session. So 
   takes their place on a new connection, or when they could not tell.
 - A grant or a renewal that replicas must confirm is told to the machine only when ``WAIT``, which follows on the same
   connection, says that enough of them have it.
-- A release that the server found too late is sent once more while the lease lasts. Either the request was slow, or the
-  server's clock was set; the answer says what that clock shows.
+- A release that the server found too late is sent once more if the lease still lasts. Either the request was slow, or
+  the server's clock was set; the answer says what that clock shows.
 - A poll can have a wait at Redis behind it, in one piece, unless something may be due before that wait would end. In a
   large fleet a follower polls rarely (``pace``), and the lease that it has seen may be over before the wait would end,
   so the wait is sent only when the poll is answered.
@@ -38,6 +38,8 @@ from .records import Answer, ElectionStatus, Preconditions, other_project
 from .requests import SERVER_TIMER, Requests
 from .template import Request
 
+MOST_ERRANDS = 100
+"""Errands that wait at a time. Any program that writes to Redis can cause some."""
 QUEUE = 32
 """About how many followers wait for a wake-up at a time. After each poll it is drawn anew which ones. Some servers need
 a time that grows with the square of their number to wake one of them: 5 ms for 1,000, 0.1 s for 3,000."""
@@ -88,8 +90,8 @@ class Observer(Protocol):
     def answered(self, answer: Answer) -> None:
         """Note the answer to a campaign, a poll or a renewal."""
 
-    def failed(self, error: str) -> None:
-        """Note that too few replicas have confirmed the lease."""
+    def failed(self, error: BaseException | str) -> None:
+        """Note why Redis cannot be used. Called before the machine is told."""
 
     def duplicate(self, other: str) -> None:
         """Note that the candidacy ``other`` has the same instance id."""
@@ -127,8 +129,8 @@ class Session:
         self._random, self._wall, self._clocks, self._follow = random, wall, clocks, follow
         self.requests = Requests(config, candidate_id, pid)
         self.process = ""
-        """What the next grant or heartbeat publishes of this process. If it is empty, the death of this process does
-        not let another candidate take over."""
+        """What the next grant or heartbeat publishes of this process; the driver sets it. If it is empty, the death of
+        this process does not let another candidate take over."""
         self._published = ""
         self._since = wall()
         """When the term began, as it is published; before that, when the last campaign left."""
@@ -137,6 +139,8 @@ class Session:
         """What is told to the machine as soon as enough replicas have it."""
         self._release_by = 0.0
         """The server's time before which a release that came too late must be executed when it is sent again."""
+        self._releasing = False
+        """Whether the last request was a release."""
         self._polled = self._left = self._asked_server = False
         self._errands = deque[Request]()
         self._compared: str | None = ""
@@ -147,11 +151,12 @@ class Session:
         state = self._shared.state
         todo = machine.plan(state, now)
         if todo.act == "wait":
-            self._unconfirmed = None  # what it was about is over
+            self._unconfirmed, self._releasing = None, False  # what these were about is over
             return self._wait(state, todo, now, connected=connected)
         if self._unconfirmed and todo.act != "release":  # a release needs no confirmation of the term that has ended
-            return Send(self.requests.confirm())
-        self._asked_at, self._unconfirmed = now, None
+            self._releasing = False
+            return Send(self.requests.await_replicas())
+        self._asked_at, self._unconfirmed, self._releasing = now, None, todo.act == "release"
         preconditions = machine.preconditions(state, now, self._timing)
         if todo.act == "poll" and connected:
             return self._poll(state, now)
@@ -162,7 +167,7 @@ class Session:
             return Send(self._release(state, state.ended, preconditions))
         if term := state.term or state.pending:
             return Send(self._renewal(state, term.token, preconditions, connected=connected))
-        # A server that does not answer, or was never asked, need not be told.
+        # It leaves. A server that does not answer, or was never asked, need not be told.
         if self._left or state.failures or not state.watch.observation:
             return Leave()
         self._left = True
@@ -193,25 +198,39 @@ class Session:
                 for message in meaning:
                     self._received(message)
 
-    def failed(self, request: Request | None, *, closed: bool = False) -> bool:
+    def failed(
+        self,
+        request: Request | None,
+        error: BaseException | str = "",
+        *,
+        closed: bool = False,
+        too_long: bool = False,
+    ) -> bool:
         """Tell the machine that ``request`` failed, or (None) that something else did. Local.
 
-        ``closed``: the connection was closed at the other end. Return whether this says that Redis cannot be used.
+        ``closed``: the connection was closed at the other end. ``too_long``: a message in the inbox was. Return whether
+        this says that Redis cannot be used; if so, the observer is told of ``error``.
         """
         name = request.template.name if request else ""
         if request and request.template.once and closed:  # the full request, on a new connection, can tell
             self._shared.apply(machine.Unsure())
             return False
         if name == "BLPOP":
-            # The next request shows whether Redis is unreachable. A message that is too long may have been the reason.
+            # The next request shows whether Redis is unreachable.
             self._shared.apply(machine.WaitEnded(refused=True))
-            self._errands.append(self.requests.collect())
-        if name in ("BLPOP", "INFO", "status", "post", "collect") or (name == "release" and self._left):
+            if too_long:  # take it out, and those of its kind
+                self._later(self.requests.collect())
             return False
-        ended = self._shared.state.ended
-        if ended and ended.delivered:  # a release is not tried twice: the lease runs out
+        if name in ("INFO", "status", "post", "collect"):
+            self._errands.clear()  # perhaps none of them is allowed, and each failure costs a connection
+            return False
+        if name == "release" and self._left:
+            return False
+        if error:
+            self._observer.failed(error)
+        if self._releasing:  # it is not tried again: the lease runs out
             self._shared.apply(machine.Released())
-        self._unconfirmed, self._release_by = None, 0.0
+        self._unconfirmed, self._release_by, self._releasing = None, 0.0, False
         self._shared.apply(machine.Failed(self._random()))
         return True
 
@@ -220,7 +239,7 @@ class Session:
         crowded = pace.usual(state.candidates, self._timing) > self._timing.retry
         waits = not (crowded or state.blpop_refused or _over_before(state, until)) and now >= state.not_before
         # The first time the server may not know the script. The poll must then be sent again, while the wait behind it
-        # would still be queued and take our element.
+        # would still be queued at Redis, and take the wake-up that is meant for the next wait.
         if waits and self._polled:
             return Send(self.requests.poll(), self.requests.wait(wake=self._queues(state)), until)
         return Send(self.requests.poll())
@@ -238,19 +257,19 @@ class Session:
         return self.requests.release(ended.term.token, ended.reason, preconditions, delay=state.delay, clocks=clocks)
 
     def _wait(self, state: machine.State, todo: machine.Plan, now: float, *, connected: bool) -> Send | Wait:
-        if not state.ended and not state.failures:
+        if not (state.ended or state.failures or state.stopping):
             self._find_errands(state)
             if self._errands:
                 return Send(self._errands.popleft())
         if todo.listen:
-            # Packed now, so that it can leave at once when this candidate is woken.
+            # Only to have it packed, so that it can leave at once when this candidate is woken: ``requests`` keeps it.
             preconditions = machine.preconditions(state, now, self._timing)
             self.requests.campaign(preconditions, self.process, self._since)
             wake = now >= state.not_before and self._queues(state)
             # A poll that is not urgent may be late by the server's timer, which saves the thread one wake-up.
             exact = not state.poll_suffices or _over_before(state, todo.until)
             return Wait(todo.until, self.requests.wait(wake=wake), exact=exact)
-        if state.term and connected:  # packed now, too
+        if state.term and connected:  # to have it packed, too
             preconditions = machine.preconditions(state, now, self._timing)
             self.requests.release(state.term.token, "resigned", preconditions)
         return Wait(todo.until, connect=bool(state.ended and state.ended.owes_release))
@@ -265,7 +284,7 @@ class Session:
             "", self._candidate_id, self._compared,
         ):  # fmt: skip
             self._compared = state.leader
-            self._errands.append(self.requests.status())
+            self._later(self.requests.status())
 
     def _answered(self, name: str, answer: Answer | None) -> None:
         self._polled = self._polled or name == "poll"
@@ -296,8 +315,7 @@ class Session:
             self._tell(event)
             return
         wanted = self._timing.replicas
-        self._observer.failed(f"{replicas} of {wanted} replicas (MIN_REPLICAS) have confirmed the lease")
-        self._shared.apply(machine.Failed(self._random()))
+        self.failed(None, f"{replicas} of {wanted} replicas (MIN_REPLICAS) have confirmed the lease")
 
     def _tell(self, event: machine.Campaigned | machine.Renewed) -> None:
         answer = event.answer
@@ -306,13 +324,14 @@ class Session:
         self._shared.apply(event)
         self._observer.answered(answer)
         if answer.duplicate:
-            self._errands.append(self.requests.post(answer.duplicate, {"duplicate": self._candidate_id}))
+            self._later(self.requests.post(answer.duplicate, {"duplicate": self._candidate_id}))
         if answer.mail:
-            self._errands.append(self.requests.collect())
+            self._later(self.requests.collect())
 
     def _released(self, meaning: bool | Answer, now: float) -> None:
         ended = self._shared.state.ended
-        if isinstance(meaning, Answer) and ended and not self._left and (left := ended.term.deadline - now) > 0:
+        left = ended.term.deadline - now if ended else 0.0
+        if isinstance(meaning, Answer) and ended and not (self._left or self._release_by) and left > 0:
             # The request was executed before now, so at the deadline the server's clock shows this or more.
             self._release_by = meaning.at + left
             return
@@ -320,12 +339,16 @@ class Session:
         if not self._left:
             self._shared.apply(machine.Released())
 
+    def _later(self, request: Request) -> None:
+        if len(self._errands) < MOST_ERRANDS:
+            self._errands.append(request)
+
     def _compare_projects(self, status: ElectionStatus) -> None:
         if status.leader and status.leader.project:
             self._compared = None
         if other := other_project(status.leader, self._projects):
             self._observer.project(other)
-            self._errands.append(self.requests.post(self._shared.state.leader, {"project": self._projects[0]}))
+            self._later(self.requests.post(self._shared.state.leader, {"project": self._projects[0]}))
 
     def _received(self, message: dict[str, Any] | None) -> None:
         if message is None:
@@ -335,7 +358,7 @@ class Session:
         elif isinstance(duplicate := message.get("duplicate"), str):
             self._observer.duplicate(duplicate)
             if not message.get("answer"):
-                self._errands.append(self.requests.post(duplicate, {"duplicate": self._candidate_id, "answer": True}))
+                self._later(self.requests.post(duplicate, {"duplicate": self._candidate_id, "answer": True}))
         elif self._projects and isinstance(other := message.get("project"), str):
             self._observer.project(other)
 

@@ -92,7 +92,10 @@ class Channel:
             check(self._pid)
             if same_connection and (not self.connected or self._wait_reply_due is not None):
                 raise RedisConnectionError
-            return self._call(self._open(), packed, wait, until, pause)
+            # If the connection ends right now, ``_open`` would make a new one.
+            connection = self._connection if same_connection else self._open()
+            assert connection
+            return self._call(connection, packed, wait, until, pause)
         except NoScriptError:
             raise
         except BaseException as error:

@@ -36,6 +36,7 @@ class Diagnostics(Hooks):
         self._duplicates: set[str] = set()
         self._shared = False
         self._due, self._rested = clock.now(), True
+        self._measured = -math.inf
         self._term: Term | None = None
         self._counts: starvation.Counts | None = None
         self._late = (0, set[str]())
@@ -76,7 +77,8 @@ class Diagnostics(Hooks):
 
     def turn_ended(self, state: State, wait: float) -> None:
         """Record that the election thread has finished a turn and waits for ``wait`` seconds before the next. Local."""
-        self._due = math.inf if state.ended else state.next_at
+        # A request that is due may take several turns: a renewal, and then the question for its replicas.
+        self._due = math.inf if state.ended or state.next_at == self._measured else state.next_at
         self._term, self._rested = state.term, wait > 0
         # Only for a leader is there a warning why it is late. The counts would cost a follower a tenth of its CPU.
         if not self._term:
@@ -89,6 +91,7 @@ class Diagnostics(Hooks):
         late = clock.now() - self._due
         if late < 0:
             return
+        self._measured = self._due
         self.delay = late if self._term else max(0.0, late - 2 * SERVER_TIMER)
         if not self._term:
             return

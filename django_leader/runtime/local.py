@@ -18,7 +18,7 @@ from dataclasses import replace
 from redis.connection import Connection
 
 from django_leader.exceptions import RedisUnavailable
-from django_leader.protocol.config import ValidConfig
+from django_leader.protocol.config import MOST_REPLICAS, ValidConfig
 from django_leader.protocol.hold import DELAY
 from django_leader.protocol.records import ElectionStatus, Event, LeaderInfo, instance_of, utc_now
 from django_leader.protocol.template import Request
@@ -73,8 +73,10 @@ class LocalLease(Lease):
         self._local, self._waker, self._ttl = local, waker, config.timing.ttl
         self._scripts = {"campaign": self._campaign, "reclaim": self._reclaim, "release": self._release}
 
-    def send(self, request: Request, wait: Request | None = None, until: float = 0.0) -> bytes:
+    def send(self, request: Request, wait: Request | None = None, until: float = 0.0) -> bytes | int:
         """Do what the script of ``request`` does. Raise ``RedisUnavailable`` for any other request."""
+        if request.template.name == "WAIT":
+            return MOST_REPLICAS  # there is nothing that a replica could lack
         script = self._scripts.get(request.template.name)
         if script is None:
             raise RedisUnavailable("LOCAL is True: this election does not use Redis")

@@ -28,6 +28,7 @@ from django_leader.protocol.records import Answer, utc_now
 from django_leader.protocol.session import Leave, Send, Session, Wait
 from django_leader.redis.channel import ConnectionClosed
 from django_leader.redis.lease import Lease
+from django_leader.redis.limits import TooLong
 from django_leader.system import clock
 from django_leader.system.forks import Forked, check
 from django_leader.system.pidfd import HolderWatch, Identity, boot_time, clocks, own, same_boot
@@ -176,8 +177,7 @@ class Worker:
             self.session.reply(request, reply, clock.now())
         except RedisUnavailable as error:
             self.lease.channel.drop()  # it may be a garbled reply
-            if self.session.failed(request, closed=isinstance(error, ConnectionClosed)):
-                self._hooks.failed(error)
+            self.session.failed(request, error, closed=isinstance(error, ConnectionClosed))
         return 0.0
 
     def _wait(self, todo: Wait) -> float:
@@ -193,7 +193,8 @@ class Worker:
         except RedisUnavailable as error:
             if not self._shared.state.blpop_refused:
                 self._hooks.wait_refused(error)
-            self.session.failed(todo.at_redis)
+            self.lease.channel.drop()
+            self.session.failed(todo.at_redis, too_long=isinstance(error.__context__, TooLong))
         return 0.0
 
     def _begin_again(self) -> None:

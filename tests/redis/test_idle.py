@@ -261,6 +261,15 @@ def test_s13_replicas_are_never_asked_on_another_connection_than_that_of_the_gra
         channel.call(WAIT, same_connection=True)
 
 
+def test_s13_replicas_are_asked_on_the_connection_that_was_looked_at(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end may come between two looks; a second look would make a new one."""
+    call(channel, "PING")
+    monkeypatch.setattr(channel, "_open", lambda: pytest.fail("looks again"))
+    assert channel.call(WAIT, same_connection=True) == 0
+
+
 def test_a_wait_that_was_ended_twice_is_an_error(channel: Channel, proxy: Proxy, some_server: RedisServer) -> None:
     call(channel, "PING")
     admin, found = some_server.client(), list[object]()

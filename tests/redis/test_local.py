@@ -84,6 +84,13 @@ def test_a_hold_within_the_process_ends(election: LeaderElection) -> None:
     assert clock.now() - at > 0.5
 
 
+def test_production_settings_with_replicas_work_locally() -> None:
+    election = LeaderElection(Local(), Config(**FAST, min_replicas=1))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.stop()
+
+
 def test_another_candidacy_of_the_process_waits_for_the_first() -> None:
     local, config = Local(), Config(**FAST).validate()
     first, second = Lease(local, config), Lease(local, config)

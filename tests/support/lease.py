@@ -135,7 +135,7 @@ class Lease:
     def _confirmed(self, answer: Answer) -> Answer:
         replicas = self._config.min_replicas
         if replicas and answer.verdict in ("granted", "renewed"):
-            have = self.lease.ask(self.requests("").confirm())
+            have = self.lease.ask(self.requests("").await_replicas())
             if have < replicas:
                 raise RedisUnavailable(f"{have} of {replicas} replicas (MIN_REPLICAS) have confirmed the lease")
         return answer

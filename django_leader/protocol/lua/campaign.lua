@@ -21,7 +21,7 @@
 -- not done after a reclaim, which may have come too late to count, and not for a request that a later one of the same
 -- candidacy has overtaken.
 local ttl = tonumber(ARGV[7])
-redis.call('XLEN', KEYS[5])
+redis.call('XLEN', KEYS[5])  -- an error if it is a key of another type, before anything is written: see state.lua
 redis.call('LLEN', KEYS[6])
 
 -- A script blocks the server. So remove at most 1,000 expired candidates, and look for duplicates among at most 5,000.

@@ -15,8 +15,9 @@
 -- When data were lost the leader reclaims its term. That counts only if the reply reaches it before its old deadline
 -- (see machine.py). The state lasts at least as long as a quarantine, because the lease of another leader may have been
 -- lost, too. The next heartbeat names the version, which says that the reply arrived, and so makes the state a lease
--- like any other. Until then the state may come from the last request of a dead leader, while another one, whose lease
--- was lost, leads.
+-- like any other. Until then the state must bind all others. For example: A reclaims its term and dies, while B, whose
+-- newer lease was lost with the data, still leads. If the state lasted only a ttl, or if the death of A freed it, C
+-- could be granted a lease beside B.
 local ttl, acknowledged = tonumber(ARGV[7]), ARGV[12] == version()
 local own = led and holder == candidate_id and token == highest_token
 local reclaims = token == highest_token and (kind == 'quarantine' or lost) and ARGV[11] ~= '1'

@@ -15,7 +15,7 @@
 -- leaves while there is no leader wakes one more follower. The last leader does so a little later than its release; a
 -- follower does so because it may have taken the wake-up itself.
 local delay, leaves, verdict = tonumber(ARGV[10]), ARGV[9] == '1', 'nothing'
-redis.call('XLEN', KEYS[5])
+redis.call('XLEN', KEYS[5])  -- an error if it is a key of another type, before anything is written: see state.lua
 redis.call('LLEN', KEYS[6])
 
 if led and holder == candidate_id and token == tonumber(ARGV[7]) then

@@ -11,7 +11,7 @@ from django_leader.protocol import machine
 from django_leader.protocol.config import Config, ValidConfig
 from django_leader.protocol.hold import Clocks
 from django_leader.protocol.records import Answer
-from django_leader.protocol.session import QUEUE, Leave, Send, Session, Wait
+from django_leader.protocol.session import MOST_ERRANDS, QUEUE, Leave, Send, Session, Wait
 from django_leader.protocol.template import GarbledReply, Request
 
 ME, OTHER = "me:0123456789abcdef", "other:0123456789abcdef"
@@ -42,7 +42,7 @@ class Driver:
     def answered(self, answer: Answer) -> None:
         self.seen.append(("answered", answer.verdict))
 
-    def failed(self, error: str) -> None:
+    def failed(self, error: BaseException | str) -> None:
         self.seen.append(("failed", error))
 
     def duplicate(self, other: str) -> None:
@@ -248,6 +248,26 @@ def test_a_release_is_not_tried_for_ever_whatever_prevents_it() -> None:
     assert driver.state.ended is None
 
 
+@pytest.mark.parametrize("confirms", [False, True])
+def test_a_release_that_is_due_leaves_although_another_request_failed(confirms: bool) -> None:
+    """Another thread has called ``stop()`` while a heartbeat hung."""
+    driver = Driver(CAREFUL if confirms else CONFIG)
+    driver.reply(driver.asks("campaign"), reply("granted", ME))
+    if confirms:
+        driver.reply(driver.asks("WAIT"), 2)
+        driver.reply(driver.asks("reclaim"), reply("renewed", ME))
+        driver.reply(driver.asks("WAIT"), 2)
+    driver.now = driver.state.next_at
+    request = driver.asks("renew")
+    if confirms:
+        driver.reply(request, b"1 renewed 1000003 lease:7:2:2 0")
+        request = driver.asks("WAIT")
+    driver.stop()
+    assert driver.session.failed(request, "it hangs") is True
+    assert ("failed", "it hangs") in driver.seen
+    driver.asks("release", connected=False)
+
+
 def test_a_delay_and_the_clocks_are_published_with_the_release() -> None:
     driver = Driver()
     driver.lead()
@@ -337,13 +357,12 @@ def test_a_wait_follows_in_the_request_where_none_can_be_due(
     assert driver.waits().exact is exact
 
 
-def test_a_refused_wait_is_told_to_the_machine_and_empties_the_inbox() -> None:
-    """The reason may be a message that is too long."""
+def test_a_wait_refused_for_a_message_too_long_empties_the_inbox() -> None:
     driver = Driver()
     driver.held(driver.asks("campaign"))
     wait = driver.waits()
     assert wait.at_redis
-    assert driver.session.failed(wait.at_redis) is False
+    assert driver.session.failed(wait.at_redis, too_long=True) is False
     assert driver.state.blpop_refused
     driver.reply(driver.asks("collect"), [b"1"])
     assert driver.waits() == Wait(driver.state.next_at)
@@ -367,6 +386,30 @@ def test_messages_are_answered_when_nothing_is_due() -> None:
     driver.reply(driver.asks("collect"), [b"1", *messages])
     assert [seen for seen in driver.seen if seen[0] == "duplicate"] == [("duplicate", "me:1"), ("duplicate", "me:2")]
     assert b'"answer": true' in words(driver.asks("post"))[1]
+    driver.waits()
+
+
+def test_messages_cause_a_bounded_number_of_answers() -> None:
+    """Whoever can write to Redis can send any number of messages."""
+    driver = Driver()
+    driver.lead()
+    driver.now = driver.state.next_at
+    driver.reply(driver.asks("renew"), b"1 renewed 1000003 lease:7:2:2 1")
+    driver.reply(driver.asks("collect"), [b"1", *[b'{"duplicate": "me:1"}'] * 300])
+    posts = 0
+    while isinstance(todo := driver.next(), Send):
+        posts += 1
+        driver.reply(todo.request, [b"1"])
+    assert 0 < posts <= MOST_ERRANDS
+
+
+def test_a_refused_errand_is_the_last_for_now() -> None:
+    driver = Driver()
+    driver.lead()
+    driver.now = driver.state.next_at
+    driver.reply(driver.asks("renew"), b"1 renewed 1000003 lease:7:2:2 1")
+    driver.reply(driver.asks("collect"), [b"1", *[b'{"duplicate": "me:1"}'] * 9])
+    assert driver.session.failed(driver.asks("post"), "NOPERM") is False
     driver.waits()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import pytest
 
@@ -60,6 +61,7 @@ def test_a_quarantine_is_told_once_and_the_next_not_within_a_minute(
 
 def late(advice: Diagnostics, monkeypatch: pytest.MonkeyPatch, seconds: float, state: State = LEADS) -> float:
     """A turn that begins so late after a rest. Gives the delay that is known then."""
+    advice._measured = -math.inf  # this is the next request, whenever it is due
     advice.turn_ended(state, 1.0)
     monkeypatch.setattr(clock, "now", lambda: state.next_at + seconds)
     advice.turn_began()
@@ -144,3 +146,18 @@ def test_the_server_is_judged(
     if min_replicas == CONFIG.min_replicas:
         advice.server(info)
         assert len(told(caplog)) == len(words)
+
+
+def test_a_slow_answer_is_no_late_heartbeat(
+    advice: Diagnostics, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the renewal, which is not counted yet, the replicas are asked in a turn of its own."""
+    monkeypatch.setattr(clock, "now", lambda: 100.0)
+    advice.turn_ended(LEADS, 1.0)
+    advice.turn_began()
+    assert advice.delay == 0.0
+    monkeypatch.setattr(clock, "now", lambda: 101.6)
+    advice.turn_ended(LEADS, 0.0)
+    advice.turn_began()
+    assert advice.delay == 0.0
+    assert told(caplog) == []
