@@ -2,9 +2,9 @@
 
 Each has a connection of its own and drives the ``Session`` that the election thread drives. So it sends what any
 candidate of ours sends, at the same instants, the errands included. What is left out sends nothing: the threads, the
-application's callbacks, the log, and the watch over a leader's process. No connection is made again here: a server that
-closes one, or that does not know a script, ends the measurement. The lines that it reads and writes are those of
-``benchmarks.candidate``; it writes ``gained`` when the grant is known.
+application's callbacks, the log, and the watch over a leader's process. A connection is made again only where a wait
+was cut short: a server that closes one, or that does not know a script, ends the measurement. The lines that it reads
+and writes are those of ``benchmarks.candidate``; it writes ``gained`` when the grant is known.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class Loop:
 class Light:
     """One candidate: the I/O of a session, and what the session shares. Its thread is a generator."""
 
-    def __init__(self, loop: Loop, address: str, index: int) -> None:
-        self._loop, self._index = loop, index
+    def __init__(self, loop: Loop, address: str, index: int, flags: str) -> None:
+        self._loop, self._index, self._flags = loop, index, flags
         place = urlsplit(address)
         self._place = (place.hostname, place.port)
         self._config = ours.config(takeover=False).validate()
@@ -182,7 +182,7 @@ class Light:
         if self._wait_reply_due is not None:
             self._close()
         template, request_id = todo.request.template, b"%d" % next(_request_ids)
-        program = ("EVALSHA", script(template.name, FLAGS).sha) if template.is_script else ()
+        program = ("EVALSHA", script(template.name, self._flags).sha) if template.is_script else ()
         wait = lasting(todo.wait, todo.until - clock.now()) if todo.wait else b""
         self._write(todo.request.packed(*program, request_id=request_id) + wait)
         self._wait_reply_due, self._asks = todo.until if todo.wait else None, True
@@ -252,10 +252,15 @@ def main(address: str, count: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with redis.Redis.from_url(address) as client:
+        try:
+            flags = FLAGS
+            client.script_load(script(SCRIPTS[0], flags).source)
+        except redis.ResponseError:  # before Redis 7
+            flags = ""
         for name in SCRIPTS:
-            client.script_load(script(name, FLAGS).source)
+            client.script_load(script(name, flags).source)
     loop = Loop()
-    lights = [Light(loop, address, index) for index in range(count)]
+    lights = [Light(loop, address, index, flags) for index in range(count)]
 
     def rest(first: int) -> None:
         last = now = clock.now()

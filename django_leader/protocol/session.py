@@ -34,7 +34,7 @@ from typing import Any, NamedTuple, Protocol
 from . import machine, pace
 from .config import ValidConfig
 from .hold import DELAY, Clocks, held_since
-from .records import Answer, ElectionStatus, Preconditions, other_project
+from .records import Answer, ElectionStatus, Preconditions, instance_of, other_project, printable
 from .requests import SERVER_TIMER, Requests
 from .template import Request
 
@@ -344,11 +344,14 @@ class Session:
             self._errands.append(request)
 
     def _compare_projects(self, status: ElectionStatus) -> None:
-        if status.leader and status.leader.project:
+        leader = self._shared.state.leader
+        if not status.leader or status.leader.instance_id != printable(instance_of(leader)):
+            return  # another one leads by now; it is asked for when an answer names it
+        if status.leader.project:
             self._compared = None
         if other := other_project(status.leader, self._projects):
             self._observer.project(other)
-            self._later(self.requests.post(self._shared.state.leader, {"project": self._projects[0]}))
+            self._later(self.requests.post(leader, {"project": self._projects[0]}))
 
     def _received(self, message: dict[str, Any] | None) -> None:
         if message is None:

@@ -49,6 +49,10 @@ def _revived(state: machine.State, event: machine.AnyEvent, now: float, timing: 
     return after
 
 
+def _forgets_the_delay(state: machine.State, event: machine.AnyEvent, now: float, timing: Timing) -> machine.State:
+    return machine.step(state, event, now, timing)._replace(delay=0.0)
+
+
 def _released_first(state: machine.State, now: float) -> machine.Plan:
     if state.ended and state.ended.owes_release:
         return machine.Plan("release")
@@ -257,6 +261,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
         ),
         ("stop", "clock-forth"),
     ),
+    "the delay of a release is forgotten": (lambda: Rules(step=_forgets_the_delay), ("stop",)),
     "that a clock was seen to be wrong is forgotten": (
         lambda: Rules(step=_forgets),
         ("clock-back", "cut-leader"),

@@ -56,13 +56,26 @@ class Clock:
 class Sent:
     """One request on the wire, and its reply."""
 
-    __slots__ = ("candidate", "closed", "connection", "executed", "held", "number", "reply", "request", "sent", "used")
+    __slots__ = (
+        "candidate",
+        "closed",
+        "connection",
+        "delay",
+        "executed",
+        "held",
+        "number",
+        "reply",
+        "request",
+        "sent",
+        "used",
+    )
 
     def __init__(self, candidate: Candidate, request: Request, sent: float) -> None:
         self.candidate, self.request, self.sent = candidate, request, sent
         self.number = next(candidate.numbers)
         self.connection = candidate.connected
         """The server that has the connection, and in which of its lives; None if there is none yet."""
+        self.delay = candidate.delay
         self.used = self.connection is not None
         """Whether the connection has answered before. If not, its end is an error like any other."""
         self.executed = 0.0
@@ -125,6 +138,10 @@ class Candidate:
         """When what it sends is delivered, while its link is held."""
         self._alarm = 0
         self._watch = False
+        self.successor: Candidate | None = None
+        """The next candidacy of this process."""
+        self.delay = 0.0
+        """The delay that was asked for with a stop."""
         self._undelivered: int | None = None
         self._deadline_of_work = 0.0
         self._asleep: list[Callable[[], None]] = []
@@ -163,10 +180,17 @@ class Candidate:
             self.wait, self.listening = None, False
             self.session.reply(wait, element, self.local())
 
+    def continue_as(self, successor: Candidate) -> None:
+        """Pass on what the process knows beside the state of the machine."""
+        self.successor, successor.numbers, successor.looked = successor, self.numbers, self.looked
+        successor._undelivered, successor._deadline_of_work = self._undelivered, self._deadline_of_work
+
     def apply(self, event: machine.AnyEvent) -> None:
         """Feed an event to the machine, check what follows from it, and announce that."""
         world, before, now = self.world, self.state, self.world.now
         local = self.clock.local(now)
+        if isinstance(event, machine.Stop):
+            self.delay = max(self.delay, event.delay)
         if isinstance(event, machine.Campaigned | machine.Renewed):
             self.looked = self._ran
         after = self.state = world.rules.step(before, event, local, self.timing)
@@ -200,8 +224,13 @@ class Candidate:
     def _delivered(self, token: int) -> None:
         if self._undelivered != token:
             self.world.violated(f"{self.name}: the loss of {token} is delivered twice")
-        self._undelivered = None
-        self.feed(machine.Delivered(token))
+        self._undelivered, event = None, machine.Delivered(token)
+        if self.alive:
+            self.feed(event)
+        else:  # this candidacy has ended; the next one of the process inherits what it knows
+            self.state = self.world.rules.step(self.state, event, self.local(), self.timing)
+        if self.successor:
+            self.successor._delivered(token)
 
     def _resign(self, token: int) -> None:
         if not self.world.calm:

@@ -66,7 +66,6 @@ class World:
         """Whether Redis has lost data since the last term began."""
         self.held_until = 0.0
         """The true instant before which nobody may lead, since the last leader's release holds."""
-        self.waits: list[float] = []
         self._queue: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._numbers = itertools.count(1)
@@ -147,7 +146,7 @@ class World:
         candidate = Candidate(self, name, process, state, rng, clock, config)
         self._started += 1
         if before:
-            candidate.numbers = before.numbers
+            before.continue_as(candidate)
         self.candidates.append(candidate)
         self.after(rng.random() * self.timing.retry * 0.1, candidate.go_on)
         return candidate
@@ -252,10 +251,9 @@ class World:
         self.cluster.wrote(server)
         for key in (protocol.WAKE, keys[0]) if request.name == "post" else (protocol.WAKE,):
             self._hand_out(server, key)
-        delay = request.candidate.state.delay
-        if request.name == "release" and reply and reply.endswith(b"released") and delay:
+        if request.name == "release" and reply and reply.endswith(b"released") and request.delay:
             # Less what clocks may be wrong by over such a time.
-            self.held_until = request.sent + 0.98 * delay - 0.002
+            self.held_until = request.sent + 0.98 * request.delay - 0.002
         return reply
 
     def _answer(self, request: Sent, reply: Any) -> None:

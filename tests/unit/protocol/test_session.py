@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -460,3 +461,32 @@ def test_what_failed_otherwise_is_a_failure() -> None:
     assert driver.session.failed(None) is True
     driver.now = driver.state.next_at
     driver.asks("campaign")
+
+
+def status(instance_id: str, project: str) -> list[Any]:
+    info = f'{{"instance_id": "{instance_id}", "project": "{project}"}}'.encode()
+    return [b"1", f"{instance_id}:0123456789abcdef".encode(), 9000, info, b"7", 2, b"lease"]
+
+
+def test_a_leader_of_another_project_is_told_so_and_so_are_we() -> None:
+    driver = Driver(replace(CONFIG, projects=("mine",)))
+    driver.held(driver.asks("campaign"))
+    driver.reply(driver.asks("status"), status("other", "theirs"))
+    assert driver.seen[-1] == ("project", "theirs")
+    request = driver.asks("post")
+    assert OTHER.encode() in b"".join(request.template.words)
+    driver.reply(request, [b"1"])
+    driver.waits()
+
+
+def test_a_leader_that_changed_meanwhile_is_asked_for_again() -> None:
+    """Otherwise the message would go to the last leader, and the new one would not be told."""
+    driver = Driver(replace(CONFIG, projects=("mine",)))
+    driver.held(driver.asks("campaign"))
+    driver.reply(driver.asks("status"), status("third", "theirs"))
+    driver.waits()
+    assert ("project", "theirs") not in driver.seen
+    driver.now = driver.state.next_at
+    driver.reply(driver.asks("poll"), reply("held", "third:0123456789abcdef"))
+    driver.reply(driver.asks("status"), status("third", "theirs"))
+    assert b"inbox:third:" in b"".join(driver.asks("post").template.words)
