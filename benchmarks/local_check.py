@@ -20,7 +20,7 @@ def measure(turns: int) -> Section:
         "python -m benchmarks local",
         "The bare function is measured in the same process, in turns. One that is not to be true in a forked child"
         " asks for the process id, too; ours has a page that Linux wipes there, the others have nothing.",
-        ("system", "check", "bare function", "ratio", "rests on"),
+        ("system", "check", "bare function", "ratio", "depends on"),
     )
     with contextlib.ExitStack() as stack:
         fleets = {}

@@ -52,7 +52,7 @@ class System:
     waits: bool = False
     """Its server knows who waits."""
     check: str = "network"
-    """What the check rests on."""
+    """What the check depends on."""
     options: tuple[tuple[str, Any], ...] = ()
 
     @functools.cached_property

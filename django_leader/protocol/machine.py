@@ -423,9 +423,9 @@ def _campaigned(state: State, asked_at: float, answer: Answer, jitter: float, no
         # No proof applies here. A lock of another program runs out or is renewed. After 'late', of which nothing
         # remains, the next request is due at once.
         expires_at = now + answer.remaining if answer.verdict in ("foreign", "late") else state.watch.expires_at
-        spread = jitter * min(MAX_JITTER, JITTER_PER_CANDIDATE * answer.candidates)
+        scatter = jitter * min(MAX_JITTER, JITTER_PER_CANDIDATE * answer.candidates)
         pause = pace.pause(answer, state.watch, gap, jitter, timing)
-        next_at = min(asked_at + pause, max(expires_at, now) + EXPIRY_ROUNDING + spread)
+        next_at = min(asked_at + pause, max(expires_at, now) + EXPIRY_ROUNDING + scatter)
         return state._replace(leader=answer.holder, next_at=next_at, poll_suffices=answer.verdict == "held")
     term = Term(answer.token, asked_at + timing.ttl - timing.margin)
     if state.stopping:

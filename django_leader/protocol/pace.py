@@ -25,8 +25,8 @@ def usual(candidates: int, timing: Timing) -> float:
 
     If that is more than the retry interval, it is less than what is always left of a lease that is renewed on time.
     """
-    rarest = min(MAX_INTERVALS * timing.retry, 0.9 * (timing.ttl - timing.heartbeat))
-    return max(timing.retry, min(timing.retry * candidates / FULL_RATE_CANDIDATES, rarest))
+    longest = min(MAX_INTERVALS * timing.retry, 0.9 * (timing.ttl - timing.heartbeat))
+    return max(timing.retry, min(timing.retry * candidates / FULL_RATE_CANDIDATES, longest))
 
 
 def pause(answer: Answer, watch: ExpiryProof, last: float, jitter: float, timing: Timing) -> float:

@@ -36,7 +36,7 @@ from django_leader.system.threads import OwnThread
 from .listeners import Callback, Listeners, TermCalls
 from .work import Gain, locked
 
-LONGEST_LOOK = 0.5
+LONGEST_UNCHECKED = 0.5
 """Seconds between two checks of the deadline."""
 HEAD_START = 0.0002
 """Seconds for which ``begin`` sleeps so that the gain callback can begin. Without that sleep the callback waits for the
@@ -161,7 +161,7 @@ class TermDelivery:
             with self._changed:
                 left = self._deadline(self.token) - self.looked_at
                 if self._reason is None and left > 0:
-                    self._changed.wait(min(left, LONGEST_LOOK))
+                    self._changed.wait(min(left, LONGEST_UNCHECKED))
                 if self._reason is not None:
                     return
             # In a child the deadline reads as 0, although the term is not over.
@@ -169,7 +169,7 @@ class TermDelivery:
                 self._expired()
                 with self._changed:
                     if self._reason is None:  # something failed: not in a tight loop
-                        self._changed.wait(LONGEST_LOOK)
+                        self._changed.wait(LONGEST_UNCHECKED)
 
     def _run_first_gain(self) -> None:
         self._gun.acquire()

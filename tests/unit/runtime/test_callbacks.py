@@ -34,7 +34,7 @@ class Stage:
         self.loss: list[Callable[[], Any]] = []
         self.made: list[TermDelivery] = []
         monkeypatch.setattr(clock, "now", lambda: self.now)
-        monkeypatch.setattr(callbacks, "LONGEST_LOOK", 0.001)
+        monkeypatch.setattr(callbacks, "LONGEST_UNCHECKED", 0.001)
 
     def prepare(self) -> TermDelivery:
         self.listeners = listeners = Listeners(lambda: None)
@@ -313,7 +313,7 @@ def test_s17_an_end_that_is_not_noticed_does_not_make_the_watcher_spin(stage: St
     term = stage.prepare()
     term._expired = expired
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callbacks, "LONGEST_LOOK", 0.2)
+        patch.setattr(callbacks, "LONGEST_UNCHECKED", 0.2)
         start, stage.now = time.monotonic(), 120.0
         term.begin(1)
         eventually(lambda: len(looks) > 3)
