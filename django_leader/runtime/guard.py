@@ -50,13 +50,12 @@ def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
             thread.interrupt(scope, urgent=urgent)
 
     def watch() -> None:
-        while not over.is_set():
-            if scope.left() <= 0:
-                interrupt(urgent=True)
-                return
-            if not grant.left(clock.now()):
-                interrupt(urgent=False)
-            over.wait(max(0.0, min(scope.left(), CHECK_INTERVAL)))
+        while pid == os.getpid() and not over.is_set():
+            thread.repeat()  # what was sent before the last wait, if it has not arrived
+            left = scope.left()
+            if left <= 0 or not grant.left(clock.now()):
+                interrupt(urgent=left <= 0)
+            over.wait(min(left, CHECK_INTERVAL) if left > 0 else CHECK_INTERVAL)
 
     def lost(token: int, reason: str) -> None:
         if pid != os.getpid() or token != grant.token:

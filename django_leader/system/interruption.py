@@ -9,9 +9,10 @@ Code that swallows ``BaseException``, or has replaced our SIGINT handler by its 
 - Our own code runs behind a shield (``shielded``). If a body becomes due meanwhile, the exception is raised when the
   thread leaves the shield.
 - The main thread is interrupted by SIGINT, which ends even a blocking system call. The handler checks whether there is
-  a shield. In another thread Python raises the exception when that thread runs again. The exception is sent under a
-  lock, and only while there is no shield. When a shield goes up, the thread waits for an exception that was sent just
-  before.
+  a shield. A signal that arrives just before such a call does not end it (see ``wakeup``). So whoever interrupts calls
+  ``repeat`` until the body has ended, which sends the signal again if its handler has not run.
+- In another thread Python raises the exception when that thread runs again. The exception is sent under a lock, and
+  only while there is no shield. When a shield goes up, the thread waits for an exception that was sent just before.
 - A thread is *leaving* if its application has raised an exception of its own in its SIGTERM handler. Its bodies end by
   that exception, and a second one would break off the cleanup. So they are interrupted only if that is urgent.
 """
@@ -30,10 +31,15 @@ from typing import Any, TypeVar
 
 from django_leader.exceptions import LeadershipLost
 
+from . import clock
+
 Result = TypeVar("Result")
 
 NOWHERE = 1_000_000
 """Deeper than any body."""
+BELATED = 1.0
+"""Seconds after a repetition of our SIGINT in which another SIGINT counts as ours: longer than the main thread needs to
+run the handler for both. A Ctrl-C in that time has no effect of its own, and the body is ending already."""
 
 
 class Scope:
@@ -61,6 +67,8 @@ class Interruptions:
         """Our handlers of SIGINT, the last installed last. Without any, an exception is sent."""
         self._sent = False
         """Whether a signal or an exception has been sent that may not have arrived."""
+        self._repeated_at = -BELATED
+        """When that signal was last sent again, so that its handler may run twice."""
 
     def interrupt(self, scope: Scope, *, urgent: bool) -> None:
         """Make the body of ``scope`` end, if it has not ended yet. Local, from any other thread."""
@@ -76,6 +84,16 @@ class Interruptions:
             elif not self._shields and self._take():
                 self._sent = True
                 _raise_in(self._thread)
+
+    def repeat(self) -> None:
+        """Send the signal again if its handler has not run. Local, from any other thread. Do nothing without a signal.
+
+        Call it a while after ``interrupt``, and again until the body has ended.
+        """
+        with self._lock:
+            if self._sent and self._handlers and signal.getsignal(signal.SIGINT) is self._handlers[-1]:
+                self._repeated_at = clock.now()
+                signal.pthread_kill(self._thread, signal.SIGINT)
 
     def run(self, body: Callable[[], Result], scope: Scope | None = None) -> Result:
         """Return what ``body`` returns. Call it behind a shield, which is down only while the body runs.
@@ -198,7 +216,8 @@ class Interruptions:
 
     def _on_signal(self, previous: Any, number: int, frame: FrameType | None) -> Any:
         with self._locked():
-            ours, self._sent = self._sent and self._pid == os.getpid(), False
+            ours = (self._sent or clock.now() < self._repeated_at + BELATED) and self._pid == os.getpid()
+            self._sent = False
         if ours:
             if not self._shields:
                 self.check()

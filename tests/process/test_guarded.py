@@ -120,6 +120,31 @@ def test_a_body_that_does_not_end_delays_the_exit_for_limited_time(guarded: Guar
     assert kept(some_server), "nobody else may begin while it worked"
 
 
+def test_a_body_whose_wait_misses_the_signal_ends_all_the_same(guarded: Guarded) -> None:
+    """A signal that comes just before a system call does not end it. Here the first one does not come at all."""
+    script = guarded("""
+        send, sent = signal.pthread_kill, []
+        def miss_the_first(*signal_to):
+            sent.append(signal_to)
+            if len(sent) > 1:
+                send(*signal_to)
+        def body():
+            signal.pthread_kill = miss_the_first
+            try:
+                election.resign()
+                time.sleep(3600)
+            finally:
+                say("finally")
+        try:
+            call_command(command(body))
+        except CommandError:
+            say(f"sent: {len(sent)}")
+    """)
+    script.says("finally")
+    script.says("sent: 2")
+    assert script.process.wait(GENEROUS) == 0
+
+
 def test_a_resignation_ends_the_body_first(guarded: Guarded, some_server: RedisServer) -> None:
     script = guarded("""
         def body():

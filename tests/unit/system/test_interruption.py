@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from django_leader import LeadershipLost
 from django_leader.system.interruption import Interruptions, Scope, here, shielded
+from tests.support.servers import GENEROUS
 
 Where = Callable[[Callable[[], Any]], None]
 
@@ -188,3 +191,56 @@ def test_a_real_ctrl_c_does_what_it_did_before() -> None:
             thread.run(body, Scope(lambda: 0.0))
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_the_main_thread_has_missed_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes just before a system call does not end it."""
+    scope, missed = Scope(lambda: 0.0), threading.Event()
+
+    def watch() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "pthread_kill", lambda *_: missed.set())
+            thread.interrupt(scope, urgent=False)
+        thread.repeat()
+
+    def body() -> None:
+        watcher.start()
+        time.sleep(GENEROUS)
+        raise AssertionError("nothing has ended the wait")
+
+    watcher = threading.Thread(target=watch)
+    with shielded() as thread, pytest.raises(LeadershipLost):
+        thread.run(body, scope)
+    watcher.join()
+    assert missed.is_set()
+
+
+def test_a_repetition_that_comes_on_top_is_no_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    scope = Scope(lambda: 0.0)
+    handled: list[str] = []
+
+    def handler(previous: Any, number: int, frame: FrameType | None) -> None:
+        if not handled:
+            handled.append("by the first, which the second interrupts")
+            other = threading.Thread(target=thread.repeat)
+            other.start()
+            other.join()
+            steps()
+        original(previous, number, frame)
+        handled.append("by both")
+
+    def ours() -> None:
+        with shielded():
+            interrupt(thread, scope)
+            handled.append("behind the shield")
+
+    def body() -> None:
+        with pytest.raises(LeadershipLost):
+            ours()
+        thread.repeat()  # comes to nothing: the body has been interrupted
+
+    with shielded() as thread:
+        original = thread._on_signal
+        monkeypatch.setattr(thread, "_on_signal", handler)
+        thread.run(body, scope)
+    assert handled == ["by the first, which the second interrupts", "by both", "by both", "behind the shield"]
