@@ -18,6 +18,7 @@ from django_leader import Config, LeaderElection, RedisUnavailable
 from django_leader.exceptions import LeaderError
 from django_leader.protocol.config import inbox
 from django_leader.protocol.records import LeaderInfo, Preconditions
+from django_leader.protocol.scripts import FLAGS, MAY_WRITE, SOURCES, script
 from django_leader.redis.channel import Channel
 from django_leader.redis.connector import connector
 from django_leader.system import clock
@@ -66,9 +67,13 @@ def channel(proxy: Proxy) -> Iterator[Channel]:
 
 
 @pytest.fixture
-def lease(proxy: Proxy) -> Iterator[Lease]:
+def lease(proxy: Proxy, some_server: RedisServer) -> Iterator[Lease]:
+    """At a server that knows all scripts. Otherwise the lost reply could be that it does not."""
     waker = Waker()
     made = Lease(connector(redis.Redis(port=proxy.port).connection_pool), CONFIG, waker)
+    for name in SOURCES.keys() - {"state"}:
+        flags = FLAGS if some_server.major >= 7 and name in MAY_WRITE else ""
+        some_server.client().script_load(script(name, flags).source)
     yield made
     made.channel.drop()
     waker.close()
