@@ -166,12 +166,12 @@ class Light:
         while True:
             if self.state.phase != "following":  # what it waits for may have run out
                 self.apply(machine.Tick())
-            match self._session.next(clock.now(), connected=self._sock is not None):
+            match self._session.next(clock.now(), self._sock):
                 case Send() as todo:
                     yield from self._send(todo)
                 case Wait(at_redis=Request() as request) as todo:
                     element = yield from self._wait(request, todo)
-                    self._session.reply(request, element, clock.now())
+                    self._session.reply(request, element, clock.now(), self._sock)
                 case Wait(until=until):
                     yield until
                 case Leave():
@@ -199,7 +199,7 @@ class Light:
         first = reply[0] if isinstance(reply, list) else reply
         if template.is_script and not first.startswith(request_id):
             raise Trouble("a reply to another request")
-        self._session.reply(todo.request, reply, clock.now())
+        self._session.reply(todo.request, reply, clock.now(), self._sock)
 
     def _wait(self, request: Request, todo: Wait) -> Life:
         """Wait at Redis as ``Channel.wait`` does. Return the element, or None."""

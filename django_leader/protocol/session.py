@@ -10,8 +10,8 @@ the simulation and the benchmark's light candidates drive this very session. So 
 
 - At most one request is under way. Its instant counts from ``next``, which is before it leaves.
 - A healthy leader sends one lean renewal per heartbeat, and a healthy follower one poll per retry interval. Neither
-  checks which server answers, so both are sent only on a connection that has answered before. A reclaim or a campaign
-  takes their place on a new connection, or when they could not tell.
+  checks which server answers, so both are sent only on the connection on which a campaign or a reclaim, which do, was
+  answered last. These take their place on any other connection, and when the lean request could not tell.
 - A grant or a renewal that replicas must confirm is told to the machine only when ``WAIT``, which follows on the same
   connection, says that enough of them have it.
 - A release that the server found too late is sent once more if the lease still lasts. Either the request was slow, or
@@ -19,27 +19,24 @@ the simulation and the benchmark's light candidates drive this very session. So 
 - A poll can have a wait at Redis behind it, in one piece, unless something may be due before that wait would end. In a
   large fleet a follower polls rarely (``pace``), and the lease that it has seen may be over before the wait would end,
   so the wait is sent only when the poll is answered.
-- What is only good to know (errands: the server's configuration, the leader's project, messages) is asked when nothing
-  is due, while no term is ending. If such a request fails, nothing follows from that.
+- What is only good to know (``errands``) is asked when nothing is due, while no term is ending.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from . import machine, pace
 from .config import ValidConfig
+from .errands import NAMES, Errands, Informed
 from .hold import DELAY, Clocks, held_since
-from .records import Answer, ElectionStatus, Preconditions, instance_of, other_project, printable
+from .records import Answer, Preconditions
 from .requests import SERVER_TIMER, Requests
 from .template import Request
 
-MOST_ERRANDS = 100
-"""Errands that wait at a time. Any program that writes to Redis can cause some."""
 QUEUE = 32
 """About how many followers wait for a wake-up at a time. After each poll it is drawn anew which ones. Some servers need
 a time that grows with the square of their number to wake one of them: 5 ms for 1,000, 0.1 s for 3,000."""
@@ -84,7 +81,7 @@ class Shared(Protocol):
         """Feed an event to the machine."""
 
 
-class Observer(Protocol):
+class Observer(Informed, Protocol):
     """Who is told what the candidate has seen. For logs and metrics; must not raise."""
 
     def answered(self, answer: Answer) -> None:
@@ -92,15 +89,6 @@ class Observer(Protocol):
 
     def failed(self, error: BaseException | str) -> None:
         """Note why Redis cannot be used. Called before the machine is told."""
-
-    def duplicate(self, other: str) -> None:
-        """Note that the candidacy ``other`` has the same instance id."""
-
-    def project(self, other: str) -> None:
-        """Note that a candidate of the project ``other`` participates."""
-
-    def server(self, info: dict[str, str]) -> None:
-        """Note a part of the server's configuration."""
 
 
 class Session:
@@ -124,14 +112,16 @@ class Session:
         clocks: Callable[[], Clocks],
         follow: Callable[[Answer, float], tuple[str, int] | None],
     ) -> None:
-        self._shared, self._candidate_id, self._observer = shared, candidate_id, observer
-        self._timing, self._projects = config.timing, config.projects
+        self._shared, self._observer, self._timing = shared, observer, config.timing
         self._random, self._wall, self._clocks, self._follow = random, wall, clocks, follow
         self.requests = Requests(config, candidate_id, pid)
+        self.errands = Errands(candidate_id, self.requests, config.projects, observer)
         self.process = ""
         """What the next grant or heartbeat publishes of this process; the driver sets it. If it is empty, the death of
         this process does not let another candidate take over."""
         self._published = ""
+        self._checked: object = None
+        """The connection on which a request that checks which server answers was answered last."""
         self._since = wall()
         """When the term began, as it is published; before that, when the last campaign left."""
         self._asked_at = 0.0
@@ -141,24 +131,26 @@ class Session:
         """The server's time before which a release that came too late must be executed when it is sent again."""
         self._releasing = False
         """Whether the last request was a release."""
-        self._polled = self._left = self._asked_server = False
-        self._errands = deque[Request]()
-        self._compared: str | None = ""
-        """The leader whose project was asked for last; None once a leader has published its project."""
+        self._polled = self._left = False
 
-    def next(self, now: float, *, connected: bool) -> Send | Wait | Leave:
-        """Return what to do now. ``connected``: whether there is a connection, and it has not ended. Local."""
+    def next(self, now: float, connection: object) -> Send | Wait | Leave:
+        """Return what to do now. Local.
+
+        ``connection``: on which a request would leave, if it is open; None if it would leave on a new one. Each
+        connection is equal only to itself.
+        """
         state = self._shared.state
         todo = machine.plan(state, now)
         if todo.act == "wait":
             self._unconfirmed, self._releasing = None, False  # what these were about is over
-            return self._wait(state, todo, now, connected=connected)
+            return self._wait(state, todo, now, connected=connection is not None)
         if self._unconfirmed and todo.act != "release":  # a release needs no confirmation of the term that has ended
             self._releasing = False
             return Send(self.requests.await_replicas())
         self._asked_at, self._unconfirmed, self._releasing = now, None, todo.act == "release"
         preconditions = machine.preconditions(state, now, self._timing)
-        if todo.act == "poll" and connected:
+        checked = connection is not None and connection == self._checked
+        if todo.act == "poll" and checked:
             return self._poll(state, now)
         if todo.act in ("campaign", "poll"):
             self._since = self._wall()
@@ -166,21 +158,25 @@ class Session:
         if todo.act == "release" and state.ended:
             return Send(self._release(state, state.ended, preconditions))
         if term := state.term or state.pending:
-            return Send(self._renewal(state, term.token, preconditions, connected=connected))
+            return Send(self._renewal(state, term.token, preconditions, checked=checked))
         # It leaves. A server that does not answer, or was never asked, need not be told.
         if self._left or state.failures or not state.watch.observation:
             return Leave()
         self._left = True
         return Send(self.requests.release(0, "", preconditions, leave=True), alone=True)
 
-    def reply(self, request: Request, reply: Any, now: float) -> None:
-        """Tell the machine what ``reply``, which came at ``now``, means.
+    def reply(self, request: Request, reply: Any, now: float, connection: object) -> None:
+        """Tell the machine what ``reply``, which came at ``now`` on ``connection`` (see ``next``), means.
 
         Raise ``GarbledReply`` if it is no reply to ``request``; call ``failed`` then. Local.
         """
         meaning, name = request.read(reply), request.template.name
         match name:
-            case "campaign" | "poll" | "renew" | "reclaim":
+            case "campaign" | "reclaim":
+                self._published, self._checked = self.process, connection
+                self._answered(name, meaning)
+            case "poll" | "renew":
+                self._polled = self._polled or name == "poll"
                 self._answered(name, meaning)
             case "WAIT":
                 self._confirmed(meaning)
@@ -189,14 +185,12 @@ class Session:
             case "BLPOP":
                 if self._shared.state.blpop_refused:
                     self._shared.apply(machine.WaitEnded(refused=False))
-                self._received(meaning)
-            case "INFO":
-                self._observer.server(meaning)
-            case "status":
-                self._compare_projects(meaning)
-            case "collect":
-                for message in meaning:
-                    self._received(message)
+                if meaning and "wake" in meaning:
+                    self._shared.apply(machine.Woken())
+                elif meaning:
+                    self.errands.received(meaning)
+            case _:
+                self.errands.reply(name, meaning, self._shared.state.leader)
 
     def failed(
         self,
@@ -219,10 +213,10 @@ class Session:
             # The next request shows whether Redis is unreachable.
             self._shared.apply(machine.WaitEnded(refused=True))
             if too_long:  # take it out, and those of its kind
-                self._later(self.requests.collect())
+                self.errands.collect()
             return False
-        if name in ("INFO", "status", "post", "collect"):
-            self._errands.clear()  # perhaps none of them is allowed, and each failure costs a connection
+        if name in NAMES:
+            self.errands.failed()
             return False
         if name == "release" and self._left:
             return False
@@ -244,8 +238,8 @@ class Session:
             return Send(self.requests.poll(), self.requests.wait(wake=self._queues(state)), until)
         return Send(self.requests.poll())
 
-    def _renewal(self, state: machine.State, token: int, preconditions: Preconditions, *, connected: bool) -> Request:
-        if state.term and connected and not state.unsure and self._published == self.process:
+    def _renewal(self, state: machine.State, token: int, preconditions: Preconditions, *, checked: bool) -> Request:
+        if state.term and checked and not state.unsure and self._published == self.process:
             return self.requests.renew(token, self._since, self._wall())
         confirm = state.term is None
         return self.requests.reclaim(token, self._since, self._wall(), preconditions, self.process, confirm=confirm)
@@ -257,10 +251,9 @@ class Session:
         return self.requests.release(ended.term.token, ended.reason, preconditions, delay=state.delay, clocks=clocks)
 
     def _wait(self, state: machine.State, todo: machine.Plan, now: float, *, connected: bool) -> Send | Wait:
-        if not (state.ended or state.failures or state.stopping):
-            self._find_errands(state)
-            if self._errands:
-                return Send(self._errands.popleft())
+        nothing_due = not (state.ended or state.failures or state.stopping)
+        if nothing_due and (errand := self.errands.next(state.leader)):
+            return Send(errand)
         if todo.listen:
             # Only to have it packed, so that it can leave at once when this candidate is woken: ``requests`` keeps it.
             preconditions = machine.preconditions(state, now, self._timing)
@@ -274,25 +267,10 @@ class Session:
             self.requests.release(state.term.token, "resigned", preconditions)
         return Wait(todo.until, connect=bool(state.ended and state.ended.owes_release))
 
-    def _find_errands(self, state: machine.State) -> None:
-        if not self._asked_server:
-            self._asked_server = True
-            self._errands += self.requests.server("memory"), self.requests.server("replication")
-        # One round trip for each new leader, until one has published its project. The follower asks, because of two
-        # projects the one that comes second follows the other. An older release of this package publishes no project.
-        if self._projects and self._compared is not None and state.leader not in (
-            "", self._candidate_id, self._compared,
-        ):  # fmt: skip
-            self._compared = state.leader
-            self._later(self.requests.status())
-
     def _answered(self, name: str, answer: Answer | None) -> None:
-        self._polled = self._polled or name == "poll"
         if answer is None or (name == "poll" and answer.token < self._shared.state.highest_token):
             self._shared.apply(machine.Unsure())
             return
-        if name in ("campaign", "reclaim"):
-            self._published = self.process
         if answer.version.startswith(DELAY):
             answer = answer._replace(held_since=held_since(answer, self._clocks()))
         event: machine.Campaigned | machine.Renewed
@@ -318,15 +296,10 @@ class Session:
         self.failed(None, f"{replicas} of {wanted} replicas (MIN_REPLICAS) have confirmed the lease")
 
     def _tell(self, event: machine.Campaigned | machine.Renewed) -> None:
-        answer = event.answer
-        # After an outage it may be another server.
-        self._asked_server = self._asked_server and not self._shared.state.failures
+        outage = self._shared.state.failures > 0
         self._shared.apply(event)
-        self._observer.answered(answer)
-        if answer.duplicate:
-            self._later(self.requests.post(answer.duplicate, {"duplicate": self._candidate_id}))
-        if answer.mail:
-            self._later(self.requests.collect())
+        self._observer.answered(event.answer)
+        self.errands.answered(event.answer, after_outage=outage)
 
     def _released(self, meaning: bool | Answer, now: float) -> None:
         ended = self._shared.state.ended
@@ -338,32 +311,6 @@ class Session:
         self._release_by = 0.0
         if not self._left:
             self._shared.apply(machine.Released())
-
-    def _later(self, request: Request) -> None:
-        if len(self._errands) < MOST_ERRANDS:
-            self._errands.append(request)
-
-    def _compare_projects(self, status: ElectionStatus) -> None:
-        leader = self._shared.state.leader
-        if not status.leader or status.leader.instance_id != printable(instance_of(leader)):
-            return  # another one leads by now; it is asked for when an answer names it
-        if status.leader.project:
-            self._compared = None
-        if other := other_project(status.leader, self._projects):
-            self._observer.project(other)
-            self._later(self.requests.post(leader, {"project": self._projects[0]}))
-
-    def _received(self, message: dict[str, Any] | None) -> None:
-        if message is None:
-            return
-        if "wake" in message:
-            self._shared.apply(machine.Woken())
-        elif isinstance(duplicate := message.get("duplicate"), str):
-            self._observer.duplicate(duplicate)
-            if not message.get("answer"):
-                self._later(self.requests.post(duplicate, {"duplicate": self._candidate_id, "answer": True}))
-        elif self._projects and isinstance(other := message.get("project"), str):
-            self._observer.project(other)
 
     def _queues(self, state: machine.State) -> bool:
         """Return whether to wait for a wake-up, too, until the next poll. Drawn at random."""

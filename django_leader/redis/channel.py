@@ -64,6 +64,7 @@ class Channel:
         self._pid, self._if_denied = os.getpid(), if_denied
         self._connect, self._timeout, self._waker = connect, timeout, waker
         self._connection: Connection | None = None
+        self._connected_times = 0
         self._detached: Connection | None = None
         self._answered = False
         """Whether the connection has given a reply. A connection that is closed before cannot be used at all."""
@@ -90,7 +91,7 @@ class Channel:
         """
         try:
             check(self._pid)
-            if same_connection and (not self.connected or self._wait_reply_due is not None):
+            if same_connection and self.connection is None:
                 raise RedisConnectionError
             # If the connection ends right now, ``_open`` would make a new one.
             connection = self._connection if same_connection else self._open()
@@ -132,6 +133,7 @@ class Channel:
             if not self._readable(patience):
                 self._detach()
                 return None
+            check(self._pid)  # a reply that was there at once was not waited for, and is the parent's
             reply, due, self._wait_reply_due = (
                 self._connection.read_response(disable_decoding=True),
                 self._wait_reply_due,
@@ -154,6 +156,11 @@ class Channel:
         # On an idle connection there is nothing to read but its end, or what was not asked for.
         connection = self._connection
         return connection is not None and (self._wait_reply_due is not None or not _has_something_to_read(connection))
+
+    @property
+    def connection(self) -> int | None:
+        """The number of the connection on which the next call leaves; None if that makes a new one. Local."""
+        return self._connected_times if self._wait_reply_due is None and self.connected else None
 
     def drop(self) -> None:
         """Close the connection. The next call makes a new one."""
@@ -214,7 +221,7 @@ class Channel:
             self._detach()
         if not self.connected:
             self.drop()
-            self._connection = self._connect(self._timeout)
+            self._connection, self._connected_times = self._connect(self._timeout), self._connected_times + 1
             try:
                 self._connection.connect()  # type: ignore[no-untyped-call]
             except EXPECTED:

@@ -20,9 +20,9 @@ NOT guaranteed here: that a request which raised was not executed. Each script d
   - collect: the messages that the first has taken are lost with its reply, as they are without a second one.
   - status, history and INFO only read.
 
-  A renewal or a poll is not sent again, because the new connection may lead to another server. reclaim or campaign,
-  which check that, are sent instead. ``WAIT`` is never sent on another connection, because there it would count
-  replicas that do not have the grant.
+  A renewal or a poll is sent only on the connection of the last reply, because a new one may lead to another server.
+  reclaim or campaign, which check that, are sent instead. ``WAIT`` is never sent on another connection, because there
+  it would count replicas that do not have the grant.
 """
 
 from __future__ import annotations
@@ -85,19 +85,21 @@ class Runner:
         return reply
 
     def _evaluate(self, request: Request, request_id: bytes, wait: Request | None, until: float) -> Any:
-        name = request.template.name
+        name, pause, same = request.template.name, request.template.pause, request.template.once
         digest = request.packed("EVALSHA", self._script(name).sha, request_id=request_id)
         try:
-            return self.channel.call(digest, wait=wait, until=until, pause=request.template.pause)
+            return self.channel.call(digest, wait=wait, until=until, pause=pause, same_connection=same)
         except NoScriptError:
             pass
         except RedisUnavailable as error:
             self._understand(error, name)
+        source = request.packed("EVAL", self._script(name).source, request_id=request_id)
         try:
-            return self.channel.call(request.packed("EVAL", self._script(name).source, request_id=request_id))
+            return self.channel.call(source, same_connection=same)
         except RedisUnavailable as error:
             self._understand(error, name)
-            return self.channel.call(request.packed("EVAL", script(name).source, request_id=request_id))
+            source = request.packed("EVAL", script(name).source, request_id=request_id)
+            return self.channel.call(source, same_connection=same)
 
     def _script(self, name: str) -> Script:
         """Return the script in the form that the server is known to accept."""

@@ -17,7 +17,9 @@ import redis
 from redis.connection import Connection
 
 from django_leader import Config, LeaderElection, RedisUnavailable
-from django_leader.redis.channel import Channel
+from django_leader.protocol.records import Preconditions, utc_now
+from django_leader.protocol.requests import Requests
+from django_leader.redis.channel import Channel, ConnectionClosed
 from django_leader.redis.connector import connector
 from django_leader.redis.lease import Lease
 from django_leader.system import clock
@@ -92,6 +94,26 @@ def test_s06_a_child_reads_no_reply(channel: Channel, fork: Fork, some_server: R
         with pytest.raises(Forked):
             channel.wait(blpop("wake"), clock.now() + GENEROUS)
         assert parent.recv(100) == b"$5\r\nreply\r\n"
+
+
+def test_s06_a_fork_right_before_a_wait_is_seen_although_the_reply_is_there(
+    channel: Channel, fork: Fork, some_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The greenlet of another thread may fork while this one sends."""
+    call(channel, "PING")
+    some_server.client().rpush("wake", "0")
+    wait = channel._readable
+
+    def forks_meanwhile(until: float) -> bool:
+        assert wait(until)
+        fork()
+        return True
+
+    monkeypatch.setattr(channel, "_readable", forks_meanwhile)
+    with copy(channel) as parent:
+        with pytest.raises(Forked):
+            channel.wait(blpop("wake"), clock.now() + GENEROUS)
+        assert parent.recv(100) == b"*2\r\n$4\r\nwake\r\n$1\r\n0\r\n"
 
 
 def test_s06_a_fork_during_a_wait_is_seen_before_the_reply_is_read(
@@ -295,3 +317,23 @@ def test_a_wait_that_was_cut_short_eats_no_wake_up(some_server: RedisServer) -> 
     assert found == [None, None, (b"wake", b"0")]
     channel.drop()
     waker.close()
+
+
+@pytest.mark.parametrize("name", ["poll", "renew"])
+def test_a_lean_request_never_leaves_on_a_new_connection(some_server: RedisServer, name: str) -> None:
+    """That could lead to another server, which neither of them checks."""
+    config = Config().validate()
+    lease = Lease(connector(redis.Redis(port=some_server.port).connection_pool), config)
+    requests = Requests(config, "me:0123456789abcdef", os.getpid())
+    lean = requests.poll() if name == "poll" else requests.renew(1, utc_now(), utc_now())
+    lease.ask(requests.campaign(Preconditions(), "", utc_now()))
+    lease.ask(lean)
+    number = lease.channel.connection
+    some_server.client().client_kill_filter(_type="normal", skipme=True)
+    eventually(lambda: lease.channel.connection is None)
+    with pytest.raises(ConnectionClosed):
+        lease.send(lean)
+    lease.ask(requests.campaign(Preconditions(), "", utc_now()))
+    assert lease.channel.connection not in (None, number)
+    lease.ask(lean)
+    lease.channel.drop()

@@ -45,7 +45,9 @@ def follow(election: LeaderElection, caplog: pytest.LogCaptureFixture) -> None:
     """Let it be a candidate until it has asked who leads."""
     election.start()
     eventually(
-        lambda: election._candidacy and not election.outage and election._candidacy._worker.session._compared != ""
+        lambda: (
+            election._candidacy and not election.outage and election._candidacy._worker.session.errands._compared != ""
+        )
     )
 
 
@@ -103,10 +105,10 @@ def test_a_message_that_says_no_project_or_our_own_is_no_warning(make: Make, cap
     lead(shop)
     assert shop._candidacy
     for message in ({"project": 5}, {"project": "aaaa0000"}, {"project": None}):
-        shop._candidacy._worker.session._received(message)
+        shop._candidacy._worker.session.errands.received(message)
     assert warned(caplog, shop) == []
     for project in ("x" * 1000 + "\x1b[31m", "\x1b[31m"):
-        shop._candidacy._worker.session._received({"project": project})
+        shop._candidacy._worker.session.errands.received({"project": project})
     [text] = warned(caplog, shop)
     assert "x" * 9 not in text
     assert "\x1b" not in text

@@ -86,16 +86,16 @@ class Trusting(Session):
 class CountsFromReply(Session):
     """A session that takes the instant of a request when its reply comes."""
 
-    def reply(self, request: Request, reply: Any, now: float) -> None:
+    def reply(self, request: Request, reply: Any, now: float, connection: object) -> None:
         self._asked_at = now
-        super().reply(request, reply, now)
+        super().reply(request, reply, now, connection)
 
 
 class CountsFromWait(Session):
     """A session that takes the instant of a request anew when it has replicas confirm the lease."""
 
-    def next(self, now: float, *, connected: bool) -> Send | Wait | Leave:
-        todo = super().next(now, connected=connected)
+    def next(self, now: float, connection: object) -> Send | Wait | Leave:
+        todo = super().next(now, connection)
         if self._unconfirmed:
             self._unconfirmed = self._unconfirmed._replace(asked_at=now)
         return todo
@@ -109,7 +109,7 @@ class Sure(Session):
         if name == "renew" and answer is None and state.term and (seen := state.watch.observation):
             ttl = self._timing.ttl
             token, version = state.term.token, state.watch.version
-            answer = Answer("renewed", token, self._candidate_id, ttl, 0, "", seen.server, version, ttl)
+            answer = Answer("renewed", token, state.leader, ttl, 0, "", seen.server, version, ttl)
         super()._answered(name, answer)
 
 
@@ -233,7 +233,7 @@ BUGS: dict[str, tuple[Callable[[], Rules], tuple[str, ...]]] = {
     ),
     "a death says something in a quarantine": (
         lambda: _lua("campaign", DEAD, DEAD.replace("kind == 'lease'", "(kind == 'lease' or kind == 'quarantine')")),
-        ("crash-leader", "restart-old"),
+        ("last-words", "restart-old"),
     ),
     "a death says something right after a reclaim": (
         lambda: _lua("campaign", DEAD, DEAD.replace("kind == 'lease'", "led")),

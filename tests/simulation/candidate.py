@@ -178,7 +178,7 @@ class Candidate:
     def _end_wait(self, element: tuple[bytes, bytes] | None = None) -> None:
         if wait := self.wait:
             self.wait, self.listening = None, False
-            self.session.reply(wait, element, self.local())
+            self.session.reply(wait, element, self.local(), self.connected)
 
     def continue_as(self, successor: Candidate) -> None:
         """Pass on what the process knows beside the state of the machine."""
@@ -262,7 +262,7 @@ class Candidate:
         if died := self._dead():
             self.apply(machine.HolderDied(*died))
         self.apply(machine.Tick())
-        todo = self.session.next(self.local(), connected=self.connected is not None)
+        todo = self.session.next(self.local(), self.connected)
         if isinstance(todo, Leave):
             self.end("leaves")
         elif isinstance(todo, Send):
@@ -317,7 +317,7 @@ class Candidate:
             self.connected = sent.connection
             if sent.name in OBSERVE:
                 self._ran = sent.executed
-            self.session.reply(sent.request, sent.reply, self.local())
+            self.session.reply(sent.request, sent.reply, self.local(), self.connected)
         else:
             self.world.note(f"{self.name}: no answer to {sent.name}")
             self.connected = None

@@ -10,9 +10,10 @@ import pytest
 
 from django_leader.protocol import machine
 from django_leader.protocol.config import Config, ValidConfig
+from django_leader.protocol.errands import MOST
 from django_leader.protocol.hold import Clocks
 from django_leader.protocol.records import Answer
-from django_leader.protocol.session import MOST_ERRANDS, QUEUE, Leave, Send, Session, Wait
+from django_leader.protocol.session import QUEUE, Leave, Send, Session, Wait
 from django_leader.protocol.template import GarbledReply, Request
 
 ME, OTHER = "me:0123456789abcdef", "other:0123456789abcdef"
@@ -55,28 +56,28 @@ class Driver:
     def server(self, info: dict[str, str]) -> None:
         self.seen.append(("server", info))
 
-    def next(self, *, connected: bool = True) -> Send | Wait | Leave:
+    def next(self, *, connection: object = 1) -> Send | Wait | Leave:
         """Whatever it says, without the questions for the server's configuration."""
-        todo = self.session.next(self.now, connected=connected)
+        todo = self.session.next(self.now, connection)
         while isinstance(todo, Send) and todo.request.template.name == "INFO":
-            self.session.reply(todo.request, b"# Memory\r\nmaxmemory:0\r\n", self.now)
-            todo = self.session.next(self.now, connected=connected)
+            self.session.reply(todo.request, b"# Memory\r\nmaxmemory:0\r\n", self.now, 1)
+            todo = self.session.next(self.now, connection)
         return todo
 
-    def asks(self, name: str, *, connected: bool = True) -> Request:
+    def asks(self, name: str, *, connection: object = 1) -> Request:
         """The request that it sends now."""
-        todo = self.next(connected=connected)
+        todo = self.next(connection=connection)
         assert isinstance(todo, Send), todo
         assert todo.request.template.name == name
         return todo.request
 
-    def waits(self, *, connected: bool = True) -> Wait:
-        todo = self.next(connected=connected)
+    def waits(self, *, connection: object = 1) -> Wait:
+        todo = self.next(connection=connection)
         assert isinstance(todo, Wait), todo
         return todo
 
     def reply(self, request: Request, reply: Any) -> None:
-        self.session.reply(request, reply, self.now)
+        self.session.reply(request, reply, self.now, 1)
 
     def held(self, request: Request, **also: Any) -> None:
         self.reply(request, reply("held", OTHER, **also))
@@ -124,13 +125,13 @@ def test_a_candidate_campaigns_then_polls_then_waits() -> None:
     driver.held(driver.asks("poll"))
 
 
-@pytest.mark.parametrize("cause", ["no connection", "unsure", "closed", "older state"])
+@pytest.mark.parametrize("cause", ["no connection", "another connection", "unsure", "closed", "older state"])
 def test_a_campaign_takes_the_place_of_a_poll_that_cannot_tell(cause: str) -> None:
     driver = Driver()
     driver.held(driver.asks("campaign"))
     driver.now = driver.state.next_at
-    if cause == "no connection":
-        driver.asks("campaign", connected=False)
+    if "connection" in cause:
+        driver.asks("campaign", connection=2 if cause == "another connection" else None)
         return
     request = driver.asks("poll")
     if cause == "unsure":
@@ -142,23 +143,38 @@ def test_a_campaign_takes_the_place_of_a_poll_that_cannot_tell(cause: str) -> No
     driver.asks("campaign")
 
 
-@pytest.mark.parametrize("cause", ["no connection", "unsure", "closed", "another process"])
+@pytest.mark.parametrize("cause", ["no connection", "another connection", "unsure", "closed", "another process"])
 def test_a_reclaim_takes_the_place_of_a_renewal_that_cannot_tell(cause: str) -> None:
     driver = Driver()
     driver.lead()
     driver.now = driver.state.next_at
     if cause == "another process":
         driver.session.process = "me, since the clock was set"
-    elif cause != "no connection":
+    elif "connection" not in cause:
         request = driver.asks("renew")
         if cause == "unsure":
             driver.reply(request, b"1 unsure   ")
         else:
             assert driver.session.failed(request, closed=True) is False
-    request = driver.asks("reclaim", connected=cause != "no connection")
+    request = driver.asks("reclaim", connection={"no connection": None, "another connection": 2}.get(cause, 1))
     driver.reply(request, reply("renewed", ME))
     driver.now = driver.state.next_at
     driver.asks("renew")
+
+
+def test_an_errand_on_a_new_connection_does_not_make_it_checked() -> None:
+    """It does not tell which server answers: a renewal on that connection could be one on another server."""
+    driver = Driver()
+    driver.lead()
+    errand = driver.session.next(driver.now, None)
+    assert isinstance(errand, Send)
+    assert errand.request.template.name == "INFO"
+    driver.session.reply(errand.request, b"# Memory\r\nmaxmemory:0\r\n", driver.now, 2)
+    driver.now = driver.state.next_at
+    request = driver.asks("reclaim", connection=2)
+    driver.session.reply(request, reply("renewed", ME), driver.now, 2)
+    driver.now = driver.state.next_at
+    driver.asks("renew", connection=2)
 
 
 def test_a_leader_that_is_due_sends_one_lean_renewal() -> None:
@@ -266,7 +282,7 @@ def test_a_release_that_is_due_leaves_although_another_request_failed(confirms: 
     driver.stop()
     assert driver.session.failed(request, "it hangs") is True
     assert ("failed", "it hangs") in driver.seen
-    driver.asks("release", connected=False)
+    driver.asks("release", connection=None)
 
 
 def test_a_delay_and_the_clocks_are_published_with_the_release() -> None:
@@ -401,7 +417,7 @@ def test_messages_cause_a_bounded_number_of_answers() -> None:
     while isinstance(todo := driver.next(), Send):
         posts += 1
         driver.reply(todo.request, [b"1"])
-    assert 0 < posts <= MOST_ERRANDS
+    assert 0 < posts <= MOST
 
 
 def test_a_refused_errand_is_the_last_for_now() -> None:
@@ -429,10 +445,10 @@ def test_errands_wait_while_redis_fails_and_while_a_term_ends(ended: bool) -> No
     driver.lead()
     if ended:
         driver.apply(machine.Resign(7, "resigned"))
-        assert driver.session.next(driver.now, connected=True) == Wait(109.8, connect=True)
+        assert driver.session.next(driver.now, 1) == Wait(109.8, connect=True)
     else:
         driver.apply(machine.Failed(0.5))
-        assert isinstance(driver.session.next(driver.now, connected=True), Wait)
+        assert isinstance(driver.session.next(driver.now, 1), Wait)
 
 
 def test_the_servers_configuration_is_asked_for_again_after_an_outage() -> None:
