@@ -47,7 +47,7 @@ class Announcer:
         """Return whether the threads of the next term run, and wait for it. Start them if not. Local."""
         if self._next is None:
             try:
-                self._next = self._prepared()
+                self._next = self._started()
             except (RuntimeError, MemoryError) as error:
                 if not self._refused and not at_the_end(error):
                     text = "%s: cannot lead for now: %s. This process does not campaign until it can start threads. "
@@ -58,14 +58,14 @@ class Announcer:
             self._refused = False
         return True
 
-    def _prepared(self) -> TermDelivery:
+    def _started(self) -> TermDelivery:
         delivery = self._new()
-        delivery.prepare()
+        delivery.start_threads()
         return delivery
 
     def begin(self, token: int) -> None:
         """Announce the term ``token``. Local. If it raises, some callbacks are not called."""
-        self.current, self._next = self._next or self._prepared(), None
+        self.current, self._next = self._next or self._started(), None
         try:
             self.current.begin(token)
         except BaseException:

@@ -73,14 +73,14 @@ class TermDelivery:
         self._reason: str | None = None
         self._cancelled = False
         self._pid = os.getpid()
-        self.looked_at = clock.now()
+        self.checked_at = clock.now()
         """When the watcher last checked the deadline: at least twice a second while the term lasts."""
         self._calls: TermCalls | None = None
-        self._gun = locked()  # released when the first gain thread is to run
+        self._first_gain_may_run = locked()  # released when the first gain thread is to run
         self._watcher = OwnThread(self._watch, f"{name} term")
         self._first_gain = OwnThread(self._run_first_gain, f"{name} gain")
 
-    def prepare(self) -> None:
+    def start_threads(self) -> None:
         """Start the threads, which wait. Raise ``RuntimeError`` or ``MemoryError`` when none can be started."""
         try:
             self._watcher.start()
@@ -97,9 +97,9 @@ class TermDelivery:
         if not self._ours():
             return
         self._calls = calls = TermCalls(self._listeners, token, self._name)
-        self.token, self.looked_at, started = token, clock.now(), 1
+        self.token, self.checked_at, started = token, clock.now(), 1
         try:
-            self._gun.release()
+            self._first_gain_may_run.release()
             try:
                 time.sleep(HEAD_START)
             finally:
@@ -129,7 +129,7 @@ class TermDelivery:
         """Let the threads end, because there will be no term. Local."""
         with self._changed:
             if self.token is None and not self._cancelled:
-                self._gun.release()
+                self._first_gain_may_run.release()
             self._cancelled = True
             self._changed.notify_all()
 
@@ -157,9 +157,9 @@ class TermDelivery:
         with self._changed:
             self._changed.wait_for(lambda: self.token is not None or self._cancelled)
         while self.token is not None and not self._cancelled and self._ours():
-            self.looked_at = clock.now()
+            self.checked_at = clock.now()
             with self._changed:
-                left = self._deadline(self.token) - self.looked_at
+                left = self._deadline(self.token) - self.checked_at
                 if self._reason is None and left > 0:
                     self._changed.wait(min(left, LONGEST_UNCHECKED))
                 if self._reason is not None:
@@ -172,7 +172,7 @@ class TermDelivery:
                         self._changed.wait(LONGEST_UNCHECKED)
 
     def _run_first_gain(self) -> None:
-        self._gun.acquire()
+        self._first_gain_may_run.acquire()
         if self._calls and self._calls.gains:
             self._run_gain(self._calls.gains[0])
 

@@ -92,7 +92,7 @@ class Candidacy:
         """Seconds since the election thread began a turn or the watcher checked the deadline: the longer of the two."""
         watcher = self.shared.announcer.current if self.shared.state.term else None
         turned_at = self._worker.turned_at
-        return clock.now() - (min(turned_at, watcher.looked_at) if watcher else turned_at)
+        return clock.now() - (min(turned_at, watcher.checked_at) if watcher else turned_at)
 
     @property
     def stopping(self) -> bool:

@@ -84,7 +84,7 @@ class Diagnostics(Hooks):
         if not self._term:
             self._counts = None
         elif not self._counts:
-            self._counts = starvation.look(late=False)
+            self._counts = starvation.read_counts(late=False)
 
     def turn_began(self) -> None:
         """Record that the election thread begins a turn. If a request is due, measure how late it is. Local."""
@@ -96,7 +96,7 @@ class Diagnostics(Hooks):
         if not self._term:
             return
         too_late = late > LATE * self._config.timing.heartbeat
-        before, self._counts = self._counts, starvation.look(late=too_late)
+        before, self._counts = self._counts, starvation.read_counts(late=too_late)
         if not too_late:
             return
         if self._late[0] != self._term.token:

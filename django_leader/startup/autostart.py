@@ -1,8 +1,8 @@
 """Whether an election starts by itself in this process: what is seen of it, and what follows.
 
 Any rule over ``sys.argv`` is wrong for some way of starting Django. The callers of ``django.setup()`` show what the
-process is for, so ``look`` walks the stack of ``AppConfig.ready()``. ``decide`` is a pure function over what was seen;
-``starter`` carries it out. What tells one server from another is in ``servers``.
+process is for, so ``inspect_process`` walks the stack of ``AppConfig.ready()``. ``decide`` is a pure function over what
+was seen; ``starter`` carries it out. What tells one server from another is in ``servers``.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def refusal(variable: str) -> str:
     return f"the environment variable {VARIABLE} is {variable!r}; use 1, 0, or leave it out"
 
 
-def look() -> Seen:
+def inspect_process() -> Seen:
     """Return what can be seen from here: the environment, the modules and the stack of the caller. Local."""
     names = set()
     argv: list[str] | None = None

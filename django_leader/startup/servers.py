@@ -33,8 +33,8 @@ module of ``LOADERS`` is on the stack. Its end needs no rule.
 
 **mod_wsgi.** It is written in C and leaves nothing on the stack, but adds a module to the interpreter that serves.
 
-**runserver, runserver_plus.** The reloader and the process that serves run the same command, so ``autostart.look``
-reads the mark that the reloader leaves in the environment of the other.
+**runserver, runserver_plus.** The reloader and the process that serves run the same command.
+``autostart.inspect_process`` reads the mark that the reloader leaves in the environment of the other.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from .autostart import (
     Seen,
     decide,
     in_tests,
-    look,
+    inspect_process,
     refusal,
 )
 from .autostart import Start as When
@@ -95,7 +95,7 @@ class Starter:
         return bystander.Situation(decision, self._seen, self._started.get(decision.start), not apps.ready)
 
     def _decide(self) -> Seen:
-        seen, self.decisions = look(), {}
+        seen, self.decisions = inspect_process(), {}
         for alias, entry in configured().items():
             try:
                 decision = self.decisions[alias] = decide(seen, *starting(alias, entry))

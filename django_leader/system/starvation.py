@@ -72,7 +72,7 @@ class Seen(NamedTuple):
     busiest: float = 0.0  # the most CPU of one thread
 
 
-def look(*, late: bool) -> Counts | None:
+def read_counts(*, late: bool) -> Counts | None:
     """Return the counts; None where the kernel does not count. Never raises.
 
     Local: 20 microseconds, and one or two for each thread.

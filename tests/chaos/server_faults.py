@@ -200,7 +200,7 @@ CLOCK_KINDS = ("clock forward", "clock back", "clock back and forth, unseen", "c
 
 
 def step_clock(fleet: Fleet, rng: random.Random, seconds: float) -> Iterator[tuple[float, Since]]:
-    # There and back between two looks of one candidate is more than anybody could notice. So it stays for longer.
+    # There and back between two polls of one candidate is more than anybody could notice. So it stays for longer.
     before = fleet.clock.offset
     fleet.clock.set(before + seconds)
     stays = rng.random() < 0.5

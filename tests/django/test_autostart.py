@@ -16,7 +16,7 @@ from pytest_django import Settings
 
 from django_leader import elections
 from django_leader.startup import starter as starting
-from django_leader.startup.autostart import Decision, Seen, decide, look
+from django_leader.startup.autostart import Decision, Seen, decide, inspect_process
 from django_leader.startup.starter import starter
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
@@ -88,7 +88,7 @@ def test_the_decision(seen: dict[str, Any], setting: Any, start: str) -> None:
 
 
 def test_under_pytest_no_election_starts_by_itself() -> None:
-    assert look().testing
+    assert inspect_process().testing
     assert {decision.start for decision in starter.decisions.values()} == {"never"}
 
 
@@ -246,15 +246,22 @@ def test_an_election_that_cannot_start_hinders_no_other_and_is_told_once(
 
 
 def test_a_stack_with_gunicorns_arbiter_and_no_worker_is_a_master() -> None:
-    arbiter, worker = {"__name__": "gunicorn.arbiter", "look": look}, {"__name__": "gunicorn.workers.base"}
+    arbiter, worker = (
+        {"__name__": "gunicorn.arbiter", "inspect_process": inspect_process},
+        {"__name__": "gunicorn.workers.base"},
+    )
     exec("def run(f): return f()", arbiter)
     exec("def run(f): return f()", worker)
-    assert arbiter["run"](look).prefork_master  # type: ignore[operator]
-    assert not arbiter["run"](lambda: worker["run"](look)).prefork_master  # type: ignore[operator]
+    assert arbiter["run"](inspect_process).prefork_master  # type: ignore[operator]
+    assert not arbiter["run"](lambda: worker["run"](inspect_process)).prefork_master  # type: ignore[operator]
 
 
 APPLICATION: dict[str, Any] = {"__name__": "django.core.asgi"}
-exec("def get_asgi_application(): return look()", APPLICATION | {"look": look}, APPLICATION)
+exec(
+    "def get_asgi_application(): return inspect_process()",
+    APPLICATION | {"inspect_process": inspect_process},
+    APPLICATION,
+)
 LOADED = [
     (["__main__"], "loaded"),
     (["__mp_main__"], "loaded"),
@@ -343,7 +350,7 @@ def test_noreload_is_seen_also_where_it_is_shortened(
     monkeypatch.delenv("RUN_MAIN", raising=False)
     management: dict[str, Any] = {"__name__": "django.core.management"}
     exec("def execute(self, inside): return inside()", management)
-    seen = management["execute"](SimpleNamespace(argv=["manage.py", "runserver", option]), look)
+    seen = management["execute"](SimpleNamespace(argv=["manage.py", "runserver", option]), inspect_process)
     assert (seen.command, seen.serving) == ("runserver", serves)
 
 

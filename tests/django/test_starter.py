@@ -22,7 +22,7 @@ from django_leader import elections
 from django_leader.runtime.lifecycle import lifecycle
 from django_leader.startup import servers
 from django_leader.startup import starter as starting
-from django_leader.startup.autostart import AT_REQUEST, IN_WORKERS, Decision, look
+from django_leader.startup.autostart import AT_REQUEST, IN_WORKERS, Decision, inspect_process
 from django_leader.startup.servers import THREADLESS
 from django_leader.startup.starter import Starter
 from tests.django.conftest import FAST
@@ -162,7 +162,7 @@ def test_the_chain_of_uwsgidecorators_is_used_where_there_is_one(
 def test_uwsgi_without_threads_is_seen(uwsgi: Any, attributes: dict[str, Any], threadless: bool) -> None:
     del uwsgi.has_threads
     vars(uwsgi).update(attributes)
-    assert look().threadless is threadless
+    assert inspect_process().threadless is threadless
 
 
 def test_uwsgi_without_threads_gets_a_loud_error_with_the_option_to_add(

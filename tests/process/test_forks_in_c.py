@@ -214,7 +214,7 @@ def test_s06_a_child_forked_in_c_takes_no_wake_up_of_its_parent(fleet: Fleet, ow
     pass_time(2 * HEARTBEAT)
     before = now()
     follower.thaw()
-    assert follower.hears("gain", pid=follower.pid)["at"] < before + 5.0, "woken, and not at its next look"
+    assert follower.hears("gain", pid=follower.pid)["at"] < before + 5.0, "woken, and not at its next poll"
     check_silent(follower, child["pid"])
     assert history(own_server) == [("elected", "first"), ("resigned", "first"), ("elected", "second")]
 

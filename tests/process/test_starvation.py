@@ -22,7 +22,7 @@ STALL = 2.0
 @pytest.fixture
 def lead(some_server: RedisServer) -> Iterator[Callable[..., Candidate]]:
     """Makes a leader whose lease outlasts every stall, and ends it."""
-    need(starvation.look(late=False), "a kernel that counts how its threads wait")
+    need(starvation.read_counts(late=False), "a kernel that counts how its threads wait")
     made: list[Candidate] = []
 
     def make(**options: Any) -> Candidate:

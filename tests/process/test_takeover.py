@@ -86,8 +86,8 @@ def changes(server: RedisServer, read: Callable[[], object], times: int = 5) -> 
         eventually(lambda before=before: read() != before, "it changes once more")  # type: ignore[misc]
 
 
-def looks(server: RedisServer, name: str) -> None:
-    """Waits until the follower has looked several times: each look lengthens its time among the candidates."""
+def polls(server: RedisServer, name: str) -> None:
+    """Waits until the follower has polled several times: each poll lengthens its time among the candidates."""
     client = server.client()
 
     def counts_until() -> float:
@@ -103,9 +103,9 @@ def renewals(server: RedisServer) -> None:
 
 
 def follows(server: RedisServer, second: Candidate, name: str = "second") -> None:
-    """It goes on looking, and takes nothing over."""
+    """It goes on polling, and takes nothing over."""
     token = state(server, "token")
-    looks(server, name)
+    polls(server, name)
     assert second.verdict()["leads"] is False
     assert state(server, "token") == token
     assert [said for said in second.pending() if said["event"] == "gain"] == []
@@ -227,7 +227,7 @@ def test_s25_one_of_several_claimers_leads_and_the_others_follow_it(candidate: M
     other = next(name for name in both if name != leader)
     both[leader].hears("gain")
     both[other].hears("change", current=leader)
-    looks(own_server, other)
+    polls(own_server, other)
     assert (both[leader].verdict()["leads"], both[other].verdict()["leads"]) == (True, False)
     assert history(own_server) == [("elected", ""), DIED]
     both[leader].kill()

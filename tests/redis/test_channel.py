@@ -96,7 +96,7 @@ def test_s06_a_child_reads_no_reply(channel: Channel, fork: Fork, some_server: R
         assert parent.recv(100) == b"$5\r\nreply\r\n"
 
 
-def test_s06_a_fork_right_before_a_wait_is_seen_although_the_reply_is_there(
+def test_s06_a_fork_before_a_wait_whose_reply_is_there_is_seen(
     channel: Channel, fork: Fork, some_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The greenlet of another thread may fork while this one sends."""

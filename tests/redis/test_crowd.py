@@ -1,4 +1,4 @@
-"""How one of many followers looks and waits; few of them here, of whom two count as many."""
+"""How one of many followers polls and waits; few of them here, of whom two count as many."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Seen:
     """What each follower has asked."""
 
     def __init__(self) -> None:
-        self.looks = defaultdict[str, list[float]](list)
+        self.polls = defaultdict[str, list[float]](list)
         self.waits = 0
-        """That began by themselves, and not in one piece with a look."""
+        """That began by themselves, and not in one piece with a poll."""
         self.woken: list[str] = []
 
     def rare(self, elections: list[LeaderElection]) -> bool:
-        """Whether all look rarely."""
-        last = [self.looks[election.get_instance_id()][-2:] for election in elections]
+        """Whether all poll rarely."""
+        last = [self.polls[election.get_instance_id()][-2:] for election in elections]
         return all(len(at) == 2 and at[1] - at[0] > 0.9 * RARE for at in last)
 
 
@@ -41,7 +41,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     def sends(self: Lease, request: Request, *following: Any) -> Any:
         if request.template.name == "poll":
-            seen.looks[request.template.words[6].decode().partition(":")[0]].append(clock.now())
+            seen.polls[request.template.words[6].decode().partition(":")[0]].append(clock.now())
         return send(self, request, *following)
 
     def waits(self: Lease, request: Request, until: float, *, exact: bool = True) -> Any:
@@ -59,7 +59,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 @pytest.fixture
 def fleet(seen: Seen, some_server: RedisServer) -> Iterator[list[LeaderElection]]:
-    """A leader and three followers, who have come to look rarely."""
+    """A leader and three followers, who have come to poll rarely."""
     client = redis.Redis(port=some_server.port)
     made = [LeaderElection(client, Config(**{**vars(CONFIG), "instance_id": name})) for name in "abcd"]
     try:
@@ -67,7 +67,7 @@ def fleet(seen: Seen, some_server: RedisServer) -> Iterator[list[LeaderElection]
         assert made[0].wait_for_leadership(GENEROUS)
         for follower in made[1:]:
             follower.start()
-        eventually(lambda: seen.rare(made[1:]), "the followers look rarely")
+        eventually(lambda: seen.rare(made[1:]), "the followers poll rarely")
         yield made
     finally:
         for election in made:
@@ -82,9 +82,9 @@ def connection(election: LeaderElection) -> object:
 def test_many_followers_look_more_rarely_and_wait_in_between(fleet: list[LeaderElection], seen: Seen) -> None:
     def goes_on() -> bool:
         """On a machine that is busy elsewhere a wait may come back too late, once."""
-        waits, looks = seen.waits, sum(map(len, seen.looks.values()))
+        waits, polls = seen.waits, sum(map(len, seen.polls.values()))
         before = [connection(election) for election in fleet[1:]]
-        eventually(lambda: sum(map(len, seen.looks.values())) > looks + 6, "two looks of each")
+        eventually(lambda: sum(map(len, seen.polls.values())) > polls + 6, "two polls of each")
         same = all(connection(election) is known for election, known in zip(fleet[1:], before, strict=True))
         return same and seen.waits > waits and seen.rare(fleet[1:])
 
@@ -98,7 +98,7 @@ def test_one_of_many_is_woken_by_a_release(fleet: list[LeaderElection], seen: Se
         return found
 
     def woken() -> bool:
-        """Now and then a look is first."""
+        """Now and then a poll is first."""
         first, known = leader(), len(seen.woken)
         eventually(lambda: seen.rare([election for election in fleet if election is not first]))
         assert len(seen.woken) == known
@@ -115,7 +115,7 @@ def test_one_of_many_looks_often_again_when_the_others_have_gone(fleet: list[Lea
         follower.stop()
 
     def often() -> bool:
-        first, second = seen.looks["b"][-2:]
+        first, second = seen.polls["b"][-2:]
         return second - first < 0.9 * RARE
 
     eventually(often)

@@ -134,7 +134,7 @@ def test_s24_a_newcomer_does_not_lead_when_the_leader_is_gone(
     election = make()
     election.start()
     assert not election.wait_for_leadership(0)
-    assert not election.wait_for_leadership(3 * LONG.validate().timing.retry), "nor at its next looks"
+    assert not election.wait_for_leadership(3 * LONG.validate().timing.retry), "nor at its next polls"
 
 
 def test_s25_a_claim_that_is_refused_is_not_made_again_and_again(
@@ -153,7 +153,7 @@ def test_s25_a_claim_that_is_refused_is_not_made_again_and_again(
     eventually(lambda: clock.now() > start + 1.5)
     asked = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     assert 2 <= asked <= 2 + (clock.now() - start) / LONG.validate().timing.retry, (
-        "the claim, and a look per retry interval"
+        "the claim, and a poll per retry interval"
     )
     assert not election.is_leader()
     client.hset(LONG.keys.state, "kind", "lease")

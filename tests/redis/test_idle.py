@@ -201,8 +201,10 @@ def test_every_script_goes_on_with_a_new_connection(lease: Lease, proxy: Proxy, 
     assert (confirmed.verdict, confirmed.token) == ("renewed", grant.token)
     go_on()
     idle()
-    look = lease.poll(B, 0)
-    assert look is None or look.holder == A, "a campaign must tell, unless the end was noticed just before the request"
+    polled = lease.poll(B, 0)
+    assert polled is None or polled.holder == A, (
+        "a campaign must tell, unless the end was noticed just before the request"
+    )
     held = lease.campaign(B, Preconditions(), info("b"))
     assert (held.verdict, held.holder) == ("held", A)
     go_on()

@@ -1,4 +1,4 @@
-"""How a follower looks, and waits by the same request: on every server."""
+"""How a follower polls, and waits by the same request: on every server."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def commands(client: Any) -> dict[str, int]:
     return {name: entry["calls"] for name, entry in stats.items()}
 
 
-def test_a_look_says_what_a_campaign_would(lease: Lease) -> None:
-    campaign, seen = lease.campaign(B, Preconditions(), INFO), look(lease)
+def test_a_poll_says_what_a_campaign_would(lease: Lease) -> None:
+    campaign, seen = lease.campaign(B, Preconditions(), INFO), poll(lease)
     assert 0 <= campaign.remaining - seen.remaining < GENEROUS
     assert 0 <= seen.at - campaign.at < GENEROUS
     assert seen._replace(remaining=0, at=0) == campaign._replace(remaining=0, at=0)
     assert (seen.verdict, seen.holder, seen.duration, seen.candidates) == ("held", A, 10.0, 2)
 
 
-def test_a_look_is_one_small_request(lease: Lease, client: Any) -> None:
-    look(lease)  # the server knows the script from here on
+def test_a_poll_is_one_small_request(lease: Lease, client: Any) -> None:
+    poll(lease)  # the server knows the script from here on
     before = commands(client)
-    look(lease)
+    poll(lease)
     after = commands(client)
     called = {name: calls - before.get(name, 0) for name, calls in after.items() if calls != before.get(name, 0)}
     if before:
@@ -62,9 +62,9 @@ def test_a_look_is_one_small_request(lease: Lease, client: Any) -> None:
         assert ours == {"evalsha", "hmget", "time", "get", "zadd", "pexpire", "zcount"}
 
 
-def test_a_look_tells_that_the_follower_is_there(lease: Lease, client: Any) -> None:
+def test_a_poll_tells_that_the_follower_is_there(lease: Lease, client: Any) -> None:
     client.zrem(KEYS.candidates, B)
-    look(lease)
+    poll(lease)
     assert client.zscore(KEYS.candidates, B) > client.time()[0] * 1000
 
 
@@ -86,24 +86,24 @@ def test_a_look_tells_that_the_follower_is_there(lease: Lease, client: Any) -> N
 )
 def test_what_is_not_plainly_held_becomes_a_campaign(lease: Lease, client: Any, harm: Any, verdict: str) -> None:
     harm(client)
-    assert look(lease).verdict == verdict
+    assert poll(lease).verdict == verdict
 
 
 def test_a_state_older_than_what_the_follower_knows_needs_a_campaign(lease: Lease) -> None:
     """The poll alone cannot tell what it means."""
-    assert look(lease, 2**52).token == 2**52
+    assert poll(lease, 2**52).token == 2**52
 
 
 def test_the_first_request_on_a_connection_is_a_campaign(lease: Lease, client: Any) -> None:
-    look(lease)
+    poll(lease)
     lease.channel.drop()
     client.hset(KEYS.state, "server_id", "0" * 40)
-    look(lease)
+    poll(lease)
     assert client.hget(KEYS.state, "kind") == (b"free" if commands(client) else b"lease"), "a campaign finds it lost"
 
 
-def look(lease: Lease, highest_token: int = 0, until: float | None = None) -> Answer:
-    """A look, and a campaign if that cannot tell."""
+def poll(lease: Lease, highest_token: int = 0, until: float | None = None) -> Answer:
+    """A poll, and a campaign if that cannot tell."""
     return lease.poll(B, highest_token, until) or lease.campaign(B, Preconditions(highest_token), INFO)
 
 
@@ -113,28 +113,28 @@ def nobody_waits(client: Any) -> None:
 
 
 def wait(lease: Lease, seconds: float = GENEROUS) -> tuple[Answer, dict[str, Any] | None]:
-    """A look, and the wait that begins with it."""
+    """A poll, and the wait that begins with it."""
     until = clock.now() + seconds
-    answer = look(lease, 0, until)
+    answer = poll(lease, 0, until)
     return answer, lease.wait(B, wake=True, until=until)
 
 
-def test_the_wait_begins_with_the_look(lease: Lease, client: Any) -> None:
-    look(lease)
+def test_the_wait_begins_with_the_poll(lease: Lease, client: Any) -> None:
+    poll(lease)
     client.rpush(KEYS.wake, "1")
     connection = lease.channel._connection
     assert wait(lease)[1] == {"wake": True}
     client.rpush(inbox(KEYS, B), '{"duplicate": "x"}')
     assert wait(lease)[1] == {"duplicate": "x"}
     assert wait(lease, 0.15)[1] is None, "its time is over"
-    assert look(lease).verdict == "held"
+    assert poll(lease).verdict == "held"
     assert lease.channel._connection is connection
 
 
 def test_a_wait_that_ends_too_early_is_followed_by_another(lease: Lease, client: Any) -> None:
     """The other one waits at the server, too, so that nothing is missed meanwhile."""
-    look(lease)
-    look(lease, 0, clock.now() + 0.1)
+    poll(lease)
+    poll(lease, 0, clock.now() + 0.1)
     until = clock.now() + 2 * GENEROUS
     assert lease.wait(B, wake=True, until=until) is None
     assert clock.now() < until, "it does not sit deaf at home for the rest"
@@ -145,11 +145,11 @@ def test_a_wait_that_ends_too_early_is_followed_by_another(lease: Lease, client:
 @pytest.mark.parametrize("client", SERVERS, indirect=True)
 def test_a_wait_that_began_with_a_poll_yields_to_requests(lease: Lease, client: Any) -> None:
     """Its connection is closed, because its BLPOP would take the next element."""
-    look(lease)
+    poll(lease)
     connection = lease.channel._connection
-    look(lease, 0, clock.now() + GENEROUS)
+    poll(lease, 0, clock.now() + GENEROUS)
     assert lease.wait(B, wake=True, until=clock.now() + 0.01) is None
-    assert look(lease).verdict == "held"
+    assert poll(lease).verdict == "held"
     assert lease.channel._connection is not connection
     nobody_waits(client)
     client.rpush(KEYS.wake, "0")
@@ -158,8 +158,8 @@ def test_a_wait_that_began_with_a_poll_yields_to_requests(lease: Lease, client: 
 
 @pytest.mark.parametrize("client", SERVERS, indirect=True)
 def test_any_other_request_ends_the_wait(lease: Lease, client: Any) -> None:
-    look(lease)
-    look(lease, 0, clock.now() + GENEROUS)
+    poll(lease)
+    poll(lease, 0, clock.now() + GENEROUS)
     assert lease.campaign(B, Preconditions(), INFO).verdict == "held"
     nobody_waits(client)
     client.rpush(KEYS.wake, "0")
@@ -167,7 +167,7 @@ def test_any_other_request_ends_the_wait(lease: Lease, client: Any) -> None:
 
 
 def test_a_server_that_has_forgotten_the_script_is_told_again(lease: Lease, client: Any) -> None:
-    look(lease)
+    poll(lease)
     client.script_flush()
     client.rpush(KEYS.wake, "0")
     answer, message = wait(lease, 0.5)
@@ -198,10 +198,10 @@ def test_the_first_look_eats_nothing_though_the_server_does_not_know_it(lease: L
 
 @pytest.mark.parametrize("client", SERVERS, indirect=True)
 def test_what_is_packed_while_a_wait_goes_on_leaves_it_alone(lease: Lease, client: Any) -> None:
-    look(lease)
-    look(lease, 0, clock.now() + GENEROUS)
+    poll(lease)
+    poll(lease, 0, clock.now() + GENEROUS)
     connection = lease.channel._connection
-    lease.prepare(B, Preconditions(7), INFO)
+    lease.pack(B, Preconditions(7), INFO)
     assert lease.channel._connection is connection
     client.rpush(KEYS.wake, "0")
     assert lease.wait(B, wake=True, until=clock.now() + GENEROUS) == {"wake": True}

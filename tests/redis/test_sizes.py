@@ -74,9 +74,9 @@ def test_a_huge_field_of_the_state_is_read_once(lease: Lease, client: Any, field
     lease.campaign(A, Preconditions(), INFO)
     lease.campaign(B, Preconditions(), INFO)
     client.hset(KEYS.state, field, HUGE)
-    look = lease.poll(B, 0)
-    if look:
-        assert size(look) < 1000
+    polled = lease.poll(B, 0)
+    if polled:
+        assert size(polled) < 1000
     status = lease.status()
     assert status.fencing_token < 2**53
     assert size(lease.campaign(B, Preconditions(), INFO)) < 1000

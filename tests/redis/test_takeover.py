@@ -118,7 +118,7 @@ def test_s25_a_campaign_that_claims_nothing_is_refused(lease: Lease, token: int)
 
 
 def test_s25_a_claim_need_not_name_the_version(first: Lease, lease: Lease, token: int) -> None:
-    """What the dead had sent may be executed between the look and the claim."""
+    """What the dead had sent may be executed between the poll and the claim."""
     seen = lease.campaign(B, Preconditions(), INFO)
     before = first.renew(A, token, INFO).version
     assert first.renew(A, token, INFO).version != before != seen.version
@@ -283,7 +283,7 @@ def test_s23_a_campaign_that_was_packed_before_publishes_the_process_of_now(
     lease: Lease, client: Any, token: int
 ) -> None:
     lease.campaign(B, Preconditions(), INFO)
-    lease.prepare(B, Preconditions(dead=(A, token)), INFO)
+    lease.pack(B, Preconditions(dead=(A, token)), INFO)
     lease.process = "process of B, later"
     assert claim(lease, token).verdict == "granted"
     assert process(client) == "process of B, later"

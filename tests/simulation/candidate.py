@@ -129,7 +129,7 @@ class Candidate:
         """To which server, in which of its lives."""
         self.request: Sent | None = None
         self.numbers = itertools.count(1)
-        self.looked: float | None = None
+        self.polled: float | None = None
         """When the last script ran whose answer its machine was told."""
         self._ran = 0.0
         """When the last script ran to which it has a reply."""
@@ -182,7 +182,7 @@ class Candidate:
 
     def continue_as(self, successor: Candidate) -> None:
         """Pass on what the process knows beside the state of the machine."""
-        self.successor, successor.numbers, successor.looked = successor, self.numbers, self.looked
+        self.successor, successor.numbers, successor.polled = successor, self.numbers, self.polled
         successor._undelivered, successor._deadline_of_work = self._undelivered, self._deadline_of_work
 
     def apply(self, event: machine.AnyEvent) -> None:
@@ -192,7 +192,7 @@ class Candidate:
         if isinstance(event, machine.Stop):
             self.delay = max(self.delay, event.delay)
         if isinstance(event, machine.Campaigned | machine.Renewed):
-            self.looked = self._ran
+            self.polled = self._ran
         after = self.state = world.rules.step(before, event, local, self.timing)
         world.steps += 1
         if world.history is not None and not isinstance(event, machine.Tick):

@@ -70,8 +70,8 @@ def _play(setup: Setup, faults: Sequence[Fault], world: World) -> Result:
     world.run((faults[-1].at if faults else 0.0) + timing.ttl * random.Random(setup.seed).random())
     mischief.calm()
 
-    look = max(longest_pause(candidate.timing) for candidate in world.candidates)
-    allowed = timing.ttl + timing.quarantine + look + slack(setup, world)
+    poll = max(longest_pause(candidate.timing) for candidate in world.candidates)
+    allowed = timing.ttl + timing.quarantine + poll + slack(setup, world)
     while world.now < world.troubled + allowed:
         world.run(world.troubled + allowed)  # which something belated may have put off meanwhile
     leader = next((candidate for candidate in world.candidates if candidate.leads(world.now)), None)

@@ -5,7 +5,7 @@ hardly ever undo each other, so each may be followed by its opposite. And their 
 protocol itself, a little more or less, since that is where its comparisons are.
 
 Left out on purpose, since the protocol does not promise to survive it: two opposite steps of the server's clock within
-a retry interval, between two looks of one candidate (``World.may_step``), clocks that are more than the margin wrong
+a retry interval, between two polls of one candidate (``World.may_step``), clocks that are more than the margin wrong
 over a lease, a running process that is cloned, and a replica that goes and returns between two scripts while resets of
 the counters hide its joins (``Mischief._replicas``). And a token may go back if Redis has forgotten it and its clock
 has been set back to before it, so that only the processes know it (``World.began``): who was not there cannot.

@@ -30,7 +30,7 @@ class Setup:
     silent: float
     """How likely a process is to publish nothing of itself, and to watch nobody."""
     crowd: int
-    """Of more candidates than this each looks more rarely."""
+    """Of more candidates than this each polls more rarely."""
     clones: int
     """How many machines look like each host, as if resumed from one snapshot. Each has its own processes."""
     seed: int

@@ -29,7 +29,7 @@ from .store import RedisError
 
 SNAPSHOTS = 24
 STALE = 1.05
-"""Of what a candidate takes for the pause between two looks: more than any clock here is wrong by."""
+"""Of what a candidate takes for the pause between two polls: more than any clock here is wrong by."""
 MOST_CANDIDATES = 30
 """That count at a time, about."""
 MOST_STEPS = 200_000
@@ -287,16 +287,16 @@ class World:
     def may_step(self, seconds: float) -> bool:
         """Whether the server's clock may be set now.
 
-        Excluded: two opposite steps between two looks of one candidate, which then sees a clock that was never set.
-        Whoever has not looked since the last step must look before the clock goes back, unless its last look is too old
+        Excluded: two opposite steps between two polls of one candidate, which then sees a clock that was never set.
+        Whoever has not polled since the last step must poll before the clock goes back, unless its last poll is too old
         to tell it anything.
         """
         if self._stepped is None or self._stepped[1] * seconds > 0:
             return True
         return all(
-            c.looked is None
-            or c.looked > self._stepped[0]
-            or self.now - c.looked > STALE * (longest_pause(c.timing) + c.timing.operation)
+            c.polled is None
+            or c.polled > self._stepped[0]
+            or self.now - c.polled > STALE * (longest_pause(c.timing) + c.timing.operation)
             for c in self.candidates
         )
 
@@ -313,7 +313,7 @@ class World:
 
 
 def longest_pause(timing: Timing) -> float:
-    """Seconds between two looks of a candidate, at the most."""
+    """Seconds between two polls of a candidate, at the most."""
     return pace.usual(MOST_CANDIDATES, timing)
 
 

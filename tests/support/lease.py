@@ -52,13 +52,13 @@ class Lease:
             self._requests[known] = Requests(config, candidate_id, known[2])
         return self._requests[known]
 
-    def prepare(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> Request:
+    def pack(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> Request:
         """Pack a campaign."""
         return self.requests(candidate_id, info).campaign(preconditions, self.process, info.started_at or utc_now())
 
     def campaign(self, candidate_id: str, preconditions: Preconditions, info: LeaderInfo) -> Answer:
         """Attempt once to lead."""
-        request = self.prepare(candidate_id, preconditions, info)
+        request = self.pack(candidate_id, preconditions, info)
         answer = self._confirmed(self.lease.ask(request))
         self._published = self.process
         return answer

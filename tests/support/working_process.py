@@ -139,7 +139,8 @@ def quiet_fork_in_c() -> int:
     """
     candidacy = election._candidacy
     if candidacy and (delivery := candidacy.shared.announcer.current):
-        eventually(lambda: 0.01 < now() - delivery.looked_at < 0.3 and 0.01 < now() - candidacy._worker.turned_at < 0.2)
+        worker = candidacy._worker
+        eventually(lambda: 0.01 < now() - delivery.checked_at < 0.3 and 0.01 < now() - worker.turned_at < 0.2)
     return c_forks.fork_in_c()
 
 

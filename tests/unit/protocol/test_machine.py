@@ -429,7 +429,7 @@ def follower() -> State:
 def test_s25_a_death_has_a_follower_claim_at_once(follower: State) -> None:
     assert plan(follower, 100.5) == Plan("wait", 102.0, listen=True)
     state = step(follower, HolderDied(OTHER, 1), 100.5, TIMING)
-    assert plan(state, 100.5) == Plan("campaign"), "a look would claim nothing"
+    assert plan(state, 100.5) == Plan("campaign"), "a poll would claim nothing"
     said = preconditions(state, 100.5, TIMING)
     assert (said.dead, said.expired_version) == ((OTHER, 1), "")
 

@@ -1,4 +1,4 @@
-"""How long a follower waits until it looks again, in invented time."""
+"""How long a follower waits until it polls again, in invented time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMING = Config().validate().timing  # 10 s lease, 3 s heartbeat, 2 s retry, 0.2
 RARE = 0.9 * (10 - 3)
 
 
-def look(
+def polled(
     state: State,
     at: float,
     renewed_at: float,
@@ -32,10 +32,10 @@ def look(
 
 
 def settled(candidates: int = 1000) -> State:
-    """A follower that has come at 96, looked at 98 and at 102, and will at 108.3."""
+    """A follower that has come at 96, polled at 98 and at 102, and will at 108.3."""
     state = State()
     for at, renewed_at in ((96.0, 95.5), (98.0, 97.5), (102.0, 101.5)):
-        state = look(state, at, renewed_at, candidates)
+        state = polled(state, at, renewed_at, candidates)
     return state
 
 
@@ -53,38 +53,38 @@ def settled(candidates: int = 1000) -> State:
 def test_of_many_candidates_each_looks_more_rarely(timing: Timing, candidates: int, seconds: float) -> None:
     assert usual(candidates, timing) == pytest.approx(seconds)
     if seconds > timing.retry:
-        assert seconds / timing.retry <= candidates / FULL_RATE_CANDIDATES, "together they look as often as so many"
+        assert seconds / timing.retry <= candidates / FULL_RATE_CANDIDATES, "together they poll as often as so many"
         assert seconds < timing.ttl - timing.heartbeat, "and before the end of the lease that each has seen"
 
 
 def test_a_newcomer_polls_often_and_then_more_and_more_rarely() -> None:
     """At first as one of a few candidates does."""
-    state = look(State(), 96.0, 95.5)
+    state = polled(State(), 96.0, 95.5)
     assert state.next_at == pytest.approx(98.0), "it cannot tell yet when the lease is over"
-    state = look(state, 98.0, 97.5)
+    state = polled(state, 98.0, 97.5)
     assert state.next_at == pytest.approx(102.0)
-    state = look(state, 102.0, 102.0)
+    state = polled(state, 102.0, 102.0)
     assert state.next_at == pytest.approx(102.0 + RARE), "also if it was renewed in that very millisecond"
-    assert look(state, state.next_at, 107.5, jitter=0.0).next_at == pytest.approx(102.0 + 2 * RARE), "it stays so"
+    assert polled(state, state.next_at, 107.5, jitter=0.0).next_at == pytest.approx(102.0 + 2 * RARE), "it stays so"
     assert settled(candidates=3).next_at == pytest.approx(104.0)
 
 
 def test_who_sees_a_lease_that_is_not_renewed_looks_often() -> None:
-    state = look(settled(), 108.3, 104.5)
+    state = polled(settled(), 108.3, 104.5)
     assert state.next_at == pytest.approx(110.3), "it should have been renewed"
-    state = look(state, 110.3, 110.2)
+    state = polled(state, 110.3, 110.2)
     assert state.next_at == pytest.approx(114.3), "and was"
 
 
 def test_who_was_woken_in_vain_or_could_not_ask_looks_often() -> None:
     state = step(settled(), Failed(0.0), 103.0, TIMING)
-    assert look(state, 104.0, 103.9, jitter=0.0).next_at == pytest.approx(106.0)
+    assert polled(state, 104.0, 103.9, jitter=0.0).next_at == pytest.approx(106.0)
 
 
 def test_s12_rare_polls_prove_the_end_of_a_newer_lease() -> None:
     """One that was set since the last poll."""
-    state = look(settled(), 108.3, 104.5)
-    state = look(state, 113.0, 104.5, jitter=0.0)
+    state = polled(settled(), 108.3, 104.5)
+    state = polled(state, 113.0, 104.5, jitter=0.0)
     assert state.next_at == pytest.approx(114.501), "when it ends, not a whole lease after it was seen"
     assert preconditions(state, 114.49, TIMING).expired_version == ""
     assert preconditions(state, state.next_at, TIMING).expired_version == "other:1 104.5"
@@ -92,7 +92,7 @@ def test_s12_rare_polls_prove_the_end_of_a_newer_lease() -> None:
 
 
 def test_s12_the_proof_survives_that_the_crowd_has_gone() -> None:
-    state = look(settled(), 108.3, 104.5, candidates=3)
+    state = polled(settled(), 108.3, 104.5, candidates=3)
     assert preconditions(state, 114.49, TIMING).expired_version == ""
     assert preconditions(state, 114.51, TIMING).expired_version, (
         "the long pause was planned, and says nothing against the clock"
@@ -103,7 +103,7 @@ def test_a_follower_that_cannot_trust_the_servers_clock_polls_often() -> None:
     """Although it sees the lease renewed."""
     state = State()
     for at, renewed_at in ((96.0, 95.5), (98.0, 97.5), (100.0, 99.5), (102.0, 101.5)):
-        state = look(state, at, renewed_at, took=0.12)
+        state = polled(state, at, renewed_at, took=0.12)
         assert not state.watch.steady
         assert state.next_at == pytest.approx(at - 0.12 + 2.0), "the way there takes too long for a proof"
 
@@ -113,17 +113,17 @@ def test_followers_that_poll_together_once_do_not_stay_together() -> None:
     chances = random.Random(1)
     states = []
     for _ in range(200):
-        state = look(settled(), 108.3, 108.0)  # and then it died
-        state = look(state, state.next_at, 108.0)
+        state = polled(settled(), 108.3, 108.0)  # and then it died
+        state = polled(state, state.next_at, 108.0)
         while plan(state, state.next_at).act == "poll":
-            state = look(state, state.next_at, 108.0)
-        states.append(look(state, state.next_at, state.next_at - 0.001, jitter=chances.random(), holder="next:1"))
+            state = polled(state, state.next_at, 108.0)
+        states.append(polled(state, state.next_at, state.next_at - 0.001, jitter=chances.random(), holder="next:1"))
     assert max(state.next_at for state in states) - min(state.next_at for state in states) < 2.1
     for number in range(2):
         states = [
-            look(state, state.next_at, state.next_at - 0.5 - number / 10, jitter=chances.random(), holder="next:1")
+            polled(state, state.next_at, state.next_at - 0.5 - number / 10, jitter=chances.random(), holder="next:1")
             for state in states
         ]
     due = sorted(state.next_at % RARE for state in states)
     assert max(after - before for before, after in itertools.pairwise(due)) < 1.0
-    assert due[-1] - due[0] > RARE / 2, "some look while the others wait"
+    assert due[-1] - due[0] > RARE / 2, "some poll while the others wait"

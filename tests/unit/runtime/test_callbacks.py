@@ -36,7 +36,7 @@ class Stage:
         monkeypatch.setattr(clock, "now", lambda: self.now)
         monkeypatch.setattr(callbacks, "LONGEST_UNCHECKED", 0.001)
 
-    def prepare(self) -> TermDelivery:
+    def start_threads(self) -> TermDelivery:
         self.listeners = listeners = Listeners(lambda: None)
         listeners.on_gain = [lambda token, c=callback: c() for callback in self.gain]  # type: ignore[misc]
         listeners.on_loss = [lambda token, reason: self.log.append(f"loss {reason}")]
@@ -50,11 +50,11 @@ class Stage:
             delivered=lambda token: self.delivered.set(),
         )
         self.made.append(self.term)
-        self.term.prepare()
+        self.term.start_threads()
         return self.term
 
     def start(self) -> TermDelivery:
-        self.prepare().begin(1)
+        self.start_threads().begin(1)
         return self.term
 
     def _expire(self) -> None:
@@ -136,7 +136,7 @@ def test_what_work_raises_is_told_as_such(stage: Stage, caplog: pytest.LogCaptur
         yield
         raise ValueError("when it is left")
 
-    term = stage.prepare()
+    term = stage.start_threads()
     stage.listeners.works.append(fails)
     term.begin(1)
     eventually(lambda: "entered" in stage.log)
@@ -163,7 +163,7 @@ def test_s16_the_loss_of_a_pair_alone_waits_for_its_gain(
 ) -> None:
     monkeypatch.setattr(work, "PATIENCE", 0.01)
     go = threading.Event()
-    term = stage.prepare()
+    term = stage.start_threads()
     stage.listeners.pairs += [pair(stage), pair(stage, lambda: go.wait(LONG))]
     term.begin(1)
     term.end("resigned")
@@ -177,7 +177,7 @@ def test_s16_the_loss_of_a_pair_alone_waits_for_its_gain(
 
 
 def test_s16_the_loss_of_a_pair_follows_a_gain_that_raises(stage: Stage) -> None:
-    term = stage.prepare()
+    term = stage.start_threads()
     stage.listeners.pairs.append(pair(stage, lambda: int("none")))
     term.begin(1)
     assert stage.failed.wait(LONG)
@@ -187,7 +187,7 @@ def test_s16_the_loss_of_a_pair_follows_a_gain_that_raises(stage: Stage) -> None
 
 
 def test_s16_a_pair_whose_gain_has_no_thread_has_no_loss(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    term = stage.prepare()
+    term = stage.start_threads()
     stage.listeners.pairs += [pair(stage), pair(stage)]
     monkeypatch.setattr(threading.Thread, "start", refuse(""))
     with pytest.raises(RuntimeError, match="no thread could be started for a gain callback"):
@@ -221,12 +221,12 @@ def test_s20_where_no_thread_can_be_started_nothing_is_announced(
 ) -> None:
     monkeypatch.setattr(threading.Thread, "start", refuse(which))
     with pytest.raises(RuntimeError, match="shutdown"):
-        stage.prepare()
+        stage.start_threads()
     assert stage.log == []
 
 
-def test_what_was_prepared_ends_when_there_is_no_term(stage: Stage) -> None:
-    term = stage.prepare()
+def test_what_was_started_ends_when_there_is_no_term(stage: Stage) -> None:
+    term = stage.start_threads()
     term.cancel()
     for thread in (term._watcher, term._first_gain):
         thread.join(LONG)
@@ -234,10 +234,10 @@ def test_what_was_prepared_ends_when_there_is_no_term(stage: Stage) -> None:
     assert stage.log == []
 
 
-def test_a_term_that_was_prepared_starts_no_thread_to_begin(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_term_that_was_started_starts_no_thread_to_begin(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     gained = threading.Event()
     stage.gain = [gained.set]
-    term = stage.prepare()
+    term = stage.start_threads()
     monkeypatch.setattr(threading.Thread, "start", refuse(""))
     term.begin(1)
     assert gained.wait(LONG)
@@ -247,7 +247,7 @@ def test_a_term_that_was_prepared_starts_no_thread_to_begin(stage: Stage, monkey
 
 def test_a_further_gain_callback_without_a_thread_ends_the_term(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.gain = [lambda: None, lambda: stage.log.append("gain")]
-    term = stage.prepare()
+    term = stage.start_threads()
     monkeypatch.setattr(threading.Thread, "start", refuse(""))
     with pytest.raises(RuntimeError, match="no thread could be started for a gain callback: can't start new thread"):
         term.begin(1)
@@ -310,7 +310,7 @@ def test_s17_an_end_that_is_not_noticed_does_not_make_the_watcher_spin(stage: St
         if fails:
             raise MemoryError
 
-    term = stage.prepare()
+    term = stage.start_threads()
     term._expired = expired
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks, "LONGEST_UNCHECKED", 0.2)
@@ -388,7 +388,7 @@ def test_s19_a_gain_callback_that_fails_in_a_child_ends_no_term(stage: Stage, fo
 def test_s19_a_gain_is_announced_in_no_child(stage: Stage, fork: Fork, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a term is announced other greenlets run, and so may fork."""
     stage.gain = [lambda: stage.log.append("first"), lambda: stage.log.append("second")]
-    term = stage.prepare()
+    term = stage.start_threads()
 
     def sleep(seconds: float) -> None:
         term._first_gain.join(LONG)
@@ -397,7 +397,7 @@ def test_s19_a_gain_is_announced_in_no_child(stage: Stage, fork: Fork, monkeypat
     monkeypatch.setattr(time, "sleep", sleep)
     term.begin(1)
     assert stage.log == ["first"]
-    term = stage.prepare()
+    term = stage.start_threads()
     term._pid = 0
     term.begin(2)
     assert term._calls is None

@@ -89,7 +89,7 @@ def test_a_leader_counts_from_its_gain_on_and_a_follower_never(
     advice: Diagnostics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[str] = []
-    monkeypatch.setattr(starvation, "look", lambda *, late: counted.append("late" if late else "on time"))
+    monkeypatch.setattr(starvation, "read_counts", lambda *, late: counted.append("late" if late else "on time"))
     late(advice, monkeypatch, 60.0, LEADS._replace(term=None))
     assert counted == []
     late(advice, monkeypatch, 0.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from django_leader.system import starvation
-from django_leader.system.starvation import ADVICE, Counts, Seen, cause, explain, look
+from django_leader.system.starvation import ADVICE, Counts, Seen, cause, explain, read_counts
 from tests.conftest import need
 
 LATE = 2.0
@@ -61,7 +61,7 @@ def test_the_thread_with_the_most_cpu_is_named() -> None:
 
 
 def test_where_a_thread_is_can_be_read() -> None:
-    counts = look(late=True)
+    counts = read_counts(late=True)
     need(counts, "a kernel that counts how its threads wait")
     assert counts
     place = counts.places[threading.get_native_id()]
@@ -82,9 +82,9 @@ def test_a_cpu_limit_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, t
 
 def test_where_the_kernel_does_not_count_the_advice_is_general(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starvation, "_read", lambda path: "0 0 0\n")
-    assert look(late=False) is None
+    assert read_counts(late=False) is None
     monkeypatch.setattr(starvation, "_read", Path("/nowhere").joinpath)
-    assert look(late=False) is None
+    assert read_counts(late=False) is None
     for counts in ((None, NOTHING), (NOTHING, None)):
         assert explain(counts[0], counts[1], LATE, rested=True) == ("unknown", ADVICE["unknown"])
         assert explain(counts[0], counts[1], LATE, rested=False) == ("slow", ADVICE["slow"])
