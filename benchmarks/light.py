@@ -31,7 +31,7 @@ from benchmarks.servers import Trouble
 from django_leader.protocol import machine
 from django_leader.protocol.records import utc_now
 from django_leader.protocol.requests import SERVER_TIMER, lasting
-from django_leader.protocol.scripts import FLAGS, MAY_WRITE, script
+from django_leader.protocol.scripts import FLAGS, WITH_FLAGS, script
 from django_leader.protocol.session import Leave, Send, Session, Wait
 from django_leader.protocol.template import Request
 from django_leader.runtime.hooks import Hooks
@@ -40,7 +40,7 @@ from django_leader.system.pidfd import clocks
 
 NOTHING: list[bytes] = []
 """The reply to a wait that has ended without an element."""
-SCRIPTS = (*MAY_WRITE, "post", "collect")
+SCRIPTS = (*WITH_FLAGS, "post", "collect")
 
 Life = Generator[float, Any, Any]
 """Yields the instant up to which it waits, and is sent a reply, or None when the time is over or there is news."""

@@ -39,7 +39,7 @@ from typing import NamedTuple
 from .config import margin_of
 from .records import Answer
 
-GRAIN = 0.001
+RESOLUTION = 0.001
 """Seconds by which a time that the server told may be too early, because it tells whole milliseconds."""
 STATES = ("granted", "renewed", "held", "expired", "quarantined")
 """The verdicts whose answer says what is left of the state."""
@@ -72,7 +72,7 @@ class ExpiryProof(NamedTuple):
         ``poll_interval``: seconds from the sending of one poll to the answer of the next, at most. An older observation
         proves nothing.
         """
-        observation = Observation(asked_at, answer.at, answer.at - now, answer.at + GRAIN - asked_at)
+        observation = Observation(asked_at, answer.at, answer.at - now, answer.at + RESOLUTION - asked_at)
         if answer.version == self.version:
             return self._replace(observation=observation)
         before = self.observation if self.observation and now - self.observation.asked_at <= poll_interval else None

@@ -39,7 +39,7 @@ from .records import Answer
 
 DELAY = "delay:"
 """The beginning of the version of such a state."""
-GRAIN = 0.001
+RESOLUTION = 0.001
 """Seconds to which the published clocks are rounded."""
 SAME_BOOT = 1.0
 """Seconds by which two readings of the wall time of one boot may differ. That time changes only when the wall clock is
@@ -81,7 +81,7 @@ def held_since(answer: Answer, here: Clocks) -> float | None:
     there = Clocks.from_text(answer.process) if held else None
     if there is None:
         return None
-    one_boot = there.boot == here.boot != "" and there.at <= here.at + GRAIN
+    one_boot = there.boot == here.boot != "" and there.at <= here.at + RESOLUTION
     if one_boot and abs((there.wall - there.at) - (here.wall - here.at)) <= SAME_BOOT:
         return there.at
     elapsed = [answer.duration - answer.remaining, here.wall - there.wall]

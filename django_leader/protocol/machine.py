@@ -78,7 +78,7 @@ FIRST_BACKOFF = 0.05
 """Seconds after the first failure until the next request. They double with each further failure, up to the retry
 interval."""
 
-SECOND_CHANCE = 0.01
+SECOND_WAKE_UP = 0.01
 """Seconds for which a leader that leaves waits after it has woken a follower, before it wakes another one: several
 times what a hand-over takes."""
 
@@ -275,7 +275,7 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
             return state._replace(ended=ended if ended.owes_release else None)
         case Released() if known:
             # A release with a delay wakes no follower, so none has to be woken once more.
-            return state._replace(ended=None, leave_at=state.leave_at if state.delay else now + SECOND_CHANCE)
+            return state._replace(ended=None, leave_at=state.leave_at if state.delay else now + SECOND_WAKE_UP)
         case Stop(delay):
             return _stop(state._replace(stopping=True, delay=max(state.delay, delay)), now)
     return state

@@ -28,9 +28,9 @@ SERVER_TIMER = 0.1
 """Seconds by which a blocking command may end late: Redis checks its clients ten times a second (``hz 10``)."""
 LONGEST_WAIT = 3600.0
 """Seconds for which a command blocks, at most."""
-YIELD = 0.003
-"""Seconds for which a process that has released its lease leaves the processors to the candidate that it has woken. On
-two processors a hand-over was measured to take a sixth longer without it."""
+REPLY_PAUSE = 0.003
+"""Seconds after a release until its reply is read. Meanwhile the process leaves the processors to the candidate that it
+has woken. On two processors a hand-over was measured to take a sixth longer without it."""
 MOST_EVENTS = 2000
 """Events of the history that are read, at most. The scripts keep a thousand, and up to a hundred more."""
 MOST_MESSAGES = 100
@@ -123,7 +123,7 @@ class Requests:
         version = version if version.startswith("reclaimed:") else ""
         milliseconds = math.ceil(min(delay, LONGEST_DURATION) * 1000)
         words = *self._who(highest_token), token, reason, int(leave), milliseconds, version, clocks
-        pause = YIELD if token and not delay else 0.0
+        pause = REPLY_PAUSE if token and not delay else 0.0
         template = self._kept(
             "release", words, lambda: script("release", self._keys, words, replies.released, (NOT_AFTER,), pause=pause)
         )

@@ -29,7 +29,8 @@ SOURCES = {
     for file in (files(__package__) / "lua").iterdir()  # no path: the package may lie in a zip
 }
 STATE_SCRIPTS = ("campaign", "reclaim", "release")
-MAY_WRITE = (*STATE_SCRIPTS, "renew", "poll")
+WITH_FLAGS = (*STATE_SCRIPTS, "renew", "poll")
+"""Scripts that are sent with ``FLAGS``, so that a heartbeat is not refused because the memory of the server is full."""
 FLAGS = "#!lua flags=allow-oom\n"
 NOT_UNDERSTOOD = "near '#'"
 """A part of the error of every server that does not know ``FLAGS``."""

@@ -37,7 +37,7 @@ from .records import Answer, Preconditions
 from .requests import SERVER_TIMER, Requests
 from .template import Request
 
-QUEUE = 32
+WAITING_FOLLOWERS = 32
 """About how many followers wait for a wake-up at a time. After each poll it is drawn anew which ones. Some servers need
 a time that grows with the square of their number to wake one of them: 5 ms for 1,000, 0.1 s for 3,000."""
 
@@ -131,7 +131,7 @@ class Session:
         """The server's time before which a release that came too late must be executed when it is sent again."""
         self._releasing = False
         """Whether the last request was a release."""
-        self._polled = self._left = False
+        self._polled = self._told_to_leave = False
 
     def next(self, now: float, connection: object) -> Send | Wait | Leave:
         """Return what to do now. Local.
@@ -160,9 +160,9 @@ class Session:
         if term := state.term or state.pending:
             return Send(self._renewal(state, term.token, preconditions, checked=checked))
         # It leaves. A server that does not answer, or was never asked, need not be told.
-        if self._left or state.failures or not state.watch.observation:
+        if self._told_to_leave or state.failures or not state.watch.observation:
             return Leave()
-        self._left = True
+        self._told_to_leave = True
         return Send(self.requests.release(0, "", preconditions, leave=True), alone=True)
 
     def reply(self, request: Request, reply: Any, now: float, connection: object) -> None:
@@ -218,7 +218,7 @@ class Session:
         if name in NAMES:
             self.errands.failed()
             return False
-        if name == "release" and self._left:
+        if name == "release" and self._told_to_leave:
             return False
         if error:
             self._observer.failed(error)
@@ -304,17 +304,17 @@ class Session:
     def _released(self, meaning: bool | Answer, now: float) -> None:
         ended = self._shared.state.ended
         left = ended.term.deadline - now if ended else 0.0
-        if isinstance(meaning, Answer) and ended and not (self._left or self._release_by) and left > 0:
+        if isinstance(meaning, Answer) and ended and not (self._told_to_leave or self._release_by) and left > 0:
             # The request was executed before now, so at the deadline the server's clock shows this or more.
             self._release_by = meaning.at + left
             return
         self._release_by = 0.0
-        if not self._left:
+        if not self._told_to_leave:
             self._shared.apply(machine.Released())
 
     def _queues(self, state: machine.State) -> bool:
         """Return whether to wait for a wake-up, too, until the next poll. Drawn at random."""
-        return self._random() * state.candidates < QUEUE
+        return self._random() * state.candidates < WAITING_FOLLOWERS
 
 
 def _over_before(state: machine.State, until: float) -> bool:

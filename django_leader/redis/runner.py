@@ -34,7 +34,7 @@ from typing import Any
 from redis.exceptions import NoScriptError
 
 from django_leader.exceptions import RedisUnavailable
-from django_leader.protocol.scripts import FLAGS, MAY_WRITE, NOT_UNDERSTOOD, Script, script
+from django_leader.protocol.scripts import FLAGS, NOT_UNDERSTOOD, WITH_FLAGS, Script, script
 from django_leader.protocol.template import Request, garbled
 
 from .channel import Channel, ConnectionClosed
@@ -103,10 +103,10 @@ class Runner:
 
     def _script(self, name: str) -> Script:
         """Return the script in the form that the server is known to accept."""
-        return script(name, self._flags if name in MAY_WRITE else "")
+        return script(name, self._flags if name in WITH_FLAGS else "")
 
     def _understand(self, error: RedisUnavailable, name: str) -> None:
         """Do without ``FLAGS`` from now on if the server has not understood these. Otherwise raise ``error``."""
-        if not self._flags or name not in MAY_WRITE or NOT_UNDERSTOOD not in str(error):
+        if not self._flags or name not in WITH_FLAGS or NOT_UNDERSTOOD not in str(error):
             raise error
         self._flags = ""

@@ -18,7 +18,7 @@ from django_leader import Config, LeaderElection, RedisUnavailable
 from django_leader.exceptions import LeaderError
 from django_leader.protocol.config import inbox
 from django_leader.protocol.records import LeaderInfo, Preconditions
-from django_leader.protocol.scripts import FLAGS, MAY_WRITE, SOURCES, script
+from django_leader.protocol.scripts import FLAGS, SOURCES, WITH_FLAGS, script
 from django_leader.redis.channel import Channel
 from django_leader.redis.connector import connector
 from django_leader.system import clock
@@ -72,7 +72,7 @@ def lease(proxy: Proxy, some_server: RedisServer) -> Iterator[Lease]:
     waker = Waker()
     made = Lease(connector(redis.Redis(port=proxy.port).connection_pool), CONFIG, waker)
     for name in SOURCES.keys() - {"state"}:
-        flags = FLAGS if some_server.major >= 7 and name in MAY_WRITE else ""
+        flags = FLAGS if some_server.major >= 7 and name in WITH_FLAGS else ""
         some_server.client().script_load(script(name, flags).source)
     yield made
     made.channel.drop()

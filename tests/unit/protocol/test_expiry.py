@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_leader.protocol.expiry import GRAIN, ExpiryProof
+from django_leader.protocol.expiry import RESOLUTION, ExpiryProof
 from django_leader.protocol.records import Answer
 
 MARGIN = 0.2
@@ -125,7 +125,9 @@ def test_what_was_proved_once_stays_proved() -> None:
 
 
 def test_the_servers_time_is_told_at_the_latest() -> None:
-    assert watched((100.0, polled("a", 5000.0, 9.0))).server_time(103.0, upper=True) == pytest.approx(5003.0 + GRAIN)
+    assert watched((100.0, polled("a", 5000.0, 9.0))).server_time(103.0, upper=True) == pytest.approx(
+        5003.0 + RESOLUTION
+    )
     assert watched((100.0, polled("a", 5000.0, 9.0))).server_time(103.0, upper=False) == pytest.approx(5003.0 - 0.002)
 
 
@@ -151,7 +153,7 @@ def play(history: Iterable[tuple[str, float, float, float, float]]) -> None:
             answer = answer._replace(remaining=until - answer.at)
             watch, stepped = watch.observe(now, answer, now + took, PAUSE), False
             now += took
-            assert watch.expires_at >= set_at + SPAN - MARGIN / 2 - 2 * GRAIN
+            assert watch.expires_at >= set_at + SPAN - MARGIN / 2 - 2 * RESOLUTION
 
 
 Step = st.tuples(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from django_leader.protocol.config import Config, Timing
 from django_leader.protocol.machine import (
-    SECOND_CHANCE,
+    SECOND_WAKE_UP,
     AnyEvent,
     Campaigned,
     DeadlineObserved,
@@ -211,8 +211,8 @@ def test_a_stop_ends_the_term_then_releases_then_leaves() -> None:
     state = step(state, Delivered(1), 101.0, TIMING)
     assert plan(state, 101.0) == Plan("release")
     state = step(state, Released(), 101.0, TIMING)
-    assert plan(state, 101.0) == Plan("wait", 101.0 + SECOND_CHANCE), "it has woken a follower, which may be frozen"
-    assert plan(state, 101.0 + SECOND_CHANCE) == Plan("leave")
+    assert plan(state, 101.0) == Plan("wait", 101.0 + SECOND_WAKE_UP), "it has woken a follower, which may be frozen"
+    assert plan(state, 101.0 + SECOND_WAKE_UP) == Plan("leave")
 
 
 def test_after_a_release_with_a_delay_it_leaves_at_once() -> None:

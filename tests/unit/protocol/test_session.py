@@ -13,7 +13,7 @@ from django_leader.protocol.config import Config, ValidConfig
 from django_leader.protocol.errands import MOST
 from django_leader.protocol.hold import Clocks
 from django_leader.protocol.records import Answer
-from django_leader.protocol.session import QUEUE, Leave, Send, Session, Wait
+from django_leader.protocol.session import WAITING_FOLLOWERS, Leave, Send, Session, Wait
 from django_leader.protocol.template import GarbledReply, Request
 
 ME, OTHER = "me:0123456789abcdef", "other:0123456789abcdef"
@@ -242,7 +242,7 @@ def test_s08_a_release_refused_as_late_is_sent_again_while_the_lease_lasts(left:
         assert words(request)[5] == b"%013d" % (5_000_000 + left * 1000), "until the end of the lease, by that clock"
         driver.reply(request, b"1\nreleased")
     assert driver.state.ended is None
-    driver.now += machine.SECOND_CHANCE
+    driver.now += machine.SECOND_WAKE_UP
     assert words(driver.asks("release"))[6] == b"0", "and then it leaves"
 
 
@@ -252,7 +252,7 @@ def test_a_release_that_failed_is_over_and_the_candidate_leaves() -> None:
     driver.lead()
     driver.stop()
     assert driver.session.failed(driver.asks("release")) is True
-    driver.now += machine.SECOND_CHANCE
+    driver.now += machine.SECOND_WAKE_UP
     assert isinstance(driver.next(), Leave), "a server that does not answer is told nothing more"
 
 
@@ -339,7 +339,8 @@ def test_a_death_in_the_answer_is_followed_by_a_claim() -> None:
 
 
 @pytest.mark.parametrize(
-    ("candidates", "drawn", "waits"), [(2, 0.999, True), (QUEUE, 0.999, True), (1000, 0.0, True), (1000, 0.5, False)]
+    ("candidates", "drawn", "waits"),
+    [(2, 0.999, True), (WAITING_FOLLOWERS, 0.999, True), (1000, 0.0, True), (1000, 0.5, False)],
 )
 def test_of_many_followers_only_some_wait_for_a_wake_up(candidates: int, drawn: float, waits: bool) -> None:
     driver = Driver()
