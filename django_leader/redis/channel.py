@@ -130,10 +130,10 @@ class Channel:
             elif until >= self._wait_reply_due:
                 patience = until + 2 * SERVER_TIMER
             assert self._connection
+            check(self._pid)  # a greenlet may have forked meanwhile, and a reply that is there is read at once
             if not self._readable(patience):
                 self._detach()
                 return None
-            check(self._pid)  # a reply that was there at once was not waited for, and is the parent's
             reply, due, self._wait_reply_due = (
                 self._connection.read_response(disable_decoding=True),
                 self._wait_reply_due,

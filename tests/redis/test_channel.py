@@ -19,12 +19,13 @@ from redis.connection import Connection
 from django_leader import Config, LeaderElection, RedisUnavailable
 from django_leader.protocol.records import Preconditions, utc_now
 from django_leader.protocol.requests import Requests
+from django_leader.redis import channel as module
 from django_leader.redis.channel import Channel, ConnectionClosed
 from django_leader.redis.connector import connector
 from django_leader.redis.lease import Lease
 from django_leader.system import clock
 from django_leader.system.forks import Forked
-from django_leader.system.waker import Waker
+from django_leader.system.waker import Waker, readable
 from tests.support.lease import blpop, call
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -102,14 +103,14 @@ def test_s06_a_fork_before_a_wait_whose_reply_is_there_is_seen(
     """The greenlet of another thread may fork while this one sends."""
     call(channel, "PING")
     some_server.client().rpush("wake", "0")
-    wait = channel._readable
+    send = module._send
 
-    def forks_meanwhile(until: float) -> bool:
-        assert wait(until)
+    def forks_meanwhile(connection: Any, packed: bytes) -> None:
+        send(connection, packed)
+        assert readable([connection._sock.fileno()], GENEROUS)
         fork()
-        return True
 
-    monkeypatch.setattr(channel, "_readable", forks_meanwhile)
+    monkeypatch.setattr(module, "_send", forks_meanwhile)
     with copy(channel) as parent:
         with pytest.raises(Forked):
             channel.wait(blpop("wake"), clock.now() + GENEROUS)
