@@ -64,7 +64,8 @@ class Channel:
         self._pid, self._if_denied = os.getpid(), if_denied
         self._connect, self._timeout, self._waker = connect, timeout, waker
         self._connection: Connection | None = None
-        self._connected_times = 0
+        self.number = 0
+        """Of the connection, which grows with each new one."""
         self._detached: Connection | None = None
         self._answered = False
         """Whether the connection has given a reply. A connection that is closed before cannot be used at all."""
@@ -160,7 +161,7 @@ class Channel:
     @property
     def connection(self) -> int | None:
         """The number of the connection on which the next call leaves; None if that makes a new one. Local."""
-        return self._connected_times if self._wait_reply_due is None and self.connected else None
+        return self.number if self._wait_reply_due is None and self.connected else None
 
     def drop(self) -> None:
         """Close the connection. The next call makes a new one."""
@@ -221,7 +222,7 @@ class Channel:
             self._detach()
         if not self.connected:
             self.drop()
-            self._connection, self._connected_times = self._connect(self._timeout), self._connected_times + 1
+            self._connection, self.number = self._connect(self._timeout), self.number + 1
             try:
                 self._connection.connect()  # type: ignore[no-untyped-call]
             except EXPECTED:

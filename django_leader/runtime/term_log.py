@@ -33,13 +33,13 @@ class TermLog:
     def gained(self, token: int) -> None:
         """Add that a term has begun now. Local."""
         at, who = utc_now(), self.about["instance"]
-        self._add(logging.INFO, "leader, with token %d (%s, since %s)", token, who, _shown(at), token=token, at=at)
+        self._add(logging.INFO, "leader, with token %d (%s, since %s)", token, who, at, token=token, at=at)
 
     def lost(self, token: int, reason: str, ended_at: float) -> None:
         """Add that the term ended at the instant ``ended_at`` on the boot clock. Local."""
         at, who = utc_now() - timedelta(seconds=clock.now() - ended_at), self.about["instance"]
         more = {"token": token, "at": at, "reason": reason}
-        self._add(logging.INFO, "lost leadership: %s (%s, token %d, at %s)", reason, who, token, _shown(at), **more)
+        self._add(logging.INFO, "lost leadership: %s (%s, token %d, at %s)", reason, who, token, at, **more)
 
     def cannot_lead(self, error: BaseException) -> None:
         """Add that a term cannot be announced. Local."""
@@ -60,7 +60,8 @@ class TermLog:
         with suppress(IndexError):  # until none is left
             while True:
                 level, text, args, extra = self._lines.popleft()
-                log(level, text, *args, extra=extra)
+                # Formatted here, because the next leader waits for the release that follows the loss.
+                log(level, text, *(_shown(arg) if isinstance(arg, datetime) else arg for arg in args), extra=extra)
 
     def _add(self, level: int, text: str, *args: Any, **more: Any) -> None:
         self._lines.append((level, f"%s: {text}", (self._label, *args), self.about | more))

@@ -174,7 +174,7 @@ class Worker:
             if todo.alone:
                 self.lease.channel.cancel_wait()
             reply = self.lease.send(request, todo.wait, todo.until)
-            self.session.reply(request, reply, clock.now(), self.lease.channel.connection)
+            self.session.reply(request, reply, clock.now(), self.lease.channel.number)
         except RedisUnavailable as error:
             self.lease.channel.drop()  # it may be a garbled reply
             self.session.failed(request, error, closed=isinstance(error, ConnectionClosed))
@@ -189,7 +189,7 @@ class Worker:
             return todo.until - clock.now()
         try:
             element = self.lease.wait(todo.at_redis, todo.until, exact=todo.exact)
-            self.session.reply(todo.at_redis, element, clock.now(), self.lease.channel.connection)
+            self.session.reply(todo.at_redis, element, clock.now(), self.lease.channel.number)
         except RedisUnavailable as error:
             if not self._shared.state.blpop_refused:
                 self._hooks.wait_refused(error)
