@@ -40,7 +40,9 @@ settings.configure(
     TEST_NON_SERIALIZED_APPS=[],
 )
 from django.core.management import execute_from_command_line
-execute_from_command_line(["manage.py", *sys.argv[1:]])
+for line in sys.argv[1:]:
+    print(f"\\n$ {line}", flush=True)
+    execute_from_command_line(["manage.py", *line.split()])
 """
 TESTS = """
 from django.apps import apps
@@ -149,29 +151,37 @@ def test_a_project_with_two_databases_migrates_dumps_flushes_and_rolls_back(tmp_
     (tmp_path / "test_rollback.py").write_text(TESTS)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO"))}
 
-    def manage(*arguments: str) -> str:
+    def manage(*lines: str) -> dict[str, str]:
+        """What each of the commands printed. One process runs them all."""
         done = subprocess.run(
-            [sys.executable, "-W", "error", "project.py", *arguments],
+            [sys.executable, "-W", "error", "project.py", *lines],
             cwd=tmp_path,
             env={**clean, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout
+        printed = [part.partition("\n") for part in done.stdout.split("\n$ ")[1:]]
+        assert [line for line, _, _ in printed] == [*lines]
+        return {line: text for line, _, text in printed}
 
     for database in ("default", "other"):
-        manage("migrate", "--verbosity", "0", "--database", database)
-        assert "django_leader" in manage("dumpdata", "--all", "--database", database, "contenttypes")
-        assert "django_leader.runtime.election" not in manage("dumpdata", "--database", database)
-        assert "django_leader" not in manage("sqlflush", "--database", database)
-        manage("flush", "--no-input", "--verbosity", "0", "--database", database)
-        manage("inspectdb", "--database", database)
-        manage("check", "--database", database)
-    manage("sqlsequencereset", "django_leader")
-    manage("remove_stale_contenttypes", "--no-input", "--include-stale-apps")
-    assert "Ran 2 tests" in manage("test", "--no-input")
+        printed = manage(
+            f"migrate --verbosity 0 --database {database}",
+            f"dumpdata --all --database {database} contenttypes",
+            f"dumpdata --database {database}",
+            f"sqlflush --database {database}",
+            f"flush --no-input --verbosity 0 --database {database}",
+            f"inspectdb --database {database}",
+            f"check --database {database}",
+        )
+        assert "django_leader" in printed[f"dumpdata --all --database {database} contenttypes"]
+        assert "django_leader.runtime.election" not in printed[f"dumpdata --database {database}"]
+        assert "django_leader" not in printed[f"sqlflush --database {database}"]
+    manage("sqlsequencereset django_leader", "remove_stale_contenttypes --no-input --include-stale-apps")
+    assert "Ran 2 tests" in manage("test --no-input")["test --no-input"]
 
 
 def test_a_project_that_has_the_first_model_needs_no_migration() -> None:
