@@ -10,9 +10,12 @@ import pytest
 from django_leader.protocol.config import Config, inbox
 from django_leader.protocol.records import Answer, LeaderInfo, Preconditions
 from django_leader.protocol.requests import lasting
+from django_leader.protocol.session import Send
+from django_leader.redis.channel import ConnectionClosed
 from django_leader.redis.connector import Connect
 from django_leader.system import clock
 from django_leader.system.waker import Waker
+from tests.support.driven import Driven
 from tests.support.lease import Lease, blpop
 from tests.support.servers import GENEROUS, SERVERS, eventually
 
@@ -89,17 +92,41 @@ def test_what_is_not_plainly_held_becomes_a_campaign(lease: Lease, client: Any, 
     assert poll(lease).verdict == verdict
 
 
-def test_a_state_older_than_what_the_follower_knows_needs_a_campaign(lease: Lease) -> None:
+@pytest.fixture
+def follower(lease: Lease) -> Driven:
+    """B, by its session, which polls after its first campaign."""
+    driven = Driven(lease.lease, CONFIG, B)
+    assert driven.due()[0] == "campaign"
+    while driven.due() != ["poll"]:  # fakeredis refuses the question for its configuration, which costs a connection
+        assert driven.sent == ["campaign"]
+    return driven
+
+
+def test_a_state_older_than_what_the_follower_knows_needs_a_campaign(follower: Driven) -> None:
     """The poll alone cannot tell what it means."""
-    assert poll(lease, 2**52).token == 2**52
+    follower.state = follower.state._replace(highest_token=2**52)
+    assert follower.due() == ["poll", "campaign"]
+    assert follower.state.highest_token == 2**52
 
 
-def test_the_first_request_on_a_connection_is_a_campaign(lease: Lease, client: Any) -> None:
-    poll(lease)
-    lease.channel.drop()
+def test_the_first_request_on_a_connection_is_a_campaign(follower: Driven, client: Any) -> None:
+    follower.lease.channel.drop()
     client.hset(KEYS.state, "server_id", "0" * 40)
-    poll(lease)
+    assert follower.due()[0] == "campaign"
     assert client.hget(KEYS.state, "kind") == (b"free" if commands(client) else b"lease"), "a campaign finds it lost"
+
+
+@pytest.mark.parametrize("client", SERVERS, indirect=True)
+def test_a_connection_that_ends_unseen_needs_a_campaign(follower: Driven, client: Any) -> None:
+    """As when the server restarts right before the poll: the request fails, and nothing is known to be wrong."""
+    poll = follower.session.next(follower.state.next_at, follower.lease.channel.connection)
+    assert isinstance(poll, Send)
+    client.client_kill_filter(_type="normal", skipme=True)
+    eventually(lambda: follower.lease.channel.connection is None)
+    with pytest.raises(ConnectionClosed):
+        follower.lease.send(poll.request)
+    follower.session.failed(poll.request, closed=True)
+    assert follower.due()[0] == "campaign"
 
 
 def poll(lease: Lease, highest_token: int = 0, until: float | None = None) -> Answer:
@@ -190,7 +217,7 @@ def test_a_leader_hears_by_its_heartbeat_of_what_is_in_its_inbox(lease: Lease, c
 
 
 @pytest.mark.parametrize("client", SERVERS, indirect=True)
-def test_the_first_look_eats_nothing_though_the_server_does_not_know_it(lease: Lease, client: Any) -> None:
+def test_the_first_poll_eats_nothing_though_the_server_does_not_know_it(lease: Lease, client: Any) -> None:
     client.script_flush()
     client.rpush(inbox(KEYS, B), '{"duplicate": "x"}')
     assert wait(lease)[1] == {"duplicate": "x"}
