@@ -139,6 +139,8 @@ class Sigterm:
 
     def _handle(self, previous: Any, number: int, frame: FrameType | None) -> Any:
         ours = self._pid == os.getpid()  # if not, this is the child of a fork in C, which runs no hook
+        # Before anything is asked for, because a second signal may come meanwhile, and ends the process at once.
+        again, self._ending = self._ending, self._ending or (ours and not callable(previous))
         with _Shielded() as thread:
             if ours:
                 self._wakeup.handled()
@@ -153,9 +155,8 @@ class Sigterm:
                 finally:
                     if ours and isinstance(_thread.start_new_thread, BuiltinFunctionType):
                         self._survived(self._pid, DRAINS)
-            if not ours or self._ending:
+            if not ours or again:
                 return _end()
-            self._ending = True
             if not self._waits_here():
                 with suppress(RuntimeError):  # no thread can be started: end at once
                     _thread.start_new_thread(self._wait, (os.getpid(),))

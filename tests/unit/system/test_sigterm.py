@@ -58,6 +58,27 @@ def test_nothing_of_ours_keeps_the_handler_of_before_from_being_called() -> None
     assert called == [signal.SIGTERM]
 
 
+def test_a_second_signal_ends_the_process_while_the_first_still_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def ask() -> None:
+        seen.append("asks")
+        if len(seen) == 1:
+            signal.raise_signal(signal.SIGTERM)
+            seen.append("goes on")
+
+    monkeypatch.setattr(module, "_end", lambda: seen.append("ends"))
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        sigterm = Sigterm(ask=ask, busy=lambda: True, here=lambda: False)
+        sigterm.chain()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen[:4] == ["asks", "asks", "ends", "goes on"], "the second one does not wait"
+
+
 class Reload(Exception):
     """What a handler may raise into the loop of its program, which goes on with it."""
 
