@@ -166,7 +166,8 @@ class Light:
         while True:
             if self.state.phase != "following":  # what it waits for may have run out
                 self.apply(machine.Tick())
-            match self._session.next(clock.now(), self._sock):
+            # A request behind a wait whose reply is due leaves on a new connection.
+            match self._session.next(clock.now(), None if self._wait_reply_due is not None else self._sock):
                 case Send() as todo:
                     yield from self._send(todo)
                 case Wait(at_redis=Request() as request) as todo:

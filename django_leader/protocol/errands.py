@@ -5,8 +5,8 @@ it fails, nothing follows from that.
 
 - The server is asked for a part of its configuration at the beginning and after each outage, because it may be another
   server then.
-- A follower compares its project with the leader's. It asks, and not the leader, because of two projects the one that
-  comes second follows the other. If they differ, it tells the leader by a message.
+- A follower compares its project with the leader's. The follower asks, because the project that starts second is the
+  one that follows. If the two differ, it tells the leader by a message.
 - Each candidate has an inbox, a list at Redis. The answer to a request says whether there is something in it. A
   candidate that sees another one with its own instance id writes to that one, which answers once.
 """
@@ -22,7 +22,7 @@ from .template import Request
 
 NAMES = ("INFO", "status", "post", "collect")
 """The requests that are errands."""
-MOST = 100
+MAX_ERRANDS = 100
 """Errands that wait at a time. Any program that writes to Redis can cause some."""
 
 
@@ -64,7 +64,7 @@ class Errands:
         return self._todo.popleft() if self._todo else None
 
     def answered(self, answer: Answer, *, after_outage: bool) -> None:
-        """Note what the answer to a campaign, a poll or a renewal says of messages. Local."""
+        """Note what the answer to a campaign, a poll or a renewal says of messages, and the end of an outage. Local."""
         if after_outage:
             self._asked_server = False
         if answer.duplicate:
@@ -110,5 +110,5 @@ class Errands:
             self._later(self._requests.post(leader, {"project": self._projects[0]}))
 
     def _later(self, request: Request) -> None:
-        if len(self._todo) < MOST:
+        if len(self._todo) < MAX_ERRANDS:
             self._todo.append(request)

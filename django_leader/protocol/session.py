@@ -10,8 +10,8 @@ the simulation and the benchmark's light candidates drive this very session. So 
 
 - At most one request is under way. Its instant counts from ``next``, which is before it leaves.
 - A healthy leader sends one lean renewal per heartbeat, and a healthy follower one poll per retry interval. Neither
-  checks which server answers, so both are sent only on the connection on which a campaign or a reclaim, which do, was
-  answered last. These take their place on any other connection, and when the lean request could not tell.
+  checks which server answers; a campaign and a reclaim do. So a lean request leaves only on the connection on which one
+  of these was answered last. Otherwise, and when a lean request could not tell, the full request is sent.
 - A grant or a renewal that replicas must confirm is told to the machine only when ``WAIT``, which follows on the same
   connection, says that enough of them have it.
 - A release that the server found too late is sent once more if the lease still lasts. Either the request was slow, or
@@ -121,7 +121,7 @@ class Session:
         this process does not let another candidate take over."""
         self._published = ""
         self._checked: object = None
-        """The connection on which a request that checks which server answers was answered last."""
+        """The connection on which a campaign or a reclaim was answered last."""
         self._since = wall()
         """When the term began, as it is published; before that, when the last campaign left."""
         self._asked_at = 0.0
@@ -173,6 +173,8 @@ class Session:
         meaning, name = request.read(reply), request.template.name
         match name:
             case "campaign" | "reclaim":
+                # A server that is new may not know the poll's script: the next poll leaves without a wait behind it.
+                self._polled = self._polled and connection == self._checked
                 self._published, self._checked = self.process, connection
                 self._answered(name, meaning)
             case "poll" | "renew":

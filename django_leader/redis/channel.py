@@ -65,7 +65,7 @@ class Channel:
         self._connect, self._timeout, self._waker = connect, timeout, waker
         self._connection: Connection | None = None
         self.number = 0
-        """Of the connection, which grows with each new one."""
+        """The number of the connection. Each new connection has a higher one."""
         self._detached: Connection | None = None
         self._answered = False
         """Whether the connection has given a reply. A connection that is closed before cannot be used at all."""
@@ -141,6 +141,7 @@ class Channel:
                 None,
             )
             self._answered = True
+            check(self._pid)  # before the reply is acted on: see ``forks``
         except BaseException as error:
             raise self._failure(error) from None
         if reply is None:

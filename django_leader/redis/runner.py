@@ -20,9 +20,9 @@ NOT guaranteed here: that a request which raised was not executed. Each script d
   - collect: the messages that the first has taken are lost with its reply, as they are without a second one.
   - status, history and INFO only read.
 
-  A renewal or a poll is sent only on the connection of the last reply, because a new one may lead to another server.
-  reclaim or campaign, which check that, are sent instead. ``WAIT`` is never sent on another connection, because there
-  it would count replicas that do not have the grant.
+  A renewal or a poll is sent only on a connection that is open already, and the session chooses which, because a new
+  one may lead to another server. reclaim or campaign, which check that, are sent instead. ``WAIT`` is never sent on
+  another connection, because there it would count replicas that do not have the grant.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Runner:
         """Send a request, and behind it a ``wait`` until the instant ``until``. Return its reply.
 
         The reply to a script is known to be its own. One round trip, up to two more if the server does not know the
-        script. Raise ``RedisUnavailable``; it is ``ConnectionClosed`` if the connection was closed meanwhile, and the
+        script. A ``wait`` and a script that the server does not know do not go together: nothing can be sent behind the
+        wait. Raise ``RedisUnavailable``; it is ``ConnectionClosed`` if the connection was closed meanwhile, and the
         request may not be sent on another.
         """
         template = request.template

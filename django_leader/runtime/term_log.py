@@ -60,7 +60,7 @@ class TermLog:
         with suppress(IndexError):  # until none is left
             while True:
                 level, text, args, extra = self._lines.popleft()
-                # Formatted here, because the next leader waits for the release that follows the loss.
+                # Format here, not in ``lost``: the release, for which the next leader waits, is sent after ``lost``.
                 log(level, text, *(_shown(arg) if isinstance(arg, datetime) else arg for arg in args), extra=extra)
 
     def _add(self, level: int, text: str, *args: Any, **more: Any) -> None:

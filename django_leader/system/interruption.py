@@ -1,7 +1,8 @@
 """The interruption of a thread by ``LeadershipLost``: in the guarded bodies that it runs, and never in our own code.
 
 NOT guaranteed here: that a body ends, or when. Code in C that does not come back to Python gets the exception late.
-Code that swallows ``BaseException``, or has replaced our SIGINT handler by its own, is not ended at all.
+Code that swallows ``BaseException``, or has replaced our SIGINT handler by its own, is not ended at all. Where threads
+are greenlets, a body is interrupted only when it comes back from our code: the system knows no thread to interrupt.
 
 - Bodies may be nested. Each has a ``Scope``. A body that is *due* must end, and with it the bodies inside it. So the
   exception is raised in the innermost body, and raised again in the next one, until it has been raised in the body that
@@ -9,8 +10,8 @@ Code that swallows ``BaseException``, or has replaced our SIGINT handler by its 
 - Our own code runs behind a shield (``shielded``). If a body becomes due meanwhile, the exception is raised when the
   thread leaves the shield.
 - The main thread is interrupted by SIGINT, which ends even a blocking system call. The handler checks whether there is
-  a shield. A signal that arrives just before such a call does not end it (see ``wakeup``). So whoever interrupts calls
-  ``repeat`` until the body has ended, which sends the signal again if its handler has not run.
+  a shield. A signal that arrives just before such a call does not end it (see ``wakeup``). So the interrupting thread
+  calls ``repeat`` until the body has ended, which sends the signal again if its handler has not run.
 - In another thread Python raises the exception when that thread runs again. The exception is sent under a lock, and
   only while there is no shield. When a shield goes up, the thread waits for an exception that was sent just before.
 - A thread is *leaving* if its application has raised an exception of its own in its SIGTERM handler. Its bodies end by
@@ -32,14 +33,17 @@ from typing import Any, TypeVar
 from django_leader.exceptions import LeadershipLost
 
 from . import clock
+from .threads import greenlets
 
 Result = TypeVar("Result")
 
 NOWHERE = 1_000_000
 """Deeper than any body."""
 BELATED = 1.0
-"""Seconds after a repetition of our SIGINT in which another SIGINT counts as ours: longer than the main thread needs to
-run the handler for both. A Ctrl-C in that time has no effect of its own, and the body is ending already."""
+"""Seconds after a repetition of our SIGINT in which another SIGINT counts as ours, while the body has not ended: longer
+than the main thread needs to run the handler for both. A Ctrl-C in that time has no effect of its own."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
+"""Seconds until our SIGINT is sent again, and again: they double up to the second number. Code in C may get it, too."""
 
 
 class Scope:
@@ -67,8 +71,10 @@ class Interruptions:
         """Our handlers of SIGINT, the last installed last. Without any, an exception is sent."""
         self._sent = False
         """Whether a signal or an exception has been sent that may not have arrived."""
+        self._repeat_at, self._pause = 0.0, 0.0
+        """When to send that signal again, and how long to wait after that."""
         self._repeated_at = -BELATED
-        """When that signal was last sent again, so that its handler may run twice."""
+        """When it was last sent again, so that its handler may run twice."""
 
     def interrupt(self, scope: Scope, *, urgent: bool) -> None:
         """Make the body of ``scope`` end, if it has not ended yet. Local, from any other thread."""
@@ -79,20 +85,24 @@ class Interruptions:
             if self._handlers:
                 # Send one at a time, because its handler handles all that is due. A SIGINT without this flag is Ctrl-C.
                 if not self._sent:
-                    self._sent = True
+                    self._sent, self._pause = True, FIRST_PAUSE
+                    self._repeat_at = clock.now() + self._pause
                     signal.pthread_kill(self._thread, signal.SIGINT)
-            elif not self._shields and self._take():
+            elif not (self._shields or greenlets()) and self._take():
                 self._sent = True
                 _raise_in(self._thread)
 
     def repeat(self) -> None:
-        """Send the signal again if its handler has not run. Local, from any other thread. Do nothing without a signal.
+        """Send the signal again if its handler has not run for a while. Local, from any other thread.
 
-        Call it a while after ``interrupt``, and again until the body has ended.
+        Call it again and again until the body has ended. Do nothing in a thread that no signal interrupts.
         """
         with self._lock:
-            if self._sent and self._handlers and signal.getsignal(signal.SIGINT) is self._handlers[-1]:
-                self._repeated_at = clock.now()
+            # The scope goes under this lock before the handler does, so nothing is sent that another handler would get.
+            sent = self._sent and self._scopes and self._handlers and clock.now() >= self._repeat_at
+            if sent and signal.getsignal(signal.SIGINT) is self._handlers[-1]:
+                self._repeated_at, self._pause = clock.now(), min(2 * self._pause, LONGEST_PAUSE)
+                self._repeat_at = self._repeated_at + self._pause
                 signal.pthread_kill(self._thread, signal.SIGINT)
 
     def run(self, body: Callable[[], Result], scope: Scope | None = None) -> Result:
@@ -130,6 +140,8 @@ class Interruptions:
             sent, self._sent = self._sent, self._sent and bool(self._handlers)
             if scope in self._scopes:
                 self._scopes.remove(scope)
+            if not any(other.due for other in self._scopes):
+                self._repeated_at = -BELATED
             self.leaving = self.leaving and bool(self._scopes)
         if sent and not self._handlers:
             _let_it_come()
@@ -197,7 +209,7 @@ class Interruptions:
 
             return None
         previous = signal.getsignal(signal.SIGINT)
-        if previous is None or previous in self._handlers:  # None: one in C
+        if previous is None or previous in self._handlers or greenlets():  # None: one in C
             return None
         handler = partial(self._on_signal, previous)
         with suppress(ValueError):  # a sub-interpreter, as mod_wsgi makes them, handles no signal

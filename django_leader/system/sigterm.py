@@ -32,13 +32,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from types import BuiltinFunctionType, FrameType
+from types import FrameType
 from typing import Any
 
 from django_leader.exceptions import LeadershipLost
 
 from . import clock
 from .interruption import Interruptions, in_main_thread, shielded
+from .threads import greenlets
 from .wakeup import Wakeup
 
 PATIENCE = 1.0
@@ -153,7 +154,7 @@ class Sigterm:
                     thread.leaving = False
                     return result
                 finally:
-                    if ours and isinstance(_thread.start_new_thread, BuiltinFunctionType):
+                    if ours and not greenlets():
                         self._survived(self._pid, DRAINS)
             if not ours or again:
                 return _end()

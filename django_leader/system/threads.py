@@ -5,9 +5,11 @@ NOT guaranteed here: that a thread goes on when the interpreter ends, because al
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 from .forks import Forked
@@ -21,6 +23,11 @@ class OwnThread(threading.Thread):
 
     def __init__(self, target: Callable[[], Any], name: str) -> None:
         super().__init__(target=target, name=name, daemon=True)
+
+
+def greenlets() -> bool:
+    """Return whether threads are greenlets here, because gevent or eventlet has replaced them. Local."""
+    return not isinstance(_thread.start_new_thread, BuiltinFunctionType)
 
 
 def survives(error: BaseException) -> bool:

@@ -29,9 +29,9 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import BuiltinFunctionType
 
 from . import clock
+from .threads import greenlets
 
 PAUSE = 0.02
 """Seconds that the main thread has to run the handler before the signal is sent again."""
@@ -62,7 +62,7 @@ class Wakeup:
     def start(self) -> None:
         """Take the descriptor if no other code has it. Local, in the main thread. Do nothing if it is ours already."""
         # A greenlet in place of the thread would keep its hub from ever ending.
-        if not hasattr(socket, "SO_PASSCRED") or not isinstance(_thread.start_new_thread, BuiltinFunctionType):
+        if not hasattr(socket, "SO_PASSCRED") or greenlets():
             return
         with suppress(OSError, RuntimeError, ValueError):  # no descriptor, no thread, a sub-interpreter
             if self._pid != os.getpid():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import textwrap
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.conftest import need
 from tests.process.test_stop import Script, handed_over, kept
 from tests.support.servers import GENEROUS, RedisServer
 
@@ -46,15 +48,15 @@ def compute():
         sum(range(100))
 """
 
-Guarded = Callable[[str], Script]
+Guarded = Callable[..., Script]
 
 
 @pytest.fixture
 def guarded(some_server: RedisServer) -> Iterator[Guarded]:
     started: list[Script] = []
 
-    def start(code: str) -> Script:
-        started.append(Script(some_server, SETUP + textwrap.dedent(code)))
+    def start(code: str, *, first: str = "") -> Script:
+        started.append(Script(some_server, f"{first}\n{SETUP}{textwrap.dedent(code)}"))
         return started[-1]
 
     yield start
@@ -143,6 +145,27 @@ def test_a_body_whose_wait_misses_the_signal_ends_all_the_same(guarded: Guarded)
     script.says("finally")
     script.says("sent: 2")
     assert script.process.wait(GENEROUS) == 0
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_where_threads_are_greenlets_a_body_ends_with_its_process(
+    guarded: Guarded, some_server: RedisServer, library: str
+) -> None:
+    """No thread is there to be interrupted. The body delays the exit for limited time, and nobody else begins."""
+    need(importlib.util.find_spec(library) is not None, library)
+    patch = "import gevent.monkey; gevent.monkey.patch_all()"
+    script = guarded(
+        """
+        def body():
+            say("ready")
+            time.sleep(3600)
+        call_command(command(body))
+        """,
+        first=patch if library == "gevent" else "import eventlet; eventlet.monkey_patch()",
+    )
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    assert kept(some_server)
 
 
 def test_a_resignation_ends_the_body_first(guarded: Guarded, some_server: RedisServer) -> None:

@@ -129,6 +129,26 @@ def test_a_connection_that_ends_unseen_needs_a_campaign(follower: Driven, client
     assert follower.due()[0] == "campaign"
 
 
+@pytest.mark.parametrize("client", SERVERS, indirect=True)
+@pytest.mark.parametrize("also", ["", "closes the connections"])
+def test_a_server_that_has_forgotten_the_poll_is_told_again(follower: Driven, client: Any, also: str) -> None:
+    """A wait that is sent behind it is in the way: nothing but its end can be sent on that connection."""
+
+    def turn() -> list[str]:
+        sent = [*follower.due()]
+        client.rpush(inbox(KEYS, B), "{}")
+        follower.hear()
+        return sent
+
+    assert [turn() for _ in range(3)] == [["poll"]] * 3
+    client.script_flush()
+    if also:  # as a server that is new
+        client.client_kill_filter(_type="normal", skipme=True)
+        eventually(lambda: follower.lease.channel.connection is None)
+    assert turn()[-1] == "campaign"
+    assert [turn() for _ in range(3)] == [["poll"]] * 3
+
+
 def poll(lease: Lease, highest_token: int = 0, until: float | None = None) -> Answer:
     """A poll, and a campaign if that cannot tell."""
     return lease.poll(B, highest_token, until) or lease.campaign(B, Preconditions(highest_token), INFO)

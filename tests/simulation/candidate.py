@@ -74,7 +74,7 @@ class Sent:
         self.candidate, self.request, self.sent = candidate, request, sent
         self.number = next(candidate.numbers)
         self.connection = candidate.connected
-        """The server that has the connection, and in which of its lives; None if there is none yet."""
+        """Which server has the connection, in which of its lives, and its number; None if there is none yet."""
         self.delay = candidate.delay
         self.used = self.connection is not None
         """Whether the connection has answered before. If not, its end is an error like any other."""
@@ -125,8 +125,8 @@ class Candidate:
         """The wait at Redis that has not ended for the candidate."""
         self.listening = False
         """Whether the server has that wait, and has not answered it."""
-        self.connected: tuple[Server, int] | None = None
-        """To which server, in which of its lives."""
+        self.connected: tuple[Server, int, int] | None = None
+        """To which server, in which of its lives, and the number of the connection."""
         self.request: Sent | None = None
         self.numbers = itertools.count(1)
         self.polled: float | None = None

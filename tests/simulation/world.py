@@ -198,7 +198,7 @@ class World:
 
     def _execute(self, request: Sent, back: float | None) -> None:
         candidate = request.candidate
-        server, life = request.connection or (self.cluster.find(), 0)
+        server, life, number = request.connection or (self.cluster.find(), 0, self.number())
         if server.hung_until > self.now:
             self.at(server.hung_until + self.setup.latency * self.rng.random(), self._execute, request, back)
             return
@@ -206,7 +206,7 @@ class World:
         if server.down or server.master or ended or (request.name == "WAIT" and not request.used):
             self._fail(request, back or 0.0)
             return
-        request.connection, request.executed = (server, server.lives), self.now
+        request.connection, request.executed = (server, server.lives, number), self.now
         age = self.now - request.sent
         if age > candidate.timing.operation * 2:
             self.troubled = max(self.troubled, self.now)

@@ -57,3 +57,12 @@ class Driven:
         self.state = self.state._replace(next_at=clock.now())
         self.act()
         return self.sent
+
+    def hear(self) -> None:
+        """Wait at Redis until there is an element for this candidate, and act on it."""
+        todo = self.act()
+        assert isinstance(todo, Wait)
+        assert todo.at_redis
+        element = self.lease.wait(todo.at_redis, todo.until, exact=todo.exact)
+        assert element
+        self.session.reply(todo.at_redis, element, clock.now(), self.lease.channel.number)

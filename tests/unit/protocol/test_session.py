@@ -10,7 +10,7 @@ import pytest
 
 from django_leader.protocol import machine
 from django_leader.protocol.config import Config, ValidConfig
-from django_leader.protocol.errands import MOST
+from django_leader.protocol.errands import MAX_ERRANDS
 from django_leader.protocol.hold import Clocks
 from django_leader.protocol.records import Answer
 from django_leader.protocol.session import WAITING_FOLLOWERS, Leave, Send, Session, Wait
@@ -418,7 +418,7 @@ def test_messages_cause_a_bounded_number_of_answers() -> None:
     while isinstance(todo := driver.next(), Send):
         posts += 1
         driver.reply(todo.request, [b"1"])
-    assert 0 < posts <= MOST
+    assert 0 < posts <= MAX_ERRANDS
 
 
 def test_a_refused_errand_is_the_last_for_now() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from django_leader import LeadershipLost
+from django_leader.system import clock, interruption
 from django_leader.system.interruption import Interruptions, Scope, here, shielded
 from tests.support.servers import GENEROUS
 
@@ -195,6 +197,7 @@ def test_a_real_ctrl_c_does_what_it_did_before() -> None:
 
 def test_a_signal_that_the_main_thread_has_missed_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal that comes just before a system call does not end it."""
+    monkeypatch.setattr(interruption, "FIRST_PAUSE", 0.0)
     scope, missed = Scope(lambda: 0.0), threading.Event()
 
     def watch() -> None:
@@ -216,6 +219,7 @@ def test_a_signal_that_the_main_thread_has_missed_is_repeated(monkeypatch: pytes
 
 
 def test_a_repetition_that_comes_on_top_is_no_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "FIRST_PAUSE", 0.0)
     scope = Scope(lambda: 0.0)
     handled: list[str] = []
 
@@ -243,4 +247,29 @@ def test_a_repetition_that_comes_on_top_is_no_ctrl_c(monkeypatch: pytest.MonkeyP
         original = thread._on_signal
         monkeypatch.setattr(thread, "_on_signal", handler)
         thread.run(body, scope)
+        with pytest.raises(KeyboardInterrupt):  # the next body's Ctrl-C is its own
+            thread.run(lambda: signal.raise_signal(signal.SIGINT), Scope(lambda: 0.0))
     assert handled == ["by the first, which the second interrupts", "by both", "by both", "behind the shield"]
+
+
+def test_a_signal_is_repeated_after_a_pause_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main thread may hang in C, and C code may have taken the signal."""
+    scope, sent, now = Scope(lambda: 0.0), list[float](), 100.0
+    monkeypatch.setattr(clock, "now", lambda: now)
+
+    def body() -> None:
+        nonlocal now
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "pthread_kill", lambda *_: sent.append(now))
+            here().interrupt(scope, urgent=False)
+            while now < 103:
+                here().repeat()
+                now += 0.01
+        with pytest.raises(LeadershipLost):
+            here().check()
+
+    with shielded() as thread:
+        thread.run(body, scope)
+        here().repeat()  # the body has ended
+    pauses = [round(after - before, 2) for before, after in itertools.pairwise(sent)]
+    assert pauses == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.5, 0.5, 0.5, 0.5], abs=0.02)
