@@ -3,7 +3,7 @@
 NOT guaranteed here: that a request was not executed because its reply did not come. The session tells the machine that
 the request failed, and time does the rest.
 
-Whoever drives a session does four things, in one thread at a time. It asks ``next`` what to do. It sends the request
+The driver of a session does four things, in one thread at a time. It asks ``next`` what to do. It sends the request
 and passes what comes back to ``reply``, or calls ``failed``. It feeds events that come from elsewhere to the shared
 state (``Shared``), from any thread. When it waits, any event ends the wait. The election thread (``runtime.worker``),
 the simulation and the benchmark's light candidates drive this very session. So what they prove or measure is what runs.
