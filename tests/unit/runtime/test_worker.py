@@ -1,8 +1,9 @@
-"""What the worker publishes of its process when the wall clock is set."""
+"""The worker where no real process shows it: what it publishes of its process, and whose errors are whose."""
 
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from django_leader.runtime.local import Local, open_lease
 from django_leader.runtime.state import SharedState
 from django_leader.runtime.term_log import TermLog
 from django_leader.runtime.worker import Worker
+from django_leader.system.forks import Forked
 from django_leader.system.waker import Waker
 from tests.support.invented_kernel import Kernel
 
@@ -67,3 +69,43 @@ def test_nothing_is_released_from_another_thread_without_a_connection() -> None:
         worker._shared.state = machine.State(stopping=True)
         worker.release()
         assert not worker.runs_here()
+
+
+class Failing(Hooks):
+    """Note what could not be done."""
+
+    def __init__(self) -> None:
+        self.seen: list[BaseException | str] = []
+
+    def failed(self, error: BaseException | str, *, unexpected: bool = False) -> None:
+        self.seen.append(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), Forked()])
+def test_an_error_in_a_release_from_another_thread_is_not_the_callers(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """That thread belongs to the application. The election thread tries the release again, or the lease runs out."""
+
+    def fail() -> None:
+        raise error
+
+    with contextlib.closing(Waker()) as waker:
+        worker, hooks = make(Config().validate(), waker), Failing()
+        worker._hooks = hooks
+        lease: Any = SimpleNamespace(channel=SimpleNamespace(connected=True))
+        worker.lease = lease
+        monkeypatch.setattr(machine, "plan", lambda *_: machine.Plan("release"))
+        monkeypatch.setattr(worker, "_act", fail)
+        worker.release()
+        assert hooks.seen == [error]
+        assert not worker.runs_here()
+        assert worker._io_lock.acquire(blocking=False), "it is free again"
+
+
+def test_s19_no_turn_is_taken_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(Waker()) as waker:
+        worker = make(Config().validate(), waker)
+        monkeypatch.setattr(worker._shared, "ours", lambda: False)
+        monkeypatch.setattr(worker, "_turn", lambda: pytest.fail("it is the parent's"))
+        worker.run("test")
