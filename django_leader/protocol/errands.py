@@ -55,8 +55,8 @@ class Errands:
         if not self._asked_server:
             self._asked_server = True
             self._todo += self._requests.server("memory"), self._requests.server("replication")
-        # One round trip for each new leader, until one has published its project. An older release of this package
-        # publishes no project.
+        # One round trip for each new leader, until one has published its project. An election without Django's settings
+        # may have none to publish.
         known = ("", self._candidate_id, self._compared)
         if self._projects and self._compared is not None and leader not in known:
             self._compared = leader
