@@ -6,7 +6,7 @@ import _thread
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,31 @@ def no_wakeup(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = signal.set_wakeup_fd(-1)
     yield
     signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A thread that waits for a minute would call ``time.sleep`` in a later test, or count as one of its own."""
+    over, running = threading.Event(), []
+    start = _thread.start_new_thread
+
+    def start_one_that_is_awaited(function: Callable[..., object], args: tuple[Any, ...]) -> int:
+        ended = threading.Event()
+        running.append(ended)
+
+        def run() -> None:
+            try:
+                function(*args)
+            finally:
+                ended.set()
+
+        return start(run, ())
+
+    monkeypatch.setattr(module, "_thread", SimpleNamespace(start_new_thread=start_one_that_is_awaited))
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=over.wait))
+    yield
+    over.set()
+    assert all(thread.wait(GENEROUS) for thread in running)
 
 
 def test_where_no_signal_can_be_handled_an_election_starts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,9 +151,10 @@ def test_only_the_last_signal_counts_that_a_process_has_survived(monkeypatch: py
 
 
 def test_no_thread_is_left_where_threads_are_greenlets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub would wait for it."""
+    """A hub would wait for it. gevent and eventlet replace ``_thread.start_new_thread``."""
     started: list[Any] = []
     monkeypatch.setattr(_thread, "start_new_thread", lambda *args: started.append(args))
+    monkeypatch.setattr(module, "_thread", SimpleNamespace(start_new_thread=lambda *args: started.append(args)))
     before = signal.signal(signal.SIGTERM, lambda *args: None)
     try:
         Sigterm(ask=lambda: None, busy=lambda: False, here=lambda: False).chain()
