@@ -18,8 +18,8 @@ from django_leader.system.clock import now
 from tests.support.candidates import ROOT, Candidate
 from tests.support.servers import RedisServer, eventually
 
-FORKS = int(os.environ.get("FORKS", "1000"))
-"""Of the storm, which takes a minute for five thousand of them."""
+FORKS = int(os.environ.get("FORKS", "500"))
+"""Of the storm. CI has twice as many."""
 LONG = {"lock_ttl": 20.0, "quarantine": 0}
 """A lease that runs out in no test, so that whatever ends a term is somebody's doing."""
 HEARTBEAT = 0.4
