@@ -347,20 +347,23 @@ class LeaderElection:
         ``hold``: seconds for which no process leads after that; ``protocol/hold.py`` says by which clocks it ends.
         Idempotent, any thread; afterwards ``start()`` works again.
         """
-        candidacy, self.asked = self._current(), False
-        if candidacy is None:
-            return
+        self.asked = False
+        if candidacy := self._current():
+            bound = self._timing.ttl + 2 * self._timing.operation if timeout is None else timeout
+            self._stop(candidacy, hold, bound)
+        # Also if the candidacy has ended before this call, since SIGTERM may have asked for that.
+        lifecycle.sigterm.finish()
+
+    def _stop(self, candidacy: Candidacy, hold: float, bound: float) -> None:
         if self._start and self._start.cancel():  # it still waited for a thread
             candidacy.close()
             return
-        bound = self._timing.ttl + 2 * self._timing.operation if timeout is None else timeout
         here, until = self.runs_here, clock.now() + bound
         candidacy.stop(hold, here=not here and bound >= self._timing.operation)
         if here:
             return
         with (changed := candidacy.shared.changed):
             changed.wait_for(lambda: candidacy.shared.ended, max(0.0, until - clock.now()))
-        lifecycle.sigterm.finish()
 
     @property
     def hold_left(self) -> float:

@@ -201,6 +201,7 @@ class Lifecycle:
         """At the end of the interpreter: stop all elections, and let none start any more."""
         self.exiting = True
         self.stop()
+        self.sigterm.finish()  # SIGTERM may have asked for this end, and the elections may have ended before it
 
     def _ask_to_stop(self) -> None:
         # A signal handler calls this, so it takes no lock, and does not log.

@@ -325,3 +325,28 @@ def test_an_inner_command_is_interrupted_with_the_outer_one(guarded: Guarded, so
     assert script.process.stdout
     assert "finally, kept: True" in script.process.stdout.read().splitlines()
     assert not some_server.client().exists("maplefile:leader:lock", "maplefile:leader:lock:inner")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_s20_a_hand_over_that_is_over_first_ends_it_too(
+    guarded: Guarded, some_server: RedisServer, ours: bool
+) -> None:
+    """The process ends by the signal, and not by the error of the command."""
+    script = guarded(f"""
+        import django_leader.system.sigterm
+        django_leader.system.sigterm.CHECK_INTERVAL = 5.0  # the thread that waits for the hand-over is late, too
+        def call():
+            try:
+                call_command(command(wait))
+            finally:
+                until(lambda: not election.running)
+        if {ours}:
+            stop = election.stop
+            election.stop = lambda **options: (until(lambda: not election.running), stop(**options))
+        else:
+            election.start()
+        call()
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    assert handed_over(some_server)
