@@ -286,7 +286,7 @@ def test_s20_in_a_process_that_computes_the_order_is_the_same(
     guarded: Guarded, some_server: RedisServer, handler: str
 ) -> None:
     """Threads that compute: whoever waits for the GIL waits long, and the interpreter switches all the time."""
-    for _ in range(5):
+    for _ in range(3):
         some_server.client().flushall()
         script = guarded(f"""
             import django_leader.system.sigterm
