@@ -18,7 +18,7 @@ ROUNDS ?= 0
 FAULTS ?= 100
 SEED ?=
 # Most tests wait most of the time, so there are more of them at a time than processors.
-WORKERS ?= $(shell expr 5 '*' $$(getconf _NPROCESSORS_ONLN) / 2)
+WORKERS ?= $(shell expr 3 '*' $$(getconf _NPROCESSORS_ONLN))
 ARGS ?=
 # Tests start hundreds of processes. Each would compile the package again where this variable is set, as in containers.
 export PYTHONDONTWRITEBYTECODE :=

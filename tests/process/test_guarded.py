@@ -328,9 +328,7 @@ def test_an_inner_command_is_interrupted_with_the_outer_one(guarded: Guarded, so
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_s20_a_hand_over_that_is_over_first_ends_it_too(
-    guarded: Guarded, some_server: RedisServer, ours: bool
-) -> None:
+def test_s20_a_hand_over_that_is_over_first_ends_it_too(guarded: Guarded, some_server: RedisServer, ours: bool) -> None:
     """The process ends by the signal, and not by the error of the command."""
     script = guarded(f"""
         import django_leader.system.sigterm

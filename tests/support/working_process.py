@@ -141,7 +141,7 @@ def quiet_fork_in_c() -> int:
     if candidacy and (delivery := candidacy.shared.announcer.current):
         worker = candidacy._worker
         eventually(lambda: 0.01 < now() - delivery.checked_at < 0.3 and 0.01 < now() - worker.turned_at < 0.2)
-    return c_forks.fork_in_c()
+    return c_forks.fork_in_c(quiet=True)
 
 
 def fork_in_c(does: str) -> None:
