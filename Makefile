@@ -7,6 +7,7 @@
 # make rules   which tests hold which rule of safety; an error if one has none
 # make bench   this package beside its peers, in eight minutes; writes benchmarks/RESULTS.md   (ARGS="handover --effort 3")
 # make servers  Django in every way in which it is run: which process is a candidate, which leads next   (ROUNDS=3 ARGS=gunicorn)
+# make docs    the manual, as build/docs/index.html; a warning is an error
 # make wheel   builds the wheel and tries it in an empty environment
 #
 # PYTHON names the interpreter (3.10 or newer); everything is installed into .venv.
@@ -23,7 +24,7 @@ ARGS ?=
 # Tests start hundreds of processes. Each would compile the package again where this variable is set, as in containers.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test simulate chaos lint coverage rules bench servers wheel clean
+.PHONY: demo test simulate chaos lint coverage rules bench servers docs wheel clean
 
 # A stamp for each extra, so that the second run starts at once.
 $(VENV)/.%: pyproject.toml
@@ -82,6 +83,9 @@ $(VENV)/.servers: pyproject.toml
 
 servers: $(VENV)/.servers
 	@$(BIN)/python -m tests.process.servers $(if $(filter-out 0,$(ROUNDS)),--rounds $(ROUNDS)) $(ARGS)
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs $(ARGS)
 
 wheel: $(VENV)/.test
 	$(BIN)/python -m pytest tests/wheel $(ARGS)
