@@ -11,6 +11,7 @@ The records have attributes for programs: ``election`` (the alias), ``instance``
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ class TermLog:
     """The lines of one candidacy, until they are written. For one thread at a time, except ``write``."""
 
     def __init__(self, label: str, election: str, instance: str) -> None:
-        self._label, self._leader = label, ""
+        self._label, self._leader, self._pid = label, "", os.getpid()
         self.about = {"election": election, "instance": instance}
         # Any thread: its methods are atomic.
         self._lines: deque[tuple[int, str, tuple[Any, ...], dict[str, Any]]] = deque()
@@ -56,9 +57,9 @@ class TermLog:
         return previous, current
 
     def write(self) -> None:
-        """Write the lines that were added. May block as long as a log handler does: hold no lock."""
+        """Write the lines that were added, but none in a forked child. May block as log handlers do: hold no lock."""
         with suppress(IndexError):  # until none is left
-            while True:
+            while self._pid == os.getpid():  # a handler of the log may wait, and greenlets fork meanwhile
                 level, text, args, extra = self._lines.popleft()
                 # Format here, not in ``lost``: the release, for which the next leader waits, is sent after ``lost``.
                 log(level, text, *(_shown(arg) if isinstance(arg, datetime) else arg for arg in args), extra=extra)

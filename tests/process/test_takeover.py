@@ -176,10 +176,11 @@ def test_s24_a_newcomer_after_the_leaders_death_waits_a_whole_lease(candidate: M
 def test_s24_a_leader_seen_alive_in_an_earlier_term_is_replaced_at_once(
     candidate: Make, own_server: RedisServer
 ) -> None:
-    first, second = leader_and_follower(candidate)
-    for loser, winner in ((first, second), (second, first)):
+    first, second = leader_and_follower(candidate, retry_interval=1.0)  # after which the loser campaigns again, too
+    for loser, winner, name in ((first, second, "second"), (second, first, "first")):
         loser.tell("resign")
         winner.hears("gain")
+        loser.hears("change", current=name)
     second.freeze()
     first.kill()
     second.thaw()

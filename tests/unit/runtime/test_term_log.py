@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
+from django_leader.runtime import term_log
 from django_leader.runtime.term_log import TermLog
 
 
@@ -37,3 +39,20 @@ def test_lines_are_written_in_order_and_once(caplog: pytest.LogCaptureFixture) -
     log.write()
     log.write()
     assert caplog.messages == [f"test: cannot lead: {number}" for number in range(3)]
+
+
+def test_s16_a_child_forked_while_a_line_is_written_writes_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler may wait, another greenlet may fork in C meanwhile, and the writer goes on in the child."""
+    written: list[str] = []
+
+    def write_and_fork(level: int, text: str, *args: Any, **options: Any) -> None:
+        written.append(text)
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+
+    log = TermLog("test", "default", "web-1")
+    log.gained(1)
+    log.gained(2)
+    monkeypatch.setattr(term_log, "log", write_and_fork)
+    log.write()
+    log.write()
+    assert len(written) == 1
