@@ -11,7 +11,7 @@ settings.configure(INSTALLED_APPS=["django.contrib.contenttypes", "django_leader
 django.setup()
 
 project = "django-leader"
-copyright = "the django-leader authors"  # noqa: A001 - Sphinx' name
+copyright = "the django-leader authors"
 release = version = version_of("django-leader")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx", "sphinx_copybutton"]

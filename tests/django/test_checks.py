@@ -13,9 +13,7 @@ from django.test import override_settings
 from django_leader import checks
 from django_leader.settings import KEYS
 from tests.django.conftest import CLUSTER_CACHE
-from tests.support.candidates import ROOT
-
-README = ROOT / "README.md"
+from tests.docs.pages import block
 
 OTHER_REDIS = {
     "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1"},
@@ -181,9 +179,8 @@ def test_what_is_said_before_a_deployment(numbers: list[str], setting: Any) -> N
 
 
 def test_the_first_lines_of_the_readme_are_fit_for_a_deployment() -> None:
-    [text] = re.findall(r"^```python\n# settings.py\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
     found: dict[str, Any] = {}
-    exec(text, found)
+    exec(block("README", "# settings.py"), found)
     assert "django_leader" in found["INSTALLED_APPS"]
     with override_settings(LEADER_ELECTIONS=found.get("LEADER_ELECTIONS"), CACHES=found["CACHES"]):
         assert run() == checks.check_deployment() == []

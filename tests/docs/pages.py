@@ -1,22 +1,27 @@
-"""The Python snippets of the README, as printed."""
+"""The blocks of code in the README and in the manual, as printed."""
 
 from __future__ import annotations
 
 import re
 import textwrap
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.candidates import ROOT
 
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 GIVEN = """
 import logging
+from typing import Any
 from django.core.management import call_command
 from django.db import models
-from django.test import TestCase
 from django_leader import elections, is_leader
-from django_leader.testing import following, leading, real_elections
 
 logger = logging.getLogger(__name__)
+INSTALLED_APPS: list[str] = []
 
 
 def make_report() -> str:
@@ -27,24 +32,43 @@ def send_newsletters() -> None: ...
 
 
 """
-"""What snippets take for granted: imports, and functions of the reader's project."""
+"""What the blocks without a path take for granted: imports, and functions of the reader's project."""
 
 
-class Snippet(NamedTuple):
-    """One block of code, and the number of its first line in the README."""
+class Block(NamedTuple):
+    """A block of code, and where it stands."""
 
+    page: str
     line: int
+    language: str
     text: str
 
+    @property
+    def path(self) -> str:
+        """The file that the first line names, such as ``my_app/apps.py``; or nothing."""
+        found = re.match(r"# ([\w/]+\.py)$", self.text.partition("\n")[0])
+        return found[1] if found else ""
 
-def snippets() -> list[Snippet]:
-    """All of them, in their order."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.finditer(r"^( *)```python\n(.*?)^\1```$", readme, re.DOTALL | re.MULTILINE)
-    return [Snippet(readme[: match.start(2)].count("\n") + 1, textwrap.dedent(match[2])) for match in found]
+
+@cache
+def blocks(language: str = "python", page: str = "") -> list[Block]:
+    """All of them in this language, of one page or of all pages, in their order."""
+    return [
+        Block(name_of(path), text[: match.start(3)].count("\n") + 1, match[2], textwrap.dedent(match[3]))
+        for path in PAGES
+        if page in ("", name_of(path))
+        for text in [path.read_text(encoding="utf-8")]
+        for match in BLOCK.finditer(text)
+        if match[2] == language
+    ]
 
 
-def snippet(part: str) -> str:
-    """The text of the only one that contains ``part``."""
-    [text] = [text for _, text in snippets() if part in text]
+def block(page: str, part: str, language: str = "python") -> str:
+    """The text of the only one on the page that contains ``part``."""
+    [text] = [found.text for found in blocks(language, page) if part in found.text]
     return text
+
+
+def name_of(path: Path) -> str:
+    """The name of a page: ``README``, or its path in the manual without ``.md``."""
+    return path.stem if path.parent == ROOT else path.relative_to(DOCS).with_suffix("").as_posix()

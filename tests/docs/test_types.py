@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,23 +13,20 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
-from tests.readme.snippets import GIVEN, snippets
+from tests.docs.pages import GIVEN, Block, blocks
 from tests.support.candidates import ROOT
 
-EXPECTATIONS = ROOT / "tests" / "readme" / "expectations.py"
-SETTINGS = """
-SECRET_KEY = "x"
-INSTALLED_APPS = ["shop"]
-USE_TZ = True
-"""
+EXPECTATIONS = ROOT / "tests" / "docs" / "expectations.py"
 MYPY = """
 [mypy]
 strict = true
 plugins = mypy_django_plugin.main
 [mypy-apscheduler.*]
 ignore_missing_imports = true
-[mypy-django_redis.*]
+[mypy-django_redis.*,huey.*,celery.*]
 ignore_missing_imports = true
+[mypy-howto_huey_my_app.*]
+disallow_untyped_decorators = false
 [mypy.plugins.django-stubs]
 django_settings_module = "settings"
 """
@@ -49,25 +47,37 @@ def check(command: Sequence[str], folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def is_setting(found: Block) -> bool:
+    """Whether the block assigns settings, or imports from an app that the page has made in other blocks."""
+    setting = re.search(r"^[A-Z_]+ \+?= [{\[]|^    +from \. import", found.text, re.MULTILINE)
+    return setting is not None and not found.path.startswith("my_app")
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with an app in which each snippet of the README is a module."""
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "__init__.py").touch()
-    (tmp_path / "settings.py").write_text(SETTINGS)
+    """A project in which each snippet is a module. The files of a page have an app and a site of their own."""
     (tmp_path / "mypy.ini").write_text(MYPY)
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(PYRIGHT))
-    for line, text in snippets():
-        # The plugin knows the models of installed apps. No other name may be imported: what mypy remembers of an older
-        # README, whose snippets stand on other lines, would be looked for.
-        name = "models" if "models.Model" in text else f"line_{line}"
-        (tmp_path / "shop" / f"{name}.py").write_text(GIVEN + text)
+    for found in blocks():
+        if is_setting(found):
+            continue
+        page = re.sub(r"\W", "_", found.page)
+        path, text = f"{page}_app/line_{found.line}.py", GIVEN + found.text
+        if found.path.startswith(("my_app/", "mysite/")):
+            path = re.sub(r"^(my_app|mysite)", f"{page}_\\1", found.path)
+            text = re.sub(r"\b(my_app|mysite)(?=\.\w+ import|\"$)", f"{page}_\\1", found.text, flags=re.MULTILINE)
+        for folder in [*reversed(Path(path).parents)][1:]:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / "__init__.py").touch()
+        (tmp_path / path).write_text(text)
+    apps = [path.name for path in tmp_path.glob("*_app")]
+    (tmp_path / "settings.py").write_text(f"SECRET_KEY = 'x'\nINSTALLED_APPS: list[str] = {apps}\nUSE_TZ = True\n")
     return tmp_path
 
 
 def test_mypy_finds_nothing_in_the_snippets(project: Path) -> None:
     need(importlib.util.find_spec("mypy_django_plugin"), "django-stubs")
-    check(["mypy", "--cache-dir", str(ROOT / ".mypy_cache" / "readme"), "shop"], project)
+    check(["mypy", "--cache-dir", str(ROOT / ".mypy_cache" / "docs"), "."], project)
 
 
 def test_mypy_finds_what_is_expected() -> None:

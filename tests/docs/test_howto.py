@@ -1,0 +1,178 @@
+"""The how-to pages do what they say: their files, as printed, in a project of their own."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.docs.pages import block, blocks
+from tests.docs.site import Site
+from tests.support.servers import GENEROUS, RedisServer
+
+Make = Callable[..., Site]
+
+
+@pytest.fixture
+def make(tmp_path: Path, some_server: RedisServer) -> Make:
+    return lambda *pages: Site(tmp_path, some_server, *pages)
+
+
+def test_cron_runs_the_command_on_one_host(make: Make) -> None:
+    site = make("howto/cron")
+    site.manage("migrate")
+    assert site.manage("nightly") == ("", "")
+    out, err = site.manage("nightly")
+    assert (out, err[:8]) == ("", "Not run:")
+    assert site.manage("nightly", "--verbosity", "0") == ("", "")
+
+
+def test_a_long_running_command_ends_by_sigterm(make: Make) -> None:
+    site = make("howto/command-long-running")
+    site.manage("migrate")
+    out, _ = site.manage("token")
+    assert re.fullmatch(r"this term has the token \d{16}\n", out)
+    process = site.start("manage.py", "poll")
+    try:
+        site.script("""
+import time
+from django_leader import elections
+while not elections["command:poll"].get_leader_id():
+    time.sleep(0.01)
+""")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(GENEROUS) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_apscheduler_runs_the_job_in_the_leader(make: Make) -> None:
+    site = make("howto/apscheduler")
+    text = block("howto/apscheduler", "BackgroundScheduler()")
+    site.write("my_app/scheduling.py", text.replace("minutes=5", "seconds=0.05"))
+    said = site.script("""
+import threading
+from django.core import management
+from django_leader import elections
+from my_app import scheduling
+ran = threading.Event()
+scheduling.call_command = lambda name: (print(name, elections["default"].is_leader()), ran.set())
+elections["default"].start()
+assert ran.wait(40)
+elections["default"].stop()
+""")
+    assert said.splitlines()[0] == "clearsessions True"
+
+
+def test_the_tests_of_a_project_pass(make: Make) -> None:
+    site = make("howto/cron", "howto/command-long-running", "howto/testing")
+    assert "Ran 7 tests" in site.manage("test", "my_app")[1]
+    site.write(
+        "my_app/test_fixture.py", "from django_leader import is_leader\n\n\ndef test(leader):\n    assert is_leader()\n"
+    )
+    assert "1 passed" in site.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "my_app/test_fixture.py")[0]
+    assert "no issues" in site.manage("check", "--settings=mysite.test_settings")[0]
+
+
+def test_each_way_of_fencing_refuses_a_late_write(make: Make) -> None:
+    site = make("howto/fencing")
+    site.manage("makemigrations", "my_app")
+    site.manage("migrate")
+    said = site.script("""
+import logging, sys
+from django_leader.testing import leading
+from my_app import fenced_redis, leading as work, report_sql, reports
+from my_app.models import Report
+logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
+
+for number, write in enumerate((Report.write, report_sql.write, fenced_redis.write)):
+    print([write(f"by {number}", str(token), token) for token in (7, 7, 6, 8, 7)])
+print(sorted(Report.objects.values_list("name", "text", "fencing_token")))
+for token in (5, 4):
+    with leading(token=token):
+        reports.write_report()
+with work.working(6):
+    print(Report.write("nightly", "late", 5), Report.objects.get(name="nightly").text)
+""")
+    assert said.splitlines() == [
+        *["[True, True, False, True, False]"] * 3,
+        "[('by 0', '8', 8), ('by 1', '8', 8)]",
+        "not written: a later leader has been here",
+        "False all is well",
+    ]
+
+
+def test_the_probe_fails_where_the_threads_of_the_election_do_not_run(make: Make) -> None:
+    said = make("howto/docker-kubernetes").script("""
+from django.test import Client
+from django_leader import elections
+from my_app import views
+client = Client(SERVER_NAME="localhost")
+print(client.get("/live").status_code)
+elections["default"].start()
+elections["default"].wait_for_leadership(40)
+print(client.get("/live").status_code)
+views.STUCK = -1.0
+print(client.get("/live").status_code)
+elections["default"].stop()
+""")
+    assert said.split() == ["200", "200", "503"]
+
+
+@pytest.mark.parametrize("found", blocks("yaml"), ids=lambda found: f"{found.page}:{found.line}")
+def test_a_deployment_is_one(found: Any) -> None:
+    deployment = yaml.safe_load(found.text)
+    assert (deployment["apiVersion"], deployment["kind"]) == ("apps/v1", "Deployment")
+    template = deployment["spec"]["template"]
+    assert deployment["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
+    for container in template["spec"]["containers"]:
+        assert {"name", "image"} <= set(container)
+        if probe := container.get("livenessProbe"):
+            path = probe["httpGet"]["path"].lstrip("/")
+            assert f'path("{path}", ' in block(found.page, "urlpatterns")
+            assert probe["httpGet"]["port"] in [port["containerPort"] for port in container["ports"]]
+
+
+def test_the_dockerfile_starts_the_server_without_a_shell() -> None:
+    [found] = blocks("dockerfile")
+    lines = [line.split(" ", 1) for line in found.text.splitlines()]
+    assert {name for name, _ in lines} <= {"FROM", "WORKDIR", "COPY", "RUN", "STOPSIGNAL", "CMD"}
+    assert json.loads(dict(lines)["CMD"])[0] == "gunicorn"
+
+
+def test_the_settings_for_sentinel_pass_the_checks(make: Make) -> None:
+    site = make("howto/sentinel")
+    assert "no issues" in site.manage("check")[0]
+    assert site.script("from django_leader import elections; print(elections['default'].config.min_replicas)") == "1\n"
+
+
+def test_the_application_that_hands_over_loads(make: Make) -> None:
+    assert "function" in make("howto/servers").script("from mysite.asgi import application; print(application)")
+
+
+def test_the_configuration_of_uwsgi_can_be_read() -> None:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(block("howto/servers", "[uwsgi]", "ini"))
+    assert parser["uwsgi"]["enable-threads"] == "true"
+
+
+def test_the_smallest_user_is_the_one_that_is_printed(make: Make) -> None:
+    printed = block("howto/acl", "ACL SETUSER", "console").partition("\n")[2]
+    out, _ = make().manage("leader_status", "--acl")
+    assert out == printed
+
+
+def test_json_is_what_leader_status_prints(make: Make) -> None:
+    [said] = json.loads(make().manage("leader_status", "--json", status=1)[0])
+    for page in ("reference/json", "howto/alerts"):
+        language = "json" if page.startswith("reference") else "console"
+        text = block(page, '"this_process"', language)
+        assert set(json.loads(text[text.index("[\n") :])[0]) == set(said), page
