@@ -166,7 +166,10 @@ def test_help_documents_the_exit_status() -> None:
     text = (
         load_command_class("django_leader", "leader_status").create_parser("manage.py", "leader_status").format_help()
     )
-    assert "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis is unreachable" in " ".join(text.split())
+    words = " ".join(text.split())
+    assert "Exit status: 0 if each has a leader, 1 if one has none, 2 if that cannot be found out" in words
+    for cause in ("Redis is unreachable", "settings cannot be used", "alias is unknown", "LOCAL is True", "output"):
+        assert cause in words
 
 
 def test_a_quarantine_is_said_to_people_and_to_programs(project: Settings) -> None:

@@ -32,7 +32,9 @@ class Command(BaseCommand):
 
     help = (
         "Show the leader of each election, or of the named ones; 'command:<name>' is the election of a command. "
-        "Exit status: 0 if each has a leader, 1 if one has none, 2 if Redis is unreachable or the output not written."
+        "Exit status: 0 if each has a leader, 1 if one has none, 2 if that cannot be found out (Redis is "
+        "unreachable, the settings cannot be used, an alias is unknown, or LOCAL is True and this process is no "
+        "candidate) or the output cannot be written. With --acl or --explain: 0 or 2."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012
 
