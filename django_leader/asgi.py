@@ -21,10 +21,14 @@ Application = Callable[[Any, Any, Any], Awaitable[Any]]
 
 
 def handing_over(application: Application) -> Application:
-    """Return ``application`` such that the elections hand over before ``lifespan.shutdown``, within two seconds.
+    """Return ``application`` such that the elections hand over before ``lifespan.shutdown``, within two seconds. Local.
+
+    They do so in a thread of its own, so the event loop goes on. ``LeaderElection.stop`` says what a hand-over costs.
+    If no thread can be started, the end of the process hands over.
 
     Django's own application does not know lifespan, so this function answers in its place. An application that asks for
-    lifespan receives the messages as before.
+    lifespan receives the messages as before. The returned application raises what ``application`` raises, except what
+    that raises for lifespan before it has asked for a message, because it does not know lifespan then.
     """
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> Any:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .runtime.election import LeaderElection
 
 UNAVAILABLE_EXIT = 2
-"""The exit status when Redis could not be asked, as of ``leader_status``."""
+"""The exit status when it cannot be found out who leads, as of ``leader_status``, or the body cannot be guarded."""
 
 WAIT = 0.5
 """Seconds between two checks whether a command around must end, while this one waits for leadership."""
@@ -84,16 +84,25 @@ def leader_required(
     ``wait``: seconds to wait for leadership. 0 is one attempt; None waits for ever, as a hot standby.
     ``hold``: seconds for which the lease is kept after the end, so that a short job that is started on several hosts
     by clocks that differ runs once. ``on_loss``: what happens to the body when the lease cannot be kept:
-    ``"interrupt"`` raises ``LeadershipLost`` in it, before the lease has ended, and the command ends with an error;
-    ``"continue"`` lets it go on. ``exit_code``: the exit status when another process leads.
+    ``"interrupt"`` raises ``LeadershipLost`` in it, before the lease has ended, and the command ends with an error
+    (exit status 1); ``"continue"`` lets it go on. ``exit_code``: the exit status when this process does not lead in
+    time, because another one leads, a ``hold`` or a quarantine goes on, or another thread runs the command.
 
-    When another process leads, one line on stderr says who, and the body is not run. With ``--verbosity 0`` nothing is
-    printed, unless ``exit_code`` makes it an error. When Redis is unreachable, the command fails with exit status 2.
-    Options and help of the command stay as they are.
+    In these cases one line on stderr says why, and the body is not run. With ``--verbosity 0`` nothing is printed,
+    unless ``exit_code`` makes it an error. Options and help of the command stay as they are.
+
+    The command fails with exit status 2 when Redis is unreachable at the end of ``wait``. With ``wait=None`` it does
+    not fail then, but waits until Redis is reachable again. It fails with exit status 2 at once when the settings
+    cannot be used, the alias is not declared, or no thread can be started that would interrupt the body.
+
+    To decorate is local. The command connects to Redis when it runs. The body runs in the thread that calls the
+    command; another thread sends the heartbeats.
 
     Raise ``TypeError`` or ``ValueError`` at once, where the decorator is used, for invalid arguments. Raise
     ``TypeError`` for a target that cannot be guarded: one that is no command, or that another framework calls (see
-    ``targets``). In a test, the command raises ``OverrideMissing`` unless the test says who leads: see ``testing``.
+    ``targets``). For ``call_command`` each failure above is a ``CommandError``; within a guarded body that must end,
+    too, it is ``LeadershipLost``. In a test, the command raises ``OverrideMissing`` unless the test says who leads: see
+    ``testing``.
     """
     if not isinstance(election, str | None) or isinstance(exit_code, bool) or not isinstance(exit_code, int):
         raise TypeError(f"leader_required: election is {election!r}, exit_code {exit_code!r}; give a str and an int")

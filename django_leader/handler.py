@@ -74,6 +74,11 @@ class ElectionHandler:
             return made
 
     def __iter__(self) -> Iterator[str]:
+        """Yield the aliases that ``LEADER_ELECTIONS`` declares, in its order; ``default`` if it is left out. Local.
+
+        The election of a command is among them only if it is declared. Raise ``ImproperlyConfigured`` at once if the
+        setting is empty or no dict of dicts.
+        """
         return iter(configured())
 
     def _make(self, alias: str) -> LeaderElection:
@@ -105,14 +110,14 @@ class ElectionHandler:
         return election
 
     def reset(self) -> None:
-        """Stop and forget all elections, but not their overrides. For when settings are overridden."""
+        """For this package: stop and forget all elections, but not their overrides, when settings are overridden."""
         with self._lock:
             made, self._made = self._made, {}
         for election in made.values():
             election.stop()
 
     def unlock(self) -> None:
-        """Replace the lock in a forked child, where no thread is left to release it if it was held."""
+        """For this package: replace the lock in a forked child, where no thread is left to release it."""
         self._lock = threading.RLock()
 
 
@@ -145,13 +150,15 @@ async def _with_own_database_thread(coroutine: Coroutine[Any, Any, Any]) -> None
 
 
 elections = ElectionHandler()
+"""The elections of this process: ``elections["default"]``, ``elections["reports"]``. Local; any thread."""
 _told: set[str] = set()
 """The errors of settings that ``is_leader`` has logged."""
 
 
 def is_leader(using: str = DEFAULT_ALIAS) -> bool:
-    """Return whether this process leads the election ``using``. Local: no network, no lock. Any thread.
+    """Return whether this process leads the election ``using``, an alias. Local: no network, no lock. Any thread.
 
+    Until the first use of the alias has made the election, a call takes a lock, and may import the Redis client.
     Return False in a process that is not a candidate; the log says once why. Return False, too, if the settings cannot
     be used; the log says once what is wrong. Raise ``UnknownElection`` (a ``KeyError``) for an alias that is not
     declared.

@@ -65,10 +65,15 @@ class ElectionSignal(Signal):
 
 
 became_leader = ElectionSignal("became_leader")
-"""This process leads now. Carries ``election`` and ``fencing_token``. When a receiver raises, the term ends."""
+"""This process leads. Carries ``using``, ``election`` and ``fencing_token`` (an ``int``).
+
+It is sent once in each term, at its beginning, in a thread of the term. The term may have ended when a receiver runs,
+so a receiver that must know asks ``election.is_leader()``. When a receiver raises, the others are called, and the term
+ends. So it does under gevent and eventlet if a receiver is a coroutine function, which is refused there.
+"""
 
 lost_leadership = ElectionSignal("lost_leadership")
-"""This process leads no longer. Carries ``election``, ``fencing_token`` and ``reason``.
+"""This process leads no longer. Carries ``using``, ``election``, ``fencing_token`` and ``reason``.
 
 Reasons: ``resigned`` (stopped or gave up), ``expired`` (no heartbeat was answered in time), ``taken`` (another process
 leads), ``quarantined`` (Redis has lost data, and a later leader may be there), ``data-lost`` (Redis says that the term
@@ -76,7 +81,7 @@ is over), ``callback-failed`` (a receiver or callback of the gain raised).
 """
 
 leader_changed = ElectionSignal("leader_changed")
-"""Another process leads, or this one. Carries ``election``, ``previous`` and ``current``, two instance ids.
+"""Another process leads, or this one. Carries ``using``, ``election``, and two instance ids: ``previous``, ``current``.
 
 A follower learns of it within its retry interval, or within four of them where there are more than 32 candidates.
 ``previous`` is empty for the first leader that is seen.

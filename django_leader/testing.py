@@ -36,7 +36,8 @@ def leading(using: str = DEFAULT_ALIAS, *, token: int = TEST_TOKEN) -> Scope:
 def following(using: str = DEFAULT_ALIAS) -> Scope:
     """Have this process not lead the election ``using``, and a ``@leader_required`` command not run.
 
-    Use it as ``leading``. Local.
+    Use it as ``leading``. Local. Raise ``TypeError`` at once if ``using`` is no ``str``, and ``ImproperlyConfigured``
+    on entering when the settings have no election ``using``.
     """
     return _override("following", using, lambda: NO_GRANT)
 

@@ -1,6 +1,6 @@
 """The election itself, without a socket, a thread or a clock of its own.
 
-Why only one process leads at a time: the top of ``machine``. Why a takeover is safe: the top of ``expiry``. What Redis
+Why only one process leads at a time: the top of ``machine``. Why a take-over is safe: the top of ``expiry``. What Redis
 holds, and what happens when it has lost data: ``lua/state.lua``. In order: ``config``, ``records``, ``lua/state.lua``,
 ``machine``, ``expiry``, ``hold``, ``pace``; ``session``, which drives the machine, and ``errands``; then what it says
 to Redis and hears: ``requests``, ``template``, ``replies``, ``scripts``, ``lua/``.

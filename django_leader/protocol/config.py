@@ -109,9 +109,9 @@ class Config:
     retry_interval: Duration = 2.0
     """Seconds that a follower waits at Redis before it polls again, and at most between two tries while Redis fails.
 
-    It bounds how late a follower notices a new leader, and a wake-up that was lost. It delays neither a handover, which
-    wakes the followers, nor the takeover of an expired lease, whose end they wait for. A shorter interval costs more
-    requests of every follower. Usually 2. In a fleet of more than 32 candidates each polls more rarely.
+    It bounds how late a follower notices a new leader, and a wake-up that was lost. It delays neither a hand-over,
+    which wakes the followers, nor the take-over of an expired lease, whose end they wait for. A shorter interval costs
+    more requests of every follower. Usually 2. In a fleet of more than 32 candidates each polls more rarely.
     """
     instance_id: str = ""
     """The name of this process in logs and pages. Usually empty, which means the host's name and a random suffix.
@@ -138,7 +138,7 @@ class Config:
     same_host_takeover: bool = True
     """Whether a candidate may claim the lease of a leader that dies on its host. Holds for this process in both roles.
 
-    Such a takeover takes milliseconds instead of the rest of the lease. Usually True. Set it to False where child
+    Such a take-over takes milliseconds instead of the rest of the lease. Usually True. Set it to False where child
     processes continue to work for a dead leader, and on machines resumed from a snapshot of running candidates.
     """
     handle_sigterm: bool = True
@@ -207,14 +207,18 @@ class Config:
 
     @property
     def keys(self) -> Keys:
-        """The names of the election's keys. All but the info key share the lock's slot on a Redis Cluster."""
+        """The names of the election's keys. Local. All but the info key share the lock's slot on a Redis Cluster."""
         lock = self.redis_key_name or DEFAULTS["redis_key_name"]
         root = lock if "{" in lock else f"{{{lock}}}"
         own = (f"{root}:{part}" for part in ("state", "candidates", "events", "wake"))
         return Keys(lock, self.redis_info_key_name or DEFAULTS["redis_info_key_name"], *own)
 
     def derive(self, name: str) -> Config:
-        """Return the same configuration for another election beside this one: its keys end in ``:name``. Local."""
+        """Return the same configuration for another election beside this one: its keys end in ``:name``. Local.
+
+        Raise ``ConfigError`` for a ``name`` with control characters, or with braces that do not make one non-empty pair
+        in each key.
+        """
         return replace(self, redis_key_name=f"{self.keys.lock}:{name}", redis_info_key_name=f"{self.keys.info}:{name}")
 
 

@@ -25,21 +25,30 @@ class LeaderInfo:
     """
 
     instance_id: str
+    """The name of the leader's process in the election."""
     hostname: str = ""
+    """The name of its host."""
     started_at: datetime | None = None
+    """When its term began, by the wall clock of its host."""
     last_heartbeat: datetime | None = None
+    """When it sent its last heartbeat, by the wall clock of its host."""
     fencing_token: int = 0
+    """The number of its term."""
     pid: int = 0
+    """Its process id. Containers on one host may have the same."""
     project: str = ""
     """A text that names the leader's project (``Config.projects``)."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values, as they are stored under the info key. Times are RFC 3339, in UTC."""
+        """Return the fields as plain JSON values, as they are stored under the info key. Local.
+
+        Times are RFC 3339, in UTC.
+        """
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in vars(self).items()}
 
     @classmethod
     def from_json(cls, text: str, instance_id: str) -> LeaderInfo:
-        """Return what can be read of ``text``, for the leader ``instance_id``; never raises.
+        """Return what can be read of ``text``, for the leader ``instance_id``; never raises. Local.
 
         The lease says who leads; the info only describes the leader. So garbage, the info of another version, or that
         of a former leader does not make the answer wrong.
@@ -85,13 +94,21 @@ class ElectionStatus:
 
 @dataclass(frozen=True)
 class Event:
-    """An entry of the election's history."""
+    """An entry of the election's history: a change of leadership. A field that cannot be read is empty, or 0."""
 
     at: datetime
+    """When Redis recorded it, by the server's clock; aware, in UTC, to the millisecond."""
     kind: str
+    """What happened. A term began: ``elected``, or ``taken-over`` if the candidate claimed a lease that another one had
+    not released. A term ended: one of the reasons of ``lost_leadership``. Redis lost data: ``quarantined``, or
+    ``reclaimed`` by the leader."""
     instance_id: str
+    """The candidate that it happened to; of ``quarantined`` the one that noticed."""
     fencing_token: int
+    """The number of the term; of ``quarantined`` the highest that is known."""
     reason: str = ""
+    """Of ``taken-over``: ``died`` if the last leader's process was dead. Of ``quarantined`` and ``reclaimed``: what
+    Redis has lost, if this candidate noticed it first. Otherwise empty."""
 
     @classmethod
     def from_texts(cls, entry: str, kind: str, reason: str, holder: str, token: str) -> Event:

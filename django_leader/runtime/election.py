@@ -43,14 +43,18 @@ Work = TypeVar("Work", bound=Factory)
 
 
 class LeaderElection:
-    """This process in one election. Thread-safe; one object per process and election.
+    """This process in one election. One object per process and election. To make one is local.
 
-    ``client`` (or a function that returns it, called when Redis is first needed) says where Redis is and how to log in;
-    its connections are not used. ``name`` is for logs and errors.
+    Any thread may use it where nothing else is said. ``client`` (or a function that returns it, called when Redis is
+    first needed) says where Redis is and how to log in; its connections are not used. ``config`` is by default
+    ``Config()``. ``name`` is for logs and errors.
     ``after_callback`` is called after each callback, in its thread. ``run_coroutine`` runs the coroutine that a
     callback has returned, in the same thread. ``is_leader()`` calls ``when_idle`` while this process is no candidate,
-    until it returns True. Raise ``ConfigError`` for a bad ``config`` and for a client of another kind, such as that of
-    a Redis Cluster (for the client of a function when Redis is first needed).
+    until it returns True.
+
+    Raise ``ConfigError`` for a client of another kind, such as that of a Redis Cluster. If ``client`` is a function,
+    the methods that need Redis raise that instead, and whatever the function raises. ``Config`` itself raises
+    ``ConfigError`` for a bad value.
     """
 
     def __init__(
@@ -63,7 +67,10 @@ class LeaderElection:
         run_coroutine: RunCoroutine = run_coroutine,
         when_idle: Callable[[], bool] | None = None,
     ) -> None:
-        self.name, self.label = name, f"LEADER_ELECTIONS[{name!r}]"
+        self.name = name
+        """The alias of the election."""
+        self.label = f"LEADER_ELECTIONS[{name!r}]"
+        """What logs and errors call the election."""
         self._given = config or Config()
         self._connect = source(client)
         self._listeners = Listeners(after_callback, run_coroutine)
@@ -74,19 +81,24 @@ class LeaderElection:
     def _forget(self) -> None:
         self._pid = os.getpid()
         self.config = self._given.validate()
+        """The settings that are used, with the defaults filled in; ``config.timing`` has the durations in seconds.
+
+        A forked child has others: an instance id that was not given is generated anew there.
+        """
         self._timing = self.config.timing
         self._candidacy: Candidacy | None = None
         self._start: Start | None = None
         self._bodies: list[int] = []
         """The threads whose guarded bodies a release waits for."""
         self.asked = False
-        """Whether ``ask_to_stop()`` was the last request to this election."""
+        """For this package: whether ``ask_to_stop()`` was the last request to this election."""
         self._grant = NO_GRANT
         self.overridden: Grant | None = None
+        """For this package: what ``override()`` was given last."""
         self._idle_hook = self._when_idle
 
     def override(self, grant: Grant | None) -> None:
-        """Answer the local questions by ``grant``, whatever Redis says; start nothing. None ends that. For tests."""
+        """For this package: answer the local questions by ``grant`` in tests; start nothing. None ends that. Local."""
         with lifecycle.starting:  # a candidacy that begins at this moment must not publish its own grant over ours
             candidacy = self._candidacy
             with candidacy.shared.changed if candidacy else nullcontext():
@@ -182,22 +194,32 @@ class LeaderElection:
         return self.is_leader()
 
     def status(self) -> ElectionStatus:
-        """Return the election as Redis has it. One round trip, on a connection of its own; any thread.
+        """Return the election as Redis has it. One round trip, on a new connection of its own; any thread.
 
-        Raise ``RedisUnavailable``, and ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it.
+        To open that connection takes up to three operations more (connect, log in, choose the database), and with
+        Sentinel a question to a Sentinel. Each of these fails after ``config.timing.operation`` seconds (2 at most).
+        A ``LOCAL`` election is asked within this process.
+
+        Raise ``RedisUnavailable`` when Redis cannot be reached, does not answer in time, or answers with an error.
+        Raise ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it. Without Django's settings, raise
+        what the function ``client`` raises, and ``ConfigError`` when it has returned a client of another kind.
         """
         return ask(self._connect(), self.config, self.label, lambda lease: lease.status())
 
     def history(self, limit: int = 20) -> list[Event]:
-        """Return the newest changes of leadership, newest first. One round trip; raise like ``status()``."""
+        """Return the newest ``limit`` changes of leadership, the newest first. Cost and errors: as of ``status()``.
+
+        Redis keeps the newest thousand, and up to a hundred more. A reply ends early behind a megabyte. For a ``limit``
+        of 0 or less, return an empty list; that is local.
+        """
         return ask(self._connect(), self.config, self.label, lambda lease: lease.history(limit))
 
     def get_leader_info(self) -> LeaderInfo | None:
-        """Return the leader, None when there is none. One round trip; raise like ``status()``."""
+        """Return the leader, None when there is none. Cost and errors: as of ``status()``."""
         return self.status().leader
 
     def get_leader_id(self) -> str:
-        """Return the leader's instance id, ``""`` when there is none. One round trip; raise like ``status()``."""
+        """Return the leader's instance id, ``""`` when there is none. Cost and errors: as of ``status()``."""
         return leader.instance_id if (leader := self.get_leader_info()) else ""
 
     async def astatus(self) -> ElectionStatus:
@@ -219,8 +241,11 @@ class LeaderElection:
     def on_become_leader(self, callback: Callback) -> Callback:
         """Call ``callback`` at the beginning of each later term, in a thread of its own; it may run for long.
 
-        When it raises, the term ends: a leader that failed to start its work must not keep the lease. A coroutine
-        function runs in an event loop of its own, in that thread. Usable as a decorator.
+        When it raises, or gets no thread, the term ends: a leader that failed to start its work must not keep the
+        lease. A coroutine function runs in an event loop of its own, in that thread. Under gevent and eventlet it is
+        refused at the beginning of each term, and that term ends.
+
+        Return ``callback``, so that this is usable as a decorator. To register is local; any thread.
         """
         self._listeners.on_gain.append(lambda token: callback())
         return callback
@@ -228,46 +253,64 @@ class LeaderElection:
     def on_lose_leadership(self, callback: Callback) -> Callback:
         """Call ``callback`` at the end of each term that was announced, after ``is_leader()`` turned false.
 
-        The callbacks run one after the other. Until they have returned, a leader that ended its term voluntarily keeps
-        the lease (while it lasts), and this process does not campaign again. Coroutine functions run as those of
-        ``on_become_leader``. Usable as a decorator.
+        The callbacks run one after the other, in one thread of the term, which is none of the application. Until they
+        have returned, a leader that ended its term voluntarily keeps the lease (while it lasts), and this process does
+        not campaign again. What one raises is logged, and the next one is called. Coroutine functions run as those of
+        ``on_become_leader``. Under gevent and eventlet they are not run, and an error is logged at each end.
+
+        A callback that is registered during a term is called at its end. Return ``callback``, so that this is usable as
+        a decorator. To register is local; any thread.
         """
         self._listeners.on_loss.append(lambda token, reason: callback())
         return callback
 
     def while_leading(self, work: Work) -> Work:
-        """Enter a context manager at the beginning of each later term, and leave it at its end. Usable as a decorator.
+        """Enter a context manager at the beginning of each later term, and leave it at its end.
 
-        ``work`` is called with the fencing token, and returns a context manager or an asynchronous one. This is entered
-        and left in one thread of its own (an asynchronous one in one event loop), never at the same time, and the next
-        term begins only when it has been left. The term can end while it is being entered, however long that takes; it
-        is then left right afterwards. The lease is released, or runs out, as with ``on_lose_leadership``.
+        ``work`` is called with the fencing token, and returns a context manager or an asynchronous one. It is called,
+        entered and left in one thread of its own (an asynchronous one in one event loop). Entering and leaving never
+        overlap, and the next term begins only when it has been left. The term can end while it is being entered,
+        however long that takes; it is then left right afterwards. The lease is released, or runs out, as with
+        ``on_lose_leadership``.
 
-        If it raises when it is entered, it is not left, and the term ends. If an asynchronous one ends before its term
-        (a task group in which a task has failed), the term ends, too. What it raises when it is left is logged.
-        Raise ``TypeError`` for a generator function without ``contextlib.contextmanager``.
+        If ``work`` raises, returns no context manager, or raises when it is entered, it is not left, and the term ends.
+        If an asynchronous one ends before its term (a task group in which a task has failed), the term ends, too. Under
+        gevent and eventlet an asynchronous one is refused, and the term ends. What it raises when it is left is logged.
+
+        Return ``work``, so that this is usable as a decorator. Raise ``TypeError`` at once for a generator function
+        without ``contextlib.contextmanager``, and for what cannot be called. To register is local; any thread.
         """
         self._listeners.works.append(checked(work))
         return work
 
     def listen(self, gained: Gained, lost: Lost, changed: Changed, what: str = "a gain callback") -> None:
-        """Register callbacks with the token, with token and reason, and with (previous, current) leader.
+        """Register callbacks with the token, with token and reason, and with the instance ids (previous, current).
 
         For integrations. ``gained`` and ``lost`` are like the callbacks of ``on_become_leader`` and
         ``on_lose_leadership``, but in pairs: ``lost`` is called after all callbacks of ``on_lose_leadership``, when
         ``gained`` has returned or raised, and only if it was called in this term. ``what`` names ``gained`` in the log.
-        Local.
+
+        ``gained`` has a thread of its own. ``lost`` runs in the thread of the loss callbacks. ``changed`` runs in a
+        third thread, once for each change of leader and in their order; what it raises is logged.
+        To register is local; any thread.
         """
         self._listeners.pairs.append(Pair(gained, lost, what))
         self._listeners.on_change.append(changed)
 
     def start(self) -> None:
-        """Become a candidate, in a daemon thread. Do nothing if this process is one already, or at exit. Local.
+        """Become a candidate, in a daemon thread. Local: that thread is the first to connect.
+
+        Do nothing if this process is a candidate already, at its exit, and while a test overrides the election. On a
+        platform that supports no elections (Windows), log a warning and do nothing else.
+        Any thread, but no signal handler, because that may have interrupted a thread that holds a lock of this method.
 
         Called in the main thread, it makes SIGTERM hand over first (``handle_sigterm``). Called in the fork server of
         ``multiprocessing``, which imports the main program, it takes effect in each child of the fork server. If the
         system starts no thread now, the election begins when it does; ``starts`` says which threads try that again.
-        Raise ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it.
+
+        Raise ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it. Without Django's settings, raise
+        what the function ``client`` raises, and ``ConfigError`` when it has returned a client of another kind. Raise
+        ``OSError`` when this process has no file descriptor left; it is no candidate then.
         """
         if lifecycle.defer(self):
             return
@@ -279,10 +322,16 @@ class LeaderElection:
         starts.start(self._start)
 
     def run(self) -> None:
-        """Be a candidate in the calling thread until ``stop()``.
+        """Be a candidate in the calling thread until another thread or a signal handler calls ``stop()``.
 
-        Raise ``LeaderError`` if this process is a candidate already or may not be one, or if the caller is a callback
-        or receiver of this election, which the end of the last term may wait for.
+        The calling thread sends what the thread of ``start()`` would send: one round trip for each heartbeat or poll.
+        Any thread; called in the main thread, it makes SIGTERM hand over first, as ``start()`` does.
+
+        Raise ``LeaderError`` if this process is a candidate already, is at its exit, or may not be one: on a platform
+        that supports no elections, or while a test overrides the election. Raise it, too, if the caller is a callback
+        or receiver of this election, which the end of the last term may wait for. Raise ``ImproperlyConfigured``,
+        ``ConfigError`` and ``OSError`` like ``start()``. Raise what a signal handler raises in the calling thread, such
+        as ``KeyboardInterrupt``, when the candidacy has ended as by ``stop()``.
         """
         if why := unsupported():
             raise LeaderError(f"{self.label}: this process cannot participate: {why}")
@@ -304,14 +353,14 @@ class LeaderElection:
         candidacy.run()
 
     def import_client(self) -> None:
-        """Import what connects to Redis, for a later ``start()`` in another thread or in a forked child.
+        """For this package: import what connects to Redis, for a later ``start()`` in another thread or a forked child.
 
-        Local, connects to nothing. Raise ``ImproperlyConfigured`` like ``start()``.
+        Local, connects to nothing. Raise ``ImproperlyConfigured`` and ``ConfigError`` like ``start()``.
         """
         self._connect()
 
     def handle_exit(self) -> None:
-        """Make this process hand over when it ends and, if this is the main thread, at SIGTERM. Local.
+        """For this package: make this process hand over when it ends and, in the main thread, at SIGTERM. Local.
 
         ``start()`` does it, too, but may be called in another thread.
         """
@@ -379,7 +428,7 @@ class LeaderElection:
             await in_thread(stop)
 
     def ask_to_stop(self) -> None:
-        """Like ``stop()``, but wait for nothing and take no lock: for signal handlers. Local."""
+        """For this package: like ``stop()``, but wait for nothing and take no lock, in signal handlers. Local."""
         if candidacy := self._current():
             self.asked = True
             candidacy.ask_to_stop()
@@ -387,19 +436,25 @@ class LeaderElection:
                 candidacy.close()
 
     def resume(self) -> None:
-        """Become a candidate again if ``ask_to_stop()`` was the last request to this election. Local."""
+        """For this package: become a candidate again if ``ask_to_stop()`` was the last request. Local.
+
+        Raise like ``start()``.
+        """
         if self.asked:
             log(logging.INFO, "%s: this process has survived SIGTERM, and is a candidate again", self.label)
             self.start()
 
     @property
     def runs_here(self) -> bool:
-        """Whether the election ends only when the calling thread goes on: ``run()``, a callback, a body. Local."""
+        """For this package: whether the election ends only when the calling thread goes on. Local.
+
+        That is a thread in ``run()``, in a callback or receiver, or in a guarded body.
+        """
         in_body = threading.get_ident() in self._bodies
         return in_body or (self._candidacy is not None and self._candidacy.runs_here())
 
     def attach(self, lost: Lost) -> Callable[[], None]:
-        """Make the loss callbacks and the release of the lease wait until ``lost(token, reason)`` has returned.
+        """For this package: make the loss callbacks and the release wait until ``lost(token, reason)`` has returned.
 
         For what the calling thread does until it calls the function that is returned. Local.
         """
@@ -415,13 +470,15 @@ class LeaderElection:
 
     @property
     def grant(self) -> Grant:
-        """The last term, by which the local questions are answered. Local."""
+        """For this package: the last term, by which the local questions are answered. Local."""
         return self._grant
 
     def resign(self) -> bool:
-        """Give up leadership and let another process lead. Return False if this one does not lead. Local.
+        """Give up leadership and let another process lead. Return False if this one does not lead. Local; any thread.
 
-        This process campaigns again after a while.
+        Return before the loss callbacks have run; ``is_leader()`` is False by then. The election thread gives the lease
+        back when they have returned. This process does not campaign before that, nor in the first
+        ``config.timing.retry`` seconds (2 by default). If no other process leads by then, it may lead again.
         """
         token = self.fencing_token
         if self._candidacy is None or token is None:
@@ -430,7 +487,7 @@ class LeaderElection:
         return True
 
     def after_fork(self) -> None:
-        """In a child: be no leader, and use nothing of the parent's candidacy. Local, sends nothing."""
+        """For this package: be no leader in a child, and use nothing of the parent's candidacy. Local."""
         if self._candidacy:
             self._candidacy.abandon()
         self._forget()
