@@ -8,6 +8,7 @@
 # make bench   this package beside its peers, in eight minutes; writes benchmarks/RESULTS.md   (ARGS="handover --effort 3")
 # make servers  Django in every way in which it is run: which process is a candidate, which leads next   (ROUNDS=3 ARGS=gunicorn)
 # make docs    the manual, as build/docs/index.html; a warning is an error
+# make messages  compiles the translations, and names what one lacks or has too much
 # make wheel   builds the wheel and tries it in an empty environment
 #
 # PYTHON names the interpreter (3.10 or newer); everything is installed into .venv.
@@ -24,7 +25,7 @@ ARGS ?=
 # Tests start hundreds of processes. Each would compile the package again where this variable is set, as in containers.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test simulate chaos lint coverage rules bench servers docs wheel clean
+.PHONY: demo test simulate chaos lint coverage rules bench servers docs messages wheel clean
 
 # A stamp for each extra, so that the second run starts at once.
 $(VENV)/.%: pyproject.toml
@@ -86,6 +87,9 @@ servers: $(VENV)/.servers
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs $(ARGS)
+
+messages: $(VENV)/.test
+	@DJANGO_SETTINGS_MODULE=tests.settings $(BIN)/python -m tests.support.messages
 
 wheel: $(VENV)/.test
 	$(BIN)/python -m pytest tests/wheel $(ARGS)

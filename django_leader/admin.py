@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import path
 from django.utils.timezone import localtime
+from django.utils.translation import pgettext, pgettext_lazy
 
 from .conf import DEFAULT_ALIAS, configured
 from .models import Election
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 50
 """Elections on the page, at most."""
+STARTS = {
+    "now": pgettext_lazy("leader election", "starts now: %(why)s"),
+    "in each worker": pgettext_lazy("leader election", "starts in each worker: %(why)s"),
+    "at the first request": pgettext_lazy("leader election", "starts at the first request: %(why)s"),
+    "never": pgettext_lazy("leader election", "starts never: %(why)s"),
+}
 
 
 @admin.register(Election)
@@ -50,7 +57,7 @@ class ElectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         request.current_app = self.admin_site.name
         context = {
             **self.admin_site.each_context(request),
-            "title": "Leader elections",
+            "title": pgettext("leader election", "Leader elections"),
             "subtitle": None,
             "opts": self.opts,
             **_elections(_aliases()),
@@ -74,9 +81,13 @@ def _elections(aliases: list[str]) -> dict[str, Any]:
 
 
 def _describe(report: Report) -> dict[str, Any]:
-    shown = ("alias", "election", "status", "problem", "this_process", "warning")
-    described = {name: getattr(report, name) for name in shown}
-    described["decision"] = starter.decisions.get(report.alias)
+    from .report import translated
+
+    described = {name: getattr(report, name) for name in ("alias", "election", "status", "problem")}
+    state = report.this_process
+    described |= {"leads": state == "leads", "this_process": translated(state), "warning": translated(report.warning)}
+    if decision := starter.decisions.get(report.alias):
+        described["decision"] = STARTS[decision.start] % {"why": translated(decision.why)}
     if report.status and (leader := report.status.leader):
         described["since"] = leader.started_at and localtime(leader.started_at)
         described["heartbeat"] = leader.last_heartbeat and localtime(leader.last_heartbeat)

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, register
+from django.utils.translation import pgettext_lazy
 
 from .startup import starter
 
@@ -14,7 +15,7 @@ class DjangoLeaderConfig(AppConfig):
     """The app, which registers the system checks, and starts the elections where requests are served."""
 
     name = "django_leader"
-    verbose_name = "Leader election"
+    verbose_name = pgettext_lazy("leader election", "Leader election")
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:

@@ -27,6 +27,7 @@ from .settings import read
 from .signals import send_signals
 from .system.forks import register
 from .system.log import log
+from .texts import Text
 
 if TYPE_CHECKING:
     import redis
@@ -41,7 +42,7 @@ LOCAL = (
     "LEADER_ELECTIONS[%r]: LOCAL is True: each candidate leads independently, this process included; nothing is shared "
     "through Redis. This is for development with one process. In production take LOCAL out and give a CACHE."
 )
-LOCAL_STATUS = "LOCAL is True: each candidate leads independently, and does not know of the others"
+LOCAL_STATUS = Text("LOCAL is True: each candidate leads independently, and does not know of the others")
 
 
 class ElectionHandler:

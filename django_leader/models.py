@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, NoReturn
 
 from django.db import NotSupportedError, models
+from django.utils.translation import pgettext_lazy
 
 REFUSED = "elections are not in the database: they are declared in the setting LEADER_ELECTIONS"
 
@@ -44,8 +45,8 @@ class Election(models.Model):
         managed = False
         base_manager_name = "objects"
         default_permissions = ("view",)
-        verbose_name = "election"
-        verbose_name_plural = "elections"
+        verbose_name = pgettext_lazy("leader election", "election")
+        verbose_name_plural = pgettext_lazy("leader election", "elections")
 
     def __str__(self) -> str:
         return self.name

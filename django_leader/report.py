@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import pgettext
 
 from .exceptions import RedisUnavailable
 from .handler import LOCAL_STATUS, elections
@@ -14,6 +15,7 @@ from .protocol.records import ElectionStatus, other_project
 from .runtime.diagnostics import shared_key
 from .runtime.queries import ask_together
 from .settings import read
+from .texts import Text
 
 if TYPE_CHECKING:
     from .runtime.election import LeaderElection
@@ -40,11 +42,11 @@ class Report:
         It follows only a leader that is known to be there: no process follows while Redis is unreachable.
         """
         if self.election and self.election.lease_left:
-            return "leads"
+            return Text("leads")
         if self.election is None or not self.election.running:
-            return "is not participating"
+            return Text("is not participating")
         led = self.status and self.status.leader and not self.election.outage
-        return "follows" if led else "is a candidate"
+        return Text("follows") if led else Text("is a candidate")
 
     @property
     def other_project(self) -> str:
@@ -62,6 +64,14 @@ class Report:
         if self.election and (other := self.other_project):
             return shared_key(other, self.election.config)
         return LOCAL_STATUS if self.election and read(self.alias).local else ""
+
+
+def translated(text: str) -> str:
+    """Return a ``Text`` in the active language. Any other text, such as an error of Redis, stays as it is. Local."""
+    if not isinstance(text, Text):
+        return text
+    template = pgettext("leader election", text.template)
+    return template % text.names if text.names else template
 
 
 def reports(aliases: Sequence[str]) -> list[Report]:

@@ -15,6 +15,7 @@ from django_leader.protocol.records import Answer, printable
 from django_leader.protocol.requests import SERVER_TIMER
 from django_leader.system import clock, starvation
 from django_leader.system.log import LONGEST, log, way_to
+from django_leader.texts import Text
 
 from .hooks import Hooks
 
@@ -136,12 +137,15 @@ class Diagnostics(Hooks):
         log(logging.WARNING, f"%s: {text}", self.label, *args, extra=self._about)
 
 
-def shared_key(other: str, config: ValidConfig) -> str:
+def shared_key(other: str, config: ValidConfig) -> Text:
     """Return the warning for a candidate that is of the project ``other``, and not of ours. Pure."""
-    return (
-        f"another project participates in this election (fingerprint {other[:FINGERPRINT_LENGTH]!r}; ours is "
-        f"{config.projects[0]!r}). Both use the key {config.keys.lock!r} in one Redis database, so one leader is "
-        "elected among all their processes. Give each project a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own."
+    return Text(
+        "another project participates in this election (fingerprint %(theirs)r; ours is %(ours)r). Both use the key "
+        "%(key)r in one Redis database, so one leader is elected among all their processes. Give each project a "
+        "REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own.",
+        theirs=other[:FINGERPRINT_LENGTH],
+        ours=config.projects[0],
+        key=config.keys.lock,
     )
 
 

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Literal, NamedTuple
 
 from django_leader.system.forks import unsupported
+from django_leader.texts import Text
 
 from . import servers
 
@@ -48,13 +49,15 @@ class Seen(NamedTuple):
 Start = Literal["now", "in each worker", "at the first request", "never"]
 IN_WORKERS: Start = "in each worker"
 AT_REQUEST: Start = "at the first request"
-BY_VARIABLE = f"the environment variable {VARIABLE} says so"
-BY_SETTING = "AUTOSTART is False"
+BY_VARIABLE = Text("the environment variable %(variable)s says so", variable=VARIABLE)
+BY_SETTING = Text("AUTOSTART is False")
 OPTED_OUT = (BY_VARIABLE, BY_SETTING)
-TEST_RUN = "this is a test run"
-STARTED_BY_TESTS = (
-    f"pytest has started this server (PYTEST_VERSION is in its environment); set {VARIABLE}=1 to make it a candidate"
+TEST_RUN = Text("this is a test run")
+STARTED_BY_TESTS = Text(
+    "pytest has started this server (PYTEST_VERSION is in its environment); set %(variable)s=1 to make it a candidate",
+    variable=VARIABLE,
 )
+CELERY = Text("this is a Celery process; set %(variable)s=1 to make its main process a candidate", variable=VARIABLE)
 
 
 class Decision(NamedTuple):
@@ -70,8 +73,9 @@ def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = 
     The variable and the setting say whether an election starts. They cannot change where it starts: not in a process
     that only watches or forks the processes that serve.
     """
-    reloader = seen.command in servers.RELOADED_COMMANDS and not seen.serving
-    serving = seen.command in servers.RELOADED_COMMANDS or seen.command in serving_commands
+    command = seen.command
+    reloader = command in servers.RELOADED_COMMANDS and not seen.serving
+    serving = command in servers.RELOADED_COMMANDS or command in serving_commands
     serves = serving or seen.entry_point or seen.loaded
     refused = refusal(seen.variable)
     rules: list[tuple[bool, Start, str]] = [
@@ -79,30 +83,34 @@ def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = 
         (bool(refused), "never", refused),
         (seen.variable.lower() in OFF, "never", BY_VARIABLE),
         (setting is False and seen.variable.lower() not in ON, "never", BY_SETTING),
-        (reloader, "never", f"this is the reloader of {seen.command!r}, not the process that serves"),
+        (reloader, "never", Text("this is the reloader of %(command)r, not the process that serves", command=command)),
         (seen.threadless, "never", servers.THREADLESS),
-        (seen.prefork_master, IN_WORKERS, "this process only forks the processes that serve"),
+        (seen.prefork_master, IN_WORKERS, Text("this process only forks the processes that serve")),
         (seen.variable.lower() in ON, "now", BY_VARIABLE),
-        (setting is True, "now", "AUTOSTART is True"),
+        (setting is True, "now", Text("AUTOSTART is True")),
         (seen.testing and seen.inherited and serves, "never", STARTED_BY_TESTS),
         (seen.testing, "never", TEST_RUN),
-        (serving, "now", f"this is the process of {seen.command!r} that serves"),
-        (seen.command is not None, "never", f"this is the management command {seen.command!r}"),
-        (seen.celery, "never", f"this is a Celery process; set {VARIABLE}=1 to make its main process a candidate"),
-        (seen.entry_point, "now", "a server has loaded the WSGI or ASGI application"),
-        (seen.loaded, AT_REQUEST, "no known server has loaded the application, so the first request decides"),
+        (serving, "now", Text("this is the process of %(command)r that serves", command=command)),
+        (command is not None, "never", Text("this is the management command %(command)r", command=command)),
+        (seen.celery, "never", CELERY),
+        (seen.entry_point, "now", Text("a server has loaded the WSGI or ASGI application")),
+        (seen.loaded, AT_REQUEST, Text("no known server has loaded the application, so the first request decides")),
     ]
     for holds, start, why in rules:
         if holds:
             return Decision(start, why)
-    return Decision(AT_REQUEST, "nothing shows that this process serves requests before it gets one")
+    return Decision(AT_REQUEST, Text("nothing shows that this process serves requests before it gets one"))
 
 
 def refusal(variable: str) -> str:
     """Return why the value of the environment variable is refused; empty if it is not. Pure."""
     if variable.lower() in ("", *ON, *OFF):
         return ""
-    return f"the environment variable {VARIABLE} is {variable!r}; use 1, 0, or leave it out"
+    return Text(
+        "the environment variable %(variable)s is %(value)r; use 1, 0, or leave it out",
+        variable=VARIABLE,
+        value=variable,
+    )
 
 
 def inspect_process() -> Seen:

@@ -51,6 +51,7 @@ from typing import Any
 from django_leader.runtime.lifecycle import lifecycle
 from django_leader.system.forks import register, unless_forked
 from django_leader.system.log import log
+from django_leader.texts import Text
 
 RELOADED_COMMANDS = ("runserver", "runserver_plus")
 LOADERS = (
@@ -82,7 +83,7 @@ SERVERS = (
     "wsgiref.handlers",
 )
 """Modules of servers. A process that has loaded one may expect a first request."""
-THREADLESS = "uWSGI runs without threads; start it with --enable-threads (enable-threads = true)"
+THREADLESS = Text("uWSGI runs without threads; start it with --enable-threads (enable-threads = true)")
 SERVES_SOON = 0.3
 """Seconds after its fork by which a worker of uWSGI serves.
 

@@ -29,6 +29,7 @@ from django_leader.system.forks import in_fork_server, unless_forked
 from django_leader.system.log import log, way_to
 from django_leader.system.starts import Start, starts
 from django_leader.system.threads import PAUSE
+from django_leader.texts import Text
 
 from . import bystander, servers
 from .autostart import (
@@ -169,7 +170,9 @@ class Starter:
                     self._failing.discard(alias)
                 except ImproperlyConfigured as error:  # whose text says all
                     log(logging.ERROR, "LEADER_ELECTIONS[%r]: not started. %s", alias, error)
-                    self.decisions[alias] = Decision("never", f"it failed: {error}")  # and is not logged again
+                    self.decisions[alias] = Decision(
+                        "never", Text("it failed: %(error)s", error=str(error))
+                    )  # and is not logged again
                 except Exception as error:
                     failed = True
                     if alias not in self._failing:

@@ -74,7 +74,12 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel: Path) -
         str(path.relative_to(ROOT)) for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == files
-    for needed in ("protocol/lua/campaign.lua", "templates/admin/django_leader/elections.html", "py.typed"):
+    for needed in (
+        "protocol/lua/campaign.lua",
+        "templates/admin/django_leader/elections.html",
+        "locale/de/LC_MESSAGES/django.mo",
+        "py.typed",
+    ):
         assert f"django_leader/{needed}" in packed
     assert "static/django_leader/elections.css" in " ".join(packed)
     required = [

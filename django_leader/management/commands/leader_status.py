@@ -4,27 +4,50 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils.formats import number_format
 from django.utils.timezone import localtime
+from django.utils.translation import override, pgettext, pgettext_lazy
 
 from django_leader import acl
 from django_leader.handler import elections
 from django_leader.management.output import printable, put
-from django_leader.report import Report, reports
+from django_leader.report import Report, reports, translated
 from django_leader.settings import read
 from django_leader.startup.autostart import VARIABLE, Seen, decide
 from django_leader.startup.starter import starter
 from django_leader.system import forks
 from django_leader.system.pidfd import unsupported
+from django_leader.texts import Text
 
 LED, LEADERLESS, UNKNOWN = 0, 1, 2
 HIDDEN = ("status", "error", "quarantined", "other_project")
 """Fields for programs, or said in a sentence below the table."""
+TITLES = {
+    "election": pgettext_lazy("leader election", "ELECTION"),
+    "leader": pgettext_lazy("leader election", "LEADER"),
+    "host": pgettext_lazy("leader election", "HOST"),
+    "since": pgettext_lazy("leader election", "SINCE"),
+    "last_heartbeat": pgettext_lazy("leader election", "LAST HEARTBEAT"),
+    "lease_left": pgettext_lazy("leader election", "LEASE LEFT"),
+    "token": pgettext_lazy("leader election", "TOKEN"),
+    "candidates": pgettext_lazy("leader election", "CANDIDATES"),
+    "this_process": pgettext_lazy("leader election", "THIS PROCESS"),
+    "process": pgettext_lazy("leader election", "PROCESS"),
+    "starts": pgettext_lazy("leader election", "STARTS"),
+    "because": pgettext_lazy("leader election", "BECAUSE"),
+}
+STARTS = {
+    "now": pgettext_lazy("leader election", "now"),
+    "in each worker": pgettext_lazy("leader election", "in each worker"),
+    "at the first request": pgettext_lazy("leader election", "at the first request"),
+    "never": pgettext_lazy("leader election", "never"),
+}
 
 
 class Command(BaseCommand):
@@ -54,7 +77,11 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Print the answer, and end with the exit status."""
+        """Print the answer, and end with the exit status. Users get it in the active language, programs in English."""
+        with override(None) if options["json"] else nullcontext():
+            self._answer(options)
+
+    def _answer(self, options: dict[str, Any]) -> None:
         try:
             aliases = options["election"] or list(elections)
             if options["acl"]:
@@ -74,7 +101,8 @@ class Command(BaseCommand):
                 self._print(rows)
         except OSError as error:
             with suppress(OSError):
-                put(f"The output cannot be written: {error.strerror}", self.stderr)
+                text = Text("The output cannot be written: %(error)s", error=error.strerror)
+                put(translated(text), self.stderr)
             raise SystemExit(UNKNOWN) from error
         status = LED if options["explain"] or options["acl"] else max(row["status"] for row in rows)
         if status != LED:
@@ -88,7 +116,7 @@ class Command(BaseCommand):
 
     def _print(self, rows: list[dict[str, Any]]) -> None:
         titles = [name for name in rows[0] if name not in HIDDEN]
-        table = [[name.replace("_", " ").upper() for name in titles]]
+        table = [[printable(str(TITLES[name]), self.stdout) for name in titles]]
         table += [[printable(_show(row[name]), self.stdout) for name in titles] for row in rows]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for line in table:
@@ -97,8 +125,13 @@ class Command(BaseCommand):
             if row.get("error"):
                 put(row["error"], self.stderr)
             if row.get("quarantined"):
-                text = f"{row['election']}: Redis is new or has lost data; no leader is elected for another "
-                put(f"{text}{row['lease_left']:g} s (QUARANTINE)", self.stderr)
+                text = Text(
+                    "%(election)s: Redis is new or has lost data; no leader is elected for another %(left)s "
+                    "(QUARANTINE)",
+                    election=row["election"],
+                    left=_show(row["lease_left"]),
+                )
+                put(translated(text), self.stderr)
 
 
 def _row(report: Report) -> dict[str, Any]:
@@ -107,12 +140,12 @@ def _row(report: Report) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(
         ("election", "leader", "host", "since", "last_heartbeat", "lease_left", "token", "candidates")
     )
-    row |= {"election": report.alias, "this_process": report.this_process, "status": UNKNOWN, "error": None}
+    row |= {"election": report.alias, "this_process": translated(report.this_process), "status": UNKNOWN, "error": None}
     row |= {"quarantined": False, "other_project": report.other_project or None}
     if (found := report.status) is None:
         return row | {"error": str(report.problem)}
     if report.warning:
-        row["error"] = f"{report.alias}: {report.warning}"
+        row["error"] = f"{report.alias}: {translated(report.warning)}"
     if report.unknown:
         return row
     row |= {"token": found.fencing_token or None, "candidates": found.candidates, "status": LEADERLESS}
@@ -134,25 +167,30 @@ def _explain(alias: str) -> list[dict[str, str]]:
     variable, here = os.environ.get(VARIABLE, ""), forks.unsupported()
     processes = {
         "manage.py runserver": Seen(variable, here, command="runserver", serving=True),
-        "another manage.py command": Seen(variable, here, command="migrate"),
-        "WSGI or ASGI server": Seen(variable, here, entry_point=True),
-        "gunicorn --preload, uWSGI master": Seen(variable, here, prefork_master=True),
-        "Celery worker, Celery beat": Seen(variable, here, celery=True),
-        "script, worker, shell": Seen(variable, here),
-        "test run": Seen(variable, here, testing=True),
+        pgettext("leader election", "another manage.py command"): Seen(variable, here, command="migrate"),
+        pgettext("leader election", "WSGI or ASGI server"): Seen(variable, here, entry_point=True),
+        pgettext("leader election", "gunicorn --preload, uWSGI master"): Seen(variable, here, prefork_master=True),
+        pgettext("leader election", "Celery worker, Celery beat"): Seen(variable, here, celery=True),
+        pgettext("leader election", "script, worker, shell"): Seen(variable, here),
+        pgettext("leader election", "test run"): Seen(variable, here, testing=True),
     }
     rows = {where: decide(seen, found.autostart, found.serving_commands) for where, seen in processes.items()}
     if alias in starter.decisions:
-        rows = {"this process": starter.decisions[alias], **rows}
+        rows = {pgettext("leader election", "this process"): starter.decisions[alias], **rows}
     explained = [
-        {"election": alias, "process": where, "starts": d.start, "because": d.why} for where, d in rows.items()
+        {"election": alias, "process": where, "starts": str(STARTS[d.start]), "because": translated(d.why)}
+        for where, d in rows.items()
     ]
-    why = "SAME_HOST_TAKEOVER is False" if not found.config.same_host_takeover else unsupported()
-    state = {"starts": "off" if why else "on", "because": why or "a leader on this host is replaced when it dies"}
-    return [*explained, {"election": alias, "process": "same-host take-over", **state}]
+    off = Text("SAME_HOST_TAKEOVER is False") if not found.config.same_host_takeover else unsupported()
+    starts = pgettext("leader election", "off") if off else pgettext("leader election", "on")
+    because = translated(off or Text("a leader on this host is replaced when it dies"))
+    takeover = pgettext("leader election", "same-host take-over")
+    return [*explained, {"election": alias, "process": takeover, "starts": starts, "because": because}]
 
 
 def _show(value: Any) -> str:
     if isinstance(value, datetime):
         return f"{localtime(value):%Y-%m-%d %H:%M:%S %Z}"
-    return "-" if value in (None, "") else f"{value:g} s" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{number_format(f'{value:g}')} s"
+    return "-" if value in (None, "") else str(value)
