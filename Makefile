@@ -76,7 +76,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # uWSGI is compiled: a server that does not install here is left out.
-SERVERS := celery cheroot daphne django-extensions eventlet gevent granian gunicorn Hypercorn uvicorn uWSGI watchfiles Werkzeug
+SERVERS := celery cheroot daphne django-extensions eventlet gevent granian gunicorn huey Hypercorn uvicorn uWSGI watchfiles Werkzeug
 $(VENV)/.servers: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) -e '.[servers]' || { $(PIP) -e '.[test]' && for server in $(SERVERS); do $(PIP) "$$server" || true; done; }

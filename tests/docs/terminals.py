@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from testproject.embedded import die_with_parent
 from tests.support.candidates import ROOT
-from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
+from tests.support.servers import GENEROUS, eventually, free_port
 
 SETTINGS = "mysite/settings.py"
 PORTS = ("8001", "8002")
@@ -83,6 +83,7 @@ class Lines:
         "pid": (r"(?<=pid=)\d+", r"\d+"),
         "instance": (r"\blaptop-[0-9a-f]{8}", r"[\w.-]+-[0-9a-f]{8}"),
         "host": (r"\blaptop\b", r"[\w.-]+"),
+        "quarantine": (r"\b10\.0 s(?= \(QUARANTINE\))", r"(?:10\.0|9\.\d) s"),
         "left": (r"\b\d\.\d{3} s$", r"\d+(?:\.\d+)? s"),
         "more": ("…", ".*"),
     }
@@ -134,21 +135,31 @@ class Terminal:
         """All whole lines until now."""
         return self._log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
 
-    def shows(self, printed: str, timeout: float = GENEROUS) -> str:
+    def shows(self, printed: str) -> str:
         """Wait for a line that stands for the ``printed`` one, behind the last one waited for. Return it."""
 
         def find() -> str:
-            said = self.said
-            for number, line in enumerate(said[self._seen :], self._seen):
+            for number, line in enumerate(self.said[self._seen :], self._seen):
                 if self._lines.match(printed, line):
                     self._seen = number + 1
                     return line
             return ""
 
+        return self._wait(find, printed)
+
+    def has(self, text: str) -> bool:
+        """Return whether a line until now has ``text``."""
+        return any(text in line for line in self.said)
+
+    def waits_for(self, text: str) -> None:
+        """Wait until it has."""
+        self._wait(lambda: self.has(text) and text, text)
+
+    def _wait(self, find: Callable[[], str | bool], what: str) -> str:
         try:
-            return str(eventually(find, printed, timeout))
+            return str(eventually(find, what, every=0.05))
         except AssertionError:
-            raise AssertionError("\n".join(["not shown:", printed, "but:", *self.said])) from None
+            raise AssertionError("\n".join(["not shown:", what, "but:", *self.said])) from None
 
     def end(self, number: int = signal.SIGINT) -> int:
         """Send a signal, Ctrl-C if nothing else is said, and return the exit status."""
@@ -157,10 +168,10 @@ class Terminal:
 
 
 class Project:
-    """A folder with a project of Django. ``server`` takes the place of the one at 127.0.0.1:6379."""
+    """A folder with a project of Django. The server at ``port`` takes the place of the one at 127.0.0.1:6379."""
 
-    def __init__(self, folder: Path, server: RedisServer) -> None:
-        self.folder, self._server = folder / "project", server
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self._port = folder / "project", port
         self.lines = Lines()
         self._terminals: list[Terminal] = []
         self._ports = {port: str(free_port()) for port in PORTS}
@@ -195,7 +206,7 @@ class Project:
         """Write a file of the project."""
         file = self.folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text.replace("127.0.0.1:6379", f"127.0.0.1:{self._server.port}"), encoding="utf-8")
+        file.write_text(text.replace("127.0.0.1:6379", f"127.0.0.1:{self._port}"), encoding="utf-8")
 
     def add(self, text: str) -> None:
         """Add to the end of the settings."""
@@ -241,9 +252,9 @@ class Project:
 
 
 @contextlib.contextmanager
-def project(folder: Path, server: RedisServer) -> Iterator[Project]:
+def project(folder: Path, port: int) -> Iterator[Project]:
     """A project, whose processes end with the block."""
-    made = Project(folder, server)
+    made = Project(folder, port)
     try:
         yield made
     finally:

@@ -16,7 +16,7 @@ from django_leader.system.pidfd import unsupported
 from tests.conftest import need
 from tests.docs.terminals import SETTINGS, Block, Lines, Project, Terminal, blocks, commands, project
 from tests.support.candidates import ROOT
-from tests.support.servers import GENEROUS, RedisServer, eventually
+from tests.support.servers import GENEROUS, RedisServer
 
 PAGE = "tutorial"
 OF_READER = (
@@ -73,7 +73,7 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path: Path, own_server: RedisServer) -> Iterator[Reader]:
-    with project(tmp_path, own_server) as made:
+    with project(tmp_path, own_server.port) as made:
         yield Reader(made)
 
 
@@ -172,12 +172,12 @@ def run_a_job(reader: Reader) -> None:
     assert (path, settings.count('\nINSTALLED_APPS += ["django_leader"]\n')) == (SETTINGS, 1)
     reader.project.write(path, settings.replace('INSTALLED_APPS += ["django_leader"]\n', text))
     first, _ = reader.serve()
-    eventually(lambda: any(": leader, with token" in line for line in first.said), "the first process leads")
-    assert not any("QUARANTINE" in line for line in first.said), "it leads at once"
+    first.waits_for(": leader, with token")
+    assert not first.has("QUARANTINE"), "it leads at once"
     second, _ = reader.serve()
-    eventually(lambda: any(line.endswith(" leads") for line in second.said), "the second process follows")
+    second.waits_for(" leads")
     works(reader, first, reader.text())
-    assert not any("sending" in line for line in second.said)
+    assert not second.has("sending")
     assert first.end() == 0
     leads, *sends = reader.text()
     second.shows(leads)

@@ -1,0 +1,295 @@
+"""The how-to pages whose matter is several processes: their files and commands, as printed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from django_leader.management.commands.leader_status import LEADERLESS, LED, UNKNOWN
+from django_leader.protocol.machine import Reason
+from tests.conftest import need
+from tests.docs.terminals import Project, Terminal, blocks, commands, project
+from tests.support.candidates import ROOT
+from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
+
+RUNSERVER = "python manage.py runserver --noreload 8001"
+RUNSERVER_2 = "python manage.py runserver --noreload 8002"
+
+
+@pytest.fixture
+def site(tmp_path: Path, own_server: RedisServer) -> Iterator[Project]:
+    with project(tmp_path, own_server.port) as made:
+        yield made
+
+
+def printed(page: str) -> dict[str, list[str]]:
+    """All commands of a page, each with the lines that it prints there."""
+    return {
+        command: said
+        for block in blocks(page)
+        if block.language == "console"
+        for command, said in commands(block).items()
+    }
+
+
+def instance(leader: Terminal, election: str) -> str:
+    """The instance id of a process, when it leads ``election``."""
+    found = rf"LEADER_ELECTIONS\['{election}'\]: leader, with token \d+ \((\S+),"
+    [name, *_] = eventually(lambda: re.findall(found, "\n".join(leader.said)), f"it leads {election}")
+    return str(name)
+
+
+def status(site: Project, command: str, *, exit_status: int = 0) -> dict[str, Any]:
+    """The row of ``leader_status`` for the election that ``command`` names."""
+    [row] = json.loads(site.run(f"{command} --json", status=exit_status))
+    assert isinstance(row, dict)
+    return row
+
+
+@pytest.mark.timeout(300)
+def test_one_celery_beat_runs_and_the_next_one_waits(site: Project, own_server: RedisServer) -> None:
+    need(importlib.util.find_spec("celery"), "celery")
+    page = "howto/celery-beat"
+    beat, ask = printed(page)
+    site.begin(page)
+    other = site.folder.parent / "other-host"
+    shutil.copytree(site.folder, other)
+    first = site.start(beat)
+    first.waits_for("beat: Starting")
+    second = site.start(beat, folder=other)
+    leader = instance(first, "command:beat")
+    second.waits_for(f"{leader} leads")
+    assert status(site, ask)["leader"] == leader
+    assert not second.has("beat: Starting")
+    first.process.send_signal(signal.SIGTERM)
+    second.waits_for("beat: Starting")
+    assert status(site, ask)["leader"] == instance(second, "command:beat")
+    assert first.process.wait(GENEROUS) == 0
+    assert all(list(host.glob("celerybeat-schedule*")) for host in (site.folder, other)), "each host has its own file"
+    own_server.stop()
+    third = site.start(beat)
+    assert second.process.wait(GENEROUS) == 0, "also when its lease could not be kept"
+    third.waits_for("Redis is unreachable")
+    assert third.process.poll() is None, "a standby waits"
+    assert not third.has("beat: Starting")
+    own_server.start()
+    third.waits_for("beat: Starting")
+
+
+HUEY = """
+INSTALLED_APPS += ["huey.contrib.djhuey"]
+HUEY = {"name": "mysite", "immediate": False, "connection": {"url": "redis://127.0.0.1:6379/2"}}
+"""
+"""What the page takes for granted: Huey's integration with Django, at the server of the test."""
+SCHEDULE = """
+from datetime import datetime
+from django_leader.testing import following, leading
+from huey.contrib.djhuey import HUEY
+from my_app import tasks
+
+def due(minute):
+    return [task.name for task in HUEY.read_periodic(datetime(2026, 1, 2, 3, minute))]
+
+with leading("huey"), following("default"):
+    print(due(0), due(1))
+with leading("default"), following("huey"):
+    print(due(0), due(1))
+"""
+"""Asks Huey which tasks its scheduler would put into the queue in the minutes 0 and 1 of an hour."""
+DUE = ["['clear_sessions'] []", "[] []"]
+
+
+@pytest.mark.timeout(300)
+def test_huey_puts_periodic_tasks_into_the_queue_in_one_consumer(site: Project) -> None:
+    need(importlib.util.find_spec("huey"), "huey")
+    page = "howto/huey"
+    run, ask = printed(page)
+    site.begin(page)
+    site.add(HUEY)
+    web, first, second = (site.start(command) for command in (RUNSERVER, run, run))
+    web.waits_for("['default']: leader, with token")
+    site.write("schedule.py", SCHEDULE)
+    assert site.run("python manage.py shell --no-imports < schedule.py").splitlines() == DUE
+    [leader] = eventually(lambda: [one for one in (first, second) if one.has("leader, with token")], "one leads")
+    [follower] = {first, second} - {leader}
+    eventually(lambda: status(site, ask)["candidates"] == 2, "both consumers are candidates")
+    assert status(site, ask)["leader"] == instance(leader, "huey")
+    row = status(site, ask.replace("huey", "default"))
+    assert (row["leader"], row["candidates"]) == (instance(web, "default"), 1)
+    assert not follower.has("leader, with token")
+    leader.process.send_signal(signal.SIGINT)
+    assert instance(follower, "huey") != instance(leader, "huey")
+    assert leader.process.wait(GENEROUS) == 0
+
+
+def test_huey_with_processes_runs_no_periodic_task_and_warns(site: Project) -> None:
+    need(importlib.util.find_spec("huey"), "huey")
+    page = "howto/huey"
+    run, _ = printed(page)
+    site.begin(page)
+    site.add(HUEY + 'LEADER_ELECTIONS["huey"]["QUARANTINE"] = 0\n')
+    tasks = (site.folder / "my_app" / "tasks.py").read_text(encoding="utf-8")
+    site.write("my_app/tasks.py", tasks.replace('crontab(minute="0")', 'crontab(minute="*")'))
+    consumer = site.start(f"{run} --worker-type process")
+    consumer.waits_for(f"not participating: it is a child of process {consumer.process.pid}, which is the candidate")
+    assert not consumer.has("Enqueueing periodic task")
+    instance(consumer, "huey")
+
+
+def test_local_leads_at_once_without_redis(tmp_path: Path) -> None:
+    page = "howto/without-redis"
+    [(run, lines)] = printed(page).items()
+    with project(tmp_path, free_port()) as site:
+        site.begin(page)
+        web = site.start(f"{run} --noreload 8001")
+        for line in lines:
+            web.shows(line)
+        ask = "python manage.py leader_status"
+        assert "LOCAL" in status(site, ask, exit_status=2)["error"]
+        assert "(django_leader.E018)" in site.run("python manage.py check --deploy 2>&1", status=1)
+        other = site.start(f"{run} --noreload 8002")
+        other.waits_for("leader, with token")
+        assert web.process.poll() is None, "both lead"
+        assert web.end() == 0
+
+
+LOGS = "howto/alerts"
+FAILING = """
+from django.apps import AppConfig
+from django_leader import became_leader
+
+def fail(**kwargs):
+    raise ZeroDivisionError
+
+class App(AppConfig):
+    name = "my_app"
+
+    def ready(self):
+        became_leader.connect(fail)
+"""
+
+
+def records(terminal: Terminal) -> list[dict[str, Any]]:
+    """What the package has logged. Each line is JSON; the lines of the server are not."""
+    assert not any("LEADER_ELECTIONS" in line and not line.startswith("{") for line in terminal.said)
+    return [json.loads(line) for line in terminal.said if line.startswith("{")]
+
+
+def record(terminal: Terminal, text: str) -> dict[str, Any]:
+    """The first one whose message has ``text``."""
+    found = eventually(lambda: [one for one in records(terminal) if text in one["message"]], f"{text} in the log")
+    return dict(found[0])
+
+
+def test_each_line_of_the_log_is_json_with_the_attributes(site: Project, own_server: RedisServer) -> None:
+    site.begin(LOGS)
+    first = site.start(RUNSERVER)
+    leads = record(first, "leader, with token")
+    assert isinstance(leads["token"], int)
+    second = site.start(RUNSERVER_2)
+    follows = record(second, " leads")
+    assert (follows["leader"], follows["previous"]) == (leads["instance"], "")
+    assert first.end() == 0
+    lost = record(first, "lost leadership:")
+    assert (lost["reason"], lost["token"]) == ("resigned", leads["token"])
+    assert datetime.fromisoformat(lost["at"]) > datetime.fromisoformat(leads["at"])
+    record(second, "leader, with token")
+    site.write("my_app/apps.py", FAILING)
+    third = site.start(RUNSERVER)
+    record(third, " leads")
+    second.end(signal.SIGKILL)
+    assert record(third, "lost leadership:")["reason"] == "callback-failed"
+    assert "ZeroDivisionError" in next(one for one in records(third) if one["level"] == "ERROR")["traceback"]
+    own_server.stop()
+    assert record(third, "Redis is unreachable")["election"] == "default"
+    found = [one for terminal in (first, second, third) for one in records(terminal)]
+    fields = named_fields()
+    assert set.union(*map(set, found)) == fields | {"level", "logger", "message", "traceback"}
+    assert all({"election", "instance"} <= set(one) for one in found if fields & set(one))
+
+
+def named_fields() -> set[str]:
+    """The attributes of records that the page names."""
+    text = (ROOT / "docs" / f"{LOGS}.md").read_text(encoding="utf-8")
+    [paragraph] = re.findall(r"^Records about terms.*?\n\n", text, re.DOTALL | re.MULTILINE)
+    return set(re.findall(r"`(\w+)`", paragraph))
+
+
+def test_leader_status_prints_the_json_and_ends_as_printed(site: Project, own_server: RedisServer) -> None:
+    [(ask, lines)] = printed(LOGS).items()
+    command = ask.removesuffix(" --json")
+    site.begin(LOGS)
+    assert status(site, command, exit_status=1)["leader"] is None
+    web = site.start(RUNSERVER)
+    record(web, "leader, with token")
+    [shown], [row] = json.loads("\n".join(lines)), json.loads(site.run(ask))
+    assert {name: type(value) for name, value in shown.items()} == {name: type(value) for name, value in row.items()}
+    assert list(shown) == list(row)
+    site.run(f"{command} nosuch 2>&1", status=2)
+    own_server.stop()
+    assert status(site, command, exit_status=2)["error"]
+
+
+def rows(title: str) -> list[list[str]]:
+    """The cells of the table of the page whose header begins with ``title``."""
+    text = (ROOT / "docs" / f"{LOGS}.md").read_text(encoding="utf-8")
+    [table] = re.findall(rf"^\| {title} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+@cache
+def literals() -> list[str]:
+    """All texts in the code of the package but its docstrings."""
+    found = []
+    for path in (ROOT / "django_leader").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "%s" for part in node.values)
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+                found.append(node.value)
+    return found
+
+
+@pytest.mark.parametrize("cell", [cells[0] for cells in rows("the line contains")])
+def test_the_package_has_the_line_to_be_alerted_on(cell: str) -> None:
+    phrases = [re.escape(phrase) for phrase in re.findall("`([^`]+)`", cell)]
+    assert phrases
+    together = [".*".join(phrases)] if " … " in cell else phrases
+    for pattern in together:
+        if pattern != re.escape(refusal_of_threads()):  # Python's own words
+            assert any(re.search(pattern, text, re.DOTALL) for text in literals()), pattern
+
+
+def refusal_of_threads() -> str:
+    """What Python says when the system refuses a thread, here because of its size."""
+    before = threading.stack_size(2**46)
+    try:
+        threading.Thread(target=print).start()
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        threading.stack_size(before)
+    raise AssertionError("the thread has started")
+
+
+def test_the_reasons_of_a_lost_term_are_all_there() -> None:
+    assert [cells[0].strip("`") for cells in rows("reason")] == list(get_args(Reason))
+
+
+def test_the_exit_statuses_are_those_of_the_command() -> None:
+    assert [int(cells[0]) for cells in rows("exit status")] == [LED, LEADERLESS, UNKNOWN]
