@@ -238,17 +238,18 @@ class Project:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
                 preexec_fn=die_with_parent,
             )
         self._terminals.append(Terminal(process, log, self.lines))
         return self._terminals[-1]
 
     def close(self) -> None:
-        """End what runs, each process by its own pid."""
+        """End what runs, with the children that it may have."""
         for terminal in self._terminals:
-            with contextlib.suppress(ProcessLookupError):
-                terminal.process.kill()
-            terminal.process.wait(GENEROUS)
+            if terminal.process.poll() is None:  # not waited for, so the group is still its own
+                os.killpg(terminal.process.pid, signal.SIGKILL)
+                terminal.process.wait(GENEROUS)
 
 
 @contextlib.contextmanager
