@@ -51,21 +51,21 @@ class Block(NamedTuple):
 
 
 @cache
-def blocks(language: str = "python", page: str = "") -> list[Block]:
-    """All of them in this language, of one page or of all pages, in their order."""
+def blocks(page: str = "", language: str = "python") -> list[Block]:
+    """All of a page or of all pages, in this language or in any (""), in their order."""
     return [
         Block(name_of(path), text[: match.start(3)].count("\n") + 1, match[2], textwrap.dedent(match[3]))
         for path in PAGES
         if page in ("", name_of(path))
         for text in [path.read_text(encoding="utf-8")]
         for match in BLOCK.finditer(text)
-        if match[2] == language
+        if language in ("", match[2])
     ]
 
 
 def block(page: str, part: str, language: str = "python") -> str:
     """The text of the only one on the page that contains ``part``."""
-    [text] = [found.text for found in blocks(language, page) if part in found.text]
+    [text] = [found.text for found in blocks(page, language) if part in found.text]
     return text
 
 

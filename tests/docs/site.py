@@ -53,7 +53,7 @@ class Site:
         ):
             self.write(path, text)
         for page in pages:
-            for block in blocks("python", page):
+            for block in blocks(page):
                 if block.path:
                     self.write(block.path, block.text)
 

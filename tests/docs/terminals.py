@@ -9,12 +9,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from testproject.embedded import die_with_parent
+from tests.docs.pages import Block, blocks
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, eventually, free_port
 
@@ -43,26 +42,6 @@ LOGGING = {
 }
 """
 """What a how-to page takes for granted. Nothing is lost with this server, so nothing waits for a quarantine."""
-
-
-class Block(NamedTuple):
-    """A fenced block of a page. ``line`` is that of its first line, and ``path`` the file that this line names."""
-
-    language: str
-    path: str
-    text: str
-    line: int
-
-
-def blocks(page: str) -> list[Block]:
-    """Return all of ``page``, such as ``howto/huey``, in their order."""
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    found = re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
-    return [
-        Block(match[2], path[1] if path else "", textwrap.dedent(match[3]), text[: match.start(3)].count("\n") + 1)
-        for match in found
-        for path in [re.match(r"# ([\w/]+\.py)\n", match[3])]
-    ]
 
 
 def commands(block: Block) -> dict[str, list[str]]:
@@ -196,7 +175,7 @@ class Project:
         self.add(BASE)
         for package in ("my_app", "my_app/management", "my_app/management/commands"):
             self.write(f"{package}/__init__.py", "")
-        for block in blocks(page):
+        for block in blocks(page, ""):
             if block.path == SETTINGS:
                 self.add(block.text)
             elif block.path:

@@ -127,7 +127,7 @@ elections["default"].stop()
     assert said.split() == ["200", "200", "503"]
 
 
-@pytest.mark.parametrize("found", blocks("yaml"), ids=lambda found: f"{found.page}:{found.line}")
+@pytest.mark.parametrize("found", blocks(language="yaml"), ids=lambda found: f"{found.page}:{found.line}")
 def test_a_deployment_is_one(found: Any) -> None:
     deployment = yaml.safe_load(found.text)
     assert (deployment["apiVersion"], deployment["kind"]) == ("apps/v1", "Deployment")
@@ -142,7 +142,7 @@ def test_a_deployment_is_one(found: Any) -> None:
 
 
 def test_the_dockerfile_starts_the_server_without_a_shell() -> None:
-    [found] = blocks("dockerfile")
+    [found] = blocks(language="dockerfile")
     lines = [line.split(" ", 1) for line in found.text.splitlines()]
     assert {name for name, _ in lines} <= {"FROM", "WORKDIR", "COPY", "RUN", "STOPSIGNAL", "CMD"}
     assert json.loads(dict(lines)["CMD"])[0] == "gunicorn"

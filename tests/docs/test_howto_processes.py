@@ -20,7 +20,8 @@ import pytest
 from django_leader.management.commands.leader_status import LEADERLESS, LED, UNKNOWN
 from django_leader.protocol.machine import Reason
 from tests.conftest import need
-from tests.docs.terminals import Project, Terminal, blocks, commands, project
+from tests.docs.pages import blocks
+from tests.docs.terminals import Project, Terminal, commands, project
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
 
@@ -38,7 +39,7 @@ def printed(page: str) -> dict[str, list[str]]:
     """All commands of a page, each with the lines that it prints there."""
     return {
         command: said
-        for block in blocks(page)
+        for block in blocks(page, "")
         if block.language == "console"
         for command, said in commands(block).items()
     }

@@ -14,7 +14,8 @@ import pytest
 
 from django_leader.system.pidfd import unsupported
 from tests.conftest import need
-from tests.docs.terminals import SETTINGS, Block, Lines, Project, Terminal, blocks, commands, project
+from tests.docs.pages import Block, blocks
+from tests.docs.terminals import SETTINGS, Lines, Project, Terminal, commands, project
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer
 
@@ -34,7 +35,7 @@ class Reader:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self._blocks = iter(blocks(PAGE))
+        self._blocks = iter(blocks(PAGE, ""))
 
     def block(self, language: str) -> Block:
         """Return the next one."""
