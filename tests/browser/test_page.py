@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis
 from django.contrib.auth.models import User
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
-from django_leader import elections
+from django_leader import LeaderElection, elections
+from django_leader.startup.autostart import Seen, decide
+from django_leader.startup.starter import starter
 from tests.conftest import need
 from tests.django.conftest import FAST
-from tests.support.servers import GENEROUS
+from tests.support.servers import GENEROUS, RedisServer, eventually
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
 
@@ -124,3 +128,42 @@ def test_the_page_without_the_styles_of_django(
     assert seen["error"][:2] == ["solid", "1px"]
     assert seen["error"][2] != seen["text"]
     assert seen["behind"] != "rgba(0, 0, 0, 0)"
+
+
+def test_a_picture_of_the_page(
+    browser: Any,
+    live_server: LiveServer,
+    project: Settings,
+    some_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One process leads and four are candidates. ``PICTURE=docs/images/admin.png`` writes the manual's picture."""
+    project.LEADER_ELECTIONS = {"default": {"QUARANTINE": 0, "INSTANCE_ID": "web-1", "HOSTNAME": "web-1.example.com"}}
+    monkeypatch.setattr(starter, "decisions", {"default": decide(Seen(entry_point=True), "auto")})
+    User.objects.create_superuser("admin")
+    here = elections["default"].config
+    others = [
+        LeaderElection(
+            redis.Redis(port=some_server.port), replace(here, instance_id=name, hostname=f"{name}.example.com")
+        )
+        for name in ("web-2", "web-3", "web-4")
+    ]
+    page = browser.new_page(color_scheme="light", viewport={"width": 1000, "height": 530})
+    try:
+        others[0].start()
+        assert others[0].wait_for_leadership(GENEROUS)
+        for election in (elections["default"], *others[1:]):
+            election.start()
+        eventually(lambda: others[0].status().candidates == 4)
+        page.goto(f"{live_server.url}/log-in/admin/")
+        shown = page.inner_text(".leader-elections")
+        if picture := os.environ.get("PICTURE"):
+            page.screenshot(path=picture)
+    finally:
+        page.close()
+        for election in others:
+            election.stop()
+    assert "web-2 leads" in shown
+    assert "this process" not in shown
+    assert [line for line in shown.splitlines() if "web-1" in line], "this process, which follows"
+    assert "4" in shown.splitlines()
