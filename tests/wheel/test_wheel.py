@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
-from tests.readme.snippets import snippet
+from tests.docs.pages import block
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer
 
@@ -126,7 +126,7 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel: Path) -
 
 def first_settings(server: RedisServer) -> str:
     """The settings that the README begins with, with ``server`` in the place of the reader's."""
-    text = snippet("# settings.py")
+    text = block("README", "# settings.py")
     assert text.count("127.0.0.1:6379") == 2
     return text.replace("127.0.0.1:6379", f"127.0.0.1:{server.port}")
 
