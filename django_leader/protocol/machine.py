@@ -66,6 +66,7 @@ from typing import Literal, NamedTuple
 from . import pace
 from .config import Timing
 from .expiry import NOTHING_SEEN, ExpiryProof
+from .hold import DELAY
 from .records import Answer, Preconditions
 
 EXPIRY_ROUNDING = 0.001
@@ -254,7 +255,7 @@ def step(state: State, event: AnyEvent, now: float, timing: Timing) -> State:
     match event:
         case Campaigned(asked_at, answer, jitter, dead):
             state = _campaigned(state, asked_at, answer, jitter, now, timing)
-            return _woken(state, dead, now) if dead else state
+            return _woken(state._replace(leader=""), dead, now) if dead else state
         case Renewed(asked_at, answer):
             return _renewed(state, asked_at, answer, now, timing)
         case Failed(jitter):
@@ -404,6 +405,11 @@ def _observe(state: State, asked_at: float, answer: Answer, now: float, pause: f
     return state._replace(watch=watch, failures=0, unsure=False, highest_token=max(state.highest_token, answer.token))
 
 
+def _leader_in(answer: Answer) -> str:
+    """Return the holder while its lease counts by the server's clock; '' in a hold, or when the lease has ended."""
+    return answer.holder if answer.remaining > 0 and not answer.version.startswith(DELAY) else ""
+
+
 def _gap(state: State, timing: Timing) -> float:
     """Return the seconds from the last poll to this one, as they were planned."""
     observation = state.watch.observation
@@ -426,7 +432,7 @@ def _campaigned(state: State, asked_at: float, answer: Answer, jitter: float, no
         scatter = jitter * min(MAX_JITTER, JITTER_PER_CANDIDATE * answer.candidates)
         pause = pace.pause(answer, state.watch, gap, jitter, timing)
         next_at = min(asked_at + pause, max(expires_at, now) + EXPIRY_ROUNDING + scatter)
-        return state._replace(leader=answer.holder, next_at=next_at, poll_suffices=answer.verdict == "held")
+        return state._replace(leader=_leader_in(answer), next_at=next_at, poll_suffices=answer.verdict == "held")
     term = Term(answer.token, asked_at + timing.ttl - timing.margin)
     if state.stopping:
         return state._replace(ended=_unannounced(term))
@@ -455,4 +461,4 @@ def _renewed(state: State, asked_at: float, answer: Answer, now: float, timing: 
     taken = answer.holder not in ("", state.leader)
     reason: Reason = "taken" if taken else "quarantined" if answer.verdict == "quarantined" else "data-lost"
     lost = _end(state, reason, owes_release=False, next_at=now + (timing.retry if taken else 0))
-    return lost._replace(leader=answer.holder)
+    return lost._replace(leader=_leader_in(answer))

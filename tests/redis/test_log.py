@@ -99,6 +99,22 @@ def test_followers_tell_who_leads(make: Make, caplog: pytest.LogCaptureFixture) 
     )  # fmt: skip
 
 
+def test_a_newcomer_is_not_told_that_a_leader_leads_which_has_left(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It finds the hold of a leader that has stopped, and that may be dead for long."""
+    first = make("web-1")
+    assert first.wait_for_leadership(GENEROUS)
+    first.stop(hold=60)
+    second, changes = make("web-2"), list[Any]()
+    second.listen(lambda token: None, lambda token, reason: None, lambda *names: changes.append(names))
+    eventually(lambda: second.hold_left, "it has asked Redis")
+    assert second.wait_for_leadership(0) is False
+    second.stop()
+    assert records(caplog, "web-1 leads") == []
+    assert changes == []
+
+
 def test_what_others_call_themselves_is_shown_in_one_line(
     make: Make, caplog: pytest.LogCaptureFixture, some_server: RedisServer
 ) -> None:

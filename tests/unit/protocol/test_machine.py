@@ -148,6 +148,34 @@ def test_s10_a_leader_retries_often_while_its_lease_lasts() -> None:
         assert all(gap <= max(0.051, (109.8 - at) / 4) for at, gap in zip(tries, gaps, strict=False))
 
 
+@pytest.mark.parametrize(
+    ("answer", "leads"),
+    [
+        (held(), OTHER),
+        (held()._replace(verdict="foreign"), OTHER),
+        (held(0.0)._replace(verdict="expired"), ""),
+        (held(-5.0)._replace(verdict="expired"), ""),
+        (held()._replace(version="delay:1:7:1"), ""),
+        (held(-5.0)._replace(verdict="expired", version="delay:1:7:1"), ""),
+        (granted(), ME),
+    ],
+)
+def test_only_a_holder_whose_lease_still_counts_leads(answer: Answer, leads: str) -> None:
+    """Its process may be dead for long, or have released the lease with a delay."""
+    assert step(State(leader="third:2"), Campaigned(100.0, answer, 0.0), 100.1, TIMING).leader == leads
+
+
+def test_a_holder_that_is_found_dead_does_not_lead() -> None:
+    assert step(State(), Campaigned(100.0, held(), 0.0, (OTHER, 1)), 100.1, TIMING).leader == ""
+
+
+@pytest.mark.parametrize(("remaining", "leads"), [(5.0, OTHER), (-5.0, "")])
+def test_a_replaced_leader_names_its_successor_while_that_one_leads(remaining: float, leads: str) -> None:
+    state = step(leader(), Renewed(103.0, refused()._replace(remaining=remaining)), 103.1, TIMING)
+    assert state.ended
+    assert (state.leader, state.ended.reason) == (leads, "taken")
+
+
 @pytest.mark.parametrize("before", [leader(), step(leader(), Resign(1, "resigned"), 101.0, TIMING)])
 def test_s08_a_leaders_request_carries_the_end_of_its_lease(before: State) -> None:
     """On the server's clock."""
