@@ -33,12 +33,19 @@ from .targets import Decorator, Target, check_command, check_target
 
 if TYPE_CHECKING:
     from .runtime.election import LeaderElection
+    from .runtime.grant import Grant
 
 UNAVAILABLE_EXIT = 2
 """The exit status when it cannot be found out who leads, as of ``leader_status``, or the body cannot be guarded."""
 
 WAIT = 0.5
 """Seconds between two checks whether a command around must end, while this one waits for leadership."""
+
+GAVE_UP = {
+    "resigned": "leadership was given up (resign() or stop())",
+    "callback-failed": "a callback failed at the beginning of the term",
+}
+"""What to say of a term that this process has ended itself, by its reason."""
 
 _busy: dict[tuple[str, int], tuple[int, int]] = {}
 """The elections that lead for a command: by alias and process, the process and thread of each. The thread that sets an
@@ -168,19 +175,20 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
 @contextmanager
 def _campaigning(election: LeaderElection, wait: float | None, hold: float) -> Iterator[bool]:
     """Yield whether this process leads. It is a candidate for that long, if it is not one already."""
-    ours, kept = not election.running, 0.0
+    ours, kept, grant = not election.running, 0.0, election.grant
     try:
         if ours:
             with _as_command_error():
                 election.start()
         leads = _wait(election, wait)
+        grant = election.grant
         kept = hold if leads else 0.0  # a job that has not run must not be held back
         yield leads
     except LeadershipLost as error:
         kept = 0.0  # because the job has not been done
         if here().due:  # a command around this one must end, too, and may catch an ordinary error
             raise
-        raise CommandError(f"Interrupted: {election.label}: the lease could not be kept") from error
+        raise CommandError(f"Interrupted: {election.label}: {_why_lost(election, grant)}") from error
     except NotGuarded:
         kept = 0.0
         raise
@@ -190,6 +198,12 @@ def _campaigning(election: LeaderElection, wait: float | None, hold: float) -> I
     finally:
         if ours:
             election.stop(hold=kept if election.is_leader() else 0.0, timeout=here().left())
+
+
+def _why_lost(election: LeaderElection, grant: Grant) -> str:
+    if grant.reason == "resigned" and election.asked:
+        return "the process was asked to end (SIGTERM)"
+    return GAVE_UP.get(grant.reason, "the lease could not be kept")
 
 
 def _check_override(alias: str) -> None:

@@ -88,10 +88,12 @@ ENDED.set_next_once(ENDED)
 class Grant:
     """One term of this process: its token, and until when it lasts."""
 
-    __slots__ = ("_last", "cell", "token")
+    __slots__ = ("_last", "cell", "reason", "token")
 
     def __init__(self, token: int, cell: Cell) -> None:
         self.token, self.cell = token, cell
+        self.reason = ""
+        """Why the candidate ended the term; empty before. A reader that finds it over may be earlier than this."""
         self._last = DeadlineLink(cell[0])
 
     @property
@@ -124,8 +126,9 @@ class Grant:
         self.cell[0] = 0.0
         return False
 
-    def end(self) -> None:
+    def end(self, reason: str) -> None:
         """End the term. Local."""
+        self.reason = reason  # first, so that a thread that sees the end can read it
         self.cell[0] = 0.0
 
 

@@ -138,7 +138,7 @@ class SharedState:
             assert after.ended
             token, reason = before.term.token, after.ended.reason
             # First of all, so that no interruption leaves ``is_leader()`` true, or the loss unannounced.
-            self.grant.end()
+            self.grant.end(reason)
             if self.announcer.end(token, reason):
                 self._events.append(machine.Delivered(token))
             self._log.lost(token, reason, min(clock.now(), before.term.deadline))

@@ -183,9 +183,37 @@ def test_a_resignation_ends_the_body_first(guarded: Guarded, some_server: RedisS
             say(str(error))
     """)
     script.says("finally, kept: True")
-    script.says("Interrupted: LEADER_ELECTIONS['default']: the lease could not be kept")
+    script.says("Interrupted: LEADER_ELECTIONS['default']: leadership was given up (resign() or stop())")
     assert script.process.wait(GENEROUS) == 0
     assert handed_over(some_server)
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        ("os.kill(os.getpid(), signal.SIGTERM)", "the process was asked to end (SIGTERM)"),
+        ("election.stop()", "leadership was given up (resign() or stop())"),
+    ],
+    ids=["SIGTERM", "stop"],
+)
+def test_the_error_of_an_interrupted_command_says_why(guarded: Guarded, end: str, why: str) -> None:
+    """The application handles SIGTERM, and goes on for a while."""
+    script = guarded(f"""
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        def body():
+            {end}
+            until(lambda: False, 60)
+        def run():
+            try:
+                call_command(command(body))
+            except CommandError as error:
+                say(str(error))
+        election.handle_exit()
+        thread = threading.Thread(target=run)
+        thread.start(); thread.join()
+    """)
+    script.says(f"Interrupted: LEADER_ELECTIONS['default']: {why}")
+    assert script.process.wait(GENEROUS) == 0
 
 
 def test_a_body_that_stops_its_election_does_not_wait_for_itself(guarded: Guarded, some_server: RedisServer) -> None:

@@ -113,7 +113,8 @@ def test_s04_who_sees_the_deadline_pass_ends_the_term(ask: Callable[[Grant, floa
 
 def test_s03_a_term_that_was_ended_stays_so() -> None:
     term = Grant(1, new_cell(FIRST))
-    term.end()
+    term.end("resigned")
+    assert term.reason == "resigned"
     assert not leads(term, 5.0)
     assert not term.extend(SECOND)
     assert not leads(term, 5.0)
