@@ -43,7 +43,7 @@ from django_leader.system.forks import Forked, check, close_silently
 from django_leader.system.waker import Waker, readable
 
 from .connector import Connect
-from .reasons import closed, explain, place_of
+from .reasons import closed, explain, place_of, refused
 
 EXPECTED = (RedisError, OSError, ValueError)
 """What a connection raises when it fails. Any other exception of a request is a defect."""
@@ -55,6 +55,10 @@ SLICE = 0.02
 
 class ConnectionClosed(RedisUnavailable):
     """The other end has closed a connection that had answered before. Whether the request was executed is unknown."""
+
+
+class Refused(RedisUnavailable):
+    """Redis has answered with an error, so it is reachable."""
 
 
 class Channel:
@@ -214,7 +218,7 @@ class Channel:
         self.drop()
         if not isinstance(error, EXPECTED):
             return error
-        kind = ConnectionClosed if answered and closed(error) else RedisUnavailable
+        kind = ConnectionClosed if answered and closed(error) else Refused if refused(error) else RedisUnavailable
         return kind(explain(error, place) + self._if_denied * denied(error))
 
     def _open(self) -> Connection:

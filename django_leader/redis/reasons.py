@@ -96,6 +96,11 @@ def closed(error: BaseException) -> bool:
     return all(number in CLOSED for number in numbers)
 
 
+def refused(error: BaseException) -> bool:
+    """Return whether the other end has answered with an error. Local."""
+    return bool(_code(error))
+
+
 def place_of(connection: Any) -> str:
     """Return where a connection of redis-py leads, without credentials. Local."""
     if path := getattr(connection, "path", None):

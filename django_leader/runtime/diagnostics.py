@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import NamedTuple
 
 from django_leader.protocol.config import FINGERPRINT_LENGTH, ValidConfig
 from django_leader.protocol.machine import State, Term
 from django_leader.protocol.records import Answer, printable
 from django_leader.protocol.requests import SERVER_TIMER
+from django_leader.redis.channel import Refused
 from django_leader.system import clock, starvation
 from django_leader.system.log import LONGEST, log, way_to
 from django_leader.texts import Text
@@ -29,6 +31,32 @@ PAUSE = 60.0
 """Seconds between two warnings of a quarantine, because a replica that joins again and again causes many."""
 
 
+class Outage(NamedTuple):
+    """What to say of one kind of outage: at its beginning, of what follows, and at its end."""
+
+    begins: str
+    follows: str
+    ends: str
+
+
+UNREACHABLE = Outage(
+    "Redis is unreachable", "No leader can be elected until it is reachable again", "Redis is reachable again"
+)
+REFUSED = Outage(
+    "Redis refused a request of the election",
+    "This process cannot be elected until Redis accepts it",
+    "Redis accepts the requests of the election again",
+)
+TOO_FEW_REPLICAS = Outage(
+    "too few replicas answer", "No leader can be elected until more of them answer", "enough replicas answer again"
+)
+UNEXPECTED = Outage(
+    "an error keeps this process from asking Redis",
+    "This process cannot be elected until that is over",
+    "this process can ask Redis again",
+)
+
+
 class Diagnostics(Hooks):
     """The warnings of one candidacy. Local, any thread; never raises."""
 
@@ -42,6 +70,7 @@ class Diagnostics(Hooks):
         self._counts: starvation.Counts | None = None
         self._late = (0, set[str]())
         self._quarantine, self._told_at = "", -math.inf
+        self._outage = UNREACHABLE
         self.outage = ""
         """Why Redis could not be asked at the last attempt; empty if it answered."""
         self.delay = 0.0
@@ -52,11 +81,13 @@ class Diagnostics(Hooks):
         known, text = self.outage, type(error).__name__ if unexpected else str(error)
         self.outage = printable(text, LONGEST)
         if not known:
+            self._outage = UNEXPECTED if unexpected else _kind_of(error)
             hint = f" Unexpected error: {way_to(error)}." if unexpected and isinstance(error, BaseException) else ""
             self._warn(
-                "Redis is unreachable (%s). No leader can be elected until it is reachable again; the application is "
-                "not affected, and the election recovers by itself.%s",
+                "%s (%s). %s; the application is not affected, and the election recovers by itself.%s",
+                self._outage.begins,
                 self.outage,
+                self._outage.follows,
                 hint,
             )
 
@@ -64,7 +95,7 @@ class Diagnostics(Hooks):
         """Record that Redis has answered. Warn if it could not be asked before, and of a quarantine."""
         if self.outage:
             self.outage = ""
-            self._warn("Redis is reachable again")
+            self._warn("%s", self._outage.ends)
         quarantined = answer.verdict == "quarantined" and self._quarantine != answer.version
         if quarantined and clock.now() >= self._told_at + PAUSE:
             self._quarantine, self._told_at = answer.version, clock.now()
@@ -135,6 +166,12 @@ class Diagnostics(Hooks):
 
     def _warn(self, text: str, *args: object) -> None:
         log(logging.WARNING, f"%s: {text}", self.label, *args, extra=self._about)
+
+
+def _kind_of(error: BaseException | str) -> Outage:
+    if isinstance(error, str):  # the session says so, whose requests were answered
+        return TOO_FEW_REPLICAS
+    return REFUSED if isinstance(error, Refused) else UNREACHABLE
 
 
 def shared_key(other: str, config: ValidConfig) -> Text:

@@ -72,7 +72,9 @@ def stays_away(election: LeaderElection, caplog: pytest.LogCaptureFixture, code:
     assert election.wait_for_leadership(0) is False
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 1
-    assert told[0].startswith("LEADER_ELECTIONS['reports']: Redis is unreachable (this is a Redis Cluster")
+    assert told[0].startswith(
+        "LEADER_ELECTIONS['reports']: Redis refused a request of the election (this is a Redis Cluster"
+    )
     assert election.outage == TOLD.format(code).replace("\\", "") + "ntinel"
     assert "127.0.0.1" not in told[0]
 

@@ -169,6 +169,8 @@ def test_an_error_for_a_missing_right_names_keys_and_remedy(
         for word in ("'maplefile:leader:lock'", "'maplefile:leader:info'", "'{maplefile:leader:lock}:*'"):
             assert word in text
         assert "leader_status --acl" in text
+    assert "Redis refused a request of the election" in caplog.text
+    assert "unreachable" not in caplog.text
 
 
 def test_each_word_of_it_is_needed() -> None:

@@ -35,7 +35,7 @@ def told(caplog: pytest.LogCaptureFixture) -> Iterator[Told]:
         with pytest.raises(RedisUnavailable) as raised:
             election.status()
         election.start()
-        eventually(lambda: election.outage and "is unreachable" in caplog.text)
+        eventually(lambda: election.outage and "recovers by itself" in caplog.text)
         error, ours = raised.value, raised.value.__traceback__
         assert ours
         with_locals = traceback.TracebackException(type(error), error, ours.tb_next, capture_locals=True)
@@ -130,10 +130,10 @@ def test_of_an_unexpected_exception_the_type_and_the_place_are_told(
     with monkeypatch.context() as patch:
         patch.setattr(Worker, "_act", fails)
         election.start()
-        eventually(lambda: "is unreachable" in caplog.text)
+        eventually(lambda: "recovers by itself" in caplog.text)
         assert election.outage == "KeyError"
     assert election.wait_for_leadership(GENEROUS)
     election.stop()
-    assert "Redis is unreachable (KeyError)" in caplog.text
+    assert "an error keeps this process from asking Redis (KeyError)" in caplog.text
     assert "> fails (test_secrets.py:" in caplog.text
     assert SECRET not in caplog.text

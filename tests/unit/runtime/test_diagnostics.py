@@ -7,9 +7,11 @@ import math
 
 import pytest
 
+from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import Config
 from django_leader.protocol.machine import Ended, State, Term
 from django_leader.protocol.records import Answer
+from django_leader.redis.channel import Refused
 from django_leader.runtime.diagnostics import Diagnostics, server_warnings
 from django_leader.system import clock, starvation
 
@@ -34,17 +36,33 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return found
 
 
-def test_an_outage_and_its_end_are_told_once(advice: Diagnostics, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "unexpected", "begins", "ends"),
+    [
+        (RedisUnavailable("why"), False, "Redis is unreachable (why). No leader", "Redis is reachable again"),
+        (Refused("why"), False, "Redis refused a request of the election (why). This process", "Redis accepts the"),
+        ("why", False, "too few replicas answer (why). No leader", "enough replicas answer again"),
+        (KeyError("why"), True, "an error keeps this process from asking Redis (KeyError)", "this process can ask"),
+    ],
+)
+def test_an_outage_and_its_end_are_told_once(
+    advice: Diagnostics,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException | str,
+    unexpected: bool,
+    begins: str,
+    ends: str,
+) -> None:
     for _ in range(3):
-        advice.failed(RuntimeError("refused"), unexpected=False)
-    assert advice.outage == "refused"
+        advice.failed(error, unexpected=unexpected)
+    assert advice.outage in begins
     [line] = told(caplog)
-    assert "refused" in line
+    assert line.startswith(f"LEADER_ELECTIONS['default']: {begins}")
     for _ in range(3):
         advice.answered(quarantined("a")._replace(verdict="held"))
     assert advice.outage == ""
     [line] = told(caplog)
-    assert "Redis is reachable again" in line
+    assert line.startswith(f"LEADER_ELECTIONS['default']: {ends}")
 
 
 def test_a_quarantine_is_told_once_and_the_next_not_within_a_minute(
