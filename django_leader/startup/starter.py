@@ -169,10 +169,9 @@ class Starter:
                     do(elections[alias], decision)
                     self._failing.discard(alias)
                 except ImproperlyConfigured as error:  # whose text says all
-                    log(logging.ERROR, "LEADER_ELECTIONS[%r]: not started. %s", alias, error)
-                    self.decisions[alias] = Decision(
-                        "never", Text("it failed: %(error)s", error=str(error))
-                    )  # and is not logged again
+                    why = str(error).removeprefix(f"LEADER_ELECTIONS[{alias!r}]: ")
+                    log(logging.ERROR, "LEADER_ELECTIONS[%r]: not started. %s", alias, why)
+                    self.decisions[alias] = Decision("never", Text("it failed: %(error)s", error=why))  # not logged again
                 except Exception as error:
                     failed = True
                     if alias not in self._failing:

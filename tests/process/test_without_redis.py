@@ -182,7 +182,7 @@ def test_the_server_serves_and_says_once_that_nobody_leads(project: Project) -> 
         assert ask(address + "who")["is_leader"] is False
         assert ask(address + "who")["is_leader"] is False
         said = log.read_text()
-    assert said.count("LEADER_ELECTIONS['default']: not started. ") == 1
+    assert said.count("LEADER_ELECTIONS['default']: not started. CACHE is 'default'") == 1
     assert "Set LOCAL to True to develop without Redis" in said
     assert "Traceback" not in said
 
