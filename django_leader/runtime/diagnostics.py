@@ -101,10 +101,10 @@ class Diagnostics(Hooks):
             self._quarantine, self._told_at = answer.version, clock.now()
             self._warn(
                 "Redis is new, has lost data of this election or (with MIN_REPLICAS) has one more replica, so it may "
-                "not know a lease that is still valid: no leader is elected for another %.1f s (QUARANTINE). The "
+                "not know a lease that is still valid: no leader is elected for up to %.1f s (QUARANTINE). The "
                 "newest 'quarantined' event has the reason: call history() of the election, for example in manage.py "
                 "shell.",
-                max(answer.remaining, 0.0),
+                answer.duration,  # not what remains by the server's clock: a newcomer watches the whole quarantine
             )
 
     def turn_ended(self, state: State, wait: float) -> None:

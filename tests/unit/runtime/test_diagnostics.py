@@ -72,7 +72,7 @@ def test_a_quarantine_is_told_once_and_the_next_not_within_a_minute(
         monkeypatch.setattr(clock, "now", lambda now=now: now)
         advice.answered(quarantined(version))
     first, second, _ = told(caplog)
-    assert "another 9.5 s (QUARANTINE)" in first
+    assert "no leader is elected for up to 10.0 s (QUARANTINE)" in first, "a newcomer watches all of it"
     assert "call history() of the election" in first
     assert "QUARANTINE" in second
 
