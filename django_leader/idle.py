@@ -6,7 +6,27 @@ import.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
-explain: Callable[[str], bool] = lambda alias: False  # noqa: E731
+from django.apps import apps
+
+from .conf import COMMAND_PREFIX
+from .system.log import log
+
+NOT_INSTALLED = (
+    "LEADER_ELECTIONS[%r]: is_leader() is False in this process, because it is not participating: no election starts "
+    "by itself in a project without 'django_leader' in INSTALLED_APPS. Add it there, or call start()."
+)
+
+
+def _not_installed(alias: str) -> bool:
+    """Log that ``startup`` has not run, if it never will, and return whether that is so. Local, some microseconds."""
+    if alias.startswith(COMMAND_PREFIX) or not apps.ready or apps.is_installed("django_leader"):
+        return False
+    log(logging.WARNING, NOT_INSTALLED, alias)
+    return True
+
+
+explain: Callable[[str], bool] = _not_installed
 """Called with the alias of the election until it returns True."""

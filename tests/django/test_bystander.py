@@ -122,6 +122,16 @@ def test_a_command_that_asks_is_warned_once() -> None:
     assert LINE not in run(manage + "e(['manage.py', 'leader_status', '--explain'])")[1]
 
 
+@pytest.mark.parametrize(("apps", "said"), [("()", 1), ("('django_leader',)", 0)], ids=["not installed", "installed"])
+def test_a_project_that_has_not_installed_the_package_is_told_once(apps: str, said: int) -> None:
+    code = f"from django.conf import settings; settings.configure(INSTALLED_APPS={apps})\n"
+    asks = "from django_leader import elections, is_leader\nprint(is_leader(), elections['command:x'].is_leader())\n"
+    out, text = run(code + asks + "django.setup()\n" + ASK)
+    assert out == "False False\n[False, False]\n"
+    assert text.count(f"WARNING:{LINE}, because it is not participating") == 1
+    assert text.count("without 'django_leader' in INSTALLED_APPS. Add it there, or call start().") == said
+
+
 def test_who_has_opted_out_is_told_for_information() -> None:
     assert f"INFO:{LINE}" in run("django.setup()\n" + ASK, DJANGO_LEADER_AUTOSTART="0")[1]
 
