@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from . import client
 from .conf import DEFAULT_ALIAS, configured
 from .protocol.config import DEFAULTS
-from .settings import FIELDS, ElectionSettings, read
+from .settings import FIELDS, ElectionSettings, as_settings, read
 from .startup.autostart import VARIABLE, refusal
 from .system.forks import unsupported
 
@@ -38,6 +38,11 @@ NUMBERS = {
 }
 """The number of the checks of each setting, which projects may silence: it never changes. 013 is about two elections
 with one key, and others stand where they are used."""
+HINTS = {
+    "HEARTBEAT_INTERVAL": "HEARTBEAT_INTERVAL must leave time for two tries within LOCK_TTL; a third of it is usual.",
+    **dict.fromkeys(("REDIS_KEY_NAME", "REDIS_INFO_KEY_NAME"), "Give a name, or leave the key out for the default."),
+}
+"""What to do about a value that is replaced. Of any other setting it is a duration."""
 LONG_TTL = 3600.0
 """Seconds. A longer value is more often one in milliseconds than an intended lease."""
 
@@ -75,14 +80,10 @@ def _check_one(found: ElectionSettings) -> list[CheckMessage]:
         hint = "No process starts this election, and @leader_required commands fail. An error with check --deploy."
         messages.append(Warning(why, hint=hint, id="django_leader.W003"))
     for repair in found.config.repairs():
-        field, rest = repair.split(" ", 1)
-        hint = (
-            "HEARTBEAT_INTERVAL must leave time for two tries within LOCK_TTL; a third of it is usual."
-            if field == "heartbeat_interval"
-            else "Give a positive number of seconds, or leave the key out for the default."
-        )
-        number = NUMBERS[field.upper()]
-        messages.append(Warning(f"{label}: {field.upper()} {rest}", hint=hint, id=f"django_leader.W{number}"))
+        setting = repair.split(" ", 1)[0].upper()
+        hint = HINTS.get(setting, "Give a positive number of seconds, or leave the key out for the default.")
+        number = NUMBERS[setting]
+        messages.append(Warning(f"{label}: {as_settings(repair)}", hint=hint, id=f"django_leader.W{number}"))
     timing = found.config.validate().timing
     if 0 < timing.quarantine < timing.ttl:
         text = f"{label}: QUARANTINE is {timing.quarantine:g} s, shorter than LOCK_TTL: when Redis has lost its data "

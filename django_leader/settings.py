@@ -68,9 +68,13 @@ def read(alias: str) -> ElectionSettings:
             own = config.derive(alias)
             config = own if command else replace(config, **_fill(config, own, entry))
     except ConfigError as error:
-        message = re.sub(r"\b(" + "|".join(FIELDS.values()) + r")\b", lambda m: m[0].upper(), str(error))
-        raise ImproperlyConfigured(f"{label}: {message}") from error
+        raise ImproperlyConfigured(f"{label}: {as_settings(str(error))}") from error
     return ElectionSettings(alias, cache, False if command else autostart, serving, config, local)
+
+
+def as_settings(text: str) -> str:
+    """Return ``text`` with the settings in the place of the fields of ``Config``. Pure."""
+    return re.sub(r"\b(" + "|".join(FIELDS.values()) + r")\b", lambda m: m[0].upper(), text)
 
 
 def _fill(config: Config, own: Config, entry: dict[str, Any]) -> dict[str, Any]:

@@ -192,10 +192,10 @@ class Config:
         return ValidConfig(**vars(self))
 
     def repairs(self) -> list[str]:
-        """Return a sentence for each given value that ``validate()`` replaces. Local."""
+        """Return a sentence for each value that ``validate()`` replaces. Local."""
         valid = self.validate()
         changed = [
-            f"{name} is {getattr(self, name)!r}, which cannot be used; {getattr(valid, name)!r} is used instead"
+            f"{name} is {getattr(self, name)!r}, {self._unusable(name)}; {getattr(valid, name)!r} is used instead"
             for name in DEFAULTS
             if getattr(self, name) != getattr(valid, name)
         ]
@@ -204,6 +204,11 @@ class Config:
                 f"quarantine is {self.quarantine!r}, which cannot be used; {valid.timing.quarantine!r} is used instead"
             )
         return changed
+
+    def _unusable(self, name: str) -> str:
+        if name == "heartbeat_interval" and self.heartbeat_interval == DEFAULTS[name]:  # not chosen, but the lease was
+            return f"the default, which is too long for the given lock_ttl of {self.lock_ttl!r}"
+        return "which cannot be used"
 
     @property
     def keys(self) -> Keys:

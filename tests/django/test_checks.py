@@ -81,6 +81,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("W006", {"default": {"LOCK_TTL": 0}}, "10.0 is used instead"),
     ("W006", {"default": {"LOCK_TTL": -5}}, "10.0 is used instead"),
     ("W007", {"default": {"HEARTBEAT_INTERVAL": 10}}, "3.33"),
+    ("W007", {"default": {"LOCK_TTL": 2}}, "3.0, the default, which is too long for the given LOCK_TTL of 2.0; 0.666"),
     ("W007", {"default": {"HEARTBEAT_INTERVAL": None}}, "3.0 is used instead"),
     ("W008", {"default": {"RETRY_INTERVAL": -1}}, "2.0 is used instead"),
     ("E014", {"default": {"QUARANTINE": "10"}}, "give seconds"),
@@ -148,6 +149,24 @@ def test_each_check(number: str, setting: Any, says: str) -> None:
     assert message.id == f"django_leader.{number}"
     assert says in message.msg
     assert message.msg.startswith("LEADER_ELECTIONS")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "hint"),
+    [
+        ("REDIS_KEY_NAME", "", "Give a name, or leave the key out for the default."),
+        ("REDIS_INFO_KEY_NAME", "", "Give a name, or leave the key out for the default."),
+        ("LOCK_TTL", 0, "Give a positive number of seconds, or leave the key out for the default."),
+        ("RETRY_INTERVAL", 0, "Give a positive number of seconds, or leave the key out for the default."),
+        ("QUARANTINE", -1, "Give a positive number of seconds, or leave the key out for the default."),
+        ("HEARTBEAT_INTERVAL", 9, "HEARTBEAT_INTERVAL must leave time for two tries within LOCK_TTL; a third of it is"),
+    ],
+)
+def test_the_hint_of_a_replaced_value_fits_its_setting(setting: str, value: Any, hint: str) -> None:
+    with override_settings(LEADER_ELECTIONS={"default": {setting: value}}, CACHES=OTHER_REDIS):
+        [message] = run()
+    assert message.hint
+    assert message.hint.startswith(hint)
 
 
 OWN = {"CACHE": "leader", "REDIS_KEY_NAME": "shop:lock", "REDIS_INFO_KEY_NAME": "shop:info"}

@@ -61,6 +61,12 @@ def test_s02_a_heartbeat_that_cannot_keep_the_lease_becomes_a_third_of_it(heartb
     assert bool(config.repairs()) == (used != heartbeat)
 
 
+def test_a_default_heartbeat_is_not_blamed_for_a_short_lease() -> None:
+    [repair] = Config(lock_ttl=1.5).repairs()
+    text = "heartbeat_interval is 3.0, the default, which is too long for the given lock_ttl of 1.5"
+    assert repair == f"{text}; 0.5 is used instead"
+
+
 def test_a_lease_shorter_than_can_be_kept_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"lock_ttl is 0\.05 s; the shortest"):
         Config(lock_ttl=0.05)
