@@ -4,7 +4,11 @@ from __future__ import annotations
 
 
 class LeaderError(Exception):
-    """Base of every error that this package raises (except ``LeadershipLost``: see there)."""
+    """Base of the errors of an election, except ``LeadershipLost``: see there.
+
+    Settings of Django that cannot be used raise ``ImproperlyConfigured`` instead, and an alias that is not among them
+    raises ``UnknownElection``.
+    """
 
 
 class ConfigError(LeaderError, ValueError):

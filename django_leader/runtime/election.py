@@ -341,6 +341,8 @@ class LeaderElection:
         candidacy = self._begin()
         if candidacy is None and self.overridden:
             raise LeaderError(f"{self.label}: a test overrides this election; call run() outside of the override")
+        if candidacy is None and lifecycle.exiting:
+            raise LeaderError(f"{self.label}: this process is exiting, so it cannot become a candidate")
         if candidacy is None:
             raise LeaderError(f"{self.label}: this process is a candidate already; call run() or start() once")
         try:

@@ -8,7 +8,7 @@ import threading
 import pytest
 import redis
 
-from django_leader import LeaderElection
+from django_leader import LeaderElection, LeaderError
 from django_leader.runtime.candidacy import Candidacy
 from django_leader.runtime.lifecycle import lifecycle
 from tests.redis.conftest import Make, eventually_idle, on_release
@@ -70,6 +70,8 @@ def test_after_the_end_of_the_interpreter_has_begun_nothing_starts(make: Make, m
     assert not election.is_leader()
     election.start()
     assert not election.running
+    with pytest.raises(LeaderError, match=r"^LEADER_ELECTIONS\['default'\]: this process is exiting, so it cannot"):
+        election.run()
 
 
 def test_start_during_a_stop_makes_it_a_candidate_again(make: Make) -> None:
