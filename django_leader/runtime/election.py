@@ -161,8 +161,8 @@ class LeaderElection:
 
     @property
     def outage(self) -> str:
-        """Why Redis could not be asked when this candidate last tried; empty when it answered. Local."""
-        return self._candidacy.diagnostics.outage if self._candidacy else ""
+        """Why Redis could not be asked when it was last tried; empty if it answered, or for no candidate. Local."""
+        return candidacy.diagnostics.outage if (candidacy := self._current()) else ""
 
     @property
     def last_tick(self) -> float | None:

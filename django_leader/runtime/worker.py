@@ -135,7 +135,8 @@ class Worker:
                 break
             self._hooks.turn_ended(self._shared.state, wait)
             if wait > 0:
-                self._waker.wait(min(wait, LONGEST_WAIT))
+                # While loss callbacks run there is nothing to do, but ``turned_at`` must show that this thread runs.
+                self._waker.wait(min(wait, self._timing.retry if self._shared.state.ended else LONGEST_WAIT))
 
     def _turn(self) -> float | None:
         """Decide and carry out one action. Return the seconds to wait without the lock; None if nothing is left to do.

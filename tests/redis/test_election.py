@@ -65,6 +65,8 @@ def test_one_attempt_ends_though_the_server_is_frozen(make: Make, own_server: Re
     assert election.wait_for_leadership(0) is False
     assert election.outage
     own_server.thaw()
+    election.stop()
+    assert election.outage == "", "it does not ask any more"
 
 
 def test_asking_a_server_that_is_away_says_which_election(make: Make, own_server: RedisServer) -> None:
@@ -125,6 +127,28 @@ def test_s17_a_thread_that_watches_no_longer_is_seen(make: Make) -> None:
     with delivery._changed:  # so that the watcher cannot look
         eventually(lambda: election.last_tick is not None and election.last_tick > 0.6)
         assert election.is_leader(), "the election thread renews all the same"
+
+
+def test_an_election_thread_ticks_while_loss_callbacks_run(make: Make) -> None:
+    """Also when it has nothing to do any more, because the lease that it keeps for them is over."""
+    election, over, ticks = make(lock_ttl=0.5), threading.Event(), set[float]()
+    election.on_lose_leadership(lambda: over.wait(GENEROUS))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.resign()
+    candidacy = election._candidacy
+    assert candidacy
+    eventually(lambda: clock.now() > election.grant.deadline, "the lease is over")
+
+    def ticked() -> bool:
+        ticks.add(candidacy._worker.turned_at)
+        return len(ticks) > 3
+
+    try:
+        eventually(ticked)
+        assert candidacy.shared.state.ended, "the callback still runs"
+    finally:
+        over.set()
 
 
 def test_an_election_works_on_fakeredis(make: Make) -> None:
