@@ -152,9 +152,10 @@ def decided(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(starting, "in_tests", lambda: False)
         starting.begin()
 
+    before = starter.decisions
     yield decide_for
     request_started.disconnect(dispatch_uid="django_leader.startup.starter")
-    starter.decisions = {"default": Decision("never", "this is a test run")}
+    starter.decisions = before
 
 
 def test_what_starts_now_starts_when_all_apps_are_ready(decided: Any) -> None:
