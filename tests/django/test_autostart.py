@@ -152,7 +152,7 @@ def decided(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(starting, "in_tests", lambda: False)
         starting.begin()
 
-    before = starter.decisions
+    before = dict(starter.decisions)
     yield decide_for
     request_started.disconnect(dispatch_uid="django_leader.startup.starter")
     starter.decisions = before
