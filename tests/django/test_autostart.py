@@ -16,7 +16,7 @@ from pytest_django import Settings
 
 from django_leader import elections
 from django_leader.startup import starter as starting
-from django_leader.startup.autostart import Decision, Seen, decide, inspect_process
+from django_leader.startup.autostart import TEST_RUN, Decision, Seen, decide, inspect_process
 from django_leader.startup.starter import starter
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
@@ -152,10 +152,9 @@ def decided(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(starting, "in_tests", lambda: False)
         starting.begin()
 
-    before = dict(starter.decisions)
     yield decide_for
     request_started.disconnect(dispatch_uid="django_leader.startup.starter")
-    starter.decisions = before
+    starter.decisions = {"default": Decision("never", TEST_RUN)}
 
 
 def test_what_starts_now_starts_when_all_apps_are_ready(decided: Any) -> None:
