@@ -171,9 +171,8 @@ class Starter:
                 except ImproperlyConfigured as error:  # whose text says all
                     why = str(error).removeprefix(f"LEADER_ELECTIONS[{alias!r}]: ")
                     log(logging.ERROR, "LEADER_ELECTIONS[%r]: not started. %s", alias, why)
-                    self.decisions[alias] = Decision(
-                        "never", Text("it failed: %(error)s", error=why)
-                    )  # not logged again
+                    # Never again, so that it is logged once.
+                    self.decisions[alias] = Decision("never", Text("it failed: %(error)s", error=why))
                 except Exception as error:
                     failed = True
                     if alias not in self._failing:

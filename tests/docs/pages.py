@@ -14,25 +14,26 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 GIVEN = """
-import logging
-from typing import Any
 from django.core.management import call_command
-from django.db import models
 from django_leader import elections, is_leader
-
-logger = logging.getLogger(__name__)
-INSTALLED_APPS: list[str] = []
-
-
-def make_report() -> str:
-    return "text"
 
 
 def send_newsletters() -> None: ...
 
 
 """
-"""What the blocks without a path take for granted: imports, and functions of the reader's project."""
+"""What the blocks without a path take for granted: imports, and a function of the reader's project."""
+ELECTION = """
+LEADER_ELECTIONS = {
+    "default": {
+        "CACHE": "leader",
+        "REDIS_KEY_NAME": "mysite:leader:lock",
+        "REDIS_INFO_KEY_NAME": "mysite:leader:info",
+        "QUARANTINE": 0,
+    },
+}
+"""
+"""The setting of a project that has been set up by the README, but for the quarantine: tests do not wait for it."""
 
 
 class Block(NamedTuple):

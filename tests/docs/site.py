@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.docs.pages import blocks
+from tests.docs.pages import ELECTION, blocks
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer
 
@@ -25,16 +25,8 @@ CACHES = {
     "default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:6379/0"},
     "leader": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:6379/1"},
 }
-LEADER_ELECTIONS = {
-    "default": {
-        "CACHE": "leader",
-        "REDIS_KEY_NAME": "mysite:leader:lock",
-        "REDIS_INFO_KEY_NAME": "mysite:leader:info",
-        "QUARANTINE": 0,
-    },
-}
 """
-"""As of a project that has been set up by the README, but for the quarantine: the tests do not wait for it."""
+"""As of a project that has been set up by the README."""
 
 
 class Site:
@@ -45,7 +37,7 @@ class Site:
         for path, text in (
             ("manage.py", MANAGE),
             ("mysite/__init__.py", ""),
-            ("mysite/settings.py", SETTINGS),
+            ("mysite/settings.py", SETTINGS + ELECTION),
             ("mysite/urls.py", "urlpatterns = []\n"),
             ("my_app/__init__.py", ""),
             ("my_app/management/__init__.py", ""),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from testproject.embedded import die_with_parent
-from tests.docs.pages import Block, blocks
+from tests.docs.pages import ELECTION, Block, blocks
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, eventually, free_port
 
@@ -25,14 +25,6 @@ INSTALLED_APPS += ["django_leader", "my_app"]
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     "leader": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:6379/1"},
-}
-LEADER_ELECTIONS = {
-    "default": {
-        "CACHE": "leader",
-        "REDIS_KEY_NAME": "mysite:leader:lock",
-        "REDIS_INFO_KEY_NAME": "mysite:leader:info",
-        "QUARANTINE": 0,
-    },
 }
 LOGGING = {
     "version": 1,
@@ -172,7 +164,7 @@ class Project:
     def begin(self, page: str) -> None:
         """Make a project with an app, as the how-to pages take for granted, and write the files of ``page``."""
         self.run("django-admin startproject mysite .")
-        self.add(BASE)
+        self.add(BASE + ELECTION)
         for package in ("my_app", "my_app/management", "my_app/management/commands"):
             self.write(f"{package}/__init__.py", "")
         for block in blocks(page, ""):

@@ -94,7 +94,7 @@ def test_each_step_of_the_tutorial_goes_as_printed(reader: Reader, own_server: R
     who_leads(reader)
     stop_the_leader(reader, first, second)
     first = kill_the_leader(reader, second)
-    assert first.end() == 0
+    assert first.end() in (0, -signal.SIGINT)  # Django catches Ctrl-C only while it serves
     run_a_job(reader)
     clean_up(reader, own_server)
     assert reader.over()
@@ -179,11 +179,11 @@ def run_a_job(reader: Reader) -> None:
     second.waits_for(" leads")
     works(reader, first, reader.text())
     assert not second.has("sending")
-    assert first.end() == 0
+    assert first.end() in (0, -signal.SIGINT)  # Django catches Ctrl-C only while it serves
     leads, *sends = reader.text()
     second.shows(leads)
     works(reader, second, sends)
-    assert second.end() == 0
+    assert second.end() in (0, -signal.SIGINT)  # Django catches Ctrl-C only while it serves
 
 
 def works(reader: Reader, terminal: Terminal, printed: list[str]) -> None:
