@@ -163,7 +163,7 @@ def test_local_leads_at_once_without_redis(tmp_path: Path) -> None:
         other = site.start(f"{run} --noreload 8002")
         other.waits_for("leader, with token")
         assert web.process.poll() is None, "both lead"
-        assert web.end() == 0
+        assert web.end() in (0, -signal.SIGINT)
 
 
 LOGS = "howto/alerts"
