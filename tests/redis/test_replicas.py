@@ -27,7 +27,7 @@ from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
 
 A, B = "a:0000000000000000", "b:0000000000000001"
 INFO = LeaderInfo("x")
-CAREFUL = Config("lock", "info", lock_ttl=30, quarantine=60, min_replicas=1).validate()
+CAREFUL = Config("lock", "info", lock_ttl=60, retry_interval=5, quarantine=120, min_replicas=1).validate()
 FAST: dict[str, Any] = {"lock_ttl": 3, "heartbeat_interval": 0.4, "retry_interval": 0.3, "quarantine": 0.1}
 Start = Callable[..., RedisServer]
 
@@ -39,10 +39,10 @@ def replica_of(start: Start, primary: RedisServer) -> RedisServer:
 
 
 def replicas(primary: RedisServer) -> list[Any]:
-    """Those that are in step."""
+    """Those that are in step: one that is only "online" may be loading still, and confirms nothing until it has."""
     info = primary.client().info("replication")
     found = [info[f"slave{number}"] for number in range(info["connected_slaves"])]
-    return [replica for replica in found if replica["state"] == "online"]
+    return [replica for replica in found if replica["state"] == "online" and replica["offset"]]
 
 
 def move(replica: RedisServer, primary: RedisServer) -> None:
