@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import deque
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
+from tests.conftest import need
 from tests.support.candidates import ROOT
 
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-FORGE = sorted((ROOT / ".github").rglob("*.yml"))
 MATRIX = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 PATH = re.compile(r"[\w.]+(?:/[\w.]*)+|\w+\.(?:md|toml|py)|Makefile")
-KEY = re.compile(r"([\w-]+):(?: (.*))?")
 
 
 def paths(text: str) -> list[str]:
@@ -70,73 +69,15 @@ def test_the_changelog_has_a_section_for_each_kind_of_change() -> None:
 # The files that a forge reads
 
 
-Lines = deque[tuple[int, str]]
+def read(path: str) -> Any:
+    need(find_spec("yaml"), "PyYAML")
+    import yaml
 
-
-def parse(text: str) -> Any:
-    """A document of the part of YAML that these files keep to. Raise ``AssertionError`` for anything else."""
-    assert "\t" not in text
-    written = (line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
-    lines = deque((len(line) - len(line.lstrip()), line.strip()) for line in written)
-    found = node(lines, 0)
-    assert not lines, lines[0]
-    return found
-
-
-def node(lines: Lines, indent: int) -> Any:
-    assert lines[0][0] == indent, lines[0]
-    if lines[0][1].startswith("- "):
-        items = []
-        while lines and lines[0][0] == indent and lines[0][1].startswith("- "):
-            lines[0] = (indent + 2, lines[0][1][2:])
-            items.append(node(lines, indent + 2))
-        return items
-    if not KEY.fullmatch(lines[0][1]):
-        return scalar(lines.popleft()[1])
-    mapping: dict[str, Any] = {}
-    while lines and lines[0][0] == indent:
-        line = lines.popleft()[1]
-        key = KEY.fullmatch(line)
-        assert key, line
-        assert key[1] not in mapping, line
-        below = lines[0][0] if lines and lines[0][0] > indent else None
-        if key[2] == "|":
-            mapping[key[1]] = "\n".join(lines.popleft()[1] for _ in list(lines) if lines[0][0] > indent)
-        elif key[2]:
-            mapping[key[1]] = scalar(key[2])
-        else:
-            mapping[key[1]] = None if below is None else node(lines, below)
-    return mapping
-
-
-def scalar(text: str) -> Any:
-    text = text.split("  #")[0].strip()
-    if text.startswith("["):
-        assert text.endswith("]"), text
-        return [scalar(part.strip()) for part in text[1:-1].split(",")]
-    if text.startswith('"'):
-        assert text.endswith('"'), text
-        return text[1:-1]
-    assert not re.search(r"^[{}&*!|>'%@`]|: | #", text), text
-    return {"true": True, "false": False}.get(text, int(text) if text.isdecimal() else text)
-
-
-def test_what_is_no_document_is_refused() -> None:
-    assert parse('a:\n  - b: 1\n    c: "x"\n  - [d, e]\nf: |\n  g: h\n  # i\nj: true  # k\n') == {
-        "a": [{"b": 1, "c": "x"}, ["d", "e"]], "f": "g: h", "j": True,
-    }  # fmt: skip
-    for wrong in ("a: b: c", "a: 1\na: 2", "a:\n  b: 1\n c: 2", "a: [b", "a:\n\tb: 1", "a: b\n  - c", "`a`"):
-        with pytest.raises(AssertionError):
-            parse(wrong)
-
-
-@pytest.mark.parametrize("path", FORGE, ids=lambda path: path.name)
-def test_a_file_of_the_forge_is_a_document(path: Any) -> None:
-    assert isinstance(parse(path.read_text()), dict)
+    return yaml.safe_load((ROOT / path).read_text())
 
 
 def test_a_report_of_a_bug_asks_for_what_is_needed() -> None:
-    form = parse((ROOT / ".github/ISSUE_TEMPLATE/bug.yml").read_text())
+    form = read(".github/ISSUE_TEMPLATE/bug.yml")
     assert {"name", "description"} <= set(form)
     asked = {part["id"]: part for part in form["body"] if part["type"] != "markdown"}
     assert list(asked) == ["what", "versions", "settings", "status", "log"]
@@ -146,12 +87,12 @@ def test_a_report_of_a_bug_asks_for_what_is_needed() -> None:
 
 
 def test_a_vulnerability_is_not_reported_as_a_bug() -> None:
-    [private, _] = parse((ROOT / ".github/ISSUE_TEMPLATE/config.yml").read_text())["contact_links"]
+    [private, _] = read(".github/ISSUE_TEMPLATE/config.yml")["contact_links"]
     assert private["url"].endswith("/security/advisories/new")
 
 
 def test_the_workflow_runs_every_version_and_all_that_must_pass() -> None:
-    jobs = parse((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    jobs = read(".github/workflows/ci.yml")["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"] == MATRIX
     classifiers = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
     assert classifiers == MATRIX
@@ -162,3 +103,18 @@ def test_the_workflow_runs_every_version_and_all_that_must_pass() -> None:
     script = (ROOT / ".ci/run").read_text()
     assert all(f'"{version} ' in script for version in versions.split() if version != "3.11"), "of its matrix"
     assert versions.split()[-1] == "3.11", "the last one is python3"
+
+
+def test_the_badge_is_that_of_the_workflow() -> None:
+    """It shows what the workflow has found, so it cannot be untrue."""
+    [badge] = re.findall(r"actions/workflows/([\w.]+)/badge\.svg", (ROOT / "README.md").read_text())
+    assert "main" in read(f".github/workflows/{badge}")[True]["push"]["branches"], 'YAML reads the key "on" as True'
+
+
+def test_the_site_of_the_manual_is_built_as_by_make_docs() -> None:
+    site = read(".readthedocs.yaml")
+    assert (ROOT / site["sphinx"]["configuration"]).is_file()
+    assert site["sphinx"]["fail_on_warning"] is True
+    assert site["build"]["jobs"]["install"][-1] == "pip install . --group docs"
+    assert re.search(r"^docs = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert site["build"]["tools"]["python"] in MATRIX
