@@ -20,7 +20,7 @@ myst_heading_anchors = 4  # so that pages link to headings
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 copybutton_prompt_text = "$ "
-copybutton_only_copy_prompt_lines = False
+copybutton_only_copy_prompt_lines = True  # of a block with a prompt; any other is copied whole
 
 html_theme = "furo"
 html_title = f"django-leader {release}"

@@ -1,0 +1,168 @@
+"""The how-to pages for the person on call: what they say happens, on a real server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_leader import Config, LeaderElection
+from tests.docs.pages import DOCS, block
+from tests.docs.site import Site
+from tests.support.servers import GENEROUS, RedisServer, eventually
+
+Make = Callable[..., Site]
+LEADS = """
+import sys
+from django_leader import elections
+elections["default"].start()
+print(elections["default"].wait_for_leadership(40), flush=True)
+sys.stdin.read()
+elections["default"].stop()
+"""
+
+
+@pytest.fixture
+def make(tmp_path: Path, some_server: RedisServer) -> Make:
+    return lambda *pages: Site(tmp_path, some_server, *pages)
+
+
+def test_each_election_has_its_leader(make: Make) -> None:
+    site = make("howto/several-elections")
+    site.write("mysite/settings.py", 'for each in LEADER_ELECTIONS.values():\n    each["QUARANTINE"] = 0\n')
+    said = site.script("""
+import logging, sys
+from django_leader import elections, is_leader
+from my_app import reporting
+logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+logging.getLogger("django_leader").setLevel(logging.ERROR)
+print(reporting.write_report())
+elections["reports"].start()
+elections["reports"].wait_for_leadership(40)
+print(reporting.write_report(), is_leader())
+elections["reports"].stop()
+""")
+    assert "False\n" in said
+    assert "True False\n" in said
+    assert "this process writes the reports from now on\n" in said
+    assert "writes the report\n" in said
+
+
+def test_a_job_in_steps_ends_with_the_term(make: Make) -> None:
+    site = make("howto/when-leadership-is-lost")
+    site.manage("migrate")
+    said = site.script("""
+from datetime import timedelta
+from django.contrib.sessions.models import Session
+from django.utils import timezone
+from django_leader.testing import following, leading
+from my_app.cleaning import delete_expired_sessions
+Session.objects.bulk_create(
+    Session(pk=str(n), session_data="", expire_date=timezone.now() - timedelta(days=1)) for n in range(250)
+)
+with following():
+    print(delete_expired_sessions())
+with leading():
+    print(delete_expired_sessions(), Session.objects.count())
+""")
+    assert said.split() == ["0", "250", "0"]
+
+
+def test_the_script_waits_until_leadership_has_left_the_host(make: Make) -> None:
+    site = make()
+    site.write("mysite/settings.py", 'LEADER_ELECTIONS["default"]["HOSTNAME"] = "web-1"\n')
+    program = site.folder / "python"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    program.chmod(0o755)
+    leads = subprocess.Popen(
+        [sys.executable, "-c", f"import django; django.setup()\n{LEADS}"],
+        cwd=site.folder, env=site.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    script = block("howto/move-leadership", "while ", "sh")
+    assert '"web-1"' in script
+    # As printed, with a mark for each round, so that the test knows that it has waited.
+    seen = site.folder / "seen"
+    script = script.replace("do sleep 1", f"do echo >> {seen}; sleep 1")
+    path = f"{site.folder}{os.pathsep}{os.environ['PATH']}"
+    with (
+        leads,
+        subprocess.Popen(["sh", "-c", script], cwd=site.folder, env={**site.environment, "PATH": path}) as waits,
+    ):
+        try:
+            assert leads.stdout
+            assert leads.stdin
+            assert leads.stdout.readline() == "True\n"
+            eventually(seen.exists, "the script has asked once")
+            assert waits.poll() is None
+            leads.stdin.close()
+            assert leads.wait(GENEROUS) == 0
+            assert waits.wait(GENEROUS) == 0
+        finally:
+            leads.kill()
+            waits.kill()
+
+
+@pytest.fixture
+def elect(own_server: RedisServer) -> Iterator[Callable[..., LeaderElection]]:
+    made: list[LeaderElection] = []
+
+    def elect(**options: Any) -> LeaderElection:
+        config = Config(lock_ttl=GENEROUS, heartbeat_interval=0.2, retry_interval=0.2, **options)
+        made.append(LeaderElection(own_server.client(), config))
+        made[-1].start()
+        return made[-1]
+
+    yield elect
+    for election in made:
+        election.stop()
+
+
+def test_a_leader_goes_on_over_a_restart_of_redis(
+    own_server: RedisServer, elect: Callable[..., LeaderElection]
+) -> None:
+    election = elect(quarantine=0)
+    assert election.wait_for_leadership(GENEROUS)
+    token = election.fencing_token
+    own_server.stop()
+    eventually(lambda: election.outage, "the outage is seen")
+    assert election.is_leader()
+    own_server.start()
+    eventually(lambda: not election.outage, "the leader has been there")
+    [event] = election.history()
+    assert (event.kind, event.reason, event.fencing_token) == ("reclaimed", "state lost", token)
+    assert election.is_leader()
+    assert election.fencing_token == token
+
+
+def test_without_a_leader_a_restart_costs_a_quarantine(
+    own_server: RedisServer, elect: Callable[..., LeaderElection]
+) -> None:
+    leader = elect(quarantine=0)
+    assert leader.wait_for_leadership(GENEROUS)
+    leader.stop()
+    own_server.stop()
+    own_server.start()
+    election = elect(quarantine=1.0)
+    assert election.wait_for_leadership(GENEROUS)
+    *_, first = election.history()
+    assert (first.kind, first.reason) == ("quarantined", "state lost")
+    began = election.status().leader
+    assert began
+    assert began.started_at
+    assert (began.started_at - first.at).total_seconds() > 0.9
+
+
+def test_the_times_of_the_page_are_those_of_the_default_settings() -> None:
+    timing = Config().validate().timing
+    text = (DOCS / "howto/redis-restart.md").read_text()
+    lasts = timing.ttl - timing.margin
+    for seconds in (lasts, lasts - timing.heartbeat):
+        assert f"{seconds:.1f} s" in text
+    assert f"(`LOCK_TTL`, {timing.ttl:g} s)" in text
+    assert f"(`HEARTBEAT_INTERVAL`, {timing.heartbeat:g} s)" in text
+    assert f"`QUARANTINE` ({timing.quarantine:g} s)" in text
