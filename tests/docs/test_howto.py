@@ -55,6 +55,38 @@ while not elections["command:poll"].get_leader_id():
         process.communicate()
 
 
+def test_a_long_running_command_survives_a_lost_connection_to_the_database(make: Make) -> None:
+    site = make("howto/command-long-running")
+    site.manage("migrate")
+    said = site.script("""
+from io import StringIO
+from types import SimpleNamespace
+from django.core.management import call_command
+from django.db import connection
+from django_leader.testing import leading
+from my_app.management.commands import poll
+
+class Over(BaseException):
+    pass
+
+rounds, err = [], StringIO()
+
+def sleep(seconds):
+    rounds.append(err.getvalue())
+    if len(rounds) == 2:
+        raise Over
+    connection.connection.close()  # behind Django's back, as a server does that ends
+
+poll.time = SimpleNamespace(sleep=sleep)
+try:
+    with leading("command:poll"):
+        call_command("poll", stderr=err)
+except Over:
+    print(rounds)
+""")
+    assert said == "['', '']\n"
+
+
 def test_apscheduler_runs_the_job_in_the_leader(make: Make) -> None:
     site = make("howto/apscheduler")
     text = block("howto/apscheduler", "BackgroundScheduler()")
