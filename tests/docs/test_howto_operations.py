@@ -89,22 +89,23 @@ def test_the_script_waits_until_leadership_has_left_the_host(make: Make) -> None
     seen = site.folder / "seen"
     script = script.replace("do sleep 1", f"do echo >> {seen}; sleep 1")
     path = f"{site.folder}{os.pathsep}{os.environ['PATH']}"
-    with (
-        leads,
-        subprocess.Popen(["sh", "-c", script], cwd=site.folder, env={**site.environment, "PATH": path}) as waits,
-    ):
+    environment = {**site.environment, "PATH": path}
+    with leads:
         try:
             assert leads.stdout
             assert leads.stdin
             assert leads.stdout.readline() == "True\n"
-            eventually(seen.exists, "the script has asked once")
-            assert waits.poll() is None
-            leads.stdin.close()
-            assert leads.wait(GENEROUS) == 0
-            assert waits.wait(GENEROUS) == 0
+            with subprocess.Popen(["sh", "-c", script], cwd=site.folder, env=environment) as waits:
+                try:
+                    eventually(seen.exists, "the script has asked once")
+                    assert waits.poll() is None
+                    leads.stdin.close()
+                    assert leads.wait(GENEROUS) == 0
+                    assert waits.wait(GENEROUS) == 0
+                finally:
+                    waits.kill()
         finally:
             leads.kill()
-            waits.kill()
 
 
 @pytest.fixture
