@@ -118,3 +118,15 @@ def test_the_site_of_the_manual_is_built_as_by_make_docs() -> None:
     assert site["build"]["jobs"]["install"][-1] == "pip install . --group docs"
     assert re.search(r"^docs = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert site["build"]["tools"]["python"] in MATRIX
+
+
+def test_the_manual_names_the_versions_that_are_required() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    [needed] = re.findall(r"^dependencies = \[(.*)\]$", project, re.MULTILINE)
+    [python] = re.findall(r'^requires-python = ">=([\d.]+)"$', project, re.MULTILINE)
+    versions = {"Python": python, **dict(re.findall(r'"([\w-]+)>=([\d.]+)"', needed))}
+    versions["redis-py"] = versions.pop("redis")
+    text = (ROOT / "docs/index.md").read_text()
+    assert len(versions) == 4
+    for name, version in versions.items():
+        assert f"{name} {version} or newer" in text
