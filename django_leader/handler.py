@@ -23,7 +23,7 @@ from . import idle
 from .conf import DEFAULT_ALIAS, UnknownElection, configured
 from .overrides import overrides
 from .runtime.listeners import closing_unbegun, run_coroutine
-from .settings import read
+from .settings import ElectionSettings, read
 from .signals import send_signals
 from .system.forks import register
 from .system.log import log
@@ -55,11 +55,13 @@ class ElectionHandler:
     def __getitem__(self, alias: str) -> LeaderElection:
         """Return the election ``alias``. Local, connects to nothing.
 
-        Raise ``ImproperlyConfigured`` for bad settings, and ``UnknownElection`` for an alias that is not declared.
-        ``default`` always exists: where only others are declared, it has the default settings and starts nowhere.
+        Raise ``UnknownElection`` for an alias that is not declared, and ``ImproperlyConfigured`` while Django has no
+        settings. ``default`` always exists: where only others are declared, it has the default settings and starts
+        nowhere.
 
-        A ``CACHE`` that cannot carry an election is refused later, by the operation that needs Redis: in tests, where
-        the caches are often local, ``is_leader()`` is simply False.
+        Settings that cannot be used are refused later, by the operation that needs Redis, because a module that uses
+        the election as a decorator must not keep ``manage.py check`` from reporting them. Until then the election has
+        the default settings, and ``is_leader()`` is False.
         """
         try:
             return self._made[alias]
@@ -69,9 +71,8 @@ class ElectionHandler:
                 if new:
                     self._made[alias] = self._make(alias)
                 made = self._made[alias]
-            if new and alias == DEFAULT_ALIAS and alias not in (declared := configured()):
-                # Log only now, because a filter of the log may ask for this election, too.
-                log(logging.WARNING, NO_DEFAULT, ", ".join(map(repr, declared)), next(iter(declared)))
+            if new and alias == DEFAULT_ALIAS:  # only now, because a filter of the log may ask for this election, too
+                _warn_if_not_declared()
             return made
 
     def __iter__(self) -> Iterator[str]:
@@ -87,9 +88,18 @@ class ElectionHandler:
         from .runtime.election import LeaderElection
         from .runtime.local import Local
 
-        found = read(alias)
+        found: ElectionSettings | None = None
+        why = ""
+        try:
+            found = read(alias)
+        except ImproperlyConfigured as error:
+            if isinstance(error, UnknownElection) or not settings.configured:  # Django may have settings later
+                raise
+            why = str(error)
 
         def connect_to() -> redis.Redis | Local:
+            if found is None:
+                raise ImproperlyConfigured(why)
             if found.local:
                 log(logging.INFO if settings.DEBUG else logging.WARNING, LOCAL, alias)
                 return Local()
@@ -100,11 +110,11 @@ class ElectionHandler:
 
         election = LeaderElection(
             connect_to,
-            found.config,
+            found.config if found else None,
             name=alias,
             after_callback=_close_connections,
             run_coroutine=_run_coroutine,
-            when_idle=lambda: idle.explain(alias),
+            when_idle=lambda: idle.explain(alias) if found else _log_once(why, alias),
         )
         send_signals(election, _run_coroutine)
         overrides.follow(election)
@@ -120,6 +130,12 @@ class ElectionHandler:
     def unlock(self) -> None:
         """For this package: replace the lock in a forked child, where no thread is left to release it."""
         self._lock = threading.RLock()
+
+
+def _warn_if_not_declared() -> None:
+    with suppress(ImproperlyConfigured):  # the operation that needs Redis raises it
+        if DEFAULT_ALIAS not in (declared := configured()):
+            log(logging.WARNING, NO_DEFAULT, ", ".join(map(repr, declared)), next(iter(declared)))
 
 
 def _close_connections() -> None:
@@ -153,7 +169,7 @@ async def _with_own_database_thread(coroutine: Coroutine[Any, Any, Any]) -> None
 elections = ElectionHandler()
 """The elections of this process: ``elections["default"]``, ``elections["reports"]``. Local; any thread."""
 _told: set[str] = set()
-"""The errors of settings that ``is_leader`` has logged."""
+"""The errors of settings that were logged by ``_log_once``."""
 
 
 def is_leader(using: str = DEFAULT_ALIAS) -> bool:
@@ -169,10 +185,15 @@ def is_leader(using: str = DEFAULT_ALIAS) -> bool:
     except UnknownElection:
         raise
     except ImproperlyConfigured as error:
-        if (text := str(error)) not in _told:
-            _told.add(text)
-            log(logging.ERROR, "%s. Until this is corrected, is_leader(%r) is False in this process.", text, using)
-        return False
+        return not _log_once(str(error), using)
+
+
+def _log_once(why: str, alias: str) -> bool:
+    """Log why ``is_leader(alias)`` is False, unless this process has logged it before. Return True. Local."""
+    if why not in _told:
+        _told.add(why)
+        log(logging.ERROR, "%s. Until this is corrected, is_leader(%r) is False in this process.", why, alias)
+    return True
 
 
 def _settings_changed(*, setting: str, **kwargs: Any) -> None:

@@ -83,6 +83,7 @@ def reports(aliases: Sequence[str]) -> list[Report]:
     found: list[Report] = []
     for alias in aliases:
         try:
+            read(alias)
             found.append(Report(alias, elections[alias]))
         except ImproperlyConfigured as error:
             found.append(Report(alias, problem=error))

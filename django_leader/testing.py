@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 from .conf import DEFAULT_ALIAS
-from .handler import elections
 from .overrides import overrides
 from .runtime.grant import NO_GRANT, Grant, new_cell
 from .scopes import Scope
+from .settings import read
 
 TEST_TOKEN = 1
 
@@ -65,4 +65,4 @@ def _override(name: str, using: str, grant: Callable[[], Grant]) -> Scope:
         override = overrides.begin(using, grant())
         return lambda: overrides.end(override)
 
-    return Scope(name, begin, check=lambda: elections[using])
+    return Scope(name, begin, check=lambda: read(using))

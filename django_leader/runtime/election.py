@@ -201,7 +201,7 @@ class LeaderElection:
         A ``LOCAL`` election is asked within this process.
 
         Raise ``RedisUnavailable`` when Redis cannot be reached, does not answer in time, or answers with an error.
-        Raise ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it. Without Django's settings, raise
+        Raise ``ImproperlyConfigured`` when the election's settings cannot be used. Without Django's settings, raise
         what the function ``client`` raises, and ``ConfigError`` when it has returned a client of another kind.
         """
         return ask(self._connect(), self.config, self.label, lambda lease: lease.status())
@@ -308,7 +308,7 @@ class LeaderElection:
         ``multiprocessing``, which imports the main program, it takes effect in each child of the fork server. If the
         system starts no thread now, the election begins when it does; ``starts`` says which threads try that again.
 
-        Raise ``ImproperlyConfigured`` when the election's ``CACHE`` cannot carry it. Without Django's settings, raise
+        Raise ``ImproperlyConfigured`` when the election's settings cannot be used. Without Django's settings, raise
         what the function ``client`` raises, and ``ConfigError`` when it has returned a client of another kind. Raise
         ``OSError`` when this process has no file descriptor left; it is no candidate then.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -32,6 +33,10 @@ from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually
 
 LONG = 20.0
+
+
+def noop() -> None:
+    """A callback."""
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +100,43 @@ def test_an_election_of_a_command_is_derived_from_the_default() -> None:
     ],
 )
 def test_what_cannot_be_used_is_refused_with_what_to_do(setting: Any, alias: str, message: str) -> None:
-    with override_settings(LEADER_ELECTIONS=setting), pytest.raises(ImproperlyConfigured, match=message):
-        elections[alias]
+    """An alias that is not declared is refused at once; all else by what needs Redis, so that decorators work."""
+    with override_settings(LEADER_ELECTIONS=setting):
+        for use in (LeaderElection.start, LeaderElection.run, LeaderElection.status):
+            with pytest.raises(ImproperlyConfigured, match=message):
+                use(elections[alias])
+
+
+@override_settings(LEADER_ELECTIONS={"default": {"TTL": 5}})
+def test_an_election_with_bad_settings_takes_callbacks_and_leads_nowhere(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler, "_told", set())
+    election = elections["default"]
+    assert election.on_become_leader(noop) is election.on_lose_leadership(noop) is noop
+    assert (election.is_leader(), is_leader(), election.running) == (False, False, False)
+    election.stop()
+    [record] = caplog.records
+    assert record.getMessage().startswith("LEADER_ELECTIONS['default']: unknown key 'TTL'; take it out")
+
+
+@pytest.mark.parametrize("use", ["elections['default'].is_leader()", "elections['default'].start()"])
+def test_before_django_has_settings_an_election_is_refused_and_made_later(use: str) -> None:
+    code = (
+        "from django.conf import settings\n"
+        "from django.core.exceptions import ImproperlyConfigured\n"
+        "from django_leader import elections, is_leader\n"
+        f"try: {use}\n"
+        "except ImproperlyConfigured as error: print(is_leader(), error)\n"
+        "settings.configure(LEADER_ELECTIONS={'default': {'LOCK_TTL': 20}})\n"
+        "print(elections['default'].config.lock_ttl)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("False Requested setting LEADER_ELECTIONS, but settings are not"), done.stderr
+    assert done.stdout.splitlines()[1] == "20.0"
 
 
 @pytest.mark.parametrize("alias", ["nowhere", None])

@@ -65,6 +65,16 @@ class App(AppConfig):
         became_leader.connect(gained)
         lost_leadership.connect(lost)
 """
+MODELS = """
+from contextlib import contextmanager
+
+from django_leader import elections
+
+@elections["default"].while_leading
+@contextmanager
+def work(token):
+    yield
+"""
 COMMAND = """
 from django.core.management.base import BaseCommand
 from django_leader import leader_required
@@ -210,6 +220,22 @@ def test_settings_that_cannot_be_used_hinder_no_server(project: Project) -> None
     assert "LEADER_ELECTIONS must be a dict of dicts" in start
     assert "no election starts in this process" in start
     assert "is_leader('default') is False" in asked
+
+
+@pytest.mark.parametrize(
+    ("number", "setting"),
+    [("E002", {"default": {"LOCKTTL": 10}}), ("E006", {"default": {"LOCK_TTL": "10"}}), ("E001", [])],
+)
+def test_a_decorator_at_import_leaves_bad_settings_to_the_check(project: Project, number: str, setting: Any) -> None:
+    (project.folder / "jobs" / "models.py").write_text(MODELS)
+    project.add(f"LEADER_ELECTIONS = {setting!r}")
+    for command in ("check", "migrate", "nightly"):
+        status, said = project.manage(command)
+        assert (status, "Traceback" in said) == (1, False)
+        assert f"?: (django_leader.{number}) LEADER_ELECTIONS" in said
+    status, said = project.manage("leader_status")
+    assert (status, "Traceback" in said) == (2, False)
+    assert said.splitlines()[-1].startswith("CommandError: LEADER_ELECTIONS")
 
 
 def test_a_laptop_leads_for_itself(project: Project) -> None:
