@@ -181,7 +181,8 @@ def _labels(found: Iterable[ElectionSettings]) -> str:
 def check_process() -> list[CheckMessage]:
     """Check what keeps every election from starting in this process: E011, W011."""
     if why := unsupported():
-        hint = "You can develop here: is_leader() is False. Run the leader's work on Linux, in WSL or a container."
+        hint = "You can develop here: is_leader() is False, and @leader_required commands fail. "
+        hint += "Run the leader's work on Linux, in WSL or a container."
         text = f"LEADER_ELECTIONS: this process is not participating: {why}"
         return [Warning(text, hint=hint, id="django_leader.W011")]
     if why := refusal(os.environ.get(VARIABLE, "")):

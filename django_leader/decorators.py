@@ -28,6 +28,7 @@ from .overrides import overrides
 from .runtime.guard import NotGuarded, run_guarded
 from .startup.autostart import is_test_process
 from .system import clock
+from .system.forks import unsupported
 from .system.interruption import here, shielded
 from .targets import Decorator, Target, check_command, check_target
 
@@ -100,7 +101,8 @@ def leader_required(
 
     The command fails with exit status 2 when Redis is unreachable at the end of ``wait``. With ``wait=None`` it does
     not fail then, but waits until Redis is reachable again. It fails with exit status 2 at once when the settings
-    cannot be used, the alias is not declared, or no thread can be started that would interrupt the body.
+    cannot be used, the alias is not declared, the platform supports no elections (Windows), or no thread can be started
+    that would interrupt the body.
 
     To decorate is local. The command connects to Redis when it runs. The body runs in the thread that calls the
     command; another thread sends the heartbeats.
@@ -157,6 +159,9 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
         yield (election, "") if override.cell[0] else (None, "the test says that this process does not lead")
         return
     _check_override(alias)
+    if platform := unsupported():
+        text = f"Not run: {election.label}: this process cannot participate: {platform}"
+        raise CommandError(text, returncode=UNAVAILABLE_EXIT)
     me = os.getpid(), threading.get_ident()
     holder = _busy.setdefault((alias, me[0]), me)
     if holder is not me and holder == me:  # a command around this one leads it, and decides when that ends

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer
@@ -52,6 +55,20 @@ def test_on_windows_nobody_leads_whatever_is_asked_or_started() -> None:
     assert f"LEADER_ELECTIONS['default']: does not start: {LACKS}" in said, "it would have started"
     assert said.count("is_leader() is False in this process") == 1
     assert said.count(f"LEADER_ELECTIONS['default']: this process is not participating: {LACKS}") == 1
+
+
+@pytest.mark.parametrize("command", ["guarded", "guarded_class"])
+def test_on_windows_a_guarded_command_is_not_run_and_says_why(
+    some_server: RedisServer, tmp_path: Path, command: str
+) -> None:
+    """Once, at once, and with an error, because no later try can succeed."""
+    cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": some_server.url}
+    (tmp_path / "on_server.py").write_text(f"from tests.settings import *\nCACHES = {{'default': {cache!r}}}\n")
+    environment = {"DJANGO_SETTINGS_MODULE": "on_server", "PYTHONPATH": str(tmp_path)}
+    said = windows(command, "--skip-checks", status=2, **environment).splitlines()
+    label = f"LEADER_ELECTIONS['command:{command}']"
+    why = f"{label}: this process cannot participate: {LACKS}; elections need a POSIX system"
+    assert said == [f"CommandError: Not run: {why}"]
 
 
 def test_on_windows_explain_says_why() -> None:
