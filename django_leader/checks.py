@@ -104,13 +104,16 @@ def _carries_none(found: ElectionSettings) -> str:
 
 
 def _check_together(readable: list[ElectionSettings]) -> list[CheckMessage]:
-    owners: dict[tuple[str, str], str] = {}
+    owners: dict[tuple[object, str], ElectionSettings] = {}
     messages: list[CheckMessage] = []
     for found in readable:
+        database = client.database(found.cache)
         for key in found.config.keys:
-            owner = owners.setdefault((found.cache, key), found.alias)
-            if owner != found.alias:
-                text = f"LEADER_ELECTIONS[{found.alias!r}]: uses the key {key!r}, which {owner!r} uses, too"
+            owner = owners.setdefault((database, key), found)
+            if owner is not found:
+                text = f"LEADER_ELECTIONS[{found.alias!r}]: uses the key {key!r}, which {owner.alias!r} uses, too"
+                if owner.cache != found.cache:
+                    text += f" (the caches {found.cache!r} and {owner.cache!r} are one Redis database)"
                 hint = "Give each election a REDIS_KEY_NAME and a REDIS_INFO_KEY_NAME of its own, or leave both out."
                 messages.append(Error(text, hint=hint, id="django_leader.E013"))
                 break
@@ -141,7 +144,8 @@ def check_deployment() -> list[CheckMessage]:
 
 
 def _share_a_cache(found: list[ElectionSettings]) -> Iterator[CheckMessage]:
-    if labels := _labels(one for one in found if one.cache == "default"):
+    default = client.database("default")
+    if labels := _labels(one for one in found if client.database(one.cache) == default):
         yield Warning(
             f"{labels}: shares the Redis database of the cache 'default', so cache.clear() deletes the keys of the "
             "election, too",

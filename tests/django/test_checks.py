@@ -10,7 +10,7 @@ import pytest
 from django.core.checks import CheckMessage
 from django.test import override_settings
 
-from django_leader import checks
+from django_leader import checks, client
 from django_leader.settings import KEYS
 from tests.django.conftest import CLUSTER_CACHE
 from tests.docs.pages import block
@@ -18,6 +18,12 @@ from tests.docs.pages import block
 OTHER_REDIS = {
     "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1"},
     "leader": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1/1"},
+    "leader again": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": "redis://:password@127.0.0.1:1/?db=1",
+        "KEY_PREFIX": "again",
+    },
+    "default again": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1/0"},
     "local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     "bad": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "localhost:6379"},
     "cluster": {
@@ -53,6 +59,11 @@ CASES: list[tuple[str, Any, str]] = [
     ("E010", {"default": {"HOSTNAME": "a\x00"}}, "control characters"),
     ("E011", {"default": {"AUTOSTART": "sometimes"}}, "use True, False or 'auto'"),
     ("E013", {"default": {}, "two": {"REDIS_KEY_NAME": "maplefile:leader:lock"}}, "which 'default' uses, too"),
+    (
+        "E013",
+        {"default": {"CACHE": "leader"}, "two": {"CACHE": "leader again", "REDIS_KEY_NAME": "maplefile:leader:lock"}},
+        "which 'default' uses, too (the caches 'leader again' and 'leader' are one Redis database)",
+    ),
     ("E012", {"default": {"SERVING_COMMANDS": [5]}}, "give a list of management commands"),
     ("E006", {"default": {}, "a: b": {"LOCK_TTL": "10"}}, "give seconds"),
     ("E008", {"default": {"RETRY_INTERVAL": 1e-6}}, "give at least 0.01 s"),
@@ -138,6 +149,52 @@ def test_a_location_that_is_no_url_is_reported_without_its_secret(backend: str) 
             assert not any("hun" in message or "ter2" in message for message in told)
 
 
+PLAIN, DJANGO_REDIS = "django.core.cache.backends.redis.RedisCache", "django_redis.cache.RedisCache"
+
+
+def sentinel(location: str, *sentinels: str) -> dict[str, Any]:
+    factory = "django_redis.pool.SentinelConnectionFactory"
+    options = {"CLIENT_CLASS": "django_redis.client.SentinelClient", "CONNECTION_FACTORY": factory}
+    return {
+        "BACKEND": DJANGO_REDIS,
+        "LOCATION": location,
+        "OPTIONS": {**options, "SENTINELS": [(host, 26379) for host in sentinels]},
+    }
+
+
+def redis_at(location: Any, backend: str = PLAIN, **options: Any) -> dict[str, Any]:
+    return {"BACKEND": backend, "LOCATION": location, "OPTIONS": options}
+
+
+ONE_DATABASE: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
+    (redis_at("redis://h/1"), redis_at("rediss://user:secret@H:6379/1", DJANGO_REDIS), True),
+    (redis_at("redis://h"), redis_at("redis://h/0"), True),
+    (redis_at("redis://h"), redis_at("redis://h/1"), False),
+    (redis_at("redis://h"), redis_at("redis://h:6380"), False),
+    (redis_at("redis://h"), redis_at("redis://g"), False),
+    (redis_at("redis://h/1"), redis_at("redis://h", db=1), True),
+    (redis_at(["redis://h/1", "redis://g/1"]), redis_at(["redis://h/1", "redis://f/1"]), True),
+    (redis_at("unix:///run/redis?db=1"), redis_at("unix://:secret@/run/redis?db=1"), True),
+    (redis_at("unix:///run/redis"), redis_at("unix:///run/Redis"), False),
+    (redis_at("redis://h", db="1"), redis_at("redis://h/1"), True),
+    (sentinel("redis://primary/1", "a", "b"), sentinel("redis://user:secret@primary/1", "b", "a"), True),
+    (sentinel("redis://primary/1", "a", "b"), sentinel("redis://primary/2", "a", "b"), False),
+    (sentinel("redis://primary/3", "a", "b"), sentinel("redis://another/3", "a", "b"), False),
+    (sentinel("redis://primary:1/4", "a"), sentinel("redis://primary:2/4", "b"), False),
+    (sentinel("redis://primary/5", "a"), redis_at("redis://primary/5"), False),
+    (redis_at("redis://h:port"), redis_at("redis://h:port"), False),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "same"), ONE_DATABASE)
+def test_two_caches_are_one_database_if_they_lead_to_one(
+    one: dict[str, Any], other: dict[str, Any], same: bool
+) -> None:
+    """However each of them is written."""
+    with override_settings(CACHES={"default": one, "other": other}):
+        assert (client.database("default") == client.database("other")) is same
+
+
 def run() -> list[CheckMessage]:
     return checks.check_elections()
 
@@ -176,6 +233,7 @@ DEPLOYED: list[tuple[list[str], Any]] = [
     ([], []),
     (["W002", "W004", "W005"], None),
     (["W002"], {"default": {**OWN, "CACHE": "default"}}),
+    (["W002"], {"default": {**OWN, "CACHE": "default again"}}),
     (["W004"], {"default": {**OWN, "REDIS_KEY_NAME": "maplefile:leader:lock"}}),
     (["W004", "W005"], {"default": {"CACHE": "leader"}, "two": {"CACHE": "leader"}}),
     (["W004", "W005"], {"default": OWN, "command:report": {"CACHE": "leader"}}),
