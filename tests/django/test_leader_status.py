@@ -43,6 +43,7 @@ def test_with_a_leader_it_shows_all_of_it_and_ends_with_0(project: Settings) -> 
     assert titles.split("  ")[0] == "ELECTION"
     for part in ("default", election.instance_id, election.config.hostname, str(election.fencing_token), "leads"):
         assert part in line
+    assert line[titles.index("PID") :].split()[0] == str(os.getpid())
 
 
 def test_json_has_the_same_for_programs(project: Settings) -> None:
@@ -53,6 +54,7 @@ def test_json_has_the_same_for_programs(project: Settings) -> None:
     assert code == row["status"] == 0
     assert row["leader"] == elections["default"].instance_id
     assert row["token"] == elections["default"].fencing_token
+    assert row["pid"] == os.getpid()
     assert 0 < row["lease_left"] <= 6
     assert row["since"].startswith("20")
     assert row["since"].endswith("+00:00")
@@ -108,6 +110,7 @@ def test_a_leader_from_elsewhere_with_odd_times_is_shown(project: Settings, some
     assert code == 0
     assert "go-1[31m" in out
     assert "\x1b" not in out
+    assert json.loads(status("--json")[1])[0]["pid"] is None, "it has published none"
 
 
 def test_an_empty_setting_is_an_error_that_says_what_to_do(project: Settings) -> None:

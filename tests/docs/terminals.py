@@ -51,7 +51,7 @@ class Lines:
     SHAPES = {  # noqa: RUF012
         "instant": (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?", ""),
         "token": (r"\b\d{16}\b", r"\d{16}"),
-        "pid": (r"(?<=pid=)\d+", r"\d+"),
+        "pid": (r"(?<=pid=)\d+|^\d{4}$", r"\d+"),
         "instance": (r"\blaptop-[0-9a-f]{8}", r"[\w.-]+-[0-9a-f]{8}"),
         "host": (r"\blaptop\b", r"[\w.-]+"),
         "quarantine": (r"\b10\.0 s(?= \(QUARANTINE\))", r"(?:10\.0|9\.\d) s"),

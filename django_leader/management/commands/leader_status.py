@@ -32,6 +32,7 @@ TITLES = {
     "election": pgettext_lazy("leader election", "ELECTION"),
     "leader": pgettext_lazy("leader election", "LEADER"),
     "host": pgettext_lazy("leader election", "HOST"),
+    "pid": pgettext_lazy("leader election", "PID"),
     "since": pgettext_lazy("leader election", "SINCE"),
     "last_heartbeat": pgettext_lazy("leader election", "LAST HEARTBEAT"),
     "lease_left": pgettext_lazy("leader election", "LEASE LEFT"),
@@ -138,7 +139,7 @@ def _row(report: Report) -> dict[str, Any]:
     if isinstance(report.problem, ImproperlyConfigured):
         raise report.problem
     row: dict[str, Any] = dict.fromkeys(
-        ("election", "leader", "host", "since", "last_heartbeat", "lease_left", "token", "candidates")
+        ("election", "leader", "host", "pid", "since", "last_heartbeat", "lease_left", "token", "candidates")
     )
     row |= {"election": report.alias, "this_process": translated(report.this_process), "status": UNKNOWN, "error": None}
     row |= {"quarantined": False, "other_project": report.other_project or None}
@@ -155,6 +156,7 @@ def _row(report: Report) -> dict[str, Any]:
         row |= {
             "leader": leader.instance_id,
             "host": leader.hostname,
+            "pid": leader.pid or None,
             "since": leader.started_at,
             "last_heartbeat": leader.last_heartbeat,
             "status": LED,
