@@ -252,8 +252,8 @@ def _who_leads(election: LeaderElection) -> str:
         raise CommandError(f"Not run: {error}", returncode=UNAVAILABLE_EXIT) from error
     leader = status.leader
     if leader is None and status.quarantined:
-        text = f"Redis is new or has lost data, so no process leads the election {election.name!r} for another"
-        return f"{text} {status.lease_left:.1f} s (QUARANTINE)"
+        text = f"Redis is new or has lost data, so no leader of the election {election.name!r} is elected"
+        return f"{text} for up to {status.lease_left:.1f} s (QUARANTINE)"
     if leader is None and (left := election.hold_left or status.lease_left):
         return f"the last leader of the election {election.name!r} holds it for another {left:.1f} s"
     if leader is None:

@@ -89,7 +89,10 @@ class ElectionStatus:
     candidates: int
     """How many processes are candidates, including the leader."""
     quarantined: bool = False
-    """Whether there is no leader, and may be none before ``lease_left`` is over, because Redis has lost data."""
+    """Whether there is no leader, and none is elected before ``lease_left`` is over, because Redis has lost data.
+
+    A healthy leader may reclaim its term before. A candidate that has just started may need longer to be elected.
+    """
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def test_it_shows_a_quarantine(viewer: Client, project: Settings) -> None:
     project.LEADER_ELECTIONS = {"default": {**FAST, "QUARANTINE": 60}}
     elections["default"].start()
     eventually(lambda: elections["default"].status().quarantined)
-    assert "Redis is new or has lost data: no process may lead for another" in text(viewer)
+    assert "Redis is new or has lost data; no leader is elected for up to" in text(viewer)
 
 
 def test_it_shows_each_election(viewer: Client, project: Settings) -> None:

@@ -181,7 +181,7 @@ def test_a_quarantine_is_said_to_people_and_to_programs(project: Settings) -> No
     eventually(lambda: elections["default"].status().quarantined)
     code, _, err = status()
     assert code == 1
-    assert err.startswith("default: Redis is new or has lost data; no leader is elected for another ")
+    assert err.startswith("default: Redis is new or has lost data; no leader is elected for up to ")
     assert err.endswith(" s (QUARANTINE)\n")
     code, out, _ = status("--json")
     [row] = json.loads(out)

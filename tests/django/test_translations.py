@@ -132,7 +132,8 @@ def test_the_admin_says_in_german_why_there_is_no_leader(
     project.LEADER_ELECTIONS = {"default": {**FAST, "QUARANTINE": 60}}
     elections["default"].start()
     eventually(lambda: elections["default"].status().quarantined)
-    assert re.search(r"In den nächsten \d\d,\d s darf kein Prozess Leader sein\.", text(reader))
+    said = r"hat Daten verloren; bis zu \d\d,\d s lang wird kein Leader gewählt \(QUARANTINE\)\."
+    assert re.search(said, text(reader))
     project.LEADER_ELECTIONS = {"default": {"LOCAL": True}}
     assert "LOCAL ist True: Jeder Kandidat ist für sich allein Leader" in text(reader)
 
@@ -203,7 +204,7 @@ def test_the_command_reports_a_quarantine_in_german(project: Settings) -> None:
     project.LANGUAGE_CODE = "de"
     elections["default"].start()
     eventually(lambda: elections["default"].status().quarantined)
-    said = r"default: Redis ist neu oder hat Daten verloren; in den nächsten [\d,]+ s wird kein Leader gewählt \(QUA"
+    said = r"default: Redis ist neu oder hat Daten verloren; bis zu [\d,]+ s lang wird kein Leader gewählt \(QUA"
     assert re.match(said, status()[2])
 
 

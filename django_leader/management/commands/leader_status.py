@@ -127,8 +127,7 @@ class Command(BaseCommand):
                 put(row["error"], self.stderr)
             if row.get("quarantined"):
                 text = Text(
-                    "%(election)s: Redis is new or has lost data; no leader is elected for another %(left)s "
-                    "(QUARANTINE)",
+                    "%(election)s: Redis is new or has lost data; no leader is elected for up to %(left)s (QUARANTINE)",
                     election=row["election"],
                     left=_show(row["lease_left"]),
                 )
