@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from . import client
 from .conf import DEFAULT_ALIAS, configured
-from .protocol.config import DEFAULTS
+from .protocol.config import DEFAULTS, SHORTEST_INTERVAL, SHORTEST_TTL
 from .settings import FIELDS, ElectionSettings, as_settings, read
 from .startup.autostart import VARIABLE, refusal
 from .system.forks import unsupported
@@ -39,10 +39,14 @@ NUMBERS = {
 """The number of the checks of each setting, which projects may silence: it never changes. 013 is about two elections
 with one key, and others stand where they are used."""
 HINTS = {
-    "HEARTBEAT_INTERVAL": "HEARTBEAT_INTERVAL must leave time for two tries within LOCK_TTL; a third of it is usual.",
     **dict.fromkeys(("REDIS_KEY_NAME", "REDIS_INFO_KEY_NAME"), "Give a name, or leave the key out for the default."),
+    "LOCK_TTL": f"Give at least {SHORTEST_TTL:g} seconds, or leave the key out for the default.",
+    "HEARTBEAT_INTERVAL": f"Give at least {SHORTEST_INTERVAL:g} seconds, and leave time for two tries within LOCK_TTL; "
+    "a third of it is usual.",
+    "RETRY_INTERVAL": f"Give at least {SHORTEST_INTERVAL:g} seconds, or leave the key out for the default.",
+    "QUARANTINE": "Give at least the longest LOCK_TTL that any process uses, 0 for none, or leave the key out.",
 }
-"""What to do about a value that is replaced. Of any other setting it is a duration."""
+"""What to do about a value that is replaced."""
 LONG_TTL = 3600.0
 """Seconds. A longer value is more often one in milliseconds than an intended lease."""
 
@@ -81,9 +85,8 @@ def _check_one(found: ElectionSettings) -> list[CheckMessage]:
         messages.append(Warning(why, hint=hint, id="django_leader.W003"))
     for repair in found.config.repairs():
         setting = repair.split(" ", 1)[0].upper()
-        hint = HINTS.get(setting, "Give a positive number of seconds, or leave the key out for the default.")
-        number = NUMBERS[setting]
-        messages.append(Warning(f"{label}: {as_settings(repair)}", hint=hint, id=f"django_leader.W{number}"))
+        text, number = f"{label}: {as_settings(repair)}", NUMBERS[setting]
+        messages.append(Warning(text, hint=HINTS[setting], id=f"django_leader.W{number}"))
     timing = found.config.validate().timing
     if 0 < timing.quarantine < timing.ttl:
         text = f"{label}: QUARANTINE is {timing.quarantine:g} s, shorter than LOCK_TTL: when Redis has lost its data "

@@ -302,7 +302,7 @@ def _seconds(name: str, value: Any) -> float:
 
 def _check_replicas(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_REPLICAS:
-        raise ConfigError(f"min_replicas is {value!r}; give a whole number of replicas, at most {MOST_REPLICAS}")
+        raise ConfigError(f"min_replicas is {value!r}; give a whole number of replicas, 0 to {MOST_REPLICAS}")
 
 
 def _text(name: str, value: Any) -> str:

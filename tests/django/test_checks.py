@@ -97,7 +97,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("W008", {"default": {"RETRY_INTERVAL": -1}}, "2.0 is used instead"),
     ("E014", {"default": {"QUARANTINE": "10"}}, "give seconds"),
     ("E015", {"default": {"MIN_REPLICAS": "1"}}, "give a whole number of replicas"),
-    ("E015", {"default": {"MIN_REPLICAS": -1}}, "give a whole number of replicas"),
+    ("E015", {"default": {"MIN_REPLICAS": -1}}, "give a whole number of replicas, 0 to 100"),
     ("E015", {"default": {}, "a": {"MIN_REPLICAS": True}}, "give a whole number of replicas"),
     ("E016", {"default": {"SAME_HOST_TAKEOVER": 1}}, "use True or False"),
     ("E016", {"default": {}, "a": {"SAME_HOST_TAKEOVER": None}}, "use True or False"),
@@ -213,10 +213,19 @@ def test_each_check(number: str, setting: Any, says: str) -> None:
     [
         ("REDIS_KEY_NAME", "", "Give a name, or leave the key out for the default."),
         ("REDIS_INFO_KEY_NAME", "", "Give a name, or leave the key out for the default."),
-        ("LOCK_TTL", 0, "Give a positive number of seconds, or leave the key out for the default."),
-        ("RETRY_INTERVAL", 0, "Give a positive number of seconds, or leave the key out for the default."),
-        ("QUARANTINE", -1, "Give a positive number of seconds, or leave the key out for the default."),
-        ("HEARTBEAT_INTERVAL", 9, "HEARTBEAT_INTERVAL must leave time for two tries within LOCK_TTL; a third of it is"),
+        ("LOCK_TTL", 0, "Give at least 0.1 seconds, or leave the key out for the default."),
+        ("RETRY_INTERVAL", 0, "Give at least 0.01 seconds, or leave the key out for the default."),
+        ("QUARANTINE", -1, "Give at least the longest LOCK_TTL that any process uses, 0 for none, or leave the key"),
+        (
+            "HEARTBEAT_INTERVAL",
+            9,
+            "Give at least 0.01 seconds, and leave time for two tries within LOCK_TTL; a third of",
+        ),
+        (
+            "HEARTBEAT_INTERVAL",
+            0,
+            "Give at least 0.01 seconds, and leave time for two tries within LOCK_TTL; a third of",
+        ),
     ],
 )
 def test_the_hint_of_a_replaced_value_fits_its_setting(setting: str, value: Any, hint: str) -> None:
@@ -278,6 +287,8 @@ def test_an_election_without_redis_needs_no_cache() -> None:
         {"default": {"SAME_HOST_TAKEOVER": False}, "b": {"SAME_HOST_TAKEOVER": True}},
         {"default": {}, "b": {}},
         {"default": {"LOCAL": False}},
+        {"default": {"LOCK_TTL": 0.1, "HEARTBEAT_INTERVAL": 0.01, "RETRY_INTERVAL": 0.01}},
+        {"default": {"MIN_REPLICAS": 0}, "b": {"MIN_REPLICAS": 100}},
     ],
 )
 def test_good_settings_get_no_message(setting: Any) -> None:
