@@ -104,14 +104,14 @@ class Event:
     kind: str
     """What happened. A term began: ``elected``, or ``taken-over`` if the candidate claimed a lease that another one had
     not released. A term ended: one of the reasons of ``lost_leadership``. Redis lost data: ``quarantined``, or
-    ``reclaimed`` by the leader."""
+    ``reclaimed`` by the leader. ``reason`` tells the two kinds ``quarantined`` apart."""
     instance_id: str
-    """The candidate that it happened to; of ``quarantined`` the one that noticed."""
+    """The candidate that it happened to; of the loss of data the one that noticed."""
     fencing_token: int
-    """The number of the term; of ``quarantined`` the highest that is known."""
+    """The number of the term; of the loss of data the highest that is known."""
     reason: str = ""
     """Of ``taken-over``: ``died`` if the last leader's process was dead. Of ``quarantined`` and ``reclaimed``: what
-    Redis has lost, if this candidate noticed it first. Otherwise empty."""
+    Redis has lost, if this candidate noticed it first; ``term ended`` if a quarantine ended a term. Otherwise empty."""
 
     @classmethod
     def from_texts(cls, entry: str, kind: str, reason: str, holder: str, token: str) -> Event:

@@ -226,6 +226,20 @@ def test_s11_a_candidate_that_knows_a_higher_token_detects_the_loss(lease: Lease
     assert lease.renew(A, token, INFO).verdict == "quarantined", "a later one may be there"
 
 
+@pytest.mark.parametrize("ended", ["quarantined", "expired"])
+def test_the_history_tells_a_term_that_a_quarantine_ended_from_the_quarantine(
+    lease: Lease, token: int, ended: str
+) -> None:
+    """Both have the kind ``quarantined``. The other ends of terms need no reason."""
+    lease.campaign(B, Preconditions(highest_token=token + 1), INFO)
+    lease.campaign(A, Preconditions(unrecorded_end=(token, ended)), INFO)
+    told = [(event.kind, event.reason, event.instance_id, event.fencing_token) for event in lease.history(2)]
+    assert told == [
+        (ended, "term ended" if ended == "quarantined" else "", "a", token),
+        ("quarantined", "older state", "b", token + 1),
+    ]
+
+
 def test_s11_a_release_finds_the_loss_too_and_frees_nothing(lease: Lease, client: Any, token: int) -> None:
     client.flushall()
     assert lease.release(A, token, "resigned", leave=True) is False

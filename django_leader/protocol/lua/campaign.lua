@@ -38,7 +38,8 @@ if joined == 1 then
 end
 candidates = redis.call('ZCOUNT', KEYS[4], int(now), '+inf')
 if tonumber(ARGV[12]) > (believed(found[9]) or 0) then
-  remember(ARGV[13], '', candidate_id, ARGV[12])
+  -- A reason tells this end from the beginning of a quarantine, which has the same kind.
+  remember(ARGV[13], ARGV[13] == 'quarantined' and 'term ended' or '', candidate_id, ARGV[12])
   redis.call('HSET', KEYS[3], 'recorded', ARGV[12])
 end
 
