@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.dispatch import Signal
 
-from .exceptions import LeaderError
-from .system.log import log
+from .system.log import Logged, log
 
 if TYPE_CHECKING:
     from .runtime.election import LeaderElection
@@ -104,8 +103,8 @@ def send_signals(election: LeaderElection, run_coroutine: Callable[[Coroutine[An
         return failed
 
     def gained(token: int) -> None:
-        if failed := tell(became_leader, fencing_token=token):
-            raise LeaderError(f"the receiver {failed[0][0]!r} of became_leader raised an exception") from failed[0][1]
+        if tell(became_leader, fencing_token=token):
+            raise Logged  # so that the term ends
 
     def lost(token: int, reason: str) -> None:
         tell(lost_leadership, fencing_token=token, reason=reason)

@@ -29,7 +29,7 @@ from functools import partial
 from typing import Any
 
 from django_leader.system import clock
-from django_leader.system.log import log
+from django_leader.system.log import Logged, log
 from django_leader.system.starts import Start, insist, starts
 from django_leader.system.threads import OwnThread
 
@@ -186,9 +186,11 @@ class TermDelivery:
 
 
 def call_logged(callback: Callback, what: str) -> bool:
-    """Call ``callback``, and log what it raises. Return whether it returned."""
+    """Call ``callback``, and log what it raises, except ``Logged``. Return whether it returned."""
     try:
         callback()
+    except Logged:
+        return False
     except BaseException as error:
         log(logging.ERROR, "%s raised an exception", what, exc_info=error)
         return False

@@ -18,6 +18,10 @@ LONGEST = 2000
 """Characters of a text in a line. A text of a library may contain whatever a server or another process has written."""
 
 
+class Logged(Exception):
+    """A failure that was logged where it happened, so that no caller logs it again."""
+
+
 def log(level: int, message: str, *args: Any, exc_info: Any = None, extra: dict[str, Any] | None = None) -> None:
     """Log, and drop what a handler or a filter raises. May block as long as a handler does: hold no lock.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import logging
 import os
 import subprocess
 import sys
@@ -82,6 +83,35 @@ def test_every_receiver_is_told_whatever_another_raises(
     assert elections["default"].history(10)[-2].kind == "callback-failed"
     for name in ("became_leader", "lost_leadership", "leader_changed"):
         assert f"of {name} raised an exception" in caplog.text
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_receiver_that_raises_is_logged_once(
+    project: Settings, connect: Connect, caplog: pytest.LogCaptureFixture, name: str, asynchronous: bool
+) -> None:
+    """With the election, the receiver and the traceback."""
+    called: list[Any] = []
+
+    def fails(**kwargs: Any) -> None:
+        called.append(kwargs)
+        raise ValueError("a receiver")
+
+    async def fails_async(**kwargs: Any) -> None:
+        fails(**kwargs)
+
+    connect(name, receiver := fails_async if asynchronous else fails)
+    elections["default"].start()
+    eventually(lambda: elections["default"].history())
+    elections["default"].stop()
+
+    def logged() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.levelno == logging.ERROR]
+
+    errors = eventually(lambda: called and len(logged()) >= len(called) and logged())
+    said = f"LEADER_ELECTIONS['default']: the receiver {receiver!r} of {SIGNALS[name].name} raised an exception"
+    assert [record.getMessage() for record in errors] == [said] * len(called)
+    assert {type(record.exc_info[1]) for record in errors if record.exc_info} == {ValueError}
 
 
 @pytest.mark.parametrize("how", ["callback", "receiver"])
