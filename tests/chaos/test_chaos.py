@@ -23,6 +23,7 @@ from .server_faults import CLOCK_KINDS
 pytestmark = pytest.mark.timeout(300)
 CLOCK = "a C compiler, or a server that heeds a preloaded library and so has a clock that can be set,"
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+"""Of this run. A test that fails prints it, and CHAOS_SEED repeats it."""
 
 
 @pytest.fixture(autouse=True)
