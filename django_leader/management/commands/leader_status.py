@@ -172,7 +172,7 @@ def _explain(alias: str) -> list[dict[str, str]]:
         pgettext("leader election", "WSGI or ASGI server"): Seen(variable, here, entry_point=True),
         pgettext("leader election", "gunicorn --preload, uWSGI master"): Seen(variable, here, prefork_master=True),
         pgettext("leader election", "Celery worker, Celery beat"): Seen(variable, here, celery=True),
-        pgettext("leader election", "script, worker, shell"): Seen(variable, here),
+        pgettext("leader election", "script or worker of your own"): Seen(variable, here),
         pgettext("leader election", "test run"): Seen(variable, here, testing=True),
     }
     rows = {where: decide(seen, found.autostart, found.serving_commands) for where, seen in processes.items()}
