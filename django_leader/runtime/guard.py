@@ -6,6 +6,8 @@ NOT guaranteed here: that the body ends in time (see ``interruption``). If it do
 - When the term ends voluntarily (SIGTERM, a resignation, a stop), the body is interrupted at once. It keeps what is
   left of the lease until it has ended: the loss callbacks and the release come after it.
 - When the term has been lost to another process, or with the data, the body is interrupted, and nothing waits for it.
+- A body may swallow the interruption, and its own handler of SIGINT may have got it. If it then ends as if it had done
+  its work, ``LeadershipLost`` is raised behind it. After SIGTERM it is not, because the application may handle that.
 - In a child of a fork, which never leads, the body goes on uninterrupted.
 """
 
@@ -16,9 +18,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from django_leader.exceptions import LeaderError
+from django_leader.exceptions import LeaderError, LeadershipLost
 from django_leader.system import clock
-from django_leader.system.interruption import Scope, here
+from django_leader.system.interruption import Interruptions, Scope, here
 
 if TYPE_CHECKING:
     from .election import LeaderElection
@@ -38,7 +40,8 @@ class NotGuarded(LeaderError):
 def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
     """Call ``body`` in this thread while this process leads ``election``, and return what it returns.
 
-    Call it behind a shield. Raise what ``body`` raises, ``LeadershipLost``, and ``NotGuarded``.
+    Call it behind a shield. Raise what ``body`` raises, ``LeadershipLost``, and ``NotGuarded``. If the body was to end
+    because the lease could not be kept, and returns or exits with status 0, raise ``LeadershipLost``.
     """
     pid, thread, grant = os.getpid(), here(), election.grant
     grace = election.config.timing.ttl * GRACE
@@ -69,7 +72,7 @@ def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
     detach = election.attach(lost)
     try:
         _start(watcher, election.label)
-        return thread.run(body, scope)
+        return _run(election, thread, body, scope)
     finally:
         over.set()
         detach()
@@ -77,6 +80,21 @@ def run_guarded(election: LeaderElection, body: Callable[[], Result]) -> Result:
             pid == os.getpid() and watcher.ident
         ):  # no thread goes on in the child of a fork in C, and Python does not know
             watcher.join()
+
+
+def _run(election: LeaderElection, thread: Interruptions, body: Callable[[], Result], scope: Scope) -> Result:
+    def broken_off() -> bool:
+        return scope.due and (scope.urgent or not election.asked)
+
+    try:
+        result = thread.run(body, scope)
+    except SystemExit as error:
+        if error.code or not broken_off():
+            raise
+        raise LeadershipLost from error
+    if broken_off():
+        raise LeadershipLost
+    return result
 
 
 def _start(watcher: threading.Thread, label: str) -> None:

@@ -472,6 +472,42 @@ def test_a_command_around_one_that_waits_to_lead_is_interrupted(project: Setting
     leader.stop()
 
 
+def stop_by_itself(number: int, frame: object) -> None:
+    raise SystemExit
+
+
+@pytest.mark.parametrize("swallowed", [True, False])
+@pytest.mark.parametrize("handler", [None, stop_by_itself])
+def test_a_body_that_seems_done_after_its_lease_was_lost_fails(
+    frozen: RedisServer, handler: Any, swallowed: bool
+) -> None:
+    """It swallows the interruption, or a handler of its own has got the signal, as that of Celery beat."""
+    before, seen = signal.getsignal(signal.SIGINT), list[str]()
+
+    def body() -> None:
+        if handler:
+            signal.signal(signal.SIGINT, handler)
+        frozen.freeze()
+        try:
+            eventually(lambda: False)
+        except BaseException as error:
+            seen.append(type(error).__name__)
+            if not swallowed:
+                raise SystemExit from error
+        finally:
+            frozen.thaw()
+
+    guarded_class.body[0] = body
+    try:
+        with pytest.raises(CommandError, match=r"Interrupted: .*: the lease could not be kept") as error:
+            call_command("guarded_class")
+        assert error.value.returncode == 1
+        assert signal.getsignal(signal.SIGINT) is (handler or before)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == ["SystemExit" if handler else "LeadershipLost"]
+
+
 def test_an_interrupted_job_is_not_held_back(project: Settings) -> None:
     def body() -> None:
         elections["command:guarded_class"].resign()

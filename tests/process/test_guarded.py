@@ -256,6 +256,24 @@ def test_a_handler_that_exits_ends_the_body_alone_and_its_status_stays(
     assert handed_over(some_server), "nothing is held: the job has not been done"
 
 
+def test_a_service_that_ends_by_itself_at_sigterm_is_no_error(guarded: Guarded, some_server: RedisServer) -> None:
+    """Its handler makes it end, and it returns."""
+    script = guarded("""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        def body():
+            with suppress(SystemExit):
+                wait()
+            until(lambda: not election.is_leader())
+            time.sleep(0.3)
+        call_command(command(body))
+        say("returned")
+    """)
+    script.says("ready")
+    assert script.ends() == 0
+    script.says("returned")
+    assert handed_over(some_server)
+
+
 def test_a_job_that_a_handler_ends_at_once_is_not_delayed(guarded: Guarded, some_server: RedisServer) -> None:
     """The handler exits, and the election is handed over."""
     script = guarded("""
