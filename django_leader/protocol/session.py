@@ -201,34 +201,33 @@ class Session:
         *,
         closed: bool = False,
         too_long: bool = False,
-    ) -> bool:
+    ) -> None:
         """Tell the machine that ``request`` failed, or (None) that something else did. Local.
 
-        ``closed``: the connection was closed at the other end. ``too_long``: a message in the inbox was. Return whether
-        this says that Redis cannot be used; if so, the observer is told of ``error``.
+        ``closed``: the connection was closed at the other end. ``too_long``: a message in the inbox was. If this says
+        that Redis cannot be used, the observer is told of ``error``.
         """
         name = request.template.name if request else ""
         if request and request.template.once and closed:  # the full request, on a new connection, can tell
             self._shared.apply(machine.Unsure())
-            return False
+            return
         if name == "BLPOP":
             # The next request shows whether Redis is unreachable.
             self._shared.apply(machine.WaitEnded(refused=True))
             if too_long:  # take it out, and those of its kind
                 self.errands.collect()
-            return False
+            return
         if name in NAMES:
             self.errands.failed()
-            return False
+            return
         if name == "release" and self._told_to_leave:
-            return False
+            return
         if error:
             self._observer.failed(error)
         if self._releasing:  # it is not tried again: the lease runs out
             self._shared.apply(machine.Released())
         self._unconfirmed, self._release_by, self._releasing = None, 0.0, False
         self._shared.apply(machine.Failed(self._random()))
-        return True
 
     def _poll(self, state: machine.State, now: float) -> Send:
         until = now + self._timing.retry

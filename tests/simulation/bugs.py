@@ -76,11 +76,11 @@ class Credulous(Session):
 class Trusting(Session):
     """A session that believes that replicas have a lease though their confirmation did not come."""
 
-    def failed(self, request: Request | None, error: BaseException | str = "", **how: bool) -> bool:
-        event, failed = self._unconfirmed, super().failed(request, error, **how)
+    def failed(self, request: Request | None, error: BaseException | str = "", **how: bool) -> None:
+        event = self._unconfirmed
+        super().failed(request, error, **how)
         if event and request and request.template.name == "WAIT":
             self._tell(event)
-        return failed
 
 
 class CountsFromReply(Session):

@@ -79,6 +79,12 @@ class Driver:
     def reply(self, request: Request, reply: Any) -> None:
         self.session.reply(request, reply, self.now, 1)
 
+    def fails(self, request: Request | None, error: str = "", **how: bool) -> bool:
+        """Have a request fail. Return whether the machine is told of a failure of Redis."""
+        before = len(self.events)
+        self.session.failed(request, error, **how)
+        return any(isinstance(event, machine.Failed) for event in self.events[before:])
+
     def held(self, request: Request, **also: Any) -> None:
         self.reply(request, reply("held", OTHER, **also))
 
@@ -137,7 +143,7 @@ def test_a_campaign_takes_the_place_of_a_poll_that_cannot_tell(cause: str) -> No
     if cause == "unsure":
         driver.reply(request, b"1\nunsure")
     elif cause == "closed":
-        assert driver.session.failed(request, closed=True) is False, "nothing is known to be wrong with Redis"
+        assert driver.fails(request, closed=True) is False, "nothing is known to be wrong with Redis"
     else:
         driver.held(request, token=6)
     driver.asks("campaign")
@@ -155,7 +161,7 @@ def test_a_reclaim_takes_the_place_of_a_renewal_that_cannot_tell(cause: str) -> 
         if cause == "unsure":
             driver.reply(request, b"1 unsure   ")
         else:
-            assert driver.session.failed(request, closed=True) is False
+            assert driver.fails(request, closed=True) is False
     request = driver.asks("reclaim", connection={"no connection": None, "another connection": 2}.get(cause, 1))
     driver.reply(request, reply("renewed", ME))
     driver.now = driver.state.next_at
@@ -194,7 +200,7 @@ def test_s13_a_grant_counts_when_enough_replicas_have_it(replicas: int | None, l
     assert driver.state == machine.State(), "the machine is not told before"
     confirm = driver.asks("WAIT")
     if replicas is None:
-        assert driver.session.failed(confirm) is True
+        assert driver.fails(confirm) is True
     else:
         driver.reply(confirm, replicas)
     assert (driver.state.phase == "pending") is leads
@@ -251,7 +257,7 @@ def test_a_release_that_failed_is_over_and_the_candidate_leaves() -> None:
     driver = Driver()
     driver.lead()
     driver.stop()
-    assert driver.session.failed(driver.asks("release")) is True
+    assert driver.fails(driver.asks("release")) is True
     driver.now += machine.SECOND_WAKE_UP
     assert isinstance(driver.next(), Leave), "a server that does not answer is told nothing more"
 
@@ -261,7 +267,7 @@ def test_a_release_is_not_tried_for_ever_whatever_prevents_it() -> None:
     driver.lead()
     driver.stop()
     driver.asks("release")
-    assert driver.session.failed(None) is True
+    assert driver.fails(None) is True
     assert driver.state.ended is None
 
 
@@ -280,7 +286,7 @@ def test_a_release_that_is_due_leaves_although_another_request_failed(confirms: 
         driver.reply(request, b"1 renewed 1000003 lease:7:2:2 0")
         request = driver.asks("WAIT")
     driver.stop()
-    assert driver.session.failed(request, "it hangs") is True
+    assert driver.fails(request, "it hangs") is True
     assert ("failed", "it hangs") in driver.seen
     driver.asks("release", connection=None)
 
@@ -315,7 +321,7 @@ def test_a_leave_that_fails_is_no_failure_of_redis() -> None:
     driver = Driver()
     driver.held(driver.asks("campaign"))
     driver.stop()
-    assert driver.session.failed(driver.asks("release")) is False
+    assert driver.fails(driver.asks("release")) is False
     assert isinstance(driver.next(), Leave)
 
 
@@ -380,7 +386,7 @@ def test_a_wait_refused_for_a_message_too_long_empties_the_inbox() -> None:
     driver.held(driver.asks("campaign"))
     wait = driver.waits()
     assert wait.at_redis
-    assert driver.session.failed(wait.at_redis, too_long=True) is False
+    assert driver.fails(wait.at_redis, too_long=True) is False
     assert driver.state.blpop_refused
     driver.reply(driver.asks("collect"), [b"1"])
     assert driver.waits() == Wait(driver.state.next_at)
@@ -427,7 +433,7 @@ def test_a_refused_errand_is_the_last_for_now() -> None:
     driver.now = driver.state.next_at
     driver.reply(driver.asks("renew"), b"1 renewed 1000003 lease:7:2:2 1")
     driver.reply(driver.asks("collect"), [b"1", *[b'{"duplicate": "me:1"}'] * 9])
-    assert driver.session.failed(driver.asks("post"), "NOPERM") is False
+    assert driver.fails(driver.asks("post"), "NOPERM") is False
     driver.waits()
 
 
@@ -436,7 +442,7 @@ def test_a_duplicate_that_a_campaign_finds_is_told_of_us() -> None:
     driver.held(driver.asks("campaign"), duplicate="me:1")
     request = driver.asks("post")
     assert b"inbox:me:1" in b"".join(request.template.words)
-    assert driver.session.failed(request) is False, "it may not be allowed"
+    assert driver.fails(request) is False, "it may not be allowed"
     driver.waits()
 
 
@@ -458,7 +464,7 @@ def test_the_servers_configuration_is_asked_for_again_after_an_outage() -> None:
     driver.waits()
     assert [kind for kind, _ in driver.seen] == ["answered", "server", "server"]
     driver.now = driver.state.next_at
-    assert driver.session.failed(driver.asks("poll")) is True
+    assert driver.fails(driver.asks("poll")) is True
     driver.now = driver.state.next_at
     driver.held(driver.asks("campaign"))
     driver.waits()
@@ -475,7 +481,7 @@ def test_garbage_is_an_error_that_names_the_request() -> None:
 def test_what_failed_otherwise_is_a_failure() -> None:
     driver = Driver(CAREFUL)
     driver.reply(driver.asks("campaign"), reply("granted", ME))
-    assert driver.session.failed(None) is True
+    assert driver.fails(None) is True
     driver.now = driver.state.next_at
     driver.asks("campaign")
 
