@@ -7,7 +7,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import TypeVar
 
 import redis
@@ -34,13 +33,21 @@ AT_A_TIME = 50
 def source(client: Client | Callable[[], Client]) -> Callable[[], Connect]:
     """Return a function that says how to connect. It calls ``client``, if that is a function, once. Local.
 
+    Threads that call it at the same time may all call ``client``. The first result counts for all of them, because a
+    ``Local`` is an election of its own. There is no lock, which a forked child could inherit.
+
     Raise ``ConfigError`` for a client of another kind. The function does so, too, and raises what ``client`` raises.
     """
     if not callable(client):
         refuse(client)
+    known: list[Connect] = []
 
-    @cache
     def connect() -> Connect:
+        if not known:
+            known.append(find())
+        return known[0]
+
+    def find() -> Connect:
         found = client if isinstance(client, redis.Redis | Local) else client()
         if isinstance(found, Local):
             return found

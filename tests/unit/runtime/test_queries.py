@@ -6,8 +6,23 @@ import threading
 
 import pytest
 
-from django_leader.runtime.queries import AT_A_TIME, ask_together
+from django_leader.runtime.local import Local
+from django_leader.runtime.queries import AT_A_TIME, ask_together, source
 from tests.support.servers import GENEROUS
+
+
+def test_threads_that_connect_first_at_the_same_time_get_the_same() -> None:
+    together, made = threading.Barrier(2, timeout=GENEROUS), list[Local]()
+
+    def client() -> Local:
+        together.wait()
+        made.append(Local())
+        return made[-1]
+
+    connect = source(client)
+    first, second = ask_together([connect, connect], GENEROUS)
+    assert first is second is connect()
+    assert len(made) == 2
 
 
 def fail() -> int:
