@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 from django_leader.exceptions import RedisUnavailable
 
+IN_ITS_PLACE = "check whether a proxy or another program answers in place of Redis"
 REQUEST_ID = b"\0" * 12
 """The placeholder for the number of a request."""
 
 
 class GarbledReply(RedisUnavailable):
-    """A reply that cannot be that to its request."""
+    """A reply that cannot be that to its request. So the server is reachable, or something is in its place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ class Request(NamedTuple):
 
 def garbled(name: str) -> GarbledReply:
     """Return the error for a reply that cannot be that to the request ``name``. Local."""
-    return GarbledReply(f"the reply to {name} does not belong to its request")
+    return GarbledReply(f"the reply to {name} does not belong to its request; {IN_ITS_PLACE}")
 
 
 def script(

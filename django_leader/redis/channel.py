@@ -33,11 +33,11 @@ from typing import Any
 
 from redis.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.requests import SERVER_TIMER, lasting
-from django_leader.protocol.template import Request
+from django_leader.protocol.template import GarbledReply, Request, garbled
 from django_leader.system import clock
 from django_leader.system.forks import Forked, check, close_silently
 from django_leader.system.waker import Waker, readable
@@ -154,6 +154,9 @@ class Channel:
             if due >= until > clock.now():
                 self._waker.wait(until - clock.now())
             return None
+        if not isinstance(reply, list) or len(reply) != 2:
+            self.drop()
+            raise garbled("BLPOP")
         return reply[0], reply[1]
 
     @property
@@ -219,6 +222,7 @@ class Channel:
         if not isinstance(error, EXPECTED):
             return error
         kind = ConnectionClosed if answered and closed(error) else Refused if refused(error) else RedisUnavailable
+        kind = GarbledReply if isinstance(error, InvalidResponse) else kind
         return kind(explain(error, place) + self._if_denied * denied(error))
 
     def _open(self) -> Connection:

@@ -25,6 +25,7 @@ from redis.sentinel import MasterNotFoundError
 
 from django_leader.exceptions import ConfigError
 from django_leader.protocol.scripts import NOT_UNDERSTOOD
+from django_leader.protocol.template import IN_ITS_PLACE
 
 from .limits import TooLong
 
@@ -83,6 +84,8 @@ def explain(error: BaseException, place: str = "Redis") -> str:
             return said
     if isinstance(error, exceptions.TimeoutError):
         return f"{place} does not answer in time"
+    if isinstance(error, exceptions.InvalidResponse):
+        return f"{place} does not speak the protocol of Redis; {IN_ITS_PLACE}"
     if type(error) is exceptions.ConnectionError:
         return f"{place} closed the connection"
     return f"{place} cannot be used ({type(error).__name__})"

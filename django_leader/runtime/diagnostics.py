@@ -14,6 +14,7 @@ from django_leader.protocol.config import FINGERPRINT_LENGTH, ValidConfig
 from django_leader.protocol.machine import State, Term
 from django_leader.protocol.records import Answer, printable
 from django_leader.protocol.requests import SERVER_TIMER
+from django_leader.protocol.template import GarbledReply
 from django_leader.redis.channel import Refused
 from django_leader.system import clock, starvation
 from django_leader.system.log import LONGEST, log, way_to
@@ -46,6 +47,11 @@ REFUSED = Outage(
     "Redis refused a request of the election",
     "This process cannot be elected until Redis accepts it",
     "Redis accepts the requests of the election again",
+)
+GARBLED = Outage(
+    "Redis answers, but not what it was asked for",
+    "This process cannot be elected until the replies are those to its requests",
+    "Redis answers what it is asked for again",
 )
 TOO_FEW_REPLICAS = Outage(
     "too few replicas answer", "No leader can be elected until more of them answer", "enough replicas answer again"
@@ -171,6 +177,8 @@ class Diagnostics(Hooks):
 def _kind_of(error: BaseException | str) -> Outage:
     if isinstance(error, str):  # the session says so, whose requests were answered
         return TOO_FEW_REPLICAS
+    if isinstance(error, GarbledReply):
+        return GARBLED
     return REFUSED if isinstance(error, Refused) else UNREACHABLE
 
 

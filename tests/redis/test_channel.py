@@ -18,7 +18,8 @@ from redis.connection import Connection
 
 from django_leader import Config, LeaderElection, RedisUnavailable
 from django_leader.protocol.records import Preconditions, utc_now
-from django_leader.protocol.requests import Requests
+from django_leader.protocol.requests import SECONDS, Requests
+from django_leader.protocol.template import GarbledReply, Request, command
 from django_leader.redis import channel as module
 from django_leader.redis.channel import Channel, ConnectionClosed
 from django_leader.redis.connector import connector
@@ -318,6 +319,13 @@ def test_a_wait_that_was_cut_short_eats_no_wake_up(some_server: RedisServer) -> 
     assert found == [None, None, (b"wake", b"0")]
     channel.drop()
     waker.close()
+
+
+def test_a_wait_that_is_answered_by_something_else_is_a_garbled_reply(channel: Channel) -> None:
+    ping = Request(command(("PING", SECONDS), lambda reply: reply, (SECONDS,)))
+    with pytest.raises(GarbledReply, match="the reply to BLPOP does not belong to its request"):
+        channel.wait(ping, clock.now() + GENEROUS)
+    assert not channel.connected
 
 
 @pytest.mark.parametrize("name", ["poll", "renew"])

@@ -101,8 +101,10 @@ def test_what_a_server_answers_is_not_repeated(told: Told, answering: Callable[[
 
 
 def test_a_reply_that_is_none_is_not_repeated(told: Told, answering: Callable[[bytes], int]) -> None:
-    said = told(redis.Redis(host="127.0.0.1", port=answering(b"?hunter2\r\n"), password=SECRET))
-    assert "cannot be used (InvalidResponse)" in said
+    port = answering(b"?hunter2\r\n")
+    said = told(redis.Redis(host="127.0.0.1", port=port, password=SECRET))
+    why = f"127.0.0.1:{port} does not speak the protocol of Redis; check whether a proxy or another program answers"
+    assert f"Redis answers, but not what it was asked for ({why}" in said
     assert SECRET not in said
 
 

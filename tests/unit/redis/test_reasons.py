@@ -128,7 +128,7 @@ FAILURES: list[tuple[Exception, str]] = [
     (TimeoutError(SECRET), "host:6379 does not answer in time"),
     (exceptions.TimeoutError(SECRET), "host:6379 does not answer in time"),
     (exceptions.ConnectionError(SECRET), "host:6379 closed the connection"),
-    (exceptions.InvalidResponse(SECRET), "host:6379 cannot be used (InvalidResponse)"),
+    (exceptions.InvalidResponse(SECRET), "host:6379 does not speak the protocol of Redis; check whether a proxy"),
     (exceptions.DataError(SECRET), "host:6379 cannot be used (DataError)"),
     (exceptions.AuthenticationError(SECRET), "Redis answered WRONGPASS: it does not accept"),
     (MasterNotFoundError(SECRET), "host:6379 cannot be used (MasterNotFoundError)"),

@@ -11,6 +11,7 @@ from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import Config
 from django_leader.protocol.machine import Ended, State, Term
 from django_leader.protocol.records import Answer
+from django_leader.protocol.template import GarbledReply
 from django_leader.redis.channel import Refused
 from django_leader.runtime.diagnostics import Diagnostics, server_warnings
 from django_leader.system import clock, starvation
@@ -41,6 +42,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     [
         (RedisUnavailable("why"), False, "Redis is unreachable (why). No leader", "Redis is reachable again"),
         (Refused("why"), False, "Redis refused a request of the election (why). This process", "Redis accepts the"),
+        (GarbledReply("why"), False, "Redis answers, but not what it was asked for (why). This", "Redis answers what"),
         ("why", False, "too few replicas answer (why). No leader", "enough replicas answer again"),
         (KeyError("why"), True, "an error keeps this process from asking Redis (KeyError)", "this process can ask"),
     ],
