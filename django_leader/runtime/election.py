@@ -479,11 +479,13 @@ class LeaderElection:
         """Give up leadership and let another process lead. Return False if this one does not lead. Local; any thread.
 
         Return before the loss callbacks have run; ``is_leader()`` is False by then. The election thread gives the lease
-        back when they have returned. This process does not campaign before that, nor in the first
-        ``config.timing.retry`` seconds (2 by default). If no other process leads by then, it may lead again.
+        back when they have returned. Before them, a body under ``@leader_required`` is interrupted, and must have ended
+        (``on_loss="continue"``: it goes on). This process does not campaign before that, nor in the first
+        ``config.timing.retry`` seconds (2 by default). If no other process leads by then, it may lead again. While a
+        test says who leads, do nothing and return False.
         """
         token = self.fencing_token
-        if self._candidacy is None or token is None:
+        if self._candidacy is None or token is None or self.overridden:
             return False
         self._candidacy.feed(Resign(token, "resigned"))
         return True

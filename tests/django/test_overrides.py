@@ -46,6 +46,21 @@ def test_an_override_needs_no_redis_and_starts_nothing() -> None:
         assert not elections["default"].running
 
 
+def test_a_leader_does_not_resign_while_a_test_says_who_leads() -> None:
+    with override_settings(LEADER_ELECTIONS={"default": {"LOCAL": True, "QUARANTINE": 0}}):
+        election = elections["default"]
+        election.start()
+        assert election.wait_for_leadership(LONG)
+        token = election.fencing_token
+        with leading(token=7):
+            assert election.resign() is False
+            assert is_leader() is True
+        assert election.fencing_token == token
+        assert election.resign() is True
+        assert is_leader() is False
+        election.stop()
+
+
 def test_an_election_that_is_not_configured_is_refused_and_leaves_nothing_behind() -> None:
     jobs = leading("jobs")
     with pytest.raises(ImproperlyConfigured, match=r"LEADER_ELECTIONS\['jobs'\]"), jobs:
