@@ -411,10 +411,8 @@ class LeaderElection:
             return
         here, until = self.runs_here, clock.now() + bound
         candidacy.stop(hold, here=not here and bound >= self._timing.operation)
-        if here:
-            return
-        with (changed := candidacy.shared.changed):
-            changed.wait_for(lambda: candidacy.shared.ended, max(0.0, until - clock.now()))
+        if not here:
+            candidacy.shared.wait_for_end(until)
 
     @property
     def hold_left(self) -> float:
@@ -445,6 +443,11 @@ class LeaderElection:
         if self.asked:
             log(logging.INFO, "%s: this process has survived SIGTERM, and is a candidate again", self.label)
             self.start()
+
+    def explain_wait(self, seconds: float) -> None:
+        """For this package: log if this process, before it ends, waits ``seconds`` for loss callbacks. Local."""
+        if candidacy := self._current():
+            candidacy.shared.explain_wait(seconds)
 
     @property
     def runs_here(self) -> bool:

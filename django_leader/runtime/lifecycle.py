@@ -34,7 +34,7 @@ from typing import Any, Protocol
 from django_leader.system import clock
 from django_leader.system.forks import in_fork_server, register, unsupported
 from django_leader.system.log import log, way_to
-from django_leader.system.sigterm import Sigterm
+from django_leader.system.sigterm import SLOW, Sigterm
 
 EXIT_TIMEOUT = 2.0
 """Seconds that the end of the interpreter waits for a graceful hand-over: less than any server's kill timeout."""
@@ -67,6 +67,9 @@ class Election(Protocol):
     def resume(self) -> None:
         """Become a candidate again if ``ask_to_stop`` was the last request."""
 
+    def explain_wait(self, seconds: float) -> None:
+        """Log if this process waits for loss callbacks before it ends, for another ``seconds`` at most."""
+
     def after_fork(self) -> None:
         """In a child: use nothing of the parent's candidacy."""
 
@@ -92,6 +95,7 @@ class Lifecycle:
             busy=lambda: bool(self._running()),
             here=lambda: any(election.runs_here for election in self._running()),
             resume=self._resume,
+            slow=self._explain_wait,
         )
 
     def add(self, election: Election) -> None:
@@ -192,10 +196,12 @@ class Lifecycle:
 
     def stop(self) -> None:
         """Stop all elections, in parallel, within ``EXIT_TIMEOUT``."""
-        running, until = self._running(), clock.now() + EXIT_TIMEOUT
-        for timeout in (0.0, EXIT_TIMEOUT):  # ask all first, then wait for each
+        running, begun = self._running(), clock.now()
+        for timeout in (0.0, SLOW, EXIT_TIMEOUT):  # ask all first, then wait for each
             for election in running:
-                election.stop(timeout=min(timeout, max(0.0, until - clock.now())))
+                election.stop(timeout=max(0.0, begun + timeout - clock.now()))
+            if timeout == SLOW:
+                self._explain_wait(begun + EXIT_TIMEOUT - clock.now())
 
     def exit(self) -> None:
         """At the end of the interpreter: stop all elections, and let none start any more."""
@@ -208,6 +214,10 @@ class Lifecycle:
         for election in self._running():
             with suppress(Exception):  # the others are asked all the same
                 election.ask_to_stop()
+
+    def _explain_wait(self, seconds: float) -> None:
+        for election in self._running():
+            election.explain_wait(seconds)
 
     def _resume(self) -> None:
         for election in list(self._elections):

@@ -68,6 +68,8 @@ class SharedState:
         self._next_cell: Cell | None = None
         # Lines are added under ``changed``. Any thread writes them to the log, without it.
         self._log = log
+        # Any thread; two at the same time would log one line twice.
+        self._explained = False
         # The election thread calls ``ready``. The rest is called under ``changed``, except ``tell`` and ``abandon``.
         self.announcer = Announcer(
             label,
@@ -115,6 +117,21 @@ class SharedState:
             return
         self.announcer.tell()
         self._log.write()
+
+    def explain_wait(self, seconds: float) -> None:
+        """Log, once, if the process waits for loss callbacks before it ends, for another ``seconds`` at most. Local.
+
+        Also log what has happened before, because it may be too late for that when the wait is over.
+        """
+        if not self._explained and self.state.ended and not self.state.ended.delivered:
+            self._explained = True
+            self._log.waits(seconds)
+            self.tell(at_last=True)
+
+    def wait_for_end(self, until: float) -> None:
+        """Return when the candidacy is over, or at the instant ``until``."""
+        with (changed := self.changed):
+            changed.wait_for(lambda: self.ended, max(0.0, until - clock.now()))
 
     def end(self) -> None:
         """Record that the candidacy is over, and wake those who wait for that. Local."""

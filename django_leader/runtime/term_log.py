@@ -42,6 +42,12 @@ class TermLog:
         more = {"token": token, "at": at, "reason": reason}
         self._add(logging.INFO, "lost leadership: %s (%s, token %d, at %s)", reason, who, token, at, **more)
 
+    def waits(self, seconds: float) -> None:
+        """Add that the process waits for loss callbacks before it ends, for another ``seconds`` at most. Local."""
+        text = "the process ends, and waits for loss callbacks for another %.1f s at most. If they take longer, they "
+        text += "are cut off, and the lease is left to expire"
+        self._add(logging.WARNING, text, seconds)
+
     def cannot_lead(self, error: BaseException) -> None:
         """Add that a term cannot be announced. Local."""
         self._add(logging.ERROR, "cannot lead: %s", error)

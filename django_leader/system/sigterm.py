@@ -9,6 +9,8 @@ SIGKILL, where SIGTERM alone would have ended it before. ``HANDLE_SIGTERM = Fals
 - If there was no previous handler, the process ends by the signal, as it would have, when the elections have handed
   over or after ``PATIENCE`` seconds. Until then the main thread waits, unless it is the thread that hands over, or runs
   a guarded body, which ends first, or cannot wait, because gevent and eventlet run the handler in their hub.
+- If the hand-over takes longer than ``SLOW``, another thread says so in the log. Nothing waits for that thread, because
+  the code that the signal has interrupted may hold the lock of the log.
 - If the main thread waits in a system call and has missed the signal, the signal is sent again (``wakeup``). If the
   main thread hangs in C for so long that this does not help, and there was no previous handler, another thread does all
   this instead.
@@ -44,6 +46,8 @@ from .wakeup import Wakeup
 
 PATIENCE = 1.0
 """Seconds for which a hand-over may delay the end. Supervisors wait for several times as long before they kill."""
+SLOW = 0.5
+"""Seconds of a hand-over after which the log says what it waits for."""
 STAYS = 60.0
 """Seconds after which a process that has survived SIGTERM becomes a candidate again: longer than supervisors wait until
 they kill (Docker: 10 seconds, Kubernetes: 30 seconds)."""
@@ -59,7 +63,8 @@ class Sigterm:
     """The handling of SIGTERM in this process.
 
     ``ask`` makes the elections hand over, without a lock. ``busy`` returns whether one still does, and ``here`` whether
-    one does so in the calling thread. ``resume`` makes those that were asked candidates again.
+    one does so in the calling thread. ``resume`` makes those that were asked candidates again. ``slow`` logs what the
+    hand-over waits for, and takes the seconds for which it goes on at most.
     """
 
     def __init__(
@@ -68,8 +73,9 @@ class Sigterm:
         busy: Callable[[], bool],
         here: Callable[[], bool],
         resume: Callable[[], Any] = lambda: None,
+        slow: Callable[[float], Any] = lambda seconds: None,
     ) -> None:
-        self._ask, self._busy, self._here, self._resume = ask, busy, here, resume
+        self._ask, self._busy, self._here, self._resume, self._slow = ask, busy, here, resume, slow
         self._handler: Any = None
         self._previous: Any = None
         self._pid = 0
@@ -185,8 +191,13 @@ class Sigterm:
                 self._survived(pid, STAYS)
 
     def _wait_until_over(self, pid: int) -> None:
-        until = clock.now() + PATIENCE
-        while pid == os.getpid() and self._busy() and clock.now() < until:
+        now = clock.now()
+        slow_at, until = now + SLOW, now + PATIENCE
+        while pid == os.getpid() and self._busy() and (now := clock.now()) < until:
+            if now >= slow_at:
+                slow_at = until
+                with suppress(RuntimeError):
+                    _thread.start_new_thread(self._slow, (until - now,))
             time.sleep(CHECK_INTERVAL)
 
     def _survived(self, pid: int, stays: float) -> None:

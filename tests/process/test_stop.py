@@ -129,6 +129,68 @@ def test_s20_a_loss_callback_that_hangs_delays_the_exit_for_limited_time(run: Ru
     assert kept(some_server)
 
 
+LOGS = """
+import logging
+class Says(logging.Handler):
+    def emit(self, record):
+        say(f"{record.levelname} {record.getMessage()}")
+logging.getLogger("django_leader").addHandler(Says())
+election = made()
+election.on_lose_leadership(lambda: time.sleep(3600))
+leads(election)
+say("ready")
+"""
+"""A leader whose loss callback hangs."""
+
+
+@pytest.mark.parametrize(("end", "seconds"), [("wait()", "0.5"), ("sys.exit()", "1.5")], ids=["SIGTERM", "exit"])
+def test_a_process_that_ends_says_once_what_it_waits_for(run: Run, end: str, seconds: str) -> None:
+    script = run(f"{LOGS}\nlogging.getLogger('django_leader').setLevel('WARNING')\n{end}")
+    script.says("ready")
+    if end == "wait()":
+        script.says("ready")
+        assert script.ends() == -signal.SIGTERM
+    else:
+        assert script.process.wait(GENEROUS) == 0
+    assert script.process.stdout
+    [line] = script.process.stdout.read().splitlines()
+    before, _, after = line.partition(" for another ")
+    assert before == "WARNING LEADER_ELECTIONS['default']: the process ends, and waits for loss callbacks"
+    assert 0 < float(after[:3]) <= float(seconds)
+    assert after[3:].startswith(" s at most. If they take longer, they are cut off")
+
+
+def test_the_end_of_a_term_is_logged_before_the_process_ends(run: Run) -> None:
+    script = run(f"{LOGS}\nlogging.getLogger('django_leader').setLevel('INFO')\nwait()")
+    script.says("ready")
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    assert script.process.stdout
+    first, second = script.process.stdout.read().splitlines()
+    assert first.startswith("INFO LEADER_ELECTIONS['default']: lost leadership: resigned (")
+    assert "waits for loss callbacks" in second
+
+
+def test_the_line_about_the_wait_delays_no_hand_over(run: Run, some_server: RedisServer) -> None:
+    """The interrupted thread holds the lock of the log."""
+    script = run("""
+        import logging
+        import django_leader.system.sigterm
+        django_leader.system.sigterm.SLOW = 0.1
+        django_leader.system.sigterm.PATIENCE = 3600
+        logging.basicConfig(level="WARNING", stream=sys.stderr)
+        election = made()
+        election.on_lose_leadership(lambda: time.sleep(0.5))
+        leads(election)
+        [lock] = [handler.lock for handler in logging.getLogger().handlers]
+        with lock:
+            wait()
+    """)
+    script.says("ready")
+    assert script.ends() == -signal.SIGTERM
+    assert handed_over(some_server)
+
+
 def test_a_second_sigterm_ends_it_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     script = run("""
         import django_leader.system.sigterm
