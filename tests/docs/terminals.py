@@ -198,8 +198,8 @@ class Project:
         assert done.returncode == status, (script, done)
         return done.stdout
 
-    def start(self, command: str, *, folder: Path | None = None) -> Terminal:
-        """Run a command in a terminal of its own."""
+    def start(self, command: str, *, folder: Path | None = None, stderr: int = subprocess.STDOUT) -> Terminal:
+        """Run a command in a terminal of its own. ``stderr``: a descriptor for what it writes there."""
         log = self.folder.parent / f"terminal-{len(self._terminals)}"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -208,7 +208,7 @@ class Project:
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
-                stderr=subprocess.STDOUT,
+                stderr=stderr,
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )

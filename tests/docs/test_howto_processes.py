@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import json
+import os
 import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from functools import cache
@@ -50,6 +53,13 @@ def instance(leader: Terminal, election: str) -> str:
     found = rf"LEADER_ELECTIONS\['{election}'\]: leader, with token \d+ \((\S+),"
     [name, *_] = eventually(lambda: re.findall(found, "\n".join(leader.said)), f"it leads {election}")
     return str(name)
+
+
+def any_status(site: Project, command: str) -> dict[str, Any]:
+    """The row of ``leader_status``, whether there is a leader or not."""
+    [row] = json.loads(site.run(f"{command} --json || true"))
+    assert isinstance(row, dict)
+    return row
 
 
 def status(site: Project, command: str, *, exit_status: int = 0) -> dict[str, Any]:
@@ -220,6 +230,44 @@ def test_each_line_of_the_log_is_json_with_the_attributes(site: Project, own_ser
     fields = named_fields()
     assert set.union(*map(set, found)) == fields | {"level", "logger", "message", "traceback"}
     assert all({"election", "instance"} <= set(one) for one in found if fields & set(one))
+
+
+LEADS = """
+import os, time
+import django
+os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+django.setup()
+from django_leader import elections
+elections["default"].start()
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("handler", ["logging.StreamHandler", "my_app.background.BackgroundHandler"])
+def test_with_the_handler_of_the_page_a_full_pipe_costs_no_term(site: Project, handler: str) -> None:
+    [(ask, _)] = printed(LOGS).items()
+    site.begin(LOGS)
+    site.add(f'LOGGING["handlers"]["console"]["class"] = "{handler}"\n')
+    site.add('LEADER_ELECTIONS["default"] |= {"LOCK_TTL": 3, "HEARTBEAT_INTERVAL": 0.5, "QUARANTINE": 0}\n')
+    site.write("leads.py", LEADS)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    leader = site.start("python leads.py", stderr=writer)
+    command = ask.removesuffix(" --json")
+    first = eventually(lambda: (row := any_status(site, command))["leader"] and row, "it leads", every=0.1)
+    until = time.monotonic() + 6
+    while time.monotonic() < until and any_status(site, command)["leader"]:
+        time.sleep(0.1)
+    last = any_status(site, command)
+    leads_on = (last["leader"], last["token"]) == (first["leader"], first["token"])
+    assert leads_on is (handler != "logging.StreamHandler"), (first, last)
+    leader.process.kill()
+    for descriptor in (reader, writer):
+        os.close(descriptor)
 
 
 def named_fields() -> set[str]:
