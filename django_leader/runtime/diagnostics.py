@@ -75,6 +75,8 @@ class Diagnostics(Hooks):
         self._term: Term | None = None
         self._counts: starvation.Counts | None = None
         self._late = (0, set[str]())
+        self._delayed: tuple[float, float, str] | None = None
+        """What is to be logged of a late heartbeat, until it has left."""
         self._quarantine, self._told_at = "", -math.inf
         self._outage = UNREACHABLE
         self.outage = ""
@@ -123,6 +125,10 @@ class Diagnostics(Hooks):
             self._counts = None
         elif not self._counts:
             self._counts = starvation.read_counts(late=False)
+        # Behind the heartbeat, which a log handler may delay even more.
+        if wait > 0 and (delayed := self._delayed):
+            self._delayed = None
+            self._warn("a heartbeat is %.1f s late; %.1f s of the lease are left. %s.", *delayed)
 
     def turn_began(self) -> None:
         """Record that the election thread begins a turn. If a request is due, measure how late it is. Local."""
@@ -143,7 +149,7 @@ class Diagnostics(Hooks):
         if cause not in self._late[1]:
             self._late[1].add(cause)
             left = max(0.0, self._term.deadline - clock.now())
-            self._warn("a heartbeat is %.1f s late; %.1f s of the lease are left. %s.", late, left, advice)
+            self._delayed = late, left, advice
 
     def wait_refused(self, error: BaseException) -> None:
         """Note that this process does not wait at Redis for now, and what that means."""

@@ -96,13 +96,28 @@ def test_a_late_heartbeat_is_told_once_a_term_and_cause(
     second_term = LEADS._replace(term=Term(2, 101.0))
     for state in (LEADS, LEADS, second_term):
         late(advice, monkeypatch, 2.0, state)
+        advice.turn_ended(state, 1.0)
     first, second = told(caplog)
     assert "2.0 s late; 4.8 s of the lease are left" in first
     assert "0.0 s of the lease are left" in second
     for cause in ("threads", "call", "threads"):
         monkeypatch.setattr(starvation, "explain", lambda *given, cause=cause, **more: (cause, f"It is {cause}"))
         late(advice, monkeypatch, 2.0, second_term)
+        advice.turn_ended(second_term, 1.0)
     assert [line.rpartition("are left. ")[2] for line in told(caplog)] == ["It is threads.", "It is call."]
+
+
+def test_a_late_heartbeat_is_told_when_it_has_been_answered(
+    advice: Diagnostics, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log handler may be slow, and the lease is nearly over."""
+    late(advice, monkeypatch, 2.0)
+    assert told(caplog) == []
+    advice.turn_ended(LEADS, 0.0)
+    assert told(caplog) == [], "the replicas are still to be asked"
+    advice.turn_ended(LEADS._replace(next_at=103.0), 1.0)
+    [line] = told(caplog)
+    assert "a heartbeat is 2.0 s late; 4.8 s of the lease are left" in line
 
 
 def test_a_leader_counts_from_its_gain_on_and_a_follower_never(
@@ -122,6 +137,7 @@ def test_a_term_that_ended_while_its_thread_was_late_is_reported(
     advice: Diagnostics, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late(advice, monkeypatch, 20.0)
+    advice.turn_ended(State(), 1.0)
     [line] = told(caplog)
     assert "20.0 s late; 0.0 s of the lease are left" in line
 
