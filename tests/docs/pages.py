@@ -73,3 +73,31 @@ def block(page: str, part: str, language: str = "python") -> str:
 def name_of(path: Path) -> str:
     """The name of a page: ``README``, or its path in the manual without ``.md``."""
     return path.stem if path.parent == ROOT else path.relative_to(DOCS).with_suffix("").as_posix()
+
+
+@cache
+def page(name: str) -> str:
+    """The text of a page of the manual."""
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def sections(text: str, level: int) -> dict[str, str]:
+    """The sections below headings of this level, from 2 on: heading and text, with what is nested in it."""
+    parts = re.split(rf"^(#{{2,{level}}}) (.+)\n", text, flags=re.MULTILINE)[1:]
+    return {name.strip("`"): body for mark, name, body in zip(*[iter(parts)] * 3, strict=True) if len(mark) == level}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of the tables in a text, without those of headings: the cells of each."""
+    tables = re.findall(r"^\|.*\|\n\|[-|]+\|\n((?:\|.*\|\n)*)", text, re.MULTILINE)
+    return [[cell.strip() for cell in row.strip("|").split("|")] for table in tables for row in table.splitlines()]
+
+
+def spans(text: str) -> list[str]:
+    """What is code within the sentences of a text."""
+    return re.findall(r"`([^`]+)`", " ".join(BLOCK.sub("", text).split()))
+
+
+def shown(text: str) -> list[str]:
+    """The blocks of plain text: log lines, messages and the like, as they are shown."""
+    return [match[3].strip() for match in BLOCK.finditer(text) if match[2] == "text"]
