@@ -84,7 +84,9 @@ def page(name: str) -> str:
 def sections(text: str, level: int) -> dict[str, str]:
     """The sections below headings of this level, from 2 on: heading and text, with what is nested in it."""
     parts = re.split(rf"^(#{{2,{level}}}) (.+)\n", text, flags=re.MULTILINE)[1:]
-    return {name.strip("`"): body for mark, name, body in zip(*[iter(parts)] * 3, strict=True) if len(mark) == level}
+    return {
+        name.replace("`", ""): body for mark, name, body in zip(*[iter(parts)] * 3, strict=True) if len(mark) == level
+    }
 
 
 def rows(text: str) -> list[list[str]]:

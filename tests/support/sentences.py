@@ -83,16 +83,29 @@ class Source:
         found = (call.args[index] for call in self.calls(called) if len(call.args) > index)
         return [text for node in found for text in self.texts(node)]
 
+    def keywords(self, name: str) -> list[str]:
+        """The texts that are given by this name."""
+        found = (keyword for node in ast.walk(self.tree) if isinstance(node, ast.Call) for keyword in node.keywords)
+        return [text for keyword in found if keyword.arg == name for text in self.texts(keyword.value)]
+
     def made(self, called: str) -> list[str]:
         """The texts that calls like ``Text(...)`` make."""
         return [text for call in self.calls(called) for text in self.texts(call)]
 
     def returned(self, function: str) -> list[str]:
         """The texts that a function returns."""
-        nodes = (node for node in ast.walk(self.tree) if isinstance(node, ast.Return) and node.value)
-        return [
-            text for node in nodes if self.function(node) == function and node.value for text in self.texts(node.value)
-        ]
+        return [text for node in self._ends(function, ast.Return) for text in self.texts(node)]
+
+    def yielded(self, function: str) -> list[str]:
+        """The texts that a function yields as the second of two."""
+        pairs = (node for node in self._ends(function, ast.Yield) if isinstance(node, ast.Tuple))
+        parts = (part for pair in pairs for part in self._parts(pair, 1))
+        return [text for text in parts if text.strip(VALUE)]
+
+    def _ends(self, function: str, kind: type[ast.Return | ast.Yield]) -> Iterator[ast.expr]:
+        for node in ast.walk(self.tree):
+            if isinstance(node, kind) and node.value and self.function(node) == function:
+                yield from [node.value.body, node.value.orelse] if isinstance(node.value, ast.IfExp) else [node.value]
 
     def texts(self, node: ast.expr) -> list[str]:
         """Every text that the expression can be."""
