@@ -244,6 +244,13 @@ def test_every_member_of_an_election_is_on_the_page() -> None:
     assert {name.removeprefix("LeaderElection.") for name in documented(text)} - {"LeaderElection"} == public
 
 
+def test_every_call_is_described_by_its_cost_and_its_errors() -> None:
+    for heading in ("is_leader", "elections", "leader_required", "Tests", "ASGI"):
+        described = {first.partition(" ")[0] for first, *cells in within(API, 2, heading) if all(cells)}
+        assert {"cost", "raises"} <= described, heading
+    assert all(all(row) and len(row) == 4 for row in within(sections(API, 2)["LeaderElection"], 3, "Overview"))
+
+
 def test_the_signatures_on_the_page_are_those_of_the_code() -> None:
     [written] = re.findall(r"autoclass:: django_leader\.LeaderElection\((.*)\)", API)
     function = ast.parse(f"def made({written}): ...").body[0]
