@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Collection, Iterator
+from types import ModuleType
 
 import pytest
 
@@ -16,7 +17,7 @@ from django_leader.runtime.work import Gain
 from django_leader.startup import autostart, servers
 from django_leader.system import starvation
 from tests.docs.pages import page, rows, sections, shown, spans
-from tests.support.sentences import LOGGER, PACKAGE, PLACE, VALUE, Line, fits, logged, missing, source, sources
+from tests.support.sentences import LOGGER, PACKAGE, PLACE, VALUE, Line, Source, fits, logged, missing, source, sources
 
 LEVELS = ("ERROR", "WARNING", "INFO")
 
@@ -218,3 +219,32 @@ def test_each_reason_of_no_candidate_is_on_the_page() -> None:
         unsaid([why.replace(VALUE, "'x'") for why in final], spans(LOG["is_leader() is False in this process"][1]))
         == []
     )
+
+
+def test_how_a_text_is_found() -> None:
+    module = ModuleType("module")
+    module.LIMIT, module.EMPTY = 3, "nothing"  # type: ignore[attr-defined]
+    code = """
+def function(some, error):
+    text = "%s: too many"
+    if some:
+        text = f"{some!r} of {LIMIT:.1f}"
+    text += " (%s)"
+    log(1, text, error)
+    what, _ = ("one", 1) if some else ("none", 0)
+    log(2, what or EMPTY)
+    run(partial(log, 3, Text("a %(name)s", name=EMPTY)))
+"""
+    found = Source("module.py", code, module)
+    assert found.arguments("log", 1) == [
+        "%s: too many (%s)", f"{VALUE} of 3.0 (%s)", "one", "none", "nothing", "a nothing",
+    ]  # fmt: skip
+
+
+def test_when_a_page_shows_a_text() -> None:
+    text = f"{VALUE}: the end of {VALUE}"
+    assert fits(text, "<election>: the end of '<what>'")
+    assert fits(text, "<election>: the end of a term", ["a term"])
+    assert not fits(text, "<election>: the end of a term")
+    assert not fits(text, "<election>: the end of <what>, too")
+    assert missing([text], ["the end of <what>"]) == [text]

@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from importlib import import_module
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from django_leader.runtime.term_log import TermLog
@@ -48,11 +49,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 class Source:
     """A module of the package: its tree, and what its names mean."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.relative_to(PACKAGE).as_posix()
-        self.tree = ast.parse(path.read_text(encoding="utf-8"))
-        dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        self.module = import_module(dotted)
+    def __init__(self, name: str, text: str, module: ModuleType) -> None:
+        self.name, self.tree, self.module = name, ast.parse(text), module
 
     @cached_property
     def parents(self) -> dict[ast.AST, ast.AST]:
@@ -232,7 +230,12 @@ OWN = {
 @cache
 def sources() -> tuple[Source, ...]:
     """Every module of the package."""
-    return tuple(Source(path) for path in sorted(PACKAGE.rglob("*.py")))
+    return tuple(map(_source, sorted(PACKAGE.rglob("*.py"))))
+
+
+def _source(path: Path) -> Source:
+    dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return Source(path.relative_to(PACKAGE).as_posix(), path.read_text(encoding="utf-8"), import_module(dotted))
 
 
 @cache
