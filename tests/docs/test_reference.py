@@ -19,15 +19,17 @@ from django.core.management import call_command
 from django.test import override_settings
 
 import django_leader
-from django_leader import LeaderElection, LeaderInfo, asgi, checks, exceptions, signals, testing
+from django_leader import Config, LeaderElection, LeaderInfo, acl, admin, asgi, checks, exceptions, signals, testing
 from django_leader.conf import UnknownElection
 from django_leader.decorators import GAVE_UP, UNAVAILABLE_EXIT, leader_required
 from django_leader.management.commands import leader_status
-from django_leader.protocol import config
+from django_leader.protocol import config, pace, requests
 from django_leader.protocol.machine import Reason
 from django_leader.protocol.records import LONGEST_NAME, Event
+from django_leader.runtime import diagnostics
 from django_leader.settings import FIELDS, KEYS, ElectionSettings, as_settings, read
-from django_leader.startup import autostart
+from django_leader.startup import autostart, starter
+from django_leader.system import log, sigterm, wakeup
 from tests.django import test_checks
 from tests.docs.pages import page, rows, sections, shown, spans
 from tests.support.sentences import PACKAGE, PLACE, VALUE, fits, missing, source
@@ -110,12 +112,17 @@ def check_sections() -> dict[str, str]:
     return {name.removeprefix("django_leader."): text for name, text in sections(CHECKS, 3).items()}
 
 
+WRONG = ["", "x", "x" * 300, "a\0", "a{b", b"x", None, -1, 0, 1e-6, 0.05, 1e9, float("inf"), True, [5], 4000]
+"""Of these, each setting refuses some."""
+
+
 def told_by_checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, CheckMessage]]:
     """When it is told, and the message: of each case that has a test."""
     local = [{"BACKEND": "django_redis.cache.RedisCache", "LOCATION": place} for place, _ in test_checks.LOCATIONS]
     cases: list[tuple[Any, Any]] = [({"default": {}}, {"default": entry}) for entry in local]
     cases += [(setting, test_checks.OTHER_REDIS) for _, setting, _ in test_checks.CASES]
     cases += [(setting, test_checks.OTHER_REDIS) for _, setting in test_checks.DEPLOYED]
+    cases += [({"default": {name: value}}, test_checks.OTHER_REDIS) for name in KEYS for value in WRONG]
     for elections, caches in cases:
         with override_settings(LEADER_ELECTIONS=elections, CACHES=caches):
             yield from (("always", message) for message in checks.check_elections())
@@ -437,3 +444,34 @@ def test_every_field_of_the_info_is_in_its_table() -> None:
     text = sections(JSON, 2)["Info key"]
     [example] = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
     assert set(names(rows(text))) == set(example) == set(LeaderInfo("a").as_dict())
+
+
+# Numbers
+
+
+NUMBERS = [
+    ("settings", f"A process that still runs {sigterm.STAYS:.0f} s after the signal"),
+    ("settings", f"after {sigterm.DRAINS:.0f} s; under"),
+    ("settings", f"it is sent again within {wakeup.PAUSE * 1000:.0f} ms"),
+    ("settings", f"With more than {pace.FULL_RATE_CANDIDATES} candidates"),
+    ("settings", f"above {checks.LONG_TTL:.0f}"),
+    ("log", f"{sigterm.STAYS:.0f} s later, or {sigterm.DRAINS:.0f} s later"),
+    ("log", f"A value has at most {log.LONGEST:,} characters."),
+    ("log", f"at most once in {diagnostics.PAUSE:.0f} s"),
+    ("log", f"after {starter.RETRY} s, then after twice as long each time, up to {starter.LONGEST_RETRY:.0f} s"),
+    ("api", f"`history()` returns at most {requests.MOST_EVENTS:,} events"),
+    ("api", f"up to 32 `RETRY_INTERVAL`s: {32 * Config().retry_interval:.0f} s"),
+    ("checks", f"longer than {checks.LONG_TTL:.0f} s"),
+    ("commands", f"It shows at most {admin.MOST_SHOWN} elections."),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), NUMBERS)
+def test_a_number_is_that_of_the_code(name: str, text: str) -> None:
+    assert text in " ".join(page(f"reference/{name}").split())
+
+
+def test_the_command_for_an_acl_is_that_of_the_code() -> None:
+    [line] = [line for line in COMMANDS.splitlines() if line.startswith("ACL SETUSER")]
+    assert re.findall(r"\+(\w+)", line) == [*acl.COMMANDS.split(), "select"]
+    assert line.startswith(f"ACL SETUSER {acl.USER} ~")
