@@ -157,12 +157,11 @@ class Source:
             arguments = function.args
             if use.id in [argument.arg for argument in (*arguments.args, *arguments.kwonlyargs)]:
                 found = [GIVEN if (self.name, function.name, use.id) in FORWARDED else VALUE]
-            assigned = sorted(
-                (node for node in ast.walk(function) if isinstance(node, ast.Assign | ast.AugAssign | ast.NamedExpr)),
-                key=lambda node: (node.lineno, node.col_offset),
-            )
-            for node in assigned:
-                if (node.lineno, node.col_offset) >= (use.lineno, use.col_offset) or use in ast.walk(node):
+            assigned = [
+                node for node in ast.walk(function) if isinstance(node, ast.Assign | ast.AugAssign | ast.NamedExpr)
+            ]
+            for node in sorted(assigned, key=self._line):
+                if self._line(node) >= self._line(use):
                     continue
                 texts = self._assigned(node, use.id)
                 if texts is None:
@@ -176,6 +175,10 @@ class Source:
             if found is not None:
                 break
         return found
+
+    def _line(self, node: ast.AST) -> int:
+        """Where the statement begins in which the node is: that is right in every version of Python."""
+        return next(outer.lineno for outer in (node, *self.around(node)) if isinstance(outer, ast.stmt))
 
     def _assigned(self, node: ast.Assign | ast.AugAssign | ast.NamedExpr, name: str) -> list[str] | None:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
