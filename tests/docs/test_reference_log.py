@@ -152,6 +152,7 @@ def test_each_cause_of_an_outage_is_on_the_page() -> None:
     denied = ". The Redis user lacks a right"
     answers = [reasons._answered(code, "") + denied * (code == "NOPERM") for code in reasons.MEANINGS]
     answers += [
+        reasons._answered("an error", ""),
         reasons._answered("an error", "unknown command 'X'"),
         reasons._answered("NOPERM", "to run the 'X'") + denied,
     ]
