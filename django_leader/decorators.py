@@ -160,8 +160,9 @@ def _leading(alias: str, wait: float | None, hold: float) -> Iterator[tuple[Lead
         return
     _check_override(alias)
     if platform := unsupported():
-        text = f"Not run: {election.label}: this process cannot participate: {platform}"
-        raise CommandError(text, returncode=UNAVAILABLE_EXIT)
+        raise CommandError(
+            f"Not run: {election.label}: this process cannot participate: {platform}", returncode=UNAVAILABLE_EXIT
+        )
     me = os.getpid(), threading.get_ident()
     holder = _busy.setdefault((alias, me[0]), me)
     if holder is not me and holder == me:  # a command around this one leads it, and decides when that ends

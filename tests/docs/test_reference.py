@@ -300,13 +300,14 @@ def test_every_kind_of_event_is_in_its_table() -> None:
     lua = "".join(path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "protocol/lua").glob("*.lua")))
     written = [call for call in re.findall(r"\bremember\((.*)\)", lua) if not call.startswith("event")]
     kinds = {kind for call in written for kind in re.findall(r"'([a-z-]+)'", call)}
-    reasons = {"died", *re.findall(r"\blost = '([a-z ]+)'", lua)}
+    losses = set(re.findall(r"\blost = '([a-z ]+)'", lua))
+    reasons = {"died", *losses, *re.findall(r"\bremember\(ARGV\[13\], .* and '([a-z ]+)' or ''", lua)}
     table = [row for row in rows(sections(API, 3)["Event"]) if len(row) == 3 and " ends" not in row[0]][5:]
     assert {kind for first, *_ in table for kind in spans(first)} == (kinds - {"died"}) | set(get_args(Reason))
     told = {reason for row in table for reason in spans(row[1])} - {'""'}
     assert told == reasons
     listed = names(within(page("reference/log"), 3, "a quarantine"))
-    assert set(listed) == reasons - {"died"}
+    assert set(listed) == losses
 
 
 # Signals
@@ -405,6 +406,7 @@ def test_every_end_of_a_guarded_command_is_told() -> None:
     interrupted = {*GAVE_UP.values(), *own.arguments("GAVE_UP.get", 1), *own.returned("_why_lost")} - {VALUE}
     texts = [f"Not run: {text}" for text in not_run]
     failed = [f"CommandError: Not run: {text}" for text in (*guard.arguments("NotGuarded", 0), VALUE)]
+    failed += [f"CommandError: {text}" for text in own.arguments("CommandError", 0) if "participate" in text]
     broken = [f"CommandError: Interrupted: {VALUE}: {text}" for text in interrupted]
     assert (len(texts), len(broken)) == (6, 4)
     for status, expected in ((0, texts), (UNAVAILABLE_EXIT, failed), (1, broken)):
