@@ -140,6 +140,8 @@ class Preconditions(NamedTuple):
     """Token and reason of the candidate's last term, if the history does not have its end yet."""
     dead: tuple[str, int] = ("", 0)
     """Holder and token of a term whose process is proved to be dead."""
+    reckoned: float = 0.0
+    """Seconds that the server's clock would show had nobody set it back since the candidate saw it; 0 if it did not."""
 
 
 NO_PRECONDITIONS = Preconditions()

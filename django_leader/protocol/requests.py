@@ -21,6 +21,8 @@ TIME = b"\1" * 32
 """The placeholder for a wall time."""
 NOT_AFTER = b"\2" * 13
 """The placeholder for the server's time after which the request is too old, in milliseconds."""
+RECKONED = b"\4" * 13
+"""The placeholder for what the candidate reckons the server's clock to show, in milliseconds."""
 SECONDS = b"\3" * 12
 """The placeholder for the duration of a wait."""
 
@@ -59,11 +61,13 @@ class Requests:
         def make() -> Template:
             described = _described(self._info, "started_at", "last_heartbeat")
             who, what = self._who(preconditions.highest_token), self._what(described, process)
-            words = (*who, *what, preconditions.expired_version, *preconditions.unrecorded_end, *preconditions.dead)
-            return script("campaign", self._keys, words, replies.answer, (NOT_AFTER, TIME, TIME))
+            known = *preconditions.unrecorded_end, *preconditions.dead, RECKONED
+            words = *who, *what, preconditions.expired_version, *known
+            return script("campaign", self._keys, words, replies.answer, (NOT_AFTER, TIME, TIME, RECKONED))
 
-        template = self._kept("campaign", (preconditions._replace(not_after=0.0), process), make)
-        return Request(template, (_not_after(preconditions), _iso(now), _iso(now)))
+        template = self._kept("campaign", (preconditions._replace(not_after=0.0, reckoned=0.0), process), make)
+        reckoned = _instant(preconditions.reckoned)
+        return Request(template, (_instant(preconditions.not_after), _iso(now), _iso(now), reckoned))
 
     def poll(self) -> Request:
         """Poll a lease that another candidate holds. The answer is None if only a campaign can tell."""
@@ -99,7 +103,8 @@ class Requests:
         """Renew as ``renew`` does, and check everything; with ``confirm`` confirm the grant of the term."""
         described = _described(replace(self._info, started_at=since, last_heartbeat=now))
         words = *self._who(token), *self._what(described, process), int(confirm), preconditions.acknowledged_version
-        return Request(script("reclaim", self._keys, words, replies.answer, (NOT_AFTER,)), (_not_after(preconditions),))
+        template = script("reclaim", self._keys, words, replies.answer, (NOT_AFTER,))
+        return Request(template, (_instant(preconditions.not_after),))
 
     def release(
         self,
@@ -127,7 +132,7 @@ class Requests:
         template = self._kept(
             "release", words, lambda: script("release", self._keys, words, replies.released, (NOT_AFTER,), pause=pause)
         )
-        return Request(template, (_not_after(preconditions),))
+        return Request(template, (_instant(preconditions.not_after),))
 
     def wait(self, *, wake: bool) -> Request:
         """Wait for a message to this candidate, and with ``wake`` for a wake-up. The channel fills in the time."""
@@ -204,8 +209,8 @@ def _milliseconds(seconds: float) -> int:
     return math.floor(seconds * 1000)
 
 
-def _not_after(preconditions: Preconditions) -> bytes:
-    return b"%0*d" % (len(NOT_AFTER), preconditions.not_after * 1000)
+def _instant(seconds: float) -> bytes:
+    return b"%0*d" % (len(NOT_AFTER), seconds * 1000)
 
 
 def _iso(at: datetime) -> bytes:

@@ -103,7 +103,7 @@ class LocalLease(Lease):
             return list(self._local.events)[::-1][: max(limit, 0)]
 
     def _campaign(self, candidate_id: str, highest_token: str, *words: str) -> bytes:
-        *_, info, _, _, ended, reason, _, _ = words
+        *_, info, _, _, ended, reason, _, _, _ = words
         local, now = self._local, clock.now()
         if int(ended):
             self._remember(reason, candidate_id, int(ended))

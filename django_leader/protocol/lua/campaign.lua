@@ -6,6 +6,7 @@
 --       11 expired version: the version of the state that the candidate has proved to be over; or ''
 --       12 token and 13 reason of the candidate's last term, if the history does not have its end yet; or 0 and ''
 --       14 holder and 15 token of a lease whose holder's process is dead, as the kernel has told the candidate; or ''
+--       16 server's ms that the candidate reckons with: what the server's clock would show had nobody set it back
 -- Reply as in state.lua
 --       verdict 'granted'      the lease is the candidate's, with this token
 --               'held'         the holder has it, or has released it with a delay, for the ms left
@@ -58,6 +59,8 @@ if replicas > tonumber(string.match(replication, 'connected_slaves:(%d+)') or 0)
   return redis.error_reply('NOREPLICAS fewer replicas are connected than MIN_REPLICAS asks for')
 end
 
+-- After a loss of data, slots that were started before come once more if the clock was set back: see slots.py.
+if kind == 'quarantine' or lost then doubt(math.min(tonumber(ARGV[16]), now + LONGEST), int(token)) end
 token = math.max(token + 1, clock)
 remember(led and holder ~= candidate_id and 'taken-over' or 'elected', dead and 'died' or '', candidate_id, int(token))
 kind = own and not claimed and 'reclaimed' or 'lease'
