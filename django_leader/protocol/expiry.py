@@ -65,6 +65,9 @@ class ExpiryProof(NamedTuple):
     expires_at: float = float("inf")
     steady: bool = False
     """Whether the server's clock ran as ours did while the state was set, so that ``expires_at`` is what it tells."""
+    ahead: float = float("-inf")
+    """By how many seconds the server's clock was ahead of ours, at most, in any observation. It may have been set back
+    since."""
 
     def observe(self, asked_at: float, answer: Answer, now: float, poll_interval: float) -> ExpiryProof:
         """Return what is known after ``answer`` to a request that left at ``asked_at``; it arrived at ``now``. Pure.
@@ -73,11 +76,12 @@ class ExpiryProof(NamedTuple):
         proves nothing.
         """
         observation = Observation(asked_at, answer.at, answer.at - now, answer.at + RESOLUTION - asked_at)
+        ahead = max(self.ahead, observation.offset_max)
         if answer.version == self.version:
-            return self._replace(observation=observation)
+            return self._replace(observation=observation, ahead=ahead)
         before = self.observation if self.observation and now - self.observation.asked_at <= poll_interval else None
         since = now if answer.held_since is None else min(now, answer.held_since)
-        seen = ExpiryProof(observation, answer.version, since + answer.duration)
+        seen = ExpiryProof(observation, answer.version, since + answer.duration, ahead=ahead)
         if before and answer.verdict in STATES and _set_between(before, observation, answer):
             expires_at = max(now + answer.remaining, before.asked_at + answer.duration)
             return seen._replace(expires_at=min(seen.expires_at, expires_at), steady=True)
@@ -86,6 +90,10 @@ class ExpiryProof(NamedTuple):
     def expired_version(self, at: float) -> str:
         """Return the version that is proved to be over at the instant ``at``, or ''. Pure."""
         return self.version if at >= self.expires_at else ""
+
+    def reckoned(self, at: float) -> float:
+        """Return what the server's clock would show at ``at``, had nobody set it back; 0 if it was never seen. Pure."""
+        return max(0.0, at + self.ahead)
 
     def server_time(self, at: float, *, upper: bool) -> float:
         """Return the latest (``upper``) or the earliest time that the server's clock can show at the instant ``at``.

@@ -216,8 +216,6 @@ class State(NamedTuple):
     """Whether another candidate led when Redis was last asked, so that the next request may be a poll."""
     unsure: bool = False
     """Whether the last poll or lean renewal could not tell, so that the next request must be the full one."""
-    server_ahead: float = -math.inf
-    """By how many seconds the server's clock was ahead of ours, at most, ever: it may have been set back since."""
     candidates: int = 0
     """How many there were at the last campaign or poll."""
     blpop_refused: bool = False
@@ -298,7 +296,7 @@ def preconditions(state: State, asked_at: float, timing: Timing) -> Precondition
         not_after=state.watch.server_time(asked_at + timing.operation + timing.margin, upper=True),
         unrecorded_end=state.unrecorded_end,
         dead=state.dead,
-        reckoned=max(0.0, asked_at + state.server_ahead),
+        reckoned=state.watch.reckoned(asked_at),
     )
 
 
@@ -311,11 +309,7 @@ def inherited(state: State) -> State:
     ended = state.ended
     undelivered = ended._replace(owes_release=False) if ended and not ended.delivered else None
     return State(
-        highest_token=state.highest_token,
-        ended=undelivered,
-        watch=state.watch,
-        unrecorded_end=state.unrecorded_end,
-        server_ahead=state.server_ahead,
+        highest_token=state.highest_token, ended=undelivered, watch=state.watch, unrecorded_end=state.unrecorded_end
     )
 
 
@@ -409,14 +403,7 @@ def _resign(state: State, reason: Reason, now: float, timing: Timing) -> State:
 
 def _observe(state: State, asked_at: float, answer: Answer, now: float, pause: float) -> State:
     watch = state.watch.observe(asked_at, answer, now, pause)
-    ahead = max(state.server_ahead, watch.observation.offset_max) if watch.observation else state.server_ahead
-    return state._replace(
-        watch=watch,
-        failures=0,
-        unsure=False,
-        highest_token=max(state.highest_token, answer.token),
-        server_ahead=ahead,
-    )
+    return state._replace(watch=watch, failures=0, unsure=False, highest_token=max(state.highest_token, answer.token))
 
 
 def _leader_in(answer: Answer) -> str:

@@ -71,7 +71,8 @@ class Cron:
     ``line``: minute, hour, day of the month, month, day of the week. ``zone``: the name of a time zone, or a
     ``tzinfo``. Where daylight saving begins, a time that is skipped is due when the gap ends. Where it ends, a time
     that comes twice is due the first time. An expression whose minute or hour begins with ``*`` counts real time, so it
-    is due in both hours. That is what Debian's cron does.
+    is due in both hours. That is what Debian's cron does. On Lord Howe Island, where the clocks are set by half an
+    hour, such an expression may miss a slot within some hours of the change.
 
     It needs the package ``cronsim``: ``pip install django-leader[cron]``. Raise ``ImportError`` without it,
     ``TypeError`` for values of another kind, and ``ValueError`` for an expression that cannot be read, has no slot in
@@ -110,11 +111,7 @@ class Cron:
     def latest(self, at: int) -> int:
         """Return the last slot up to ``at``. Local, as ``next``."""
         begin = self._local(at) + REPEATED_HOURS + timedelta(seconds=1)
-        found = next(slot for slot in map(_milliseconds, self._make(self._line, begin, reverse=True)) if slot <= at)
-        # The search backwards misses slots where the clocks are set by half an hour, as on Lord Howe Island.
-        while (later := self.next(found)) <= at:
-            found = later
-        return found
+        return next(slot for slot in map(_milliseconds, self._make(self._line, begin, reverse=True)) if slot <= at)
 
     def _local(self, at: int) -> datetime:
         return datetime.fromtimestamp(at // 1000, self._zone)

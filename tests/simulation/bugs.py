@@ -148,10 +148,13 @@ class ForgetfulProof(NamedTuple):
     def server_time(self, at: float, *, upper: bool) -> float:
         return ExpiryProof(*self[:4]).server_time(at, upper=upper)
 
+    def reckoned(self, at: float) -> float:
+        return ExpiryProof(*self[:4]).reckoned(at)
+
 
 def forgetful(state: machine.State) -> machine.State:
     """The same, with such a watch."""
-    watch: Any = state.watch if isinstance(state.watch, ForgetfulProof) else ForgetfulProof(*state.watch)
+    watch: Any = state.watch if isinstance(state.watch, ForgetfulProof) else ForgetfulProof(*state.watch[:4])
     return state._replace(watch=watch)
 
 

@@ -20,13 +20,14 @@ def test_every_rule_has_a_test(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "held"),
     [
-        ("test_s08_s19_a_fork", [8, 19]),
-        ("test_s08_a_step_s19_back", [8]),
+        ("test_s08_s19_a_fork", ["S8", "S19"]),
+        ("test_s08_j10_a_fork", ["S8", "J10"]),
+        ("test_s08_a_step_s19_back", ["S8"]),
         ("test_s1_of_a_list", []),
         ("test_8_s08_words", []),
     ],
 )
-def test_which_rules_a_name_says(name: str, held: list[int]) -> None:
+def test_which_rules_a_name_says(name: str, held: list[str]) -> None:
     assert rules.named(name) == held
 
 
@@ -42,7 +43,9 @@ def test_a_rule_without_a_test_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], line: str
 ) -> None:
     """So is a test of a rule that does not exist."""
-    source = "".join(f"class Test{rule}:\n    async def test_s{rule:02}_x(self): ...\n" for rule in rules.RULES)
+    source = "".join(
+        f"class Test{rule}:\n    async def test_{rule[0].lower()}{rule[1:]:>02}_x(self): ...\n" for rule in rules.RULES
+    )
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "test_all.py").write_text(source.replace(*change))
     assert rules.main(tmp_path) == int(bool(line))

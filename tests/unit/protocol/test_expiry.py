@@ -178,3 +178,16 @@ def test_s12_nothing_is_over_too_early_in_any_history_of_eight_steps(step: float
     first = (steps[0], steps[3])
     for history in itertools.product(steps, repeat=6):
         play((what, passes, took, step, 0.5) for what, passes, took in (*first, *history))
+
+
+def test_j06_the_servers_clock_is_reckoned_as_if_nobody_had_set_it_back() -> None:
+    watch = ExpiryProof()
+    assert watch.reckoned(5.0) == 0.0, "never seen"
+    answer = Answer("held", 7, "other:1", 10.0, 1, "", 1000.0, "lease:7:1:1", 10.0)
+    watch = watch.observe(100.0, answer, 100.5, 4.0)
+    assert watch.reckoned(200.0) == 1100.0 + RESOLUTION
+    for version in ("lease:7:1:1", "lease:8:1:1"):
+        watch = watch.observe(102.0, answer._replace(at=0.0, version=version), 102.1, 4.0)
+        assert watch.reckoned(200.0) == 1100.0 + RESOLUTION, "set back"
+    watch = watch.observe(104.0, answer._replace(at=5000.0), 104.1, 4.0)
+    assert watch.reckoned(104.0) == 5000.0 + RESOLUTION, "set forward"
