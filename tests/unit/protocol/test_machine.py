@@ -30,6 +30,7 @@ from django_leader.protocol.machine import (
     WaitEnded,
     Woken,
     decided,
+    inherited,
     plan,
     preconditions,
     step,
