@@ -42,7 +42,8 @@ local function number(text)
 end
 redis.call('XLEN', KEYS[3])  -- an error if it is a key of another type, before anything is written
 local state = redis.call('HMGET', KEYS[1], 'kind', 'token', 'until', 'holder', 'doubt_until', 'doubt_token')
-local text = redis.call('HSTRLEN', KEYS[2], name) <= BYTES and redis.call('HGET', KEYS[2], name) or ''
+local text = redis.call('HMGET', KEYS[2], name)[1] or ''
+if #text > BYTES then text = '' end
 
 local last, run = 0, nil
 local words = {string.match(text, '^(%d+) (%d+) (%d+) (%S+) (%d+) (%d+) (%S+) (.*)$')}

@@ -7,7 +7,8 @@
 --       run has begun, or data were lost. The stream gets its entry then, too.
 -- A leader that was deposed meanwhile may say how its run has ended: this starts nothing.
 local name, outcome = ARGV[4], ARGV[7]
-local text = redis.call('HSTRLEN', KEYS[1], name) <= 4096 and redis.call('HGET', KEYS[1], name) or ''
+local text = redis.call('HMGET', KEYS[1], name)[1] or ''
+if #text > 4096 then text = '' end
 redis.call('XLEN', KEYS[2])
 local front, claim, middle, ended, process = string.match(text, '^(%d+ %d+ %d+) (%S+) (%d+ %d+) (%S+) (.*)$')
 local own = claim == ARGV[6]

@@ -130,7 +130,7 @@ local function save()
 end
 -- Slots up to this instant are in doubt: at least as far as before, unless that is so far that it is forged.
 local function doubt(instant, until_token)
-  local before = number(redis.call('HGET', KEYS[3], 'doubt_until') or nil) or 0
+  local before = number(redis.call('HMGET', KEYS[3], 'doubt_until')[1]) or 0
   if before > now + LONGEST then before = 0 end
   redis.call('HSET', KEYS[3], 'doubt_until', int(math.max(before, instant + 1000)), 'doubt_token', until_token)
 end
