@@ -26,7 +26,7 @@ RUN_BY = {
     "python manage.py run_huey": "test_howto_processes.py::test_huey_with_processes_runs_no_periodic_task_and_warns",
     "python manage.py poll": "test_howto.py::test_a_long_running_command_ends_by_sigterm",
     "python manage.py runserver": "test_howto_processes.py::test_local_leads_at_once_without_redis",
-    "while python": "test_howto_operations.py::test_the_script_waits_until_leadership_has_left_the_host",
+    "until python": "test_howto_operations.py::test_the_script_waits_until_leadership_has_left_the_host",
 }
 """Tests of this folder, by a page or by the beginning of a command."""
 NOT_RUN = {

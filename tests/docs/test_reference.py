@@ -297,7 +297,8 @@ def test_every_field_of_a_record_is_in_its_table(record: Any) -> None:
 
 def test_every_kind_of_event_is_in_its_table() -> None:
     """The scripts write the beginnings, and the reasons of an end are kinds, too."""
-    lua = "".join(path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "protocol/lua").glob("*.lua")))
+    scripts = {path.stem: path.read_text(encoding="utf-8") for path in (PACKAGE / "protocol/lua").glob("*.lua")}
+    lua = "".join(scripts[name] for name in scripts.keys() - {"claim", "finish"})  # these write the runs of jobs
     written = [call for call in re.findall(r"\bremember\((.*)\)", lua) if not call.startswith("event")]
     kinds = {kind for call in written for kind in re.findall(r"'([a-z-]+)'", call)}
     losses = set(re.findall(r"\blost = '([a-z ]+)'", lua))
