@@ -33,8 +33,8 @@ AT_A_TIME = 4
 BOUND = 20.0
 """Seconds within which another one must lead: many times what it takes, and a third of the lease."""
 TRIES = 3
-"""How often the exit status without us is asked for until it is that with us. Celery beat saves its schedule in a signal
-handler, in the middle of whatever that interrupts, and now and then this fails and ends it with status 1."""
+"""How often the exit status without us is asked for until it is that with us. Celery beat saves its schedule in a
+signal handler, in the middle of whatever that interrupts. Now and then this fails and ends it with status 1."""
 DURATIONS: dict[str, Any] = {"lock_ttl": 60.0, "heartbeat_interval": 1.0, "retry_interval": 1.0, "quarantine": 0}
 LOCK, INFO = "maplefile:leader:lock", "maplefile:leader:info"
 

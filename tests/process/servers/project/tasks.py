@@ -15,7 +15,7 @@ FOLDER = Path(os.environ["SERVERS_FOLDER"])
 app = Celery("servers", broker=f"redis+socket://{FOLDER / 'redis.sock'}")
 app.conf.update(
     task_acks_late=True,  # so that Redis shows whether one is under way
-    beat_schedule={"answer": {"task": "answer", "schedule": 0.2, "options": {"queue": "of nobody"}}},
+    beat_schedule={"answer": {"task": "answer", "schedule": 0.5, "options": {"queue": "of nobody"}}},
     beat_schedule_filename=str(FOLDER / "schedule"),
 )
 
