@@ -36,6 +36,8 @@ MOST_REPLICAS = 100
 """Replicas. No primary has so many, so a higher value is a mistake."""
 
 TEXTS = ("redis_key_name", "redis_info_key_name", "instance_id", "hostname")
+PARTS = ("state", "candidates", "events", "wake", "inbox", "slots", "runs")
+"""The ends of the keys of an election, beside its lock and its info."""
 DURATIONS = ("lock_ttl", "heartbeat_interval", "retry_interval")
 """The fields in which None, zero or a negative value means the default."""
 
@@ -221,10 +223,14 @@ class Config:
     def derive(self, name: str) -> Config:
         """Return the same configuration for another election beside this one: its keys end in ``:name``. Local.
 
-        Raise ``ConfigError`` for a ``name`` with control characters, or with braces that do not make one non-empty pair
-        in each key.
+        Raise ``ConfigError`` for a ``name`` with control characters, with braces that do not make one non-empty pair in
+        each key, or that makes one of this election's own keys.
         """
-        return replace(self, redis_key_name=f"{self.keys.lock}:{name}", redis_info_key_name=f"{self.keys.info}:{name}")
+        own = replace(self, redis_key_name=f"{self.keys.lock}:{name}", redis_info_key_name=f"{self.keys.info}:{name}")
+        if name in PARTS and "{" in self.keys.lock:
+            key = own.redis_key_name
+            raise ConfigError(f"redis_key_name is {key!r}, which is a key of another election; give another alias")
+        return own
 
 
 @dataclass(frozen=True)

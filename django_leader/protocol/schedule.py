@@ -54,7 +54,7 @@ class Every:
         if not 0 <= later < seconds:
             raise ValueError(f"offset is {offset!r}; give a number of seconds from 0 to below every ({seconds:g})")
         self._period, self._offset = round(seconds * 1000), round(later * 1000)
-        self.text = f"every {seconds:g} s" + (f", {later:g} s later" if later else "")
+        self.text = f"every {seconds:.15g} s" + (f", {later:.15g} s later" if later else "")
 
     def next(self, after: int) -> int:
         """Return the first slot after ``after``. Local."""

@@ -29,8 +29,8 @@ SOURCES = {
     for file in (files(__package__) / "lua").iterdir()  # no path: the package may lie in a zip
 }
 STATE_SCRIPTS = ("campaign", "reclaim", "release")
-WITH_FLAGS = (*STATE_SCRIPTS, "renew", "poll")
-"""Scripts that are sent with ``FLAGS``, so that a heartbeat is not refused because the memory of the server is full."""
+WITH_FLAGS = (*STATE_SCRIPTS, "renew", "poll", "claim", "finish")
+"""Scripts that are sent with ``FLAGS``, so that a full memory of the server refuses neither a heartbeat nor a job."""
 FLAGS = "#!lua flags=allow-oom\n"
 NOT_UNDERSTOOD = "near '#'"
 """A part of the error of every server that does not know ``FLAGS``."""

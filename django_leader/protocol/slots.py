@@ -3,9 +3,13 @@
 NOT guaranteed here:
 
 - That a run has an end, or is done once: a process may die in the middle of it. Such a slot is *in doubt*.
-- That a run ends with the term of its leader. Its code must ask, or write with the token.
-- Anything, if data are lost and the server's clock goes back at the same time, and no candidate is left that saw that
-  clock before. The same slots then come once more, and nobody knows of the first time.
+- That a run ends with the term of its leader. Its code must ask, or write with the token. So a run of a deposed leader
+  may go on beside the next one.
+- Anything, where two processes can lead at a time: a failover without ``MIN_REPLICAS``, or a ``QUARANTINE`` of 0.
+- Anything, if data are lost that the server hides: a restart with older data where ``INFO`` is denied.
+- Anything, if data are lost, the server's clock was set back before that, and neither the candidate that is elected
+  next nor another that has campaigned in the quarantine saw the clock as it was. Slots then come once more, and nobody
+  knows of the first time.
 
 A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redis for the right to start its run.
 ``claim.lua`` decides it in one step. The rules, which the tests name:
@@ -14,34 +18,38 @@ A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redi
   decided before. (With ``rerun``, J5, a slot that is in doubt is started again.)
 - J2 A claim is granted only to the term that leads by what Redis knows, while its lease lasts there. A stale leader is
   refused by Redis, whatever it believes itself.
-- J3 Only the server's clock counts. A slot more than a second ahead of it is ``early``. If that clock goes back, jobs
-  wait until it has come again to where it was; none is started twice.
-- J4 Every slot is run, or the stream of runs says why not. Slots that were not claimed in time are ``missed``, but for
-  the last one, which may start within its ``grace``.
+- J3 Only the server's clock counts. A slot more than a second ahead of it is ``early``. If that clock is set back, jobs
+  are ``waiting`` until it has come again to where it was; none is started twice.
+- J4 Every slot of a schedule is run, or the stream of runs says why not. Slots that were not claimed in time are
+  ``missed``, but for the last one, which may start within its ``grace``. What was due before the first record of a job
+  is ``unknown``. If two releases have different schedules for one name, a slot of one of them that is earlier than the
+  last that was decided is not told.
 - J5 A run whose end nobody has told, and whose term is over, is in doubt. ``skip``: it is recorded as that.
-  ``rerun``: the next leader starts it again, three times at most.
-- J6 When data were lost, nobody knows which slots were started. So all slots up to the end of the quarantine are in
-  doubt. A leader that goes on knows those of its own term, and no other process has started one meanwhile.
+  ``rerun``: the next claim of the job starts it again, three times at most, if it was started with this policy.
+- J6 When data were lost, a record may be older than what was started. So slots up to the beginning of the present term
+  are in doubt. Those of the term itself its leader knows, and no other process has started one meanwhile.
 - J7 A claim has an id. If its reply is lost, the same claim is sent again and gets the same answer, because nothing was
-  started for it. A copy that comes late starts nothing.
-- J8 A slot that comes while the last run of its job goes on is ``overlapped``, and not run. A run that takes longer
-  than ``max_run`` counts as ``hung``, which is recorded, and the next may start beside it.
+  started for it. (Of one that was not granted it is ``done``.) A copy that comes late starts nothing. A run that was
+  never told to have begun or ended, and does not go on, is ``untold``.
+- J8 A slot that comes while the last run of its job goes on in this process is ``overlapped``, and not run. A run that
+  its process takes for hung is recorded as ``hung``, and the next may start beside it.
 - J9 With ``MIN_REPLICAS`` a claim counts only when that many replicas have it, like a grant.
-- J10 Whatever others write to the keys: no value keeps a job from running for longer than a year, and nothing but a key
-  of a wrong type is an error.
+- J10 Whatever others write to the keys, nothing is started twice. A record that cannot be read puts slots up to now in
+  doubt. A forged record or stream may keep a job from running, until somebody deletes it.
 
 Why J1 holds. A claim is one step in Redis, and the last slot that was decided only grows there, so two claims of one
-slot on the same data cannot both be granted. On other data (a loss, another server) a slot is granted only if it lies
-after the quarantine, and so after the lease of every leader that may have claimed on the lost data, or by a leader
-whose own term began before the loss, and which names the last slot that it has claimed itself. The server's clock may
-have gone back meanwhile, so that slots before the loss come once more. So a candidate that is granted a term after a
-loss says what the server's clock would show had it not been set, and slots up to then are in doubt, too
-(``campaign.lua``).
+slot on the same data cannot both be granted. Each loss of data that Redis can tell makes another *memory* of the state,
+and so tells records from before it. On such a record, or without one, a slot is granted only if it is later than all
+that earlier terms can have started, which is a second more than the server's time when the present term began, and
+later than what this term has started itself. The clock may have been set back before the term began. So its beginning
+is reckoned: the latest that the clock would show, as far as the candidates have seen it (``campaign.lua``).
 """
 
 from __future__ import annotations
 
 import math
+import re
+import uuid
 from typing import Literal, NamedTuple, cast, get_args
 
 from .config import Keys
@@ -56,9 +64,11 @@ LONGEST_ERROR = 500
 LONGEST_NUMBER = 24
 """Characters of a number in a reply, at most."""
 
-Verdict = Literal["run", "rerun", "done", "missed", "overlapped", "in-doubt", "early", "stale", "late"]
+Verdict = Literal["run", "rerun", "done", "waiting", "missed", "overlapped", "in-doubt", "early", "stale", "late"]
 InDoubt = Literal["skip", "rerun"]
+LastRun = Literal["over", "goes-on", "hung"]
 Outcome = Literal["ok", "failed", "failed-to-start"]
+_LAST_RUN: dict[LastRun, str] = {"over": "0", "goes-on": "1", "hung": "hung"}
 
 
 class Claim(NamedTuple):
@@ -70,16 +80,14 @@ class Claim(NamedTuple):
     before: int
     """The slot of the job before that one."""
     claim_id: str
-    """A text without spaces that no other claim has."""
+    """Of ``new_claim_id``: each claim has its own, and keeps it when it is sent again."""
     grace: float
     """Seconds after the slot up to which its run may start."""
-    max_run: float = 0.0
-    """Seconds after which a run counts as hung; 0 for never."""
     in_doubt: InDoubt = "skip"
-    running: bool = False
-    """Whether the last run of the job goes on in this process, as far as this process has not told its end."""
+    last_run: LastRun = "over"
+    """What this process knows of the last run of the job. ``hung``: it goes on, but blocks no other."""
     own_last: int = 0
-    """The last slot of the job that this term knows to be decided; 0 for none."""
+    """The last slot of the job that this term knows to be decided, by its own claims and by ``Decision.last``; or 0."""
 
 
 class Decision(NamedTuple):
@@ -93,32 +101,45 @@ class Decision(NamedTuple):
     """The slot to run: of ``rerun`` not the one that was claimed."""
     attempt: int
     """How many starts of this slot there were, this one included."""
+    last: int
+    """The last slot of the job that is decided."""
     last_slot: int
     """The slot of the run before; 0 if there was none."""
     last_outcome: str
     """How that run has ended; ``none`` if there was none."""
 
 
+def new_claim_id() -> str:
+    """Return an id that no other claim has. Local."""
+    return uuid.uuid4().hex
+
+
 class SlotRequests:
     """The requests of one term about slots. For one thread at a time.
 
-    ``began``: seconds on the server's clock when the term was granted.
+    ``began``: seconds that the server's clock would show when the term was granted, had nobody set it back: the time
+    of the answer, or what ``ExpiryProof.reckoned`` says if that is later.
     """
 
     def __init__(self, keys: Keys, candidate_id: str, token: int, began: float) -> None:
-        self._state, self._names = keys.state, job_keys(keys)
+        self._state, self._names = keys.state, slot_keys(keys)
         self._who = candidate_id, token
-        self._began = math.floor(began * 1000)
+        self._began = math.ceil(began * 1000)
 
     def claim(self, claim: Claim, not_after: float) -> Request:
         """Claim a slot. The answer is a ``Decision``.
 
-        ``not_after``: seconds on the server's clock after which the claim is refused as too late.
+        ``not_after``: seconds on the server's clock after which the claim is refused as too late. Raise ``ValueError``
+        for a name that is too long or empty, an id with other characters than letters and digits, and a slot that is
+        not later than the one before.
         """
+        if not 0 < len(claim.name) <= LONGEST_NAME:
+            raise ValueError(f"a job's name has {len(claim.name)} characters; give 1 to {LONGEST_NAME}")
+        if not re.fullmatch(r"[0-9A-Za-z]{1,64}", claim.claim_id) or not 0 <= claim.before < claim.slot:
+            raise ValueError(f"no claim: {claim}")
         words = (
             *self._who, math.floor(not_after * 1000), claim.name, claim.slot, claim.before, claim.claim_id,
-            math.floor(claim.grace * 1000), math.ceil(claim.max_run * 1000), claim.in_doubt, int(claim.running),
-            self._began, claim.own_last,
+            math.floor(claim.grace * 1000), claim.in_doubt, _LAST_RUN[claim.last_run], self._began, claim.own_last,
         )  # fmt: skip
         return Request(script("claim", (self._state, *self._names), words, decision))
 
@@ -130,15 +151,15 @@ class SlotRequests:
         return Request(script("finish", self._names, words, lambda reply: reply.endswith(b"\nfinished")))
 
 
-def job_keys(keys: Keys) -> tuple[str, str]:
-    """Return the keys of an election's jobs: what is known of each, and the stream of runs."""
+def slot_keys(keys: Keys) -> tuple[str, str]:
+    """Return the keys of an election's jobs: the hash with the record of each, and the stream of runs."""
     root = keys.wake.removesuffix("wake")
-    return f"{root}jobs", f"{root}runs"
+    return f"{root}slots", f"{root}runs"
 
 
 def decision(reply: bytes) -> Decision:
     """Return the answer to a claim. Raise an exception of any kind for a reply that cannot be one. Local."""
-    _, verdict, at, slot, attempt, last_slot, outcome = reply.decode("utf-8", "replace").split("\n")
-    if max(map(len, (at, slot, attempt, last_slot))) > LONGEST_NUMBER or verdict not in get_args(Verdict):
+    _, verdict, at, slot, attempt, last, last_slot, outcome = reply.decode("utf-8", "replace").split("\n")
+    if max(map(len, (at, slot, attempt, last, last_slot))) > LONGEST_NUMBER or verdict not in get_args(Verdict):
         raise ValueError("no decision")
-    return Decision(cast(Verdict, verdict), int(at) / 1000, int(slot), int(attempt), int(last_slot), outcome)
+    return Decision(cast(Verdict, verdict), int(at) / 1000, int(slot), int(attempt), int(last), int(last_slot), outcome)

@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader.exceptions import RedisUnavailable
+from django_leader.exceptions import ConfigError, RedisUnavailable
 from django_leader.protocol.config import Config
 from django_leader.protocol.records import LeaderInfo, Preconditions
-from django_leader.protocol.slots import Claim, Decision, Outcome, SlotRequests, job_keys
+from django_leader.protocol.slots import Claim, Decision, Outcome, SlotRequests, new_claim_id, slot_keys
 from django_leader.redis.connector import Connect
 from tests.support.lease import Lease
 
 A, B = "a:0000000000000000", "b:0000000000000001"
 CONFIG = Config(redis_key_name="lock", redis_info_key_name="info", lock_ttl=600, quarantine=300).validate()
 KEYS = CONFIG.keys
-JOBS, RUNS = job_keys(KEYS)
+SLOTS, RUNS = slot_keys(KEYS)
 MINUTE = 60_000
+FIELD = "job:job"
+Now = Callable[[], int]
 
 
 class Leader:
@@ -29,18 +31,20 @@ class Leader:
     def __init__(self, lease: Lease, candidate_id: str, token: int, began: float) -> None:
         self.lease, self.candidate_id, self.token = lease, candidate_id, token
         self.requests = SlotRequests(KEYS, candidate_id, token, began)
-        self.claims = 0
+        self.ids: dict[int, str] = {}
+        """The id of the last claim of each slot."""
 
     def claim(self, slot: int, *, late: float = 0.0, **options: Any) -> Decision:
-        self.claims += 1
-        known = {"before": slot - MINUTE, "grace": 30.0, "claim_id": f"{self.candidate_id}/{self.claims}"}
-        claim = Claim("job", slot, **{**known, **options})
+        self.ids[slot] = options.setdefault("claim_id", new_claim_id())
+        claim = Claim("job", slot, **{"before": slot - MINUTE, "grace": 30.0, **options})
         decision: Decision = self.lease.lease.ask(self.requests.claim(claim, late))
+        if decision.verdict == "rerun":
+            self.ids[decision.slot] = claim.claim_id
         return decision
 
-    def finish(self, slot: int, outcome: Outcome = "ok", **options: Any) -> bool:
-        claim = Claim("job", slot, slot - MINUTE, options.get("claim_id", f"{self.candidate_id}/{self.claims}"), 30)
-        finished: bool = self.lease.lease.ask(self.requests.finish(claim, slot, outcome, 1.5, options.get("error", "")))
+    def finish(self, slot: int, outcome: Outcome = "ok", error: str = "") -> bool:
+        claim = Claim("job", slot, slot - MINUTE, self.ids[slot], 30)
+        finished: bool = self.lease.lease.ask(self.requests.finish(claim, slot, outcome, 1.5, error))
         return finished
 
 
@@ -71,10 +75,11 @@ def now(client: Any) -> Callable[[], int]:
 
 @pytest.fixture
 def leader(lease: Lease, client: Any) -> Leader:
-    """A leads, and nothing is in doubt."""
+    """A has led for an hour, so that no slot of today is in doubt."""
     leader = elect(lease, A)
-    client.hset(KEYS.state, mapping={"doubt_until": 0, "doubt_token": 0})
-    return leader
+    earlier = int(client.hget(KEYS.state, "began")) - 3_600_000
+    client.hset(KEYS.state, "began", earlier)
+    return Leader(lease, A, leader.token, earlier / 1000)
 
 
 def runs(client: Any) -> list[tuple[int, str]]:
@@ -82,30 +87,42 @@ def runs(client: Any) -> list[tuple[int, str]]:
     return [(int(fields[b"slot"]), fields[b"outcome"].decode()) for _, fields in client.xrange(RUNS)]
 
 
-def test_j01_a_slot_is_claimed_once(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def write(client: Any, **words: Any) -> None:
+    """Put a record of the job there, of a run that has ended."""
+    memory = client.hget(KEYS.state, "memory").decode()
+    known = {
+        "last": 0, "doubt": 0, "slot": words.get("last", 0), "token": 1, "started": 0, "attempt": 1, "why": "run",
+        "memory": memory, "claim": "x", "policy": "skip", "outcome": "ok", **words, "process": A,
+    }  # fmt: skip
+    client.hset(SLOTS, FIELD, " ".join(["1", *(f"{name}={value}" for name, value in known.items())]))
+
+
+def test_j01_a_slot_is_claimed_once(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     first = leader.claim(slot)
-    assert (first.verdict, first.slot, first.attempt, first.last_outcome) == ("run", slot, 1, "none")
-    assert leader.claim(slot).verdict == "done"
-    assert leader.claim(slot - 1).verdict == "done"
-    assert leader.finish(slot, claim_id=f"{A}/1") is True
+    assert (first.verdict, first.slot, first.attempt, first.last, first.last_outcome) == ("run", slot, 1, slot, "none")
+    assert leader.claim(slot, last_run="goes-on").verdict == "done"
+    assert leader.claim(slot - 1, last_run="goes-on").verdict == "done"
+    leader.ids[slot] = client.hget(SLOTS, FIELD).decode().split("claim=")[1].split(" ")[0]
+    assert leader.finish(slot) is True
     again = leader.claim(slot)
     assert (again.verdict, again.last_slot, again.last_outcome) == ("done", slot, "ok")
     assert leader.claim(slot + 1, before=slot).verdict == "run"
     assert runs(client) == [(slot - MINUTE, "unknown"), (slot, "ok")]
 
 
-def test_j01_the_next_term_does_not_start_a_slot_again(leader: Leader, now: Callable[[], int]) -> None:
+def test_j01_the_next_term_does_not_start_a_slot_again(leader: Leader, now: Now) -> None:
     slot = now()
     assert leader.claim(slot).verdict == "run"
     assert elect(leader.lease, B).claim(slot).verdict == "done"
 
 
 @pytest.mark.parametrize("policy", ["skip", "rerun"])
-def test_j02_a_stale_leader_is_refused(leader: Leader, now: Callable[[], int], client: Any, policy: str) -> None:
-    slot = now()
+def test_j02_a_stale_leader_is_refused(leader: Leader, now: Now, client: Any, policy: str) -> None:
+    slot = now() + 500
     successor = elect(leader.lease, B)
     assert leader.claim(slot, in_doubt=policy).verdict == "stale"
+    write(client, last=slot - MINUTE)
     assert successor.claim(slot).verdict == "run"
     assert leader.claim(slot, in_doubt=policy).verdict == "stale"
     same_token = Leader(leader.lease, "c:0000000000000002", successor.token, 0)
@@ -119,29 +136,32 @@ def test_j02_a_stale_leader_is_refused(leader: Leader, now: Callable[[], int], c
     assert successor.claim(slot + 1).verdict == "stale"
 
 
-def test_j02_a_claim_that_comes_too_late_is_refused(leader: Leader, now: Callable[[], int]) -> None:
+def test_j02_a_claim_that_comes_too_late_is_refused(leader: Leader, now: Now) -> None:
     assert leader.claim(now(), late=now() / 1000 - 1).verdict == "late"
     assert leader.claim(now(), late=now() / 1000 + 60).verdict == "run"
 
 
-def test_j03_a_slot_of_the_future_is_early(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j03_a_slot_of_the_future_is_early(leader: Leader, now: Now, client: Any) -> None:
     decision = leader.claim(now() + MINUTE)
     assert decision.verdict == "early"
     assert decision.at * 1000 == pytest.approx(now(), abs=40_000)
-    assert client.hgetall(JOBS) == {}
+    assert client.hgetall(SLOTS) == {}
     assert leader.claim(now() + 500).verdict == "run"
 
 
-def test_j03_jobs_wait_for_a_clock_that_went_back(leader: Leader, now: Callable[[], int], client: Any) -> None:
-    ahead = now() + 60 * MINUTE
-    client.hset(JOBS, "job", f"{ahead} {ahead} {leader.token} x 0 1 ok {A}")
-    assert leader.claim(now()).verdict == "done"
+@pytest.mark.parametrize("ahead", [MINUTE, 3_600_000, 400 * 86_400_000])
+def test_j03_jobs_wait_for_a_clock_that_was_set_back(leader: Leader, now: Now, client: Any, ahead: int) -> None:
+    last = now() + ahead
+    write(client, last=last)
+    decision = leader.claim(now())
+    assert (decision.verdict, decision.last) == ("waiting", last)
     assert runs(client) == []
+    assert f"last={last} " in client.hget(SLOTS, FIELD).decode(), "it only grows"
 
 
-def test_j04_what_was_not_claimed_is_missed(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j04_what_was_not_claimed_is_missed(leader: Leader, now: Now, client: Any) -> None:
     start = now() - 20 * MINUTE
-    client.hset(JOBS, "job", f"{start} {start} {leader.token} x 0 1 ok {A}")
+    write(client, last=start)
     slot = now() - 10_000
     assert leader.claim(slot, grace=20).verdict == "run"
     [(_, missed)] = client.xrange(RUNS)
@@ -150,226 +170,292 @@ def test_j04_what_was_not_claimed_is_missed(leader: Leader, now: Callable[[], in
     )  # fmt: skip
 
 
-def test_j04_a_slot_beyond_its_grace_is_missed(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j04_what_was_not_claimed_before_an_overlapped_slot_is_missed(leader: Leader, now: Now, client: Any) -> None:
+    slot = now() - 3 * MINUTE
+    assert leader.claim(slot, grace=600).verdict == "run"
+    assert leader.claim(slot + 3 * MINUTE, last_run="goes-on").verdict == "overlapped"
+    assert runs(client)[1:] == [(slot + 2 * MINUTE, "missed"), (slot + 3 * MINUTE, "overlapped")]
+
+
+def test_j04_a_slot_beyond_its_grace_is_missed(leader: Leader, now: Now, client: Any) -> None:
     slot = now() - 31_000
     assert leader.claim(slot).verdict == "missed"
     assert leader.claim(slot, grace=600).verdict == "done", "it was decided"
     assert runs(client)[-1] == (slot, "missed")
 
 
-def test_j05_a_run_of_a_dead_leader_is_in_doubt(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j05_a_run_of_a_dead_leader_is_in_doubt(leader: Leader, now: Now, client: Any) -> None:
     slot = now() - MINUTE
     assert leader.claim(slot, grace=600).verdict == "run"
-    decision = elect(leader.lease, B).claim(slot + MINUTE)
-    assert (decision.verdict, decision.last_slot, decision.last_outcome) == ("run", slot, "in-doubt")
+    heir = elect(leader.lease, B)
+    decision = heir.claim(slot)
+    assert (decision.verdict, decision.last_slot, decision.last_outcome) == ("done", slot, "in-doubt")
     assert runs(client)[-1] == (slot, "in-doubt")
     assert client.xrevrange(RUNS, count=1)[0][1][b"process"] == A.encode()
+    assert heir.claim(slot + MINUTE).verdict == "run"
 
 
-def test_j05_a_run_in_doubt_is_started_again_three_times(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j05_a_run_in_doubt_is_started_three_times(leader: Leader, now: Now, client: Any) -> None:
     slot = now() - MINUTE
     assert leader.claim(slot, grace=600, in_doubt="rerun").verdict == "run"
     for attempt, who in ((2, B), (3, A)):
-        heir = elect(leader.lease, who)
-        decision = heir.claim(slot + MINUTE, in_doubt="rerun")
-        assert (decision.verdict, decision.slot, decision.attempt) == ("rerun", slot, attempt)
+        decision = elect(leader.lease, who).claim(slot, in_doubt="rerun")
+        assert (decision.verdict, decision.slot, decision.attempt) == ("rerun", slot, attempt), "at once"
         assert decision.last_outcome == "-"
     decision = elect(leader.lease, B).claim(slot + MINUTE, in_doubt="rerun")
     assert (decision.verdict, decision.slot, decision.attempt) == ("run", slot + MINUTE, 1)
     assert runs(client)[-1] == (slot, "in-doubt")
 
 
-def test_j05_a_run_that_was_started_again_ends(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j05_a_run_that_was_started_again_ends(leader: Leader, now: Now, client: Any) -> None:
     slot = now() - MINUTE
-    leader.claim(slot, grace=600)
+    leader.claim(slot, grace=600, in_doubt="rerun")
     heir = elect(leader.lease, B)
     assert heir.claim(slot + MINUTE, in_doubt="rerun").verdict == "rerun"
-    assert leader.finish(slot, claim_id=f"{A}/1") is False, "the record is that of the second start"
+    assert leader.finish(slot) is False, "the record is that of the second start"
     assert heir.finish(slot) is True
     assert heir.claim(slot + MINUTE, in_doubt="rerun").verdict == "run"
     assert runs(client)[1:] == [(slot, "ok"), (slot, "ok")]
 
 
-def lose(client: Any) -> None:
+@pytest.mark.parametrize(("first", "second"), [("skip", "rerun"), ("rerun", "skip")])
+def test_j05_the_policy_of_the_start_counts(leader: Leader, now: Now, client: Any, first: str, second: str) -> None:
+    """Two releases may differ."""
+    slot = now() - MINUTE
+    leader.claim(slot, grace=600, in_doubt=first)
+    assert elect(leader.lease, B).claim(slot, in_doubt=second).verdict == "done"
+    assert runs(client)[-1] == (slot, "in-doubt")
+
+
+def test_j06_slots_up_to_the_beginning_of_the_next_term_are_in_doubt(leader: Leader, now: Now, client: Any) -> None:
+    """A second more than that, by which the last leader may have been early."""
+    slot = now() + 900
+    assert leader.claim(slot).verdict == "run"
     client.flushall()
-
-
-def test_j06_slots_up_to_the_end_of_the_quarantine_are_in_doubt(
-    leader: Leader, now: Callable[[], int], client: Any
-) -> None:
-    slot = now()
-    assert leader.claim(slot).verdict == "run"
-    lose(client)
     heir = elect(leader.lease, B, highest_token=leader.token)
+    began = heir.requests._began
     assert heir.claim(slot).verdict == "in-doubt"
-    assert heir.claim(slot + 1, before=slot).verdict == "in-doubt", "decided by data, not by the name"
-    assert runs(client)[-1] == (slot + 1, "in-doubt")
-    doubt_until = int(client.hget(KEYS.state, "doubt_until"))
-    assert doubt_until == pytest.approx(now() + 300_000 + 1000, abs=40_000)
-    client.hset(KEYS.state, "doubt_until", now() - 1)
-    assert heir.claim(now(), before=slot + 1).verdict == "run"
+    assert heir.claim(began + 1000, before=slot).verdict in ("in-doubt", "early", "done")
+    assert runs(client)[1] == (slot, "in-doubt")
+    later = Leader(leader.lease, B, heir.token, 0)
+    client.hset(KEYS.state, "began", now() - 5000)
+    client.delete(SLOTS)
+    assert later.claim(now()).verdict == "run"
 
 
-def test_j06_a_job_that_may_run_twice_runs_after_a_loss(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j06_what_is_in_doubt_stays_so_for_the_next_terms(leader: Leader, now: Now, client: Any) -> None:
+    slot = now() + 900
+    leader.claim(slot)
+    client.flushall()
+    heir = elect(leader.lease, B, highest_token=leader.token)
+    assert heir.claim(slot - 800, before=slot - 900).verdict == "in-doubt"
+    again = elect(leader.lease, A)
+    client.hset(KEYS.state, "began", 0)
+    assert again.claim(slot, before=slot - 800).verdict == "in-doubt"
+
+
+def test_j06_a_second_loss_does_not_end_the_doubt(leader: Leader, now: Now, client: Any) -> None:
+    slot = now() + 900
+    leader.claim(slot)
+    client.flushall()
+    heir = elect(leader.lease, B, highest_token=leader.token)
+    client.flushall()
+    assert heir.lease.renew(B, heir.token, LeaderInfo("x")).verdict == "renewed"
+    assert heir.claim(slot).verdict == "in-doubt"
+
+
+def test_j06_a_job_that_may_run_twice_runs_after_a_loss(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     assert leader.claim(slot).verdict == "run"
-    lose(client)
+    client.flushall()
     assert elect(leader.lease, B).claim(slot, in_doubt="rerun").verdict == "run"
 
 
-def test_j06_a_leader_that_goes_on_knows_its_own_slots(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j06_a_leader_that_goes_on_knows_its_own_slots(leader: Leader, now: Now, client: Any) -> None:
     slot = now() + 100
     assert leader.claim(slot).verdict == "run"
-    lose(client)
+    client.flushall()
     assert leader.claim(slot + 1, before=slot, own_last=slot).verdict == "stale", "until it has reclaimed its term"
     answer = leader.lease.renew(A, leader.token, LeaderInfo("x"))
     assert (answer.verdict, answer.token) == ("renewed", leader.token)
     assert leader.claim(slot, own_last=slot).verdict == "done"
+    heir_record = client.hget(SLOTS, FIELD).decode()
+    assert f"last={slot} " in heir_record, "its knowledge is there for the next term"
     assert leader.claim(slot + 1, before=slot, own_last=slot).verdict == "run"
     assert runs(client) == [], "nothing was missed"
 
 
-def test_j06_a_leader_does_not_vouch_for_the_time_before_its_term(
-    leader: Leader, now: Callable[[], int], client: Any
-) -> None:
-    began = leader.requests._began
-    lose(client)
+def test_j06_what_a_leader_wrote_back_binds_the_next(leader: Leader, now: Now, client: Any) -> None:
+    slot = now() + 100
+    assert leader.claim(slot).verdict == "run"
+    client.flushall()
     leader.lease.renew(A, leader.token, LeaderInfo("x"))
-    assert leader.claim(began, grace=600).verdict == "in-doubt"
-    assert leader.claim(began + 1, before=began, grace=600).verdict == "run"
-
-
-def test_j06_a_leader_that_was_elected_after_a_loss_vouches_for_nothing(
-    leader: Leader, now: Callable[[], int], client: Any
-) -> None:
-    lose(client)
+    leader.claim(slot, own_last=slot)
     heir = elect(leader.lease, B)
-    slot = heir.requests._began + 1
-    assert heir.claim(slot, own_last=slot - 1).verdict == "in-doubt"
+    client.hset(KEYS.state, "began", 0)
+    assert heir.claim(slot).verdict == "done"
 
 
-def test_j06_a_clock_that_was_set_back_with_the_loss_is_reckoned_with(
-    leader: Leader, now: Callable[[], int], client: Any
-) -> None:
-    lose(client)
+def test_j06_a_leader_does_not_vouch_for_the_time_before_its_term(lease: Lease, now: Now, client: Any) -> None:
+    """Nor for the second after it, for which the last leader may have been early."""
+    leader = elect(lease, A)
+    began = leader.requests._began
+    client.flushall()
+    lease.renew(A, leader.token, LeaderInfo("x"))
+    for slot in (began - 10, began, began + 900):
+        assert leader.claim(slot, before=slot - 5, grace=600).verdict in ("in-doubt", "early")
+
+
+def test_j06_a_clock_that_was_set_back_is_reckoned_with(lease: Lease, now: Now, client: Any) -> None:
+    """By the one that is elected, or by another that has campaigned in the quarantine."""
+    elect(lease, A)
+    client.flushall()
     reckoned = now() / 1000 + 3600
-    elect(leader.lease, B, reckoned=reckoned)
-    assert int(client.hget(KEYS.state, "doubt_until")) == pytest.approx(reckoned * 1000 + 1000, abs=1)
-    elect(leader.lease, A, reckoned=reckoned + 3600)
-    assert int(client.hget(KEYS.state, "doubt_until")) == pytest.approx(reckoned * 1000 + 1000, abs=1), (
-        "no loss, no doubt"
+    assert (
+        lease.campaign("c:0000000000000002", Preconditions(reckoned=reckoned), LeaderInfo("x")).verdict == "quarantined"
     )
-    client.hset(KEYS.state, "kind", "garbage")
-    elect(leader.lease, B)
-    assert int(client.hget(KEYS.state, "doubt_until")) == pytest.approx(reckoned * 1000 + 1000, abs=1), "it is kept"
+    heir = elect(lease, B)
+    assert int(client.hget(KEYS.state, "began")) == pytest.approx(reckoned * 1000, abs=1)
+    assert heir.claim(now()).verdict == "in-doubt"
+    heir = elect(lease, A, reckoned=reckoned + 3600)
+    assert int(client.hget(KEYS.state, "began")) == pytest.approx(reckoned * 1000 + 3_600_000, abs=1)
 
 
-def test_j07_a_claim_whose_reply_was_lost_is_answered_again(
-    leader: Leader, now: Callable[[], int], client: Any
-) -> None:
+def test_j06_only_the_records_are_lost(leader: Leader, now: Now, client: Any) -> None:
+    """By eviction, or by somebody who deletes the key."""
+    slot = now() + 100
+    leader.claim(slot)
+    client.delete(SLOTS)
+    assert leader.claim(slot, own_last=slot).verdict == "done"
+    client.delete(SLOTS)
+    assert elect(leader.lease, B).claim(slot).verdict == "in-doubt"
+
+
+def test_j07_a_claim_whose_reply_was_lost_is_answered_again(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     for _ in range(2):
         decision = leader.claim(slot, claim_id="one")
         assert (decision.verdict, decision.slot, decision.attempt) == ("run", slot, 1)
-    leader.finish(slot, claim_id="one")
+    leader.finish(slot)
     assert leader.claim(slot, claim_id="one").verdict == "done"
-    heir = elect(leader.lease, B)
-    assert leader.claim(slot, claim_id="one").verdict == "stale"
-    assert heir.claim(slot + 1, before=slot, claim_id="two").verdict == "run"
 
 
-def test_j07_a_rerun_whose_reply_was_lost_is_answered_again(leader: Leader, now: Callable[[], int]) -> None:
+def test_j07_a_claim_of_another_term_is_another(leader: Leader, now: Now, client: Any) -> None:
+    slot = now()
+    assert leader.claim(slot, claim_id="one").verdict == "run"
+    assert elect(leader.lease, B).claim(slot + 1, before=slot, claim_id="one").verdict == "run"
+    assert runs(client)[-1] == (slot, "in-doubt")
+
+
+def test_j07_a_rerun_whose_reply_was_lost_is_answered_again(leader: Leader, now: Now) -> None:
     slot = now() - MINUTE
-    leader.claim(slot, grace=600)
+    leader.claim(slot, grace=600, in_doubt="rerun")
     heir = elect(leader.lease, B)
     for _ in range(2):
         decision = heir.claim(slot + MINUTE, claim_id="one", in_doubt="rerun")
         assert (decision.verdict, decision.slot, decision.attempt) == ("rerun", slot, 2)
 
 
-def test_j07_a_claim_that_was_given_up_is_no_run(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j07_a_claim_that_was_given_up_is_untold(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     assert leader.claim(slot).verdict == "run"
     assert leader.claim(slot + 1, before=slot).verdict == "run"
-    assert runs(client)[-1] == (slot, "failed-to-start")
+    assert runs(client)[-1] == (slot, "untold")
 
 
-def test_j07_an_end_that_is_told_twice_is_recorded_once(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j07_a_claim_that_was_given_up_is_started_again(leader: Leader, now: Now) -> None:
+    slot = now()
+    assert leader.claim(slot, in_doubt="rerun").verdict == "run"
+    decision = leader.claim(slot + 1, before=slot, in_doubt="rerun")
+    assert (decision.verdict, decision.slot, decision.attempt) == ("rerun", slot, 2)
+
+
+def test_j07_an_end_that_is_told_twice_is_recorded_once(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     leader.claim(slot)
-    assert leader.finish(slot, "failed", error="ValueError: x") is True
-    assert leader.finish(slot, "failed", error="ValueError: x") is True
+    for _ in range(2):
+        assert leader.finish(slot, "failed", error="ValueError: x") is True
     [_, (_, fields)] = client.xrange(RUNS)
     assert (fields[b"outcome"], fields[b"took"], fields[b"error"]) == (b"failed", b"1500", b"ValueError: x")
     assert leader.claim(slot + 1, before=slot).last_outcome == "failed"
 
 
-def test_j08_a_slot_that_comes_during_a_run_is_overlapped(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j08_a_slot_that_comes_during_a_run_is_overlapped(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     leader.claim(slot)
-    assert leader.claim(slot + 1, before=slot, running=True).verdict == "overlapped"
-    assert leader.claim(slot + 1, before=slot, running=True).verdict == "done"
-    assert leader.finish(slot, claim_id=f"{A}/1") is True
+    assert leader.claim(slot + 1, before=slot, last_run="goes-on").verdict == "overlapped"
+    assert leader.claim(slot + 1, before=slot, last_run="goes-on").verdict == "done"
+    assert leader.finish(slot) is True
     assert leader.claim(slot + 2, before=slot + 1).verdict == "run"
     assert runs(client)[1:] == [(slot + 1, "overlapped"), (slot, "ok")]
 
 
-def test_j08_a_hung_run_blocks_no_other(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_j08_a_run_goes_on_whatever_became_of_its_record(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     leader.claim(slot)
-    record = client.hget(JOBS, "job").decode().split(" ")
-    record[4] = str(now() - 5000)
-    client.hset(JOBS, "job", " ".join(record))
-    assert leader.claim(slot + 1, before=slot, running=True, max_run=100).verdict == "overlapped"
-    assert leader.claim(slot + 2, before=slot + 1, running=True, max_run=4).verdict == "run"
-    assert runs(client)[1:] == [(slot + 1, "overlapped"), (slot, "hung")]
-    assert leader.finish(slot, claim_id=f"{A}/1") is False, "it ends after all"
+    client.delete(SLOTS)
+    assert leader.claim(slot + 1, before=slot, last_run="goes-on", own_last=slot).verdict == "overlapped"
+    again = elect(leader.lease, A)  # the same process, in its next term
+    assert again.claim(slot + 2, before=slot + 1, last_run="goes-on").verdict == "overlapped"
+
+
+def test_j08_a_hung_run_blocks_no_other(leader: Leader, now: Now, client: Any) -> None:
+    slot = now()
+    leader.claim(slot)
+    assert leader.claim(slot + 2, before=slot, last_run="hung").verdict == "run"
+    assert runs(client)[1:] == [(slot, "hung")]
+    assert leader.finish(slot) is False, "it ends after all"
     assert runs(client)[-1] == (slot, "ok")
 
 
-GARBAGE = [
-    "",
-    "x",
-    "1 2 3",
-    "9" * 5000,
-    "-1 2 3 x 4 5 - a",
-    "1 2 3 x 4 5",
-    "99999999999999999999 1 1 x 1 1 - a",
-    "\xff",
-]
+def test_j08_the_end_of_a_hung_run_is_told(leader: Leader, now: Now, client: Any) -> None:
+    slot = now()
+    leader.claim(slot)
+    assert leader.claim(slot, last_run="hung").verdict == "done"
+    leader.ids[slot] = client.hget(SLOTS, FIELD).decode().split("claim=")[1].split(" ")[0]
+    for _ in range(2):
+        assert leader.finish(slot) is True
+    assert runs(client)[1:] == [(slot, "hung"), (slot, "ok")]
 
 
-@pytest.mark.parametrize("record", [*GARBAGE, f"{10**15} 1 1 x 1 1 ok a"])
-def test_j10_a_record_that_nobody_can_have_written_counts_as_none(
-    leader: Leader, now: Callable[[], int], client: Any, record: str
+GARBAGE = ["", "x", "1 last=5", "9" * 5000, "2 last=1 process=a", "1 last=-1 process=", "\xff"]
+
+
+@pytest.mark.parametrize("record", GARBAGE)
+def test_j10_a_record_that_cannot_be_read_puts_slots_in_doubt(
+    leader: Leader, now: Now, client: Any, record: str
 ) -> None:
-    client.hset(JOBS, "job", record)
+    slot = now()
+    assert leader.claim(slot - 1).verdict == "run"
+    client.hset(SLOTS, FIELD, record)
+    assert leader.claim(slot).verdict == "in-doubt"
+    assert leader.claim(slot + 1, before=slot, in_doubt="rerun").verdict == "run"
+    client.hset(SLOTS, FIELD, record)
+    assert leader.finish(slot + 1) is False
+
+
+@pytest.mark.parametrize("field", ["memory", "began", "began_token", "until", "token"])
+@pytest.mark.parametrize("value", ["garbage", "", str(8 * 10**15)])
+def test_j10_a_forged_state_starts_nothing_twice(leader: Leader, now: Now, client: Any, field: str, value: str) -> None:
     slot = now()
     assert leader.claim(slot).verdict == "run"
-    assert leader.finish(slot) is True
-    client.hset(JOBS, "job", record)
-    assert leader.finish(slot) is False
+    client.hset(KEYS.state, field, value)
+    for _ in range(2):
+        assert leader.claim(slot, own_last=slot).verdict in ("done", "stale")
 
 
-@pytest.mark.parametrize("field", ["doubt_until", "doubt_token", "until", "token"])
-def test_j10_a_state_that_nobody_can_have_written_starts_nothing_twice(
-    leader: Leader, now: Callable[[], int], client: Any, field: str
-) -> None:
-    client.hset(KEYS.state, field, "garbage")
-    assert leader.claim(now()).verdict in ("run", "stale", "in-doubt")
-
-
-@pytest.mark.parametrize("key", [JOBS, RUNS, KEYS.state])
-def test_j10_a_key_of_a_wrong_type_is_an_error(leader: Leader, now: Callable[[], int], client: Any, key: str) -> None:
+@pytest.mark.parametrize("key", [SLOTS, RUNS, KEYS.state])
+def test_j10_a_key_of_a_wrong_type_is_an_error(leader: Leader, now: Now, client: Any, key: str) -> None:
     client.delete(key)
     client.set(key, "x")
-    before = {name: client.dump(name) for name in client.scan_iter()} if type(client) is redis.Redis else {}
+    real = type(client) is redis.Redis
+    before = {name: client.dump(name) for name in client.scan_iter()} if real else {}
     with pytest.raises(RedisUnavailable, match="WRONGTYPE"):
         leader.claim(now())
-    assert before == ({name: client.dump(name) for name in client.scan_iter()} if type(client) is redis.Redis else {})
+    assert before == ({name: client.dump(name) for name in client.scan_iter()} if real else {})
 
 
-def test_j10_the_stream_is_capped(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_the_stream_is_capped(leader: Leader, now: Now, client: Any) -> None:
     with client.pipeline() as pipeline:
         for _ in range(5200):
             pipeline.xadd(RUNS, {"name": "x", "slot": 1, "outcome": "ok"})
@@ -378,26 +464,40 @@ def test_j10_the_stream_is_capped(leader: Leader, now: Callable[[], int], client
     assert client.xlen(RUNS) <= 5100
 
 
-def test_names_are_apart(leader: Leader, now: Callable[[], int], client: Any) -> None:
+def test_names_are_apart(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     assert leader.claim(slot).verdict == "run"
-    other = Claim("söme other\njob", slot, slot - MINUTE, "c", 30)
-    decision = leader.lease.lease.ask(leader.requests.claim(other, 0))
-    assert decision.verdict == "run"
-    assert set(client.hkeys(JOBS)) == {b"job", "söme other\njob".encode()}
+    other = Claim("söme other\njob", slot, slot - MINUTE, new_claim_id(), 30)
+    assert leader.lease.lease.ask(leader.requests.claim(other, 0)).verdict == "run"
+    assert set(client.hkeys(SLOTS)) == {b"job:job", "job:söme other\njob".encode()}
 
 
-def test_an_instance_id_with_spaces_is_kept(leader: Leader, now: Callable[[], int], client: Any) -> None:
-    name = "the host:0000000000000003"
+def test_an_instance_id_may_look_like_a_record(leader: Leader, now: Now, client: Any) -> None:
+    name = "the host claim=x outcome=- process=y:0000000000000003"
     heir = elect(leader.lease, name)
-    heir.claim(now(), claim_id="1")
-    assert client.hget(JOBS, "job").decode().endswith(f" - {name}")
-    assert elect(leader.lease, A).claim(now() + 1, before=now()).last_outcome == "in-doubt"
-    assert [fields[b"process"] for _, fields in client.xrange(RUNS) if fields[b"outcome"] == b"in-doubt"] == [
-        name.encode()
-    ]
+    slot = now() + 100
+    write(client, last=slot - MINUTE)
+    assert heir.claim(slot).verdict == "run"
+    assert client.hget(SLOTS, FIELD).decode().endswith(f" outcome=- process={name}")
+    assert heir.finish(slot) is True
+    assert client.hget(SLOTS, FIELD).decode().endswith(f" outcome=ok process={name}")
+    assert heir.claim(slot + 1, before=slot).last_outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": ""}, {"name": "x" * 201}, {"claim_id": "a b"}, {"claim_id": ""}, {"before": 100}, {"before": -1}],
+)
+def test_what_is_no_claim_is_refused(wrong: dict[str, Any]) -> None:
+    claim = Claim("job", 100, 99, "c", 30)._replace(**wrong)
+    with pytest.raises(ValueError, match=r"name has|no claim"):
+        SlotRequests(KEYS, A, 7, 0).claim(claim, 0)
 
 
 def test_keys_are_the_elections_own() -> None:
     config = replace(CONFIG, redis_key_name="{app}:lock")
-    assert job_keys(config.keys) == ("{app}:lock:jobs", "{app}:lock:runs")
+    assert slot_keys(config.keys) == ("{app}:lock:slots", "{app}:lock:runs")
+    for part in ("slots", "runs", "state", "inbox"):
+        with pytest.raises(ConfigError, match="is a key of another election"):
+            config.derive(part)
+        assert CONFIG.derive(part).keys.lock == f"lock:{part}", "whose own keys have braces"

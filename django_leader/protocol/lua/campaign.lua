@@ -44,6 +44,13 @@ if tonumber(ARGV[12]) > (believed(found[9]) or 0) then
   redis.call('HSET', KEYS[3], 'recorded', ARGV[12])
 end
 
+-- After a loss of data, slots of jobs that were started before come once more if the clock was set back: see slots.py.
+local reckoned = math.min(tonumber(ARGV[16]), now + LONGEST)
+if lost or kind == 'quarantine' then
+  reckoned = math.max(reckoned, number(redis.call('HMGET', KEYS[3], 'reckoned')[1]) or 0)
+  redis.call('HSET', KEYS[3], 'reckoned', int(reckoned))
+end
+
 local claimed = ARGV[11] == version()
 local dead = kind == 'lease' and ARGV[14] == holder and ARGV[15] == int(token)
 local own = kind == 'lease' and holder == candidate_id and tonumber(request_id) > request
@@ -59,8 +66,6 @@ if replicas > tonumber(string.match(replication, 'connected_slaves:(%d+)') or 0)
   return redis.error_reply('NOREPLICAS fewer replicas are connected than MIN_REPLICAS asks for')
 end
 
--- After a loss of data, slots that were started before come once more if the clock was set back: see slots.py.
-if kind == 'quarantine' or lost then doubt(math.min(tonumber(ARGV[16]), now + LONGEST), int(token)) end
 token = math.max(token + 1, clock)
 remember(led and holder ~= candidate_id and 'taken-over' or 'elected', dead and 'died' or '', candidate_id, int(token))
 kind = own and not claimed and 'reclaimed' or 'lease'
@@ -68,5 +73,6 @@ holder, until_, duration, request, process = candidate_id, now + ttl, ttl, reque
 redis.call('SET', KEYS[1], candidate_id, 'PX', ttl)
 redis.call('SET', KEYS[2], string.sub(ARGV[9], 1, -2) .. ', "fencing_token": ' .. int(token) .. '}', 'PX', ttl)
 save()
+redis.call('HSET', KEYS[3], 'began', int(math.max(now, reckoned)), 'began_token', int(token))
 redis.call('DEL', KEYS[6])
 return answer('granted', candidate_id, ttl, duplicate)

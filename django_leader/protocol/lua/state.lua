@@ -21,9 +21,12 @@
 --                                  recorded token of the last term whose end a candidate has written to the history
 --                                  process  of the holder, so that a candidate on its host can see it die (pidfd.py);
 --                                           of a 'delay' what the clocks of its host showed (hold.py); or ''
---                                  doubt_until  when data were last lost: server's ms up to which slots of jobs may have
---                                               been started without Redis knowing it (slots.py)
---                                  doubt_token  the highest token then: later terms know nothing of what was lost
+--                                  memory   a text that each loss of data makes anew: records of jobs with another one
+--                                           may be older than what was lost (claim.lua)
+--                                  reckoned since a loss: the latest that the server's clock would show, in ms, as far as
+--                                           candidates have seen it, had nobody set it back
+--                                  began    server's ms when the term `began_token` was granted, or `reckoned` if later
+--                                  began_token
 --       4 candidates  zset, PX     candidate id -> server's ms up to which it counts
 --       5 events      stream       the history
 --       6 wake        list, PX     one element for each follower to wake
@@ -128,12 +131,6 @@ local function save()
     'replica_syncs', replica_syncs ~= '' and replica_syncs or found[8] or '',
     'replicas', replicas > 0 and attached or found[11] or '')
 end
--- Slots up to this instant are in doubt: at least as far as before, unless that is so far that it is forged.
-local function doubt(instant, until_token)
-  local before = number(redis.call('HMGET', KEYS[3], 'doubt_until')[1]) or 0
-  if before > now + LONGEST then before = 0 end
-  redis.call('HSET', KEYS[3], 'doubt_until', int(math.max(before, instant + 1000)), 'doubt_token', until_token)
-end
 if lost then
   redis.call('XLEN', KEYS[5])
   -- Of a lock alone it cannot be said when its lease ends, but the quarantine lasts at least as long.
@@ -143,7 +140,8 @@ if lost then
   process = ''
   if quarantine == 0 then kind = 'free' end
   save()
-  doubt(now + quarantine, int(token))
+  redis.call('HSET', KEYS[3], 'memory', int(now) .. '-' .. request_id .. '-' .. string.sub(candidate_id, -16),
+    'reckoned', 0)
   if quarantine > 0 then remember('quarantined', lost, candidate_id, int(token)) end
 elseif replicas > 0 and attached ~= found[11] then
   redis.call('HSET', KEYS[3], 'replicas', attached)
