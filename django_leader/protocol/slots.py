@@ -5,11 +5,13 @@ NOT guaranteed here:
 - That a run has an end, or is done once: a process may die in the middle of it. Such a slot is *in doubt*.
 - That a run ends with the term of its leader. Its code must ask, or write with the token. So a run of a deposed leader
   may go on beside the next one.
-- Anything, where two processes can lead at a time: a failover without ``MIN_REPLICAS``, or a ``QUARANTINE`` of 0.
+- Anything, where two processes can lead at a time: a failover without ``MIN_REPLICAS``, or a ``QUARANTINE`` that is
+  shorter than a lease.
 - Anything, if data are lost that the server hides: a restart with older data where ``INFO`` is denied.
-- Anything, if data are lost, the server's clock was set back before that, and neither the candidate that is elected
-  next nor another that has campaigned in the quarantine saw the clock as it was. Slots then come once more, and nobody
-  knows of the first time.
+- Anything, if data are lost, the server's clock was set back before that, and the present leader did not see the clock
+  as it was. Slots then come once more, and nobody knows of the first time.
+- Anything, if a claim arrives late after a loss of data, or at a server that was restarted with older data and that no
+  campaign or reclaim has met since. The thread that is to send claims will have to exclude both. There is none yet.
 
 A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redis for the right to start its run.
 ``claim.lua`` decides it in one step. The rules, which the tests name:

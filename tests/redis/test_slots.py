@@ -331,6 +331,14 @@ def test_j06_only_the_records_are_lost(leader: Leader, now: Now, client: Any) ->
     assert elect(leader.lease, B).claim(slot).verdict == "in-doubt"
 
 
+def test_j06_an_older_record_does_not_hide_what_this_term_has_started(leader: Leader, now: Now, client: Any) -> None:
+    slot = now()
+    assert leader.claim(slot).verdict == "run"
+    write(client, last=slot - MINUTE)
+    assert leader.claim(slot, own_last=slot).verdict == "done"
+    assert f"last={slot} " in client.hget(SLOTS, FIELD).decode()
+
+
 def test_j07_a_claim_whose_reply_was_lost_is_answered_again(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     for _ in range(2):
@@ -432,6 +440,15 @@ def test_j10_a_record_that_cannot_be_read_puts_slots_in_doubt(
     assert leader.claim(slot + 1, before=slot, in_doubt="rerun").verdict == "run"
     client.hset(SLOTS, FIELD, record)
     assert leader.finish(slot + 1) is False
+
+
+def test_j10_a_long_record_is_not_searched(leader: Leader, now: Now, client: Any) -> None:
+    """A pattern would take minutes for this one, and block the server."""
+    slot = now()
+    leader.claim(slot)
+    client.hset(SLOTS, FIELD, "1 " + " claim=x outcome=y" * 100_000)
+    assert leader.finish(slot) is False
+    assert leader.claim(slot + 1, before=slot).verdict == "in-doubt"
 
 
 @pytest.mark.parametrize("field", ["memory", "began", "began_token", "until", "token"])

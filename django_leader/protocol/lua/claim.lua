@@ -49,8 +49,9 @@ local found = redis.call('HMGET', KEYS[2], 'job:' .. name)[1]
 local NUMBERS, TEXTS = {'last', 'doubt', 'slot', 'token', 'started', 'attempt'},
   {'why', 'memory', 'claim', 'policy', 'outcome'}
 local function read(text)
+  if #text > BYTES then return nil end  -- first, because a pattern may take long on a long text
   local front, process = string.match(text, '^1 (.-) process=(.*)$')
-  if not front or #text > BYTES then return nil end
+  if not front then return nil end
   local record = {process = process}
   for key, value in string.gmatch(front, '([%w_]+)=(%S+)') do record[key] = value end
   for _, key in ipairs(NUMBERS) do
@@ -107,14 +108,15 @@ if slot > now + AHEAD then return answer('early') end
 
 -- A record of another memory may be older than what was lost. Earlier terms may have started slots up to the beginning
 -- of this one, and this term knows its own.
-if record.memory ~= memory then
+local own_last, changed = tonumber(ARGV[13]), record.memory ~= memory
+if changed then
   local began = math.max(tonumber(ARGV[12]), state[7] == token and number(state[6]) or 0)
   began = math.min(began, now + 366 * 86400000)  -- a later one is forged
   record.doubt, record.memory = math.max(record.doubt, began + AHEAD), memory
-  if tonumber(ARGV[13]) > record.last then record.last, record.why = tonumber(ARGV[13]), 'run' end
-  known = known or record.last > 0
-  save()
 end
+if own_last > record.last then record.last, record.why, changed = own_last, 'run', true end
+known = known or record.last > 0
+if changed then save() end
 
 -- The last run. One that goes on in this process does so whatever the record says.
 local goes_on = ARGV[11] == '1'
