@@ -179,3 +179,22 @@ def test_who_stops_does_not_connect_for_it(make: Make) -> None:
     election.stop()
     assert set(threads) == {f"{election.label} election"}
     assert election.get_leader_id() == ""
+
+
+def test_the_wait_for_loss_callbacks_is_explained_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    election, over = make(), threading.Event()
+    election.explain_wait(2.0)  # of a process that is no candidate
+    election.on_lose_leadership(lambda: over.wait(GENEROUS))
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    election.explain_wait(2.0)  # nothing is waited for
+    assert "waits for loss callbacks" not in caplog.text
+    election.resign()
+    try:
+        for _ in range(2):
+            election.explain_wait(2.0)
+        lines = [record for record in caplog.records if "waits for loss callbacks" in record.getMessage()]
+        assert [record.levelname for record in lines] == ["WARNING"]
+        assert "another 2.0 s at most" in lines[0].getMessage()
+    finally:
+        over.set()
