@@ -32,7 +32,7 @@ A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redi
   are in doubt. Those of the term itself its leader knows, and no other process has started one meanwhile.
 - J7 A claim has an id. If its reply is lost, the same claim is sent again and gets the same answer, because nothing was
   started for it. (Of one that was not granted it is ``done``.) A copy that comes late starts nothing. A run that was
-  never told to have begun or ended, and does not go on, is ``untold``.
+  never told to have begun or ended, and does not go on, is ``unreported``.
 - J8 A slot that comes while the last run of its job goes on in this process is ``overlapped``, and not run. A run that
   its process takes for hung is recorded as ``hung``, and the next may start beside it.
 - J9 With ``MIN_REPLICAS`` a claim counts only when that many replicas have it, like a grant.

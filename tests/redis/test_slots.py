@@ -364,11 +364,11 @@ def test_j07_a_rerun_whose_reply_was_lost_is_answered_again(leader: Leader, now:
         assert (decision.verdict, decision.slot, decision.attempt) == ("rerun", slot, 2)
 
 
-def test_j07_a_claim_that_was_given_up_is_untold(leader: Leader, now: Now, client: Any) -> None:
+def test_j07_a_claim_that_was_given_up_is_unreported(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     assert leader.claim(slot).verdict == "run"
     assert leader.claim(slot + 1, before=slot).verdict == "run"
-    assert runs(client)[-1] == (slot, "untold")
+    assert runs(client)[-1] == (slot, "unreported")
 
 
 def test_j07_a_claim_that_was_given_up_is_started_again(leader: Leader, now: Now) -> None:

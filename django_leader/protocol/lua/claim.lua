@@ -127,8 +127,8 @@ if record.outcome == '-' and not goes_on then
     start(record.slot, record.attempt + 1)
     save()
     return answer('rerun', record.slot, record.attempt)
-  else  -- 'untold': its claim or its end was lost, and was given up
-    record.outcome = own and 'untold' or 'in-doubt'
+  else  -- 'unreported': its claim or its end was lost, and was given up
+    record.outcome = own and 'unreported' or 'in-doubt'
   end
   remember(record.slot, record.outcome, int(record.token), record.process)
   last_run[2] = record.outcome
