@@ -101,8 +101,10 @@ def test_a_receiver_that_raises_is_logged_once(
         fails(**kwargs)
 
     connect(name, receiver := fails_async if asynchronous else fails)
+    gained = threading.Event()
+    elections["default"].on_become_leader(gained.set)
     elections["default"].start()
-    eventually(lambda: elections["default"].history())
+    assert gained.wait(GENEROUS), "a term that ends before anybody has heard of it has no loss to report"
     elections["default"].stop()
 
     def logged() -> list[logging.LogRecord]:
