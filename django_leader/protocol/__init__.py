@@ -3,7 +3,8 @@
 Why only one process leads at a time: the top of ``machine``. Why a take-over is safe: the top of ``expiry``. What Redis
 holds, and what happens when it has lost data: ``lua/state.lua``. In order: ``config``, ``records``, ``lua/state.lua``,
 ``machine``, ``expiry``, ``hold``, ``pace``; ``session``, which drives the machine, and ``errands``; then what it says
-to Redis and hears: ``requests``, ``template``, ``replies``, ``scripts``, ``lua/``.
+to Redis and hears: ``requests``, ``template``, ``replies``, ``scripts``, ``lua/``. Jobs stand on that: ``schedule``,
+``slots``, ``lua/claim.lua``, ``jobs``.
 
 A new command at Redis is a request (``requests``), what its reply means (``replies``), what follows from that
 (``session``), a script if it needs one (``lua/``), and a right of the Redis user (``acl``).

@@ -66,7 +66,9 @@ class ExpiryProof(NamedTuple):
     steady: bool = False
     """Whether the server's clock ran as ours did while the state was set, so that ``expires_at`` is what it tells."""
     ahead: float = float("-inf")
-    """By how many seconds the server's clock was ahead of ours, at most, in any observation. It may have been set back
+    """By how many seconds the server's clock was ahead of ours, at most, when it was last seen in time."""
+    shown: float = float("-inf")
+    """The latest time that the server's clock can have shown up to the last observation. It may have been set back
     since."""
 
     def observe(self, asked_at: float, answer: Answer, now: float, poll_interval: float) -> ExpiryProof:
@@ -76,12 +78,16 @@ class ExpiryProof(NamedTuple):
         proves nothing.
         """
         observation = Observation(asked_at, answer.at, answer.at - now, answer.at + RESOLUTION - asked_at)
-        ahead = max(self.ahead, observation.offset_max)
+        # An answer that took very long, as behind a suspend, says nothing of the clock.
+        slow = now - asked_at > poll_interval and self.observation
+        ahead = self.ahead if slow else observation.offset_max
+        # Up to some instant since the last observation the clock may have been as far ahead as it was then.
+        shown = max(self.shown, now + max(self.ahead, ahead))
         if answer.version == self.version:
-            return self._replace(observation=observation, ahead=ahead)
+            return self._replace(observation=observation, ahead=ahead, shown=shown)
         before = self.observation if self.observation and now - self.observation.asked_at <= poll_interval else None
         since = now if answer.held_since is None else min(now, answer.held_since)
-        seen = ExpiryProof(observation, answer.version, since + answer.duration, ahead=ahead)
+        seen = ExpiryProof(observation, answer.version, since + answer.duration, ahead=ahead, shown=shown)
         if before and answer.verdict in STATES and _set_between(before, observation, answer):
             expires_at = max(now + answer.remaining, before.asked_at + answer.duration)
             return seen._replace(expires_at=min(seen.expires_at, expires_at), steady=True)
@@ -92,8 +98,12 @@ class ExpiryProof(NamedTuple):
         return self.version if at >= self.expires_at else ""
 
     def reckoned(self, at: float) -> float:
-        """Return what the server's clock would show at ``at``, had nobody set it back; 0 if it was never seen. Pure."""
-        return max(0.0, at + self.ahead)
+        """Return the latest time that the server's clock can have shown up to ``at``; 0 if it was never seen. Pure.
+
+        It is in the future where that clock has been set back. True as long as the clock is not set there and back
+        between two observations.
+        """
+        return max(0.0, at + self.ahead, self.shown)
 
     def server_time(self, at: float, *, upper: bool) -> float:
         """Return the latest (``upper``) or the earliest time that the server's clock can show at the instant ``at``.

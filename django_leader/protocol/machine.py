@@ -177,6 +177,8 @@ class Term(NamedTuple):
 
     token: int
     deadline: float
+    began: float = 0.0
+    """Seconds on the server's clock: ``Answer.began`` of the grant."""
 
 
 class Ended(NamedTuple):
@@ -288,7 +290,8 @@ def preconditions(state: State, asked_at: float, timing: Timing) -> Precondition
     if term := state.term or state.pending or releasing:
         # The earliest that the server's clock can show at the deadline, after which another candidate may lead.
         not_after = state.watch.server_time(term.deadline, upper=False)
-        return Preconditions(state.highest_token, acknowledged_version=state.watch.version, not_after=not_after)
+        seen = state.highest_token, "", state.watch.version
+        return Preconditions(*seen, not_after=not_after, began=term.began)
     return Preconditions(
         state.highest_token,
         expired_version=state.watch.expired_version(asked_at),
@@ -434,7 +437,7 @@ def _campaigned(state: State, asked_at: float, answer: Answer, jitter: float, no
         pause = pace.pause(answer, state.watch, gap, jitter, timing)
         next_at = min(asked_at + pause, max(expires_at, now) + EXPIRY_ROUNDING + scatter)
         return state._replace(leader=_leader_in(answer), next_at=next_at, poll_suffices=answer.verdict == "held")
-    term = Term(answer.token, asked_at + timing.ttl - timing.margin)
+    term = Term(answer.token, asked_at + timing.ttl - timing.margin, answer.began)
     if state.stopping:
         return state._replace(ended=_unannounced(term))
     if now >= term.deadline:
@@ -455,7 +458,7 @@ def _renewed(state: State, asked_at: float, answer: Answer, now: float, timing: 
         if answer.token != term.token:
             return state
         deadline = max(term.deadline, asked_at + timing.ttl - timing.margin)
-        lasts = state._replace(term=Term(term.token, deadline), next_at=asked_at + timing.heartbeat)
+        lasts = state._replace(term=term._replace(deadline=deadline), next_at=asked_at + timing.heartbeat)
         return lasts._replace(pending=None, leader=answer.holder) if state.pending else lasts._replace(setbacks=0)
     if state.pending:
         return state._replace(pending=None, next_at=now)

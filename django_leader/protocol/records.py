@@ -141,7 +141,10 @@ class Preconditions(NamedTuple):
     dead: tuple[str, int] = ("", 0)
     """Holder and token of a term whose process is proved to be dead."""
     reckoned: float = 0.0
-    """Seconds that the server's clock would show had nobody set it back since the candidate saw it; 0 if it did not."""
+    """Seconds: the latest that the server's clock can have shown, as far as the candidate has seen it; 0 if it did not.
+    Of a campaign."""
+    began: float = 0.0
+    """Seconds on the server's clock: ``Answer.began`` of the term. Of a reclaim."""
 
 
 NO_PRECONDITIONS = Preconditions()
@@ -172,6 +175,8 @@ class Answer(NamedTuple):
     """Whether there is a message in the leader's inbox."""
     held_since: float | None = None
     """Of a hold: the instant on our boot clock at which it began (``hold``); None if no clock can tell."""
+    began: float = 0.0
+    """Of a grant: seconds on the server's clock when the term began, or the latest that it is known to have shown."""
 
 
 def instance_of(candidate_id: str) -> str:

@@ -23,13 +23,24 @@ LONGEST_NUMBER = 24
 
 def answer(reply: bytes) -> Answer:
     """Return the answer to a campaign or a reclaim. Local."""
-    _, verdict, token, left, candidates, at, version, duration, duplicate, process, holder = _decode(reply).split(
-        "\n", 10
-    )
-    if max(map(len, (token, left, candidates, at, duration))) > LONGEST_NUMBER:
+    _, verdict, token, left, candidates, at, version, duration, began, duplicate, process, holder = _decode(
+        reply
+    ).split("\n", 11)
+    if max(map(len, (token, left, candidates, at, duration, began))) > LONGEST_NUMBER:
         raise ValueError("a number is too long")
-    seconds, server, lasts = int(left) / 1000, int(at) / 1000, int(duration) / 1000
-    return Answer(verdict, int(token), holder, seconds, int(candidates), duplicate, server, version, lasts, process)
+    return Answer(
+        verdict,
+        int(token),
+        holder,
+        int(left) / 1000,
+        int(candidates),
+        duplicate,
+        int(at) / 1000,
+        version,
+        int(duration) / 1000,
+        process,
+        began=int(began) / 1000,
+    )
 
 
 def polled(reply: bytes) -> Answer | None:

@@ -102,7 +102,8 @@ class Requests:
     ) -> Request:
         """Renew as ``renew`` does, and check everything; with ``confirm`` confirm the grant of the term."""
         described = _described(replace(self._info, started_at=since, last_heartbeat=now))
-        words = *self._who(token), *self._what(described, process), int(confirm), preconditions.acknowledged_version
+        known = preconditions.acknowledged_version, math.ceil(preconditions.began * 1000)
+        words = *self._who(token), *self._what(described, process), int(confirm), *known
         template = script("reclaim", self._keys, words, replies.answer, (NOT_AFTER,))
         return Request(template, (_instant(preconditions.not_after),))
 

@@ -8,30 +8,32 @@ NOT guaranteed here:
 - Anything, where two processes can lead at a time: a failover without ``MIN_REPLICAS``, or a ``QUARANTINE`` that is
   shorter than a lease.
 - Anything, if data are lost that the server hides: a restart with older data where ``INFO`` is denied.
-- Anything, if data are lost, the server's clock was set back before that, and the present leader did not see the clock
-  as it was. Slots then come once more, and nobody knows of the first time.
-- Anything, if a claim arrives late after a loss of data, or at a server that was restarted with older data and that no
-  campaign or reclaim has met since. The thread that is to send claims will have to exclude both. There is none yet.
+- Anything, if data are lost, the server's clock was set back before that, and nobody who saw the clock as it was has
+  told so: the leaders since, or a candidate in the quarantine. Slots then come once more, and nobody knows of the first
+  time. The same is true of a clock that is set there and back between two answers to each of these.
+- Anything, if the server's clock is set back while a claim is under way, its caller has given it up, and the records of
+  jobs are deleted before it arrives.
 
 A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redis for the right to start its run.
-``claim.lua`` decides it in one step. The rules, which the tests name:
+``claim.lua`` decides it in one step. ``jobs`` decides what to claim, and when. The rules, which the tests name:
 
 - J1 A slot is started at most once: its claim is granted only if it is later than every slot of the job that was
   decided before. (With ``rerun``, J5, a slot that is in doubt is started again.)
 - J2 A claim is granted only to the term that leads by what Redis knows, while its lease lasts there. A stale leader is
-  refused by Redis, whatever it believes itself.
+  refused by Redis, whatever it believes itself. A run starts only if its term still leads when the answer has come.
 - J3 Only the server's clock counts. A slot more than a second ahead of it is ``early``. If that clock is set back, jobs
   are ``waiting`` until it has come again to where it was; none is started twice.
 - J4 Every slot of a schedule is run, or the stream of runs says why not. Slots that were not claimed in time are
   ``missed``, but for the last one, which may start within its ``grace``. What was due before the first record of a job
-  is ``unknown``. If two releases have different schedules for one name, a slot of one of them that is earlier than the
-  last that was decided is not told.
+  is ``unknown``, and so are slots that an older record may lack. If two releases have different schedules for one name,
+  a slot of one of them that is earlier than the last that was decided is not told.
 - J5 A run whose end nobody has told, and whose term is over, is in doubt. ``skip``: it is recorded as that.
   ``rerun``: the next claim of the job starts it again, three times at most, if it was started with this policy.
 - J6 When data were lost, a record may be older than what was started. So slots up to the beginning of the present term
   are in doubt. Those of the term itself its leader knows, and no other process has started one meanwhile.
 - J7 A claim has an id. If its reply is lost, the same claim is sent again and gets the same answer, because nothing was
-  started for it. (Of one that was not granted it is ``done``.) A copy that comes late starts nothing. A run that was
+  started for it. (After its grace it is ``missed``; of one that was not granted it is ``done``.) It is sent again only
+  when the first is too old to be executed, so a copy that comes late starts nothing and writes nothing. A run that was
   never told to have begun or ended, and does not go on, is ``unreported``.
 - J8 A slot that comes while the last run of its job goes on in this process is ``overlapped``, and not run. A run that
   its process takes for hung is recorded as ``hung``, and the next may start beside it.
@@ -41,10 +43,19 @@ A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redi
 
 Why J1 holds. A claim is one step in Redis, and the last slot that was decided only grows there, so two claims of one
 slot on the same data cannot both be granted. Each loss of data that Redis can tell makes another *memory* of the state,
-and so tells records from before it. On such a record, or without one, a slot is granted only if it is later than all
-that earlier terms can have started, which is a second more than the server's time when the present term began, and
-later than what this term has started itself. The clock may have been set back before the term began. So its beginning
-is reckoned: the latest that the clock would show, as far as the candidates have seen it (``campaign.lua``).
+and so tells records from before it. On such a record, or without one, a slot is granted only if it is later than
+
+- all that earlier terms can have started: the latest time that the server's clock is known to have shown when the
+  present term began, a second by which a claim may be early, and a second by which the clock may have been set back
+  unnoticed. Each grant keeps that time if it is later than its own (``campaign.lua``);
+- all that this term has started, which its leader names. It names the memory, too, to which that knowledge belongs.
+  A claim that names another memory decides nothing. So a copy of an earlier claim, which knows less, cannot make a
+  record that the next term would trust.
+
+A server that was restarted with older data, and that no campaign or reclaim has met since, may still take an earlier
+term for the present one. It grants that term's claim, but no run starts by it (J2). To the present term such a server
+either says ``stale``, or its data are no older than the grant of that term. Then it lacks only what this term has
+started itself.
 """
 
 from __future__ import annotations
@@ -52,24 +63,29 @@ from __future__ import annotations
 import math
 import re
 import uuid
-from typing import Literal, NamedTuple, cast, get_args
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeVar, cast, get_args
 
 from .config import Keys
 from .template import Request, script
 
 AHEAD = 1.0
-"""Seconds by which a slot may be ahead of the server's clock: the leader reckons that clock, and may be late a bit."""
+"""Seconds by which a slot may be ahead of the server's clock: the leader reckons that clock, and may be early a bit."""
 LONGEST_NAME = 200
 """Characters of the name of a job, at most."""
 LONGEST_ERROR = 500
 """Characters of an error that are kept."""
 LONGEST_NUMBER = 24
 """Characters of a number in a reply, at most."""
+MOST_CLAIMS = 50
+"""Claims in one request, at most. A script blocks the server, for some 20 µs for each claim."""
 
-Verdict = Literal["run", "rerun", "done", "waiting", "missed", "overlapped", "in-doubt", "early", "stale", "late"]
+Verdict = Literal["run", "rerun", "done", "waiting", "missed", "overlapped", "in-doubt", "early"]
+Overall = Literal["decided", "stale", "late", "forgotten"]
 InDoubt = Literal["skip", "rerun"]
 LastRun = Literal["over", "goes-on", "hung"]
 Outcome = Literal["ok", "failed", "failed-to-start"]
+T = TypeVar("T")
 _LAST_RUN: dict[LastRun, str] = {"over": "0", "goes-on": "1", "hung": "hung"}
 
 
@@ -77,7 +93,7 @@ class Claim(NamedTuple):
     """What a leader says of the slot that it claims. Instants are milliseconds of the server's clock."""
 
     name: str
-    """Of the job."""
+    """Of the job: 1 to 200 characters."""
     slot: int
     before: int
     """The slot of the job before that one."""
@@ -89,7 +105,7 @@ class Claim(NamedTuple):
     last_run: LastRun = "over"
     """What this process knows of the last run of the job. ``hung``: it goes on, but blocks no other."""
     own_last: int = 0
-    """The last slot of the job that this term knows to be decided, by its own claims and by ``Decision.last``; or 0."""
+    """The last slot of the job that a claim of this very term has decided; 0 if there was none."""
 
 
 class Decision(NamedTuple):
@@ -97,8 +113,6 @@ class Decision(NamedTuple):
 
     verdict: Verdict
     """See ``claim.lua``."""
-    at: float
-    """Seconds on the server's clock when it was decided."""
     slot: int
     """The slot to run: of ``rerun`` not the one that was claimed."""
     attempt: int
@@ -111,6 +125,33 @@ class Decision(NamedTuple):
     """How that run has ended; ``none`` if there was none."""
 
 
+class Decisions(NamedTuple):
+    """The answer to claims."""
+
+    verdict: Overall
+    """See ``claim.lua``."""
+    at: float
+    """Seconds on the server's clock when the claims were decided."""
+    memory: str
+    """Of the state, for the next claims."""
+    each: tuple[Decision, ...]
+    """In the order of the claims; empty unless the verdict is ``decided``."""
+
+
+class End(NamedTuple):
+    """How a run has ended."""
+
+    token: int
+    """Of the term that has started it."""
+    name: str
+    slot: int
+    claim_id: str
+    outcome: Outcome
+    took: float
+    """Seconds."""
+    error: str = ""
+
+
 def new_claim_id() -> str:
     """Return an id that no other claim has. Local."""
     return uuid.uuid4().hex
@@ -119,38 +160,47 @@ def new_claim_id() -> str:
 class SlotRequests:
     """The requests of one term about slots. For one thread at a time.
 
-    ``began``: seconds that the server's clock would show when the term was granted, had nobody set it back: the time
-    of the answer, or what ``ExpiryProof.reckoned`` says if that is later.
+    ``began``: seconds on the server's clock: ``Answer.began`` of the grant.
     """
 
     def __init__(self, keys: Keys, candidate_id: str, token: int, began: float) -> None:
         self._state, self._names = keys.state, slot_keys(keys)
-        self._who = candidate_id, token
+        self._candidate_id, self._token = candidate_id, token
         self._began = math.ceil(began * 1000)
 
-    def claim(self, claim: Claim, not_after: float) -> Request:
-        """Claim a slot. The answer is a ``Decision``.
+    def claim(self, claims: Sequence[Claim], not_after: float, memory: str) -> Request:
+        """Claim 1 to 50 slots of different jobs. The answer is ``Decisions``.
 
-        ``not_after``: seconds on the server's clock after which the claim is refused as too late. Raise ``ValueError``
-        for a name that is too long or empty, an id with other characters than letters and digits, and a slot that is
-        not later than the one before.
+        ``not_after``: seconds on the server's clock after which the claims are refused as too late. ``memory``: that
+        of the last answer in this term, or "". Raise ``ValueError`` for a name that is too long or empty, an id with
+        other characters than letters and digits, and a slot that is not later than the one before.
         """
-        if not 0 < len(claim.name) <= LONGEST_NAME:
-            raise ValueError(f"a job's name has {len(claim.name)} characters; give 1 to {LONGEST_NAME}")
-        if not re.fullmatch(r"[0-9A-Za-z]{1,64}", claim.claim_id) or not 0 <= claim.before < claim.slot:
-            raise ValueError(f"no claim: {claim}")
-        words = (
-            *self._who, math.floor(not_after * 1000), claim.name, claim.slot, claim.before, claim.claim_id,
-            math.floor(claim.grace * 1000), claim.in_doubt, _LAST_RUN[claim.last_run], self._began, claim.own_last,
-        )  # fmt: skip
-        return Request(script("claim", (self._state, *self._names), words, decision))
+        words = [self._candidate_id, self._token, math.floor(not_after * 1000), memory, self._began]
+        for claim in claims:
+            if not 0 < len(claim.name) <= LONGEST_NAME:
+                raise ValueError(f"a job's name has {len(claim.name)} characters; give 1 to {LONGEST_NAME}")
+            if not re.fullmatch(r"[0-9A-Za-z]{1,64}", claim.claim_id) or not 0 <= claim.before < claim.slot:
+                raise ValueError(f"no claim: {claim}")
+            words += (
+                claim.name, claim.slot, claim.before, claim.claim_id, math.floor(claim.grace * 1000), claim.in_doubt,
+                _LAST_RUN[claim.last_run], claim.own_last,
+            )  # fmt: skip
+        return Request(
+            script("claim", (self._state, *self._names), tuple(words), lambda reply: decisions(reply, len(claims)))
+        )
 
-    def finish(self, claim: Claim, slot: int, outcome: Outcome, took: float, error: str = "") -> Request:
-        """Say how a run has ended, after ``took`` seconds. The answer is whether its record was still there."""
-        words = (
-            *self._who, claim.name, slot, claim.claim_id, outcome, math.ceil(took * 1000), error[:LONGEST_ERROR],
-        )  # fmt: skip
-        return Request(script("finish", self._names, words, lambda reply: reply.endswith(b"\nfinished")))
+    def finish(self, ends: Sequence[End]) -> Request:
+        """Say how runs have ended. The answer is of each whether its record was still there."""
+        words: list[str | int] = [self._candidate_id]
+        for end in ends:
+            who = end.token, end.name, end.slot, end.claim_id
+            words += (*who, end.outcome, math.ceil(end.took * 1000), end.error[:LONGEST_ERROR])
+
+        def parse(reply: bytes) -> Sequence[bool]:
+            finished = [line == b"finished" for line in reply.split(b"\n")[1:]]
+            return _counted(finished, len(ends))
+
+        return Request(script("finish", self._names, tuple(words), parse))
 
 
 def slot_keys(keys: Keys) -> tuple[str, str]:
@@ -159,9 +209,23 @@ def slot_keys(keys: Keys) -> tuple[str, str]:
     return f"{root}slots", f"{root}runs"
 
 
-def decision(reply: bytes) -> Decision:
-    """Return the answer to a claim. Raise an exception of any kind for a reply that cannot be one. Local."""
-    _, verdict, at, slot, attempt, last, last_slot, outcome = reply.decode("utf-8", "replace").split("\n")
-    if max(map(len, (at, slot, attempt, last, last_slot))) > LONGEST_NUMBER or verdict not in get_args(Verdict):
+def decisions(reply: bytes, count: int) -> Decisions:
+    """Return the answer to ``count`` claims. Raise an exception of any kind for a reply that cannot be one. Local."""
+    _, verdict, at, memory, *lines = reply.decode("utf-8", "replace").split("\n")
+    if len(at) > LONGEST_NUMBER or verdict not in get_args(Overall):
+        raise ValueError("no decisions")
+    each = tuple(_counted([*map(_decision, lines)], count if verdict == "decided" else 0))
+    return Decisions(cast(Overall, verdict), int(at) / 1000, memory, each)
+
+
+def _decision(line: str) -> Decision:
+    verdict, slot, attempt, last, last_slot, outcome = line.split(" ")
+    if max(map(len, (slot, attempt, last, last_slot))) > LONGEST_NUMBER or verdict not in get_args(Verdict):
         raise ValueError("no decision")
-    return Decision(cast(Verdict, verdict), int(at) / 1000, int(slot), int(attempt), int(last), int(last_slot), outcome)
+    return Decision(cast(Verdict, verdict), int(slot), int(attempt), int(last), int(last_slot), outcome)
+
+
+def _counted(found: Sequence[T], count: int) -> Sequence[T]:
+    if len(found) != count:
+        raise ValueError(f"{len(found)} answers to {count}")
+    return found

@@ -139,7 +139,7 @@ class LocalLease(Lease):
         kind, duration, process = ("lease:", self._ttl, "") if led else (DELAY, local.duration, local.clocks)
         left, at, lasts = (round(seconds * 1000) for seconds in (local.until - now, now, duration))
         version = f"{kind}{local.token}:{local.until}"
-        words = "", verdict, local.token, left, int(led), at, version, lasts, "", process, local.holder
+        words = "", verdict, local.token, left, int(led), at, version, lasts, at, "", process, local.holder
         return "\n".join(map(str, words)).encode()
 
     def _describe(self, info: str) -> None:

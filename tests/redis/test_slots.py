@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -12,7 +12,16 @@ import redis
 from django_leader.exceptions import ConfigError, RedisUnavailable
 from django_leader.protocol.config import Config
 from django_leader.protocol.records import LeaderInfo, Preconditions
-from django_leader.protocol.slots import Claim, Decision, Outcome, SlotRequests, new_claim_id, slot_keys
+from django_leader.protocol.slots import (
+    MOST_CLAIMS,
+    Claim,
+    Decisions,
+    End,
+    Outcome,
+    SlotRequests,
+    new_claim_id,
+    slot_keys,
+)
 from django_leader.redis.connector import Connect
 from tests.support.lease import Lease
 
@@ -22,7 +31,20 @@ KEYS = CONFIG.keys
 SLOTS, RUNS = slot_keys(KEYS)
 MINUTE = 60_000
 FIELD = "job:job"
+LATE = 9e12
+"""A time after all claims of these tests."""
 Now = Callable[[], int]
+
+
+class Told(NamedTuple):
+    """A decision; or the verdict on all claims."""
+
+    verdict: str
+    slot: int = 0
+    attempt: int = 0
+    last: int = 0
+    last_slot: int = 0
+    last_outcome: str = ""
 
 
 class Leader:
@@ -33,19 +55,32 @@ class Leader:
         self.requests = SlotRequests(KEYS, candidate_id, token, began)
         self.ids: dict[int, str] = {}
         """The id of the last claim of each slot."""
+        self.memory = ""
 
-    def claim(self, slot: int, *, late: float = 0.0, **options: Any) -> Decision:
+    def ask(self, *claims: Claim, late: float = LATE) -> Decisions:
+        """Claim, and learn the memory if that is another one."""
+        answer: Decisions = self.lease.lease.ask(self.requests.claim(claims, late, self.memory))
+        if answer.verdict == "forgotten":
+            self.memory = answer.memory
+            answer = self.lease.lease.ask(self.requests.claim(claims, late, self.memory))
+        return answer
+
+    def claim(self, slot: int, *, late: float = LATE, **options: Any) -> Told:
+        """Claim a slot. A verdict on all claims is told as if it were that on this one."""
         self.ids[slot] = options.setdefault("claim_id", new_claim_id())
         claim = Claim("job", slot, **{"before": slot - MINUTE, "grace": 30.0, **options})
-        decision: Decision = self.lease.lease.ask(self.requests.claim(claim, late))
+        answer = self.ask(claim, late=late)
+        if answer.verdict != "decided":
+            return Told(answer.verdict)
+        [decision] = answer.each
         if decision.verdict == "rerun":
             self.ids[decision.slot] = claim.claim_id
-        return decision
+        return Told(*decision)
 
     def finish(self, slot: int, outcome: Outcome = "ok", error: str = "") -> bool:
-        claim = Claim("job", slot, slot - MINUTE, self.ids[slot], 30)
-        finished: bool = self.lease.lease.ask(self.requests.finish(claim, slot, outcome, 1.5, error))
-        return finished
+        end = End(self.token, "job", slot, self.ids[slot], outcome, 1.5, error)
+        [finished] = self.lease.lease.ask(self.requests.finish([end]))
+        return bool(finished)
 
 
 @pytest.fixture
@@ -61,7 +96,7 @@ def elect(lease: Lease, candidate_id: str, *, reckoned: float = 0.0, highest_tok
     seen = lease.campaign(candidate_id, known, LeaderInfo("x"))
     granted = lease.campaign(candidate_id, known._replace(expired_version=seen.version), LeaderInfo("x"))
     assert granted.verdict == "granted"
-    return Leader(lease, candidate_id, granted.token, granted.at)
+    return Leader(lease, candidate_id, granted.token, granted.began)
 
 
 @pytest.fixture
@@ -92,7 +127,7 @@ def write(client: Any, **words: Any) -> None:
     memory = client.hget(KEYS.state, "memory").decode()
     known = {
         "last": 0, "doubt": 0, "slot": words.get("last", 0), "token": 1, "started": 0, "attempt": 1, "why": "run",
-        "memory": memory, "claim": "x", "policy": "skip", "outcome": "ok", **words, "process": A,
+        "took": 7, "memory": memory, "claim": "x", "policy": "skip", "outcome": "ok", **words, "process": A,
     }  # fmt: skip
     client.hset(SLOTS, FIELD, " ".join(["1", *(f"{name}={value}" for name, value in known.items())]))
 
@@ -142,9 +177,9 @@ def test_j02_a_claim_that_comes_too_late_is_refused(leader: Leader, now: Now) ->
 
 
 def test_j03_a_slot_of_the_future_is_early(leader: Leader, now: Now, client: Any) -> None:
-    decision = leader.claim(now() + MINUTE)
-    assert decision.verdict == "early"
-    assert decision.at * 1000 == pytest.approx(now(), abs=40_000)
+    answer = leader.ask(Claim("job", now() + MINUTE, now(), "one", 30))
+    assert answer.each[0].verdict == "early"
+    assert answer.at * 1000 == pytest.approx(now(), abs=40_000)
     assert client.hgetall(SLOTS) == {}
     assert leader.claim(now() + 500).verdict == "run"
 
@@ -321,6 +356,87 @@ def test_j06_a_clock_that_was_set_back_is_reckoned_with(lease: Lease, now: Now, 
     assert int(client.hget(KEYS.state, "began")) == pytest.approx(reckoned * 1000 + 3_600_000, abs=1)
 
 
+def test_j06_a_term_keeps_what_earlier_ones_have_seen_of_the_clock(lease: Lease, now: Now, client: Any) -> None:
+    """The clock was set back. A leader that saw it has started nothing, and hands over to one that did not."""
+    reckoned = now() / 1000 + 3600
+    elect(lease, A, reckoned=reckoned)
+    heir = elect(lease, B)
+    assert heir.requests._began == int(client.hget(KEYS.state, "began")) == pytest.approx(reckoned * 1000, abs=1)
+    assert heir.claim(now()).verdict == "in-doubt"
+
+
+def test_j06_a_quarantine_that_ends_early_keeps_what_was_said_in_it(leader: Leader, now: Now, client: Any) -> None:
+    reckoned = now() / 1000 + 3600
+    client.flushall()
+    known = Preconditions(leader.token, reckoned=reckoned)
+    assert leader.lease.campaign(B, known, LeaderInfo("x")).verdict == "quarantined"
+    assert leader.lease.renew(A, leader.token, LeaderInfo("x")).verdict == "renewed"
+    assert leader.claim(now()).verdict == "in-doubt"
+    assert elect(leader.lease, B).claim(now() + 1).verdict == "in-doubt"
+
+
+def test_j06_a_quarantine_in_which_the_clock_is_right_puts_nothing_in_doubt(
+    leader: Leader, now: Now, client: Any
+) -> None:
+    """A second is what it may be wrong by, because a claim allows for it."""
+    client.flushall()
+    known = Preconditions(leader.token, reckoned=now() / 1000 + 0.5)
+    assert leader.lease.campaign(B, known, LeaderInfo("x")).verdict == "quarantined"
+    assert (
+        leader.lease.renew(A, leader.token, LeaderInfo("x"), Preconditions(leader.token, began=7)).verdict == "renewed"
+    )
+    assert leader.claim(now()).verdict == "run"
+
+
+def test_j06_a_reclaim_restores_when_the_term_began(lease: Lease, now: Now, client: Any) -> None:
+    reckoned = now() / 1000 + 3600
+    elect(lease, B, reckoned=reckoned)
+    leader = elect(lease, A)
+    client.flushall()
+    known = Preconditions(leader.token, began=leader.requests._began / 1000)
+    assert lease.renew(A, leader.token, LeaderInfo("x"), known).verdict == "renewed"
+    assert int(client.hget(KEYS.state, "began")) == pytest.approx(reckoned * 1000, abs=1)
+
+
+def test_j06_a_claim_names_the_memory_to_which_its_knowledge_belongs(leader: Leader, now: Now, client: Any) -> None:
+    """A copy of an earlier claim comes late, and would make a record that lacks the later one."""
+    slot = now()
+    assert leader.claim(slot - 1, claim_id="one").verdict == "run"
+    assert leader.claim(slot, before=slot - 1, own_last=slot - 1).verdict == "run"
+    old = leader.memory
+    client.flushall()
+    leader.lease.renew(A, leader.token, LeaderInfo("x"), Preconditions(leader.token, began=7))
+    copy = leader.requests.claim([Claim("job", slot - 1, slot - MINUTE, "one", 30)], LATE, old)
+    answer = leader.lease.lease.ask(copy)
+    assert (answer.verdict, answer.each) == ("forgotten", ())
+    assert client.hgetall(SLOTS) == {}
+    assert leader.claim(slot, own_last=slot).verdict == "done"
+    assert leader.memory == answer.memory != old
+    assert elect(leader.lease, B).claim(slot).verdict == "done"
+
+
+def test_j06_a_record_older_than_this_terms_claims_starts_nothing_again(leader: Leader, now: Now, client: Any) -> None:
+    """It holds a run that has ended since."""
+    slot = now()
+    assert leader.claim(slot - 1, in_doubt="rerun").verdict == "run"
+    old = client.hget(SLOTS, FIELD)
+    leader.finish(slot - 1)
+    assert leader.claim(slot, before=slot - 1, in_doubt="rerun").verdict == "run"
+    client.hset(SLOTS, FIELD, old)
+    decision = leader.claim(slot + 1, before=slot, in_doubt="rerun", own_last=slot)
+    assert (decision.verdict, decision.slot) == ("run", slot + 1)
+
+
+def test_j04_what_an_older_record_may_lack_is_unknown(leader: Leader, now: Now, client: Any) -> None:
+    start, began = now() - 20 * MINUTE, now() - 10 * MINUTE
+    write(client, last=start, memory="another")
+    client.hset(KEYS.state, "began", began)
+    slot = now() - 10_000
+    assert Leader(leader.lease, A, leader.token, 0).claim(slot, grace=20).verdict == "run"
+    told = [(int(f[b"since"]), int(f[b"slot"]), f[b"outcome"].decode()) for _, f in client.xrange(RUNS)]
+    assert told == [(start, began + 2000, "unknown"), (began + 2000, slot - MINUTE, "missed")]
+
+
 def test_j06_only_the_records_are_lost(leader: Leader, now: Now, client: Any) -> None:
     """By eviction, or by somebody who deletes the key."""
     slot = now() + 100
@@ -346,6 +462,15 @@ def test_j07_a_claim_whose_reply_was_lost_is_answered_again(leader: Leader, now:
         assert (decision.verdict, decision.slot, decision.attempt) == ("run", slot, 1)
     leader.finish(slot)
     assert leader.claim(slot, claim_id="one").verdict == "done"
+
+
+def test_j07_a_claim_that_is_answered_again_too_late_is_missed(leader: Leader, now: Now, client: Any) -> None:
+    slot = now() - 20_000
+    assert leader.claim(slot, claim_id="one").verdict == "run"
+    for _ in range(2):
+        assert leader.claim(slot, claim_id="one", grace=10.0).verdict in ("missed", "done")
+    assert runs(client)[1:] == [(slot, "missed")]
+    assert leader.claim(slot + 1, before=slot).last_outcome == "missed"
 
 
 def test_j07_a_claim_of_another_term_is_another(leader: Leader, now: Now, client: Any) -> None:
@@ -481,11 +606,37 @@ def test_the_stream_is_capped(leader: Leader, now: Now, client: Any) -> None:
     assert client.xlen(RUNS) <= 5100
 
 
+def test_claims_in_one_request_are_as_if_each_were_sent_alone(leader: Leader, now: Now, client: Any) -> None:
+    slot, names = now(), [f"job {number}" for number in range(MOST_CLAIMS)]
+    claims = [Claim(name, slot, slot - MINUTE, new_claim_id(), 30) for name in names]
+    answer = leader.ask(*claims[:2], claims[2]._replace(slot=slot + MINUTE), *claims[3:])
+    assert [decision.verdict for decision in answer.each] == ["run", "run", "early", *["run"] * (MOST_CLAIMS - 3)]
+    assert {decision.slot for decision in answer.each} == {slot, slot + MINUTE}
+    ends = [End(leader.token, claim.name, slot, claim.claim_id, "ok", 0.25) for claim in claims]
+    finished = leader.lease.lease.ask(leader.requests.finish(ends))
+    assert finished == [True, True, False, *[True] * (MOST_CLAIMS - 3)]
+    assert b" took=250 " in client.hget(SLOTS, "job:job 49")
+    again = leader.ask(*claims)
+    assert [decision.verdict for decision in again.each] == ["done", "done", "run", *["done"] * (MOST_CLAIMS - 3)]
+    assert again.each[0].last_outcome == "ok"
+
+
+def test_an_answer_to_another_number_of_claims_is_none(leader: Leader, now: Now) -> None:
+    slot = now()
+    two = [Claim(name, slot, slot - 1, "one", 30) for name in ("a", "b")]
+    request, other = leader.requests.claim(two, LATE, ""), leader.requests.claim(two[:1], LATE, "")
+    memory = request.read(leader.lease.lease.send(request)).memory
+    reply = leader.lease.lease.send(leader.requests.claim(two, LATE, memory))
+    assert len(request.read(reply).each) == 2
+    with pytest.raises(RedisUnavailable, match="does not belong to its request"):
+        other.read(reply)
+
+
 def test_names_are_apart(leader: Leader, now: Now, client: Any) -> None:
     slot = now()
     assert leader.claim(slot).verdict == "run"
     other = Claim("söme other\njob", slot, slot - MINUTE, new_claim_id(), 30)
-    assert leader.lease.lease.ask(leader.requests.claim(other, 0)).verdict == "run"
+    assert leader.ask(other).each[0].verdict == "run"
     assert set(client.hkeys(SLOTS)) == {b"job:job", "job:söme other\njob".encode()}
 
 
@@ -508,7 +659,7 @@ def test_an_instance_id_may_look_like_a_record(leader: Leader, now: Now, client:
 def test_what_is_no_claim_is_refused(wrong: dict[str, Any]) -> None:
     claim = Claim("job", 100, 99, "c", 30)._replace(**wrong)
     with pytest.raises(ValueError, match=r"name has|no claim"):
-        SlotRequests(KEYS, A, 7, 0).claim(claim, 0)
+        SlotRequests(KEYS, A, 7, 0).claim([claim], 0, "")
 
 
 def test_keys_are_the_elections_own() -> None:

@@ -218,7 +218,7 @@ class Candidate:
     def _lost(self, term: machine.Term) -> None:
         if self._undelivered is not None:
             self.world.violated(f"{self.name} loses {term.token} before the loss of {self._undelivered} is delivered")
-        self._undelivered, self._deadline_of_work = term
+        self._undelivered, self._deadline_of_work = term.token, term.deadline
         self.world.after(self.world.callback_time(self.rng), self._delivered, term.token)
 
     def _delivered(self, token: int) -> None:

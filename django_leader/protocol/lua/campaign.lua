@@ -6,7 +6,7 @@
 --       11 expired version: the version of the state that the candidate has proved to be over; or ''
 --       12 token and 13 reason of the candidate's last term, if the history does not have its end yet; or 0 and ''
 --       14 holder and 15 token of a lease whose holder's process is dead, as the kernel has told the candidate; or ''
---       16 server's ms that the candidate reckons with: what the server's clock would show had nobody set it back
+--       16 server's ms: the latest that the server's clock can have shown, as far as the candidate has seen it
 -- Reply as in state.lua
 --       verdict 'granted'      the lease is the candidate's, with this token
 --               'held'         the holder has it, or has released it with a delay, for the ms left
@@ -21,7 +21,7 @@
 -- That is done only once, because a candidate that no reply reaches must not keep the election from all others. It is
 -- not done after a reclaim, which may have come too late to count, and not for a request that a later one of the same
 -- candidacy has overtaken.
-local ttl = tonumber(ARGV[7])
+local ttl, SET_BACK = tonumber(ARGV[7]), 1000
 redis.call('XLEN', KEYS[5])  -- an error if it is a key of another type, before anything is written: see state.lua
 redis.call('LLEN', KEYS[6])
 
@@ -45,10 +45,11 @@ if tonumber(ARGV[12]) > (believed(found[9]) or 0) then
 end
 
 -- After a loss of data, slots of jobs that were started before come once more if the clock was set back: see slots.py.
-local reckoned = math.min(tonumber(ARGV[16]), now + LONGEST)
-if lost or kind == 'quarantine' then
-  reckoned = math.max(reckoned, number(redis.call('HMGET', KEYS[3], 'reckoned')[1]) or 0)
-  redis.call('HSET', KEYS[3], 'reckoned', int(reckoned))
+-- Candidates tell in the quarantine that it was. A later time than in a year is forged.
+local reckoned = tonumber(ARGV[16])
+if kind == 'quarantine' and reckoned > math.max(now + SET_BACK, began) then
+  began = math.min(reckoned, now + LONGEST)
+  redis.call('HSET', KEYS[3], 'began', int(began))
 end
 
 local claimed = ARGV[11] == version()
@@ -72,7 +73,7 @@ kind = own and not claimed and 'reclaimed' or 'lease'
 holder, until_, duration, request, process = candidate_id, now + ttl, ttl, request_id, ARGV[10]
 redis.call('SET', KEYS[1], candidate_id, 'PX', ttl)
 redis.call('SET', KEYS[2], string.sub(ARGV[9], 1, -2) .. ', "fencing_token": ' .. int(token) .. '}', 'PX', ttl)
+began = math.min(math.max(now, reckoned, began), now + LONGEST)
 save()
-redis.call('HSET', KEYS[3], 'began', int(math.max(now, reckoned)), 'began_token', int(token))
 redis.call('DEL', KEYS[6])
 return answer('granted', candidate_id, ttl, duplicate)

@@ -1,4 +1,4 @@
--- The claim of one slot of a job: the right to start its run, given at most once. See slots.py for the rules.
+-- Claims of slots: of each the right to start its run, given at most once. See slots.py for the rules.
 --
 -- KEYS  1 state   the election's: see state.lua
 --       2 slots   hash      'job:' and the name of a job -> its record: '1' and words `name=value`, a space between
@@ -9,44 +9,61 @@
 --                           slot, token, claim, started, attempt, policy   of the last run: its slot, the term that has
 --                                    started it, the id of the claim, server's ms, which start of the slot it was, and
 --                                    'skip' or 'rerun'
+--                           took     ms that the last run took, or 0
 --                           outcome  of that run; '-' while nobody has said how it ended, 'none' if there was none
 --                           process  candidate id of the one that has started it; it may have spaces, so it is last
 --       3 runs    stream    what became of each slot: name, slot, outcome, token, process, and where they are known
---                           since (the slots after this one up to the slot are meant), took (ms) and error
+--                           since (all slots after that instant are meant, up to `slot`), took (ms) and error
 -- ARGV  1 request id   2 candidate id   3 token of its term
---       4 not after: server's ms after which the request is too old to be executed, or 0
---       5 name   6 slot   7 the slot before that one   8 claim id, without a space
---       9 grace: ms after the slot up to which its run may start
---       10 'skip' or 'rerun': what becomes of a slot that is in doubt
---       11 the last run of this job, as far as the caller's process knows: '1' it goes on, 'hung' it goes on but blocks
---          no other, '0' it does not go on here
---       12 server's ms at which the caller's term began, as the caller reckons
---       13 the last slot that this term knows to be decided, or 0
--- Reply lines of text: request id, verdict, now (server's ms), slot, attempt, last, the last run's slot and outcome
---       before
+--       4 not after: server's ms after which the request is too old to be executed
+--       5 memory of the state to which the caller's knowledge belongs; '' if it knows none
+--       6 server's ms at which the caller's term began, as its grant has said
+--       and eight words for each claim:
+--       1 name   2 slot   3 the slot before that one   4 claim id, without a space
+--       5 grace: ms after the slot up to which its run may start
+--       6 'skip' or 'rerun': what becomes of a slot that is in doubt
+--       7 the last run of this job, as far as the caller's process knows: '1' it goes on, 'hung' it goes on but blocks
+--         no other, '0' it does not go on here
+--       8 the last slot that was decided by a claim of this term, or 0
+-- Reply lines of text: request id, verdict on all, now (server's ms), memory of the state; and if the first verdict is
+--       'decided', a line for each claim: verdict, slot, attempt, last, the last run's slot and outcome before
+--       verdict on all  'decided'
+--                       'stale'       the caller does not lead
+--                       'late'        the request is too old
+--                       'forgotten'   data were lost since the caller's memory: ask again, with the state's
 --       verdict 'run'         the slot is the caller's, to start now
 --               'rerun'       so is the last run's slot, which is in doubt; the one that was asked for is not decided
 --               'done'        the slot, or a later one, was decided before
 --               'waiting'     so it was, but by a clock that has been set back since
 --               'missed', 'overlapped', 'in-doubt'   it is not run, and the stream says so
 --               'early'       it is more than a second ahead of the server's clock
---               'stale'       the caller does not lead
---               'late'        the request is too old
 local request_id, candidate_id, token = ARGV[1], ARGV[2], ARGV[3]
-local name, slot, before, claim, policy = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[10]
-local BYTES, AHEAD, STARTS, RUNS = 4096, 1000, 3, 5000
+local BYTES, AHEAD, DOUBT, STARTS, RUNS = 4096, 1000, 2000, 3, 5000
+local WORDS, FIRST = 8, 7  -- of a claim, and where the first begins
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function int(number) return string.format('%.0f', number) end
 local function number(text)
-  return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text)
+  local value = text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text)
+  return value and value < 2 ^ 53 and value
 end
 redis.call('XLEN', KEYS[3])  -- an error if it is a key of another type, before anything is written
-local state = redis.call('HMGET', KEYS[1], 'kind', 'token', 'until', 'holder', 'memory', 'began', 'began_token')
-local found = redis.call('HMGET', KEYS[2], 'job:' .. name)[1]
+local state = redis.call('HMGET', KEYS[1], 'kind', 'token', 'until', 'holder', 'memory', 'began')
+local names = {}
+for first = FIRST, #ARGV, WORDS do names[#names + 1] = 'job:' .. ARGV[first] end
+local records = redis.call('HMGET', KEYS[2], unpack(names))
 
--- The record. One that cannot be read counts as none, but then any slot up to now may have been started.
-local NUMBERS, TEXTS = {'last', 'doubt', 'slot', 'token', 'started', 'attempt'},
+local memory = string.match(string.sub(state[5] or '', 1, 64), '^%S+$') or '-'
+local function answer(verdict) return {request_id, verdict, int(now), memory} end
+if now > tonumber(ARGV[4]) then return table.concat(answer('late'), '\n') end
+local led = (state[1] == 'lease' or state[1] == 'reclaimed') and state[2] == token and state[4] == candidate_id
+if not led or (number(state[3]) or 0) <= now then return table.concat(answer('stale'), '\n') end
+if ARGV[5] ~= memory then return table.concat(answer('forgotten'), '\n') end
+-- A beginning that is later than in a year is forged.
+local began = math.min(math.max(tonumber(ARGV[6]), number(state[6]) or 0), now + 366 * 86400000)
+
+-- A record that cannot be read counts as none, but then any slot up to now may have been started.
+local NUMBERS, TEXTS = {'last', 'doubt', 'slot', 'token', 'started', 'attempt', 'took'},
   {'why', 'memory', 'claim', 'policy', 'outcome'}
 local function read(text)
   if #text > BYTES then return nil end  -- first, because a pattern may take long on a long text
@@ -61,88 +78,106 @@ local function read(text)
   for _, key in ipairs(TEXTS) do if not record[key] then return nil end end
   return record
 end
-local memory = string.match(string.sub(state[5] or '', 1, 64), '^%S+$') or '-'
-local record = found and read(found)
-local known = record ~= nil and record ~= false
-if not known then
-  record = {last = 0, why = 'none', doubt = found and now + AHEAD or 0, memory = '', slot = 0, token = 0, claim = '-',
-    started = 0, attempt = 0, policy = 'skip', outcome = 'none', process = ''}
-end
-local last_run = {int(record.slot), record.outcome}
-local function answer(verdict, which, attempt)
-  return table.concat({request_id, verdict, int(now), int(which or slot), int(attempt or 0), int(record.last),
-    unpack(last_run)}, '\n')
-end
-local function save()
-  local words = {'1'}
-  for _, key in ipairs(NUMBERS) do words[#words + 1] = key .. '=' .. int(record[key]) end
-  for _, key in ipairs(TEXTS) do words[#words + 1] = key .. '=' .. record[key] end
-  words[#words + 1] = 'process=' .. record.process
-  redis.call('HSET', KEYS[2], 'job:' .. name, table.concat(words, ' '))
-end
-local function remember(which, outcome, whose, process, since)
-  local entry = {'name', name, 'slot', int(which), 'outcome', outcome, 'token', whose, 'process', process}
-  if since then entry[11], entry[12] = 'since', int(since) end
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', RUNS, '*', unpack(entry))
-end
-local function decide(verdict)
-  record.last, record.why = slot, verdict
-  if verdict ~= 'run' then remember(slot, verdict, token, candidate_id) end
-  save()
-  return answer(verdict, slot, verdict == 'run' and 1 or 0)
-end
-local function start(which, attempt)
-  record.slot, record.attempt, record.token, record.claim, record.policy = which, attempt, token, claim, policy
-  record.started, record.outcome, record.process = now, '-', candidate_id
-end
 
-if tonumber(ARGV[4]) > 0 and now > tonumber(ARGV[4]) then return answer('late') end
-local led = (state[1] == 'lease' or state[1] == 'reclaimed') and state[2] == token and state[4] == candidate_id
-if not led or (number(state[3]) or 0) <= now then return answer('stale') end
-local own = record.outcome == '-' and int(record.token) == token
-if own and record.claim == claim then  -- the reply to the first was lost, and nothing was started
-  save()  -- a change, so that WAIT counts the replicas that have it
-  return answer(record.slot == slot and 'run' or 'rerun', record.slot, record.attempt)
-end
-if slot > now + AHEAD then return answer('early') end
-
--- A record of another memory may be older than what was lost. Earlier terms may have started slots up to the beginning
--- of this one, and this term knows its own.
-local own_last, changed = tonumber(ARGV[13]), record.memory ~= memory
-if changed then
-  local began = math.max(tonumber(ARGV[12]), state[7] == token and number(state[6]) or 0)
-  began = math.min(began, now + 366 * 86400000)  -- a later one is forged
-  record.doubt, record.memory = math.max(record.doubt, began + AHEAD), memory
-end
-if own_last > record.last then record.last, record.why, changed = own_last, 'run', true end
-known = known or record.last > 0
-if changed then save() end
-
--- The last run. One that goes on in this process does so whatever the record says.
-local goes_on = ARGV[11] == '1'
-if record.outcome == '-' and not goes_on then
-  if own and ARGV[11] == 'hung' then
-    record.outcome = 'hung'
-  elseif record.policy == 'rerun' and policy == 'rerun' and record.attempt < STARTS then
-    start(record.slot, record.attempt + 1)
-    save()
-    return answer('rerun', record.slot, record.attempt)
-  else  -- 'unreported': its claim or its end was lost, and was given up
-    record.outcome = own and 'unreported' or 'in-doubt'
+local function claim(found, name, slot, before, claim_id, grace, policy, here, own_last)
+  slot, before, grace, own_last = tonumber(slot), tonumber(before), tonumber(grace), tonumber(own_last)
+  local record = found and read(found)
+  local known = record ~= nil and record ~= false
+  if not known then
+    record = {last = 0, why = 'none', doubt = found and now + AHEAD or 0, memory = '', slot = 0, token = 0, claim = '-',
+      started = 0, attempt = 0, policy = 'skip', outcome = 'none', took = 0, process = ''}
   end
-  remember(record.slot, record.outcome, int(record.token), record.process)
-  last_run[2] = record.outcome
-  save()
-end
-if slot <= record.last then return answer(record.last > now + AHEAD and 'waiting' or 'done') end
+  local before_slot, before_outcome = int(record.slot), record.outcome
+  local function decision(verdict, which, attempt)
+    return table.concat({verdict, int(which or slot), int(attempt or 0), int(record.last), before_slot,
+      before_outcome}, ' ')
+  end
+  local function save()
+    local words = {'1'}
+    for _, key in ipairs(NUMBERS) do words[#words + 1] = key .. '=' .. int(record[key]) end
+    for _, key in ipairs(TEXTS) do words[#words + 1] = key .. '=' .. record[key] end
+    words[#words + 1] = 'process=' .. record.process
+    redis.call('HSET', KEYS[2], 'job:' .. name, table.concat(words, ' '))
+  end
+  local function remember(which, outcome, whose, process, since)
+    local entry = {'name', name, 'slot', int(which), 'outcome', outcome, 'token', whose, 'process', process}
+    if since then entry[11], entry[12] = 'since', int(since) end
+    redis.call('XADD', KEYS[3], 'MAXLEN', '~', RUNS, '*', unpack(entry))
+  end
+  local function decide(verdict)
+    record.last, record.why = slot, verdict
+    if verdict ~= 'run' then remember(slot, verdict, token, candidate_id) end
+    save()
+    return decision(verdict, slot, verdict == 'run' and 1 or 0)
+  end
+  local function start(which, attempt)
+    record.slot, record.attempt, record.token, record.claim, record.policy = which, attempt, token, claim_id, policy
+    record.started, record.outcome, record.took, record.process = now, '-', 0, candidate_id
+  end
 
-if not known then
-  remember(before, 'unknown', token, candidate_id, 0)
-elseif record.last < before then
-  remember(before, 'missed', token, candidate_id, record.last)
+  local own = record.outcome == '-' and int(record.token) == token
+  if own and record.claim == claim_id then  -- the reply to the first was lost, and nothing was started
+    if record.slot == slot and now > slot + grace then
+      record.outcome, record.why = 'missed', 'missed'
+      return decide('missed')
+    end
+    save()  -- a change, so that WAIT counts the replicas that have it
+    return decision(record.slot == slot and 'run' or 'rerun', record.slot, record.attempt)
+  end
+  if slot > now + AHEAD then return decision('early') end
+
+  -- A record of another memory may be older than what was lost. Earlier terms may have started slots up to the
+  -- beginning of this one, and this term knows its own.
+  local changed = record.memory ~= memory
+  if changed then record.doubt, record.memory = math.max(record.doubt, began + DOUBT), memory end
+  if own_last > record.last then
+    -- So the record is older than a claim of this term. That claim has dealt with the record's last run.
+    record.last, record.why, changed = own_last, 'run', true
+    if record.outcome == '-' then record.outcome = own and 'unreported' or 'in-doubt' end
+    before_outcome = record.outcome
+  end
+  known = known or record.last > 0
+  if changed then save() end
+
+  -- The last run. One that goes on in this process does so whatever the record says.
+  local goes_on = here == '1'
+  if record.outcome == '-' and not goes_on then
+    if own and here == 'hung' then
+      record.outcome = 'hung'
+    elseif record.policy == 'rerun' and policy == 'rerun' and record.attempt < STARTS then
+      start(record.slot, record.attempt + 1)
+      save()
+      return decision('rerun', record.slot, record.attempt)
+    else  -- 'unreported': its claim or its end was lost, and was given up
+      record.outcome = own and 'unreported' or 'in-doubt'
+    end
+    remember(record.slot, record.outcome, int(record.token), record.process)
+    before_outcome = record.outcome
+    save()
+  end
+  if slot <= record.last then return decision(record.last > now + AHEAD and 'waiting' or 'done') end
+
+  -- The slots since the last that was decided. Of those that are in doubt nobody knows whether they were started.
+  local since, doubt = record.last, math.min(record.doubt, before)
+  if not known then
+    remember(before, 'unknown', token, candidate_id, 0)
+  elseif since < before then
+    if since < doubt then
+      remember(doubt, 'unknown', token, candidate_id, since)
+      since = doubt
+    end
+    if since < before then remember(before, 'missed', token, candidate_id, since) end
+  end
+  if goes_on then return decide('overlapped') end
+  if slot <= record.doubt and policy ~= 'rerun' then return decide('in-doubt') end
+  if now > slot + grace then return decide('missed') end
+  start(slot, 1)
+  return decide('run')
 end
-if goes_on then return decide('overlapped') end
-if slot <= record.doubt and policy ~= 'rerun' then return decide('in-doubt') end
-if now > slot + tonumber(ARGV[9]) then return decide('missed') end
-start(slot, 1)
-return decide('run')
+
+local reply = answer('decided')
+for index = 1, #names do
+  local first = FIRST + (index - 1) * WORDS
+  reply[#reply + 1] = claim(records[index], unpack(ARGV, first, first + WORDS - 1))
+end
+return table.concat(reply, '\n')

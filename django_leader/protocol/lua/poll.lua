@@ -22,5 +22,5 @@ local function int(number) return string.format('%.0f', number) end
 redis.call('ZADD', KEYS[4], int(now + ARGV[3]), ARGV[2])
 redis.call('PEXPIRE', KEYS[4], ARGV[3])
 local version = kind .. ':' .. token .. ':' .. until_ .. ':' .. request
-local numbers = {token, int(left), redis.call('ZCOUNT', KEYS[4], int(now), '+inf'), int(now), version, duration}
+local numbers = {token, int(left), redis.call('ZCOUNT', KEYS[4], int(now), '+inf'), int(now), version, duration, '0'}
 return table.concat({ARGV[1], 'held', table.concat(numbers, '\n'), '', process, holder}, '\n')

@@ -6,6 +6,7 @@
 --       9 info: a JSON object without the token   10 process of the leader; or ''
 --       11 '1': confirms a grant, which no data loss may have followed
 --       12 acknowledged version: that of the state in the last answer that the leader has had; or ''
+--       13 server's ms at which the term began, as the grant has said: see state.lua
 -- Reply as in state.lua
 --       verdict 'renewed'      token and holder are the leader's own
 --               'refused'      the holder has the lease ('' when nobody does); token is the highest
@@ -36,6 +37,7 @@ elseif kind == 'reclaimed' then
   if acknowledged then kind = 'lease' else duration = math.max(ttl, quarantine) end
 end
 until_, request, process = now + duration, request_id, ARGV[10]
+began = math.max(began, tonumber(ARGV[13]))
 redis.call('SET', KEYS[1], candidate_id, 'PX', ttl)
 redis.call('SET', KEYS[2], string.sub(ARGV[9], 1, -2) .. ', "fencing_token": ' .. int(token) .. '}', 'PX', ttl)
 save()

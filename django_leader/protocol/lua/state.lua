@@ -23,10 +23,8 @@
 --                                           of a 'delay' what the clocks of its host showed (hold.py); or ''
 --                                  memory   a text that each loss of data makes anew: records of jobs with another one
 --                                           may be older than what was lost (claim.lua)
---                                  reckoned since a loss: the latest that the server's clock would show, in ms, as far as
---                                           candidates have seen it, had nobody set it back
---                                  began    server's ms when the term `began_token` was granted, or `reckoned` if later
---                                  began_token
+--                                  began    server's ms when the last term was granted; later if candidates have seen
+--                                           the server's clock show a later time. It never falls.
 --       4 candidates  zset, PX     candidate id -> server's ms up to which it counts
 --       5 events      stream       the history
 --       6 wake        list, PX     one element for each follower to wake
@@ -37,8 +35,8 @@
 --         of its lease, so whatever it changes it changes while nobody else can lead, on whatever server. The exception
 --         is a leader that is dead and whose lease another candidate on its host has claimed: see reclaim.lua
 -- Reply lines of text: request id, verdict ('late', or what the script says), token, ms left by the server's clock,
---       candidates, now (server's ms), version, duration, duplicate, the holder's process, holder. The version names
---       the state as the script leaves it; every change makes another.
+--       candidates, now (server's ms), version, duration, began, duplicate, the holder's process, holder. The version
+--       names the state as the script leaves it; every change makes another.
 --
 -- Values that others have forged are read up to a size and believed up to a number, because nobody may be locked out
 -- for ever. A lock that is too long is shown by its size. A state is garbage if it is too long, if it lasts longer
@@ -67,7 +65,7 @@ local function int(number) return string.format('%.0f', number) end
 local length = redis.call('STRLEN', KEYS[1])
 local lock = length > BYTES and '(' .. int(length) .. ' bytes)' or redis.call('GET', KEYS[1])
 local found = redis.call('HMGET', KEYS[3], 'kind', 'token', 'until', 'duration', 'request', 'holder', 'server_id',
-  'replica_syncs', 'recorded', 'process', 'replicas')
+  'replica_syncs', 'recorded', 'process', 'replicas', 'began')
 -- A key of a wrong type is an error here, before anything is written: it is not ours, and never deleted.
 redis.call('STRLEN', KEYS[2])
 local candidates = redis.call('ZCARD', KEYS[4])
@@ -80,7 +78,7 @@ local clock = math.min(time[1] * 1000000 + time[2], 2 ^ 52)  -- what the server'
 local function believed(text) return number(text, clock + 2 ^ 52) end
 local highest_token = believed(ARGV[3]) or -1
 local size = 0
-for index = 1, 11 do size = size + #(found[index] or '') end
+for index = 1, 12 do size = size + #(found[index] or '') end
 if size > BYTES then
   redis.call('DEL', KEYS[3])
   found = {}
@@ -118,7 +116,7 @@ local kinds = {lease = true, reclaimed = true, quarantine = true, delay = true, 
 local kind, holder = kinds[found[1]] and found[1], found[6]
 local token, until_ = believed(found[2]), number(found[3])
 local duration, request = number(found[4], LONGEST + 1), number(found[5])
-local process, lost = found[10] or '', false
+local process, began, lost = found[10] or '', number(found[12]) or 0, false
 if not (kind and holder and token and until_ and duration and request) then lost = 'state lost'
 elseif server_id ~= '' and server_id ~= found[7] then lost = 'another server'
 elseif token < highest_token then lost = 'older state'
@@ -129,7 +127,7 @@ local function save()
     'duration', int(duration), 'request', int(request), 'process', process,
     'server_id', server_id ~= '' and server_id or found[7] or '',
     'replica_syncs', replica_syncs ~= '' and replica_syncs or found[8] or '',
-    'replicas', replicas > 0 and attached or found[11] or '')
+    'replicas', replicas > 0 and attached or found[11] or '', 'began', int(began))
 end
 if lost then
   redis.call('XLEN', KEYS[5])
@@ -140,15 +138,14 @@ if lost then
   process = ''
   if quarantine == 0 then kind = 'free' end
   save()
-  redis.call('HSET', KEYS[3], 'memory', int(now) .. '-' .. request_id .. '-' .. string.sub(candidate_id, -16),
-    'reckoned', 0)
+  redis.call('HSET', KEYS[3], 'memory', int(now) .. '-' .. request_id .. '-' .. string.sub(candidate_id, -16))
   if quarantine > 0 then remember('quarantined', lost, candidate_id, int(token)) end
 elseif replicas > 0 and attached ~= found[11] then
   redis.call('HSET', KEYS[3], 'replicas', attached)
 end
 local function version() return kind .. ':' .. int(token) .. ':' .. int(until_) .. ':' .. int(request) end
 local function answer(verdict, who, left, duplicate)
-  local numbers = {int(token), int(left), candidates, int(now), version(), int(duration)}
+  local numbers = {int(token), int(left), candidates, int(now), version(), int(duration), int(began)}
   return table.concat({request_id, verdict, table.concat(numbers, '\n'), duplicate or '', process, who}, '\n')
 end
 local led = kind == 'lease' or kind == 'reclaimed'

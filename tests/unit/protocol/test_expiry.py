@@ -180,14 +180,23 @@ def test_s12_nothing_is_over_too_early_in_any_history_of_eight_steps(step: float
         play((what, passes, took, step, 0.5) for what, passes, took in (*first, *history))
 
 
-def test_j06_the_servers_clock_is_reckoned_as_if_nobody_had_set_it_back() -> None:
+def test_j06_what_the_servers_clock_has_shown_is_not_forgotten_when_it_is_set_back() -> None:
+    """Only until it has come there again."""
     watch = ExpiryProof()
     assert watch.reckoned(5.0) == 0.0, "never seen"
     answer = Answer("held", 7, "other:1", 10.0, 1, "", 1000.0, "lease:7:1:1", 10.0)
     watch = watch.observe(100.0, answer, 100.5, 4.0)
     assert watch.reckoned(200.0) == 1100.0 + RESOLUTION
     for version in ("lease:7:1:1", "lease:8:1:1"):
-        watch = watch.observe(102.0, answer._replace(at=0.0, version=version), 102.1, 4.0)
-        assert watch.reckoned(200.0) == 1100.0 + RESOLUTION, "set back"
+        watch = watch.observe(102.0, answer._replace(at=10.0, version=version), 102.1, 4.0)
+        assert watch.reckoned(200.0) == 1002.1 + RESOLUTION, "set back just now, for all that is known"
+    assert watch.reckoned(2000.0) == 1908.0 + RESOLUTION, "it has come there again"
     watch = watch.observe(104.0, answer._replace(at=5000.0), 104.1, 4.0)
-    assert watch.reckoned(104.0) == 5000.0 + RESOLUTION, "set forward"
+    assert watch.reckoned(104.0) == 5000.1 + RESOLUTION, "set forward"
+
+
+def test_j06_an_answer_that_took_long_says_nothing_of_the_clock() -> None:
+    answer = Answer("held", 7, "other:1", 10.0, 1, "", 1000.0, "lease:7:1:1", 10.0)
+    watch = ExpiryProof().observe(100.0, answer, 100.5, 4.0)
+    watch = watch.observe(102.0, answer._replace(at=4602.0), 3702.0, 4.0)
+    assert watch.reckoned(3702.0) == 4602.0 + RESOLUTION, "and not an hour more"

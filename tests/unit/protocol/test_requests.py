@@ -42,9 +42,9 @@ def shown(text: str) -> bool:
     return len(text) <= LONGEST_NAME and not UNPRINTABLE.search(text)
 
 
-@given(st.binary() | st.lists(BYTES, min_size=11, max_size=12).map(b"\n".join))
-@example(b"1\nheld\n" + b"9" * 5000 + b"\n1\n1\n1\nv\n1\n\n\n")
-@example(b"1\nheld\n1\n" + b"9" * 4000 + b"\n1\n1\nv\n1\n\n\n")
+@given(st.binary() | st.lists(BYTES, min_size=12, max_size=13).map(b"\n".join))
+@example(b"1\nheld\n" + b"9" * 5000 + b"\n1\n1\n1\nv\n1\n1\n\n\n")
+@example(b"1\nheld\n1\n" + b"9" * 4000 + b"\n1\n1\nv\n1\n1\n\n\n")
 def test_an_answer_is_read_or_refused(reply: bytes) -> None:
     with contextlib.suppress(ValueError):
         assert isinstance(replies.answer(reply), Answer)

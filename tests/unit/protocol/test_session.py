@@ -111,7 +111,7 @@ def reply(
     duplicate: str = "",
     token: int = 7,
 ) -> bytes:
-    words = ("1", verdict, token, left, candidates, at, version, 10_000, duplicate, "", holder)
+    words = ("1", verdict, token, left, candidates, at, version, 10_000, at, duplicate, "", holder)
     return "\n".join(map(str, words)).encode()
 
 

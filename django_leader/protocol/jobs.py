@@ -1,0 +1,215 @@
+"""The driver of the jobs of one term, without its I/O: what to claim, when, and what an answer means.
+
+NOT guaranteed here:
+
+- That what was decided is started. The caller starts a run only while its own term still stands (J2, in ``slots``).
+- That a slot is claimed at its very instant. The server's clock is reckoned from the last answer, and the claim is then
+  late by up to the time that this answer took.
+
+The caller (``runtime.jobs``, and the simulation) asks ``next`` what to do, in one thread. It sends the request and
+passes what comes back to ``reply``, or calls ``failed``. It calls ``ended`` when a run has ended.
+
+- At most one request is under way. A request that failed is tried again only when the first is too old to be executed
+  (``not_after``), because a copy that comes late must not follow a later claim (J7).
+- The ends of runs leave before claims, so that a claim finds the last run of its job ended.
+- Of the slots of a job that are due only the last is claimed. The script records the others as missed (J4).
+- A term begins with a claim of the last slot of each job, whatever became of that slot. So does the time after a loss
+  of data. This makes the records this memory's own, and only slots of the lost time stay in doubt (J6).
+- A claim that has no answer yet keeps its slot and its id until it has one (J7).
+- With ``MIN_REPLICAS`` an answer counts when ``WAIT``, which follows on the same connection, says so (J9).
+
+Instants are seconds on the boot clock, slots are milliseconds on the server's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from .config import Timing
+from .expiry import ExpiryProof
+from .machine import FIRST_BACKOFF
+from .schedule import Schedule
+from .session import Leave, Send, Wait
+from .slots import MOST_CLAIMS, Claim, Decision, Decisions, End, InDoubt, LastRun, SlotRequests, new_claim_id
+from .template import Request
+
+LONGEST_GRACE = 600.0
+"""Seconds after its slot up to which a run may start, at most, where the job does not say it: ten minutes, which is
+longer than a restart of most servers takes."""
+COUNTED = ("run", "missed", "overlapped", "in-doubt")
+"""The verdicts by which the claim has decided its slot."""
+
+
+class Job(NamedTuple):
+    """A job, as far as its slots go."""
+
+    name: str
+    schedule: Schedule
+    grace: float | None = None
+    """Seconds after a slot up to which its run may start. None: half of the time since the slot before, at most ten
+    minutes."""
+    in_doubt: InDoubt = "skip"
+    max_run: float = math.inf
+    """Seconds after which a run counts as hung."""
+
+
+class Decided(NamedTuple):
+    """What became of the slot of a job."""
+
+    job: Job
+    claim: Claim
+    decision: Decision
+
+
+class _Entry:
+    """A job in this term."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.claim: Claim | None = None
+        """A claim that has no answer yet."""
+        self.due = 0
+        """The next slot to claim; 0: the last one, because this term does not know what became of it."""
+        self.own_last = 0
+
+
+class JobSession:
+    """The jobs of one term. For one thread at a time.
+
+    ``going``: since when the last run of a job goes on in this process, by the name of the job. The caller keeps it.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterable[Job],
+        requests: SlotRequests,
+        timing: Timing,
+        going: Mapping[str, float],
+        await_replicas: Request,
+        new_id: Callable[[], str] = new_claim_id,
+    ) -> None:
+        self._entries = [_Entry(job) for job in jobs]
+        self._requests, self._timing, self._going, self._new_id = requests, timing, going, new_id
+        self._await_replicas = await_replicas
+        self._memory = ""
+        self._sent: list[_Entry] = []
+        """The jobs whose claims are under way, or wait for replicas."""
+        self._unconfirmed: Decisions | None = None
+        """What counts as soon as enough replicas have it."""
+        self._ends: deque[End] = deque()
+        self._sent_ends = 0
+        self._seen_at, self._ahead = -math.inf, 0.0
+        """When the last claims were answered, and how far the server's clock was ahead of ours then, at least."""
+        self._too_old_at = -math.inf
+        """When the last request is too old to be executed."""
+        self._not_before, self._failures = -math.inf, 0
+
+    def next(self, now: float, watch: ExpiryProof, deadline: float) -> Send | Wait | Leave:
+        """Return what to do now. Local.
+
+        ``watch``: what the candidate has seen of the server's clock. ``deadline``: of the term; when it is over, only
+        the ends of runs are still sent.
+        """
+        if self._unconfirmed:
+            return Send(self._await_replicas)
+        if now < self._not_before:
+            return Wait(self._not_before)
+        if self._ends:
+            self._sent_ends = min(len(self._ends), MOST_CLAIMS)
+            return Send(self._requests.finish([self._ends[index] for index in range(self._sent_ends)]))
+        if now >= deadline:
+            return Leave()
+        ahead = self._server_ahead(watch)
+        at = math.floor((now + ahead) * 1000)
+        self._sent = [entry for entry in self._entries if entry.claim or entry.due <= at][:MOST_CLAIMS]
+        if self._sent:
+            self._too_old_at = now + self._timing.operation
+            not_after = min(self._too_old_at, deadline) + ahead
+            return Send(
+                self._requests.claim([self._claim(entry, at, now) for entry in self._sent], not_after, self._memory)
+            )
+        return Wait(min((entry.due / 1000 - ahead for entry in self._entries), default=math.inf))
+
+    def reply(self, request: Request, reply: Any, now: float) -> list[Decided]:
+        """Return what was decided by ``reply``, which came at ``now``: of ``run`` and ``rerun`` start the runs. Local.
+
+        Raise ``GarbledReply`` if it is no reply to ``request``; call ``failed`` then.
+        """
+        meaning = request.read(reply)
+        if isinstance(meaning, Decisions):
+            return self._answered(meaning, now)
+        if request is self._await_replicas:
+            return self._confirmed(meaning, now)
+        for _ in range(self._sent_ends):
+            self._ends.popleft()
+        self._failures = 0
+        return []
+
+    def failed(self, now: float) -> None:
+        """Note that the request failed, or that its outcome is unknown. Local."""
+        self._unconfirmed = None
+        self._pause(now)
+        self._not_before = max(self._not_before, self._too_old_at)
+
+    def ended(self, end: End) -> None:
+        """Note that a run has ended, or could not be started. Local."""
+        self._ends.append(end)
+
+    def _server_ahead(self, watch: ExpiryProof) -> float:
+        """Return by how many seconds the server's clock is ahead of ours, at least, as the last answer says."""
+        seen = watch.observation
+        return seen.offset_min if seen and seen.asked_at > self._seen_at else self._ahead
+
+    def _claim(self, entry: _Entry, at: int, now: float) -> Claim:
+        job, since = entry.job, self._going.get(entry.job.name)
+        last_run: LastRun = "over" if since is None else "hung" if now - since > job.max_run else "goes-on"
+        if entry.claim is None:
+            slot = job.schedule.latest(at)
+            before = job.schedule.latest(slot - 1)
+            grace = min((slot - before) / 2000, LONGEST_GRACE) if job.grace is None else job.grace
+            entry.claim = Claim(job.name, slot, before, self._new_id(), grace, job.in_doubt)
+        entry.claim = entry.claim._replace(last_run=last_run, own_last=entry.own_last)
+        return entry.claim
+
+    def _answered(self, answer: Decisions, now: float) -> list[Decided]:
+        self._seen_at, self._ahead = now, answer.at - now
+        if answer.verdict == "decided" and self._timing.replicas:
+            self._unconfirmed = answer
+            return []
+        if answer.verdict == "decided":
+            return self._decide(answer)
+        if answer.verdict == "forgotten":
+            self._memory = answer.memory
+            for entry in self._entries:
+                entry.due = 0
+        else:
+            self._pause(now)
+        return []
+
+    def _confirmed(self, replicas: int, now: float) -> list[Decided]:
+        answer, self._unconfirmed = self._unconfirmed, None
+        if answer and replicas >= self._timing.replicas:
+            return self._decide(answer)
+        self._pause(now)
+        return []
+
+    def _decide(self, answer: Decisions) -> list[Decided]:
+        self._failures, decided = 0, []
+        for entry, decision in zip(self._sent, answer.each, strict=True):
+            claim, entry.claim = entry.claim, None
+            assert claim
+            if decision.verdict in COUNTED:
+                entry.own_last = claim.slot
+            if decision.verdict not in ("early", "rerun"):
+                entry.due = entry.job.schedule.next(max(claim.slot, decision.last))
+            elif decision.verdict == "early":
+                entry.due = claim.slot
+            decided.append(Decided(entry.job, claim, decision))
+        return decided
+
+    def _pause(self, now: float) -> None:
+        self._not_before = now + min(FIRST_BACKOFF * 2.0 ** min(self._failures, 16), self._timing.retry)
+        self._failures += 1
