@@ -1,9 +1,9 @@
 """``python -m tests.rules``: which tests hold which rule of safety. The exit status is 1 if a rule has no test.
 
 A test names the rules that it holds: ``test_s08_s19_…`` holds S8 and S19, and ``test_j01_…`` holds J1. The rules S… are
-about elections, J… about jobs (``protocol/slots.py``). Five rules have no tests yet. S21, S27 and S28 are about what
-the package does not do: run another program as the leader, and hand a term over on request. J9 is about the replicas
-of jobs, which do not run yet. S22 says that nothing is promised where a running process or machine is cloned.
+about elections, J… about jobs (``protocol/slots.py``). Four rules have no tests. S21, S27 and S28 are about what the
+package does not do: run another program as the leader, and hand a term over on request. S22 says that nothing is
+promised where a running process or machine is cloned.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ RULES = {
     "J6": "After a loss of data, slots that may have been started on the lost data are in doubt.",
     "J7": "A claim or an end whose reply was lost is told again and counts once.",
     "J8": "A slot that comes during a run is skipped, and a hung run blocks no other.",
+    "J9": "With MIN_REPLICAS a claim counts only when that many replicas have it.",
     "J10": "Whatever others write to the keys starts nothing twice, and keeps no job from running for ever.",
 }
 

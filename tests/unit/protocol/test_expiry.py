@@ -180,7 +180,7 @@ def test_s12_nothing_is_over_too_early_in_any_history_of_eight_steps(step: float
         play((what, passes, took, step, 0.5) for what, passes, took in (*first, *history))
 
 
-def test_j06_what_the_servers_clock_has_shown_is_not_forgotten_when_it_is_set_back() -> None:
+def test_j06_what_the_clock_has_shown_is_kept_when_it_is_set_back() -> None:
     """Only until it has come there again."""
     watch = ExpiryProof()
     assert watch.reckoned(5.0) == 0.0, "never seen"

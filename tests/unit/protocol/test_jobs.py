@@ -177,7 +177,7 @@ def test_a_run_that_goes_on_is_told_and_a_hung_one_too() -> None:
     assert driven.claims()[0][6] == "hung"
 
 
-def test_j07_a_claim_without_an_answer_is_sent_again_when_the_first_is_too_old(driven: Driven) -> None:
+def test_j07_a_claim_without_an_answer_waits_until_it_is_too_old(driven: Driven) -> None:
     first = driven.claims()
     driven.fails()
     assert driven.next() == CONFIG.timing.operation
