@@ -15,26 +15,24 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 from django_leader.exceptions import LeaderError
 from django_leader.protocol.config import Config
-from django_leader.protocol.hold import hold_left
 from django_leader.protocol.machine import Resign
-from django_leader.protocol.records import ElectionStatus, Event, LeaderInfo
 from django_leader.system import clock
-from django_leader.system.clock import BOOT_CLOCK, clock_gettime
 from django_leader.system.forks import unsupported
 from django_leader.system.log import log
 from django_leader.system.starts import Start, starts
 
+from .answers import Answers
 from .candidacy import Candidacy
 from .grant import NO_GRANT, Grant
 from .lifecycle import lifecycle
 from .listeners import Changed, Gained, Listeners, Lost, Pair, RunCoroutine, run_coroutine
-from .queries import Client, ask, in_thread, source
+from .queries import Client, Questions, in_thread, source
 from .waits import wait
 from .work import Factory, checked
 
@@ -42,7 +40,7 @@ Callback = TypeVar("Callback", bound=Callable[[], Any])
 Work = TypeVar("Work", bound=Factory)
 
 
-class LeaderElection:
+class LeaderElection(Answers, Questions):
     """This process in one election. One object per process and election. To make one is local.
 
     Any thread may use it where nothing else is said. ``client`` (or a function that returns it, called when Redis is
@@ -86,16 +84,12 @@ class LeaderElection:
         A forked child has others: an instance id that was not given is generated anew there.
         """
         self._timing = self.config.timing
-        self._candidacy: Candidacy | None = None
         self._start: Start | None = None
         self._bodies: list[int] = []
         """The threads whose guarded bodies a release waits for."""
         self.asked = False
         """For this package: whether ``ask_to_stop()`` was the last request to this election."""
-        self._grant = NO_GRANT
-        self.overridden: Grant | None = None
-        """For this package: what ``override()`` was given last."""
-        self._idle_hook = self._when_idle
+        self._know_nothing()
 
     def override(self, grant: Grant | None) -> None:
         """For this package: answer the local questions by ``grant`` in tests; start nothing. None ends that. Local."""
@@ -104,79 +98,6 @@ class LeaderElection:
             with candidacy.shared.changed if candidacy else nullcontext():
                 self.overridden = grant
                 self._publish(candidacy.shared.grant if candidacy else NO_GRANT)
-
-    def _publish(self, grant: Grant) -> None:
-        self._grant = self.overridden or grant
-
-    def is_leader(self) -> bool:
-        """Return whether this process leads now. Local: no network, no lock, never raises. Any thread.
-
-        In a signal handler, too, once the process is a candidate. Before that, a call may log why it is none, and log
-        handlers take locks.
-        """
-        if clock_gettime(BOOT_CLOCK) < self._grant.cell[0]:
-            return True
-        if self._candidacy is None and self._idle_hook:
-            self._call_idle_hook()
-        return self._grant.cell[0] != 0.0 and self.lease_left > 0
-
-    def _call_idle_hook(self) -> None:
-        hook, self._idle_hook = self._idle_hook, None  # a log handler may ask, too
-        if hook and not self.overridden:
-            with suppress(Exception):
-                if hook():
-                    return
-        self._idle_hook = hook
-
-    @property
-    def fencing_token(self) -> int | None:
-        """The number of this process's term while it leads, else None. Local. Later terms have higher numbers."""
-        grant = self._grant
-        return grant.token if grant.left(clock_gettime(BOOT_CLOCK)) else None
-
-    @property
-    def lease_left(self) -> float:
-        """Seconds until ``is_leader()`` turns false unless the lease is renewed; 0 when not leading. Local."""
-        return self._grant.left(clock_gettime(BOOT_CLOCK))
-
-    @property
-    def instance_id(self) -> str:
-        """The name of this process in the election. Local."""
-        return self.config.instance_id
-
-    def get_instance_id(self) -> str:
-        """Return ``instance_id``. Local."""
-        return self.instance_id
-
-    @property
-    def running(self) -> bool:
-        """Whether this process is a candidate. Local."""
-        return self._current() is not None
-
-    def _current(self) -> Candidacy | None:
-        """Return the candidacy of this process; None if it is no candidate. Local."""
-        candidacy = self._candidacy
-        goes_on = candidacy and not candidacy.shared.ended and candidacy.shared.ours()
-        return candidacy if goes_on else None
-
-    @property
-    def outage(self) -> str:
-        """Why Redis could not be asked when it was last tried; empty if it answered, or for no candidate. Local."""
-        return candidacy.diagnostics.outage if (candidacy := self._current()) else ""
-
-    @property
-    def last_tick(self) -> float | None:
-        """Seconds since the slower of its threads last ran, for health checks; None when it is no candidate. Local.
-
-        The election thread runs at every heartbeat or poll (see ``RETRY_INTERVAL``). The watcher of the deadline
-        counts, too.
-        """
-        return candidacy.idle if (candidacy := self._current()) else None
-
-    @property
-    def delay(self) -> float:
-        """Seconds by which this process was late for its last heartbeat or poll: how starved it is. Local."""
-        return candidacy.diagnostics.delay if (candidacy := self._current()) else 0.0
 
     def wait_for_leadership(self, timeout: float | None = 0.0) -> bool:
         """Block until this process leads, or ``timeout`` seconds are over (None: no limit) and one attempt has ended.
@@ -192,51 +113,6 @@ class LeaderElection:
         if not self._listeners.call_here():
             wait(self._timing, timeout, self.is_leader, self._current, lambda: bool(self._start and self._start.waits))
         return self.is_leader()
-
-    def status(self) -> ElectionStatus:
-        """Return the election as Redis has it. One round trip, on a new connection of its own; any thread.
-
-        To open that connection takes up to three operations more (connect, log in, choose the database), and with
-        Sentinel a question to a Sentinel. Each of these fails after ``config.timing.operation`` seconds (2 at most).
-        A ``LOCAL`` election is asked within this process.
-
-        Raise ``RedisUnavailable`` when Redis cannot be reached, does not answer in time, or answers with an error.
-        Raise ``ImproperlyConfigured`` when the election's settings cannot be used. Without Django's settings, raise
-        what the function ``client`` raises, and ``ConfigError`` when it has returned a client of another kind.
-        """
-        return ask(self._connect(), self.config, self.label, lambda lease: lease.status())
-
-    def history(self, limit: int = 20) -> list[Event]:
-        """Return the newest ``limit`` changes of leadership, the newest first. Cost and errors: as of ``status()``.
-
-        Redis keeps the newest thousand, and up to a hundred more. A reply ends early behind a megabyte. For a ``limit``
-        of 0 or less, return an empty list; that is local.
-        """
-        return ask(self._connect(), self.config, self.label, lambda lease: lease.history(limit))
-
-    def get_leader_info(self) -> LeaderInfo | None:
-        """Return the leader, None when there is none. Cost and errors: as of ``status()``."""
-        return self.status().leader
-
-    def get_leader_id(self) -> str:
-        """Return the leader's instance id, ``""`` when there is none. Cost and errors: as of ``status()``."""
-        return leader.instance_id if (leader := self.get_leader_info()) else ""
-
-    async def astatus(self) -> ElectionStatus:
-        """Like ``status()``, in a thread of the event loop's pool."""
-        return await in_thread(self.status)
-
-    async def ahistory(self, limit: int = 20) -> list[Event]:
-        """Like ``history()``, in a thread of the event loop's pool."""
-        return await in_thread(partial(self.history, limit))
-
-    async def aget_leader_info(self) -> LeaderInfo | None:
-        """Like ``get_leader_info()``, in a thread of the event loop's pool."""
-        return await in_thread(self.get_leader_info)
-
-    async def aget_leader_id(self) -> str:
-        """Like ``get_leader_id()``, in a thread of the event loop's pool."""
-        return await in_thread(self.get_leader_id)
 
     def on_become_leader(self, callback: Callback) -> Callback:
         """Call ``callback`` at the beginning of each later term, in a thread of its own; it may run for long.
@@ -414,11 +290,6 @@ class LeaderElection:
         if not here:
             candidacy.shared.wait_for_end(until)
 
-    @property
-    def hold_left(self) -> float:
-        """Seconds for which the last leader's ``hold`` goes on, as this candidate can prove; 0 if none does. Local."""
-        return hold_left(candidacy.shared.state.watch, clock.now()) if (candidacy := self._current()) else 0.0
-
     async def astop(self, *, hold: float = 0.0, timeout: float | None = None) -> None:
         """Like ``stop()``, for an event loop. In a callback or receiver of this election it returns at once, too."""
         stop = partial(self.stop, hold=hold, timeout=timeout)
@@ -472,11 +343,6 @@ class LeaderElection:
             bodies.remove(thread)
 
         return detach
-
-    @property
-    def grant(self) -> Grant:
-        """For this package: the last term, by which the local questions are answered. Local."""
-        return self._grant
 
     def resign(self) -> bool:
         """Give up leadership and let another process lead. Return False if this one does not lead. Local; any thread.

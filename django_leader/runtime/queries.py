@@ -7,13 +7,14 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import redis
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import ValidConfig
-from django_leader.protocol.records import printable
+from django_leader.protocol.records import ElectionStatus, Event, LeaderInfo, printable
 from django_leader.redis.connector import Connect, connector
 from django_leader.redis.lease import Lease
 from django_leader.redis.reasons import refuse
@@ -76,6 +77,59 @@ def ask(connect: Connect, config: ValidConfig, label: str, question: Callable[[L
 async def in_thread(function: Callable[[], T]) -> T:
     """Call ``function`` in a thread of the running event loop's pool, and return its result."""
     return await asyncio.get_running_loop().run_in_executor(None, function)
+
+
+class Questions:
+    """The part of ``LeaderElection`` that asks Redis. Any process may ask, also one that is no candidate."""
+
+    label: str
+    config: ValidConfig
+    _connect: Callable[[], Connect]
+
+    def status(self) -> ElectionStatus:
+        """Return the election as Redis has it. One round trip, on a new connection of its own; any thread.
+
+        To open that connection takes up to three operations more (connect, log in, choose the database), and with
+        Sentinel a question to a Sentinel. Each of these fails after ``config.timing.operation`` seconds (2 at most).
+        A ``LOCAL`` election is asked within this process.
+
+        Raise ``RedisUnavailable`` when Redis cannot be reached, does not answer in time, or answers with an error.
+        Raise ``ImproperlyConfigured`` when the election's settings cannot be used. Without Django's settings, raise
+        what the function ``client`` raises, and ``ConfigError`` when it has returned a client of another kind.
+        """
+        return ask(self._connect(), self.config, self.label, lambda lease: lease.status())
+
+    def history(self, limit: int = 20) -> list[Event]:
+        """Return the newest ``limit`` changes of leadership, the newest first. Cost and errors: as of ``status()``.
+
+        Redis keeps the newest thousand, and up to a hundred more. A reply ends early behind a megabyte. For a ``limit``
+        of 0 or less, return an empty list; that is local.
+        """
+        return ask(self._connect(), self.config, self.label, lambda lease: lease.history(limit))
+
+    def get_leader_info(self) -> LeaderInfo | None:
+        """Return the leader, None when there is none. Cost and errors: as of ``status()``."""
+        return self.status().leader
+
+    def get_leader_id(self) -> str:
+        """Return the leader's instance id, ``""`` when there is none. Cost and errors: as of ``status()``."""
+        return leader.instance_id if (leader := self.get_leader_info()) else ""
+
+    async def astatus(self) -> ElectionStatus:
+        """Like ``status()``, in a thread of the event loop's pool."""
+        return await in_thread(self.status)
+
+    async def ahistory(self, limit: int = 20) -> list[Event]:
+        """Like ``history()``, in a thread of the event loop's pool."""
+        return await in_thread(partial(self.history, limit))
+
+    async def aget_leader_info(self) -> LeaderInfo | None:
+        """Like ``get_leader_info()``, in a thread of the event loop's pool."""
+        return await in_thread(self.get_leader_info)
+
+    async def aget_leader_id(self) -> str:
+        """Like ``get_leader_id()``, in a thread of the event loop's pool."""
+        return await in_thread(self.get_leader_id)
 
 
 def ask_together(questions: Sequence[Callable[[], T]], seconds: float) -> list[T | Exception | None]:

@@ -227,8 +227,9 @@ def test_every_exception_is_in_the_table_with_its_bases() -> None:
 
 def members() -> dict[str, bool]:
     """The public members of an election, and whether each is for this package only."""
-    found = {name: inspect.getdoc(value) or "" for name, value in vars(LeaderElection).items()}
-    for function in (LeaderElection.__init__, LeaderElection._forget):
+    parts = [kind for kind in LeaderElection.__mro__ if kind is not object]
+    found = {name: inspect.getdoc(value) or "" for kind in parts for name, value in vars(kind).items()}
+    for function in (LeaderElection.__init__, LeaderElection._forget, LeaderElection._know_nothing):
         body = ast.parse(inspect.cleandoc("\n" + inspect.getsource(function))).body[0]
         assert isinstance(body, ast.FunctionDef)
         for node, behind in zip(body.body, [*body.body[1:], None], strict=True):

@@ -14,8 +14,7 @@ import redis
 from django_leader import LeaderElection
 from django_leader.protocol.records import LeaderInfo, Preconditions
 from django_leader.redis.connector import connector
-from django_leader.runtime import election as election_module
-from django_leader.runtime import worker
+from django_leader.runtime import answers, worker
 from django_leader.system import clock
 from tests.redis.conftest import FAST, Make
 from tests.support.lease import Lease
@@ -43,7 +42,7 @@ def test_s04_once_false_always_false_for_one_token(make: Make, monkeypatch: pyte
     token = election.fencing_token
     now = clock.now
     with monkeypatch.context() as patch:
-        patch.setattr(election_module, "clock_gettime", lambda _: now() + 100)
+        patch.setattr(answers, "clock_gettime", lambda _: now() + 100)
         assert not ask(election)
     assert election.is_leader() is False, "the clock is back, the term is not"
     eventually(election.is_leader, "the next term")
