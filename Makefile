@@ -54,7 +54,7 @@ lint: $(VENV)/.lint
 	$(BIN)/lint-imports
 
 # The modules that decide have every branch tested.
-CORE := */machine.py,*/session.py,*/errands.py,*/template.py,*/requests.py,*/replies.py,*/runner.py,*/pace.py,*/expiry.py,*/hold.py,*/lease.py,*/election.py,*/answers.py,*/config.py,*/records.py,*/pidfd.py,*/worker.py,*/grant.py,*/waits.py
+CORE := */machine.py,*/session.py,*/errands.py,*/template.py,*/requests.py,*/replies.py,*/runner.py,*/pace.py,*/expiry.py,*/hold.py,*/lease.py,*/election.py,*/answers.py,*/term.py,*/guards.py,*/config.py,*/records.py,*/pidfd.py,*/worker.py,*/grant.py,*/waits.py
 coverage: $(VENV)/.test
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q tests/unit tests/redis tests/django $(ARGS)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .conf import UnknownElection
     from .decorators import leader_required
-    from .exceptions import ConfigError, LeaderError, LeadershipLost, RedisUnavailable
+    from .exceptions import ConfigError, LeaderError, LeadershipLost, NotLeader, RedisUnavailable
+    from .guards import assert_leader, leader_only
     from .handler import elections, is_leader
     from .protocol.config import Config
-    from .protocol.records import ElectionStatus, Event, LeaderInfo
+    from .protocol.records import ElectionStatus, Event, LeaderInfo, NotRun
     from .runtime.election import LeaderElection
+    from .runtime.term import Term
     from .signals import became_leader, leader_changed, lost_leadership
 
 __version__ = "0.1.0"
@@ -30,12 +32,17 @@ __all__ = [
     "LeaderError",
     "LeaderInfo",
     "LeadershipLost",
+    "NotLeader",
+    "NotRun",
     "RedisUnavailable",
+    "Term",
     "UnknownElection",
+    "assert_leader",
     "became_leader",
     "elections",
     "is_leader",
     "leader_changed",
+    "leader_only",
     "leader_required",
     "lost_leadership",
 ]
@@ -44,10 +51,12 @@ _MODULES = {
     "conf": ("UnknownElection",),
     "protocol.config": ("Config",),
     "decorators": ("leader_required",),
+    "guards": ("assert_leader", "leader_only"),
     "runtime.election": ("LeaderElection",),
-    "exceptions": ("ConfigError", "LeaderError", "LeadershipLost", "RedisUnavailable"),
+    "runtime.term": ("Term",),
+    "exceptions": ("ConfigError", "LeaderError", "LeadershipLost", "NotLeader", "RedisUnavailable"),
     "handler": ("elections", "is_leader"),
-    "protocol.records": ("ElectionStatus", "Event", "LeaderInfo"),
+    "protocol.records": ("ElectionStatus", "Event", "LeaderInfo", "NotRun"),
     "signals": ("became_leader", "leader_changed", "lost_leadership"),
 }
 

@@ -26,8 +26,14 @@ class OverrideMissing(LeaderError):
     """
 
 
+class NotLeader(LeaderError):
+    """The caller's fault: it calls, in a process that does not lead, what only the leader may do."""
+
+
 class LeadershipLost(BaseException):
-    """The interruption of a command's body when its process no longer leads (``on_loss="interrupt"``).
+    """The end of work whose process no longer leads.
+
+    It is raised in the body of a command (``on_loss="interrupt"``), and where work asks ``Term.raise_if_lost()``.
 
     Like ``KeyboardInterrupt`` it is no ``Exception``, because a job that catches ``Exception`` around each of its steps
     must not go on working after its lease has ended.

@@ -1,10 +1,14 @@
-"""What ``@leader_required`` can guard: a management command, since Django calls what the decorator returns.
+"""What the decorators can guard.
+
+``@leader_required`` guards a management command, since Django calls what the decorator returns. ``@leader_only`` guards
+a function or a coroutine function.
 
 The function may have been given to another framework already. That would call the body unguarded, and without notice.
-So a target that is not clearly a command or a method of one is refused where it is written.
+So ``@leader_required`` refuses, where it is written, a target that is not clearly a command or a method of one, and
+``@leader_only`` what another framework has made of a function: a task, for example.
 
-NOT guaranteed here: that no decorator below has put the function where it cannot be seen. A method that was registered
-that way runs unguarded; write ``@leader_required`` next to the function.
+NOT guaranteed here: that no decorator below has put the function where it cannot be seen. A function that was
+registered that way runs unguarded; write the decorator of this package next to the function.
 """
 
 from __future__ import annotations
@@ -46,6 +50,21 @@ def check_command(command: Any, target: Any) -> None:
         raise TypeError(f"leader_required: {target!r} was called with {command!r}, which is no command. {ADVICE}")
 
 
+def check_function(name: str, target: Any) -> None:
+    """Raise ``TypeError`` unless the decorator ``name`` can guard ``target``, a function of any kind. Local."""
+    problem = ""
+    if isinstance(target, type):
+        problem = "it is a class; decorate its methods"
+    elif isinstance(target, staticmethod | classmethod):
+        problem = f"write @{name} below @{type(target).__qualname__}"
+    elif not inspect.isroutine(target) and (problem := _problem_of_object(target)):
+        problem += f"; write @{name} below the decorator that has made it"
+    elif _is_generator_function(target):
+        problem = "it is a generator function, so its body would run after the check"
+    if problem := problem or _problem_of_keeper(target, name):
+        raise TypeError(f"{name}: {target!r} cannot be guarded: {problem}")
+
+
 def _problem_of_class(target: type) -> str:
     if not issubclass(target, BaseCommand):
         return "it is no subclass of BaseCommand"
@@ -57,20 +76,30 @@ def _problem_of_class(target: type) -> str:
 
 
 def _problem(target: Any) -> str:
-    kind = f"{type(target).__module__}.{type(target).__qualname__}".removeprefix("builtins.")
     if isinstance(target, BaseCommand):
         return "it is an instance, and Django makes another one of the class"
     if isinstance(target, staticmethod | classmethod):
-        return f"a {kind} is not called with the command"
+        return f"a {type(target).__qualname__} is not called with the command"
     if inspect.ismethod(target):
         return "it is bound to an object, and the class keeps the unguarded function"
-    if not hasattr(type(target), "__get__") or not callable(target) or isinstance(target, functools.partial):
-        return f"it is an object of {kind}, which its own framework would call unguarded"
+    if problem := _problem_of_object(target):
+        return problem
     if iscoroutinefunction(target):
         return f"it is a coroutine function, and Django awaits no command, {RUNS_LATE} (asgiref's async_to_sync helps)"
-    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+    if _is_generator_function(target):
         return f"it is a generator function, {RUNS_LATE}"
-    return _problem_of_signature(target) or _problem_of_keeper(target)
+    return _problem_of_signature(target) or _problem_of_keeper(target, "leader_required")
+
+
+def _problem_of_object(target: Any) -> str:
+    kind = f"{type(target).__module__}.{type(target).__qualname__}".removeprefix("builtins.")
+    if not hasattr(type(target), "__get__") or not callable(target) or isinstance(target, functools.partial):
+        return f"it is an object of {kind}, which its own framework would call unguarded"
+    return ""
+
+
+def _is_generator_function(target: Any) -> bool:
+    return inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
 
 
 def _problem_of_signature(target: Any) -> str:
@@ -85,13 +114,11 @@ def _problem_of_signature(target: Any) -> str:
     return ""
 
 
-def _problem_of_keeper(target: Any) -> str:
+def _problem_of_keeper(target: Any, decorator: str) -> str:
     """Return the problem if an attribute leads a framework to the function, as of django-typer's ``@command()``."""
     for name, value in getattr(target, "__dict__", {}).items():
         for cell in getattr(value, "__closure__", None) or ():
             with suppress(ValueError):  # an empty cell
                 if cell.cell_contents is target:
-                    return (
-                        f"its attribute {name} leads to the unguarded function; write @leader_required below its maker"
-                    )
+                    return f"its attribute {name} leads to the unguarded function; write @{decorator} below its maker"
     return ""

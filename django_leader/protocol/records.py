@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 NONCE_LENGTH = 16
 LONGEST_NAME = 255
@@ -177,6 +177,17 @@ class Answer(NamedTuple):
     """Of a hold: the instant on our boot clock at which it began (``hold``); None if no clock can tell."""
     began: float = 0.0
     """Of a grant: seconds on the server's clock when the term began, or the latest that it is known to have shown."""
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """What is returned in place of the result of a function that was not run. It is false."""
+
+    reason: str
+    """Why it was not run. ``@leader_only`` gives ``not-leading``."""
+
+    def __bool__(self) -> Literal[False]:
+        return False
 
 
 def instance_of(candidate_id: str) -> str:

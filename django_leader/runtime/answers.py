@@ -10,16 +10,19 @@ from contextlib import suppress
 
 from django_leader.protocol.config import ValidConfig
 from django_leader.protocol.hold import hold_left
+from django_leader.protocol.records import instance_of
 from django_leader.system import clock
 from django_leader.system.clock import BOOT_CLOCK, clock_gettime
 
 from .candidacy import Candidacy
 from .grant import NO_GRANT, Grant
+from .term import Term
 
 
 class Answers:
     """The local part of ``LeaderElection``. Any thread may ask; nothing here takes a lock."""
 
+    label: str
     config: ValidConfig
     _when_idle: Callable[[], bool] | None
 
@@ -32,7 +35,9 @@ class Answers:
         self._idle_hook = self._when_idle
 
     def _publish(self, grant: Grant) -> None:
-        self._grant = self.overridden or grant
+        before, self._grant = self._grant, self.overridden or grant
+        if before is not self._grant:
+            before.wake()
 
     def is_leader(self) -> bool:
         """Return whether this process leads now. Local: no network, no lock, never raises. Any thread.
@@ -64,6 +69,15 @@ class Answers:
     def lease_left(self) -> float:
         """Seconds until ``is_leader()`` turns false unless the lease is renewed; 0 when not leading. Local."""
         return self._grant.left(clock_gettime(BOOT_CLOCK))
+
+    def term(self) -> Term | None:
+        """Return the term in which this process leads now, None when it does not lead. Local; any thread.
+
+        Take it once, where the work begins, and ask it from then on: ``is_leader()`` is true in a later term of this
+        process, too, and a ``Term`` is not.
+        """
+        grant = self._grant
+        return Term(self.label, grant, lambda: self._grant) if grant.left(clock_gettime(BOOT_CLOCK)) else None
 
     @property
     def instance_id(self) -> str:
@@ -113,3 +127,8 @@ class Answers:
     def grant(self) -> Grant:
         """For this package: the last term, by which the local questions are answered. Local."""
         return self._grant
+
+    @property
+    def seen_leader(self) -> str:
+        """For this package: the instance id of the leader that this process has seen last; ``""`` if none. Local."""
+        return instance_of(candidacy.shared.state.leader) if (candidacy := self._current()) else ""

@@ -25,8 +25,12 @@ from __future__ import annotations
 import mmap
 import os
 import platform
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
+
+from .work import locked
 
 _MADV_WIPEONFORK = 18
 _NEXT = "next"
@@ -88,13 +92,16 @@ ENDED.set_next_once(ENDED)
 class Grant:
     """One term of this process: its token, and until when it lasts."""
 
-    __slots__ = ("_last", "cell", "reason", "token")
+    __slots__ = ("_last", "_waiting", "cell", "reason", "token")
 
     def __init__(self, token: int, cell: Cell) -> None:
         self.token, self.cell = token, cell
         self.reason = ""
         """Why the candidate ended the term; empty before. A reader that finds it over may be earlier than this."""
         self._last = DeadlineLink(cell[0])
+        # A held lock for each thread that waits: an ``Event`` could not be set in a signal handler that has interrupted
+        # a thread which waits for it. Each thread appends and removes its own, and ``wake`` removes any.
+        self._waiting: list[threading.Lock] = []
 
     @property
     def deadline(self) -> float:
@@ -130,6 +137,25 @@ class Grant:
         """End the term. Local."""
         self.reason = reason  # first, so that a thread that sees the end can read it
         self.cell[0] = 0.0
+        self.wake()
+
+    def wait(self, seconds: float) -> None:
+        """Return when ``end`` or ``wake`` is called, at once if the term was ended, or after ``seconds``. Any thread.
+
+        The end of the deadline wakes no thread, so ``seconds`` should not exceed what is left.
+        """
+        waiter = locked()
+        self._waiting.append(waiter)
+        if self.cell[0]:  # read behind the append, because an ``end`` between the two would not be seen otherwise
+            waiter.acquire(timeout=seconds)
+        with suppress(ValueError):
+            self._waiting.remove(waiter)
+
+    def wake(self) -> None:
+        """Wake the threads that wait. Local, never blocks: also in a signal handler."""
+        while self._waiting:
+            with suppress(IndexError):  # another thread wakes them, too
+                self._waiting.pop().release()
 
 
 NO_GRANT = Grant(0, [0.0])

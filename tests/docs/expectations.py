@@ -5,14 +5,25 @@ Not imported by any test; mypy and pyright read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
 
 from django.core.management.base import BaseCommand
 from typing_extensions import assert_type
 
-from django_leader import Config, LeaderElection, LeaderInfo, elections, is_leader, leader_required
+from django_leader import (
+    Config,
+    LeaderElection,
+    LeaderInfo,
+    NotRun,
+    Term,
+    assert_leader,
+    elections,
+    is_leader,
+    leader_only,
+    leader_required,
+)
 from django_leader.protocol.config import Timing, ValidConfig
 from django_leader.runtime.local import Local, open_lease
 from django_leader.testing import following, leading
@@ -105,6 +116,60 @@ assert_type(election.fencing_token, int | None)
 assert_type(is_leader("default"), bool)
 assert_type(lost(), str)
 is_leader(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+assert_type(election.term(), Term | None)
+assert_type(assert_leader().token, int)
+assert_leader().lost.wait("3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+str(election.term().token)  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+
+
+@leader_only
+def tick(number: int, *, name: str = "") -> str:
+    return name * number
+
+
+@leader_only("reports")
+async def report() -> int:
+    return 1
+
+
+@leader_only(default=None)
+def optional() -> int:
+    return 1
+
+
+@leader_only(election="reports", default=0.5)
+async def optional_report() -> int:
+    return 1
+
+
+class Jobs:
+    @leader_only
+    def method(self, number: int) -> str:
+        return str(number)
+
+    @staticmethod
+    @leader_only()
+    def static(number: int) -> str:
+        return str(number)
+
+
+assert_type(tick(3, name="x"), str | NotRun)
+assert_type(optional(), int | None)
+assert_type(Jobs().method(3), str | NotRun)
+assert_type(Jobs.static(3), str | NotRun)
+assert_type(report, Callable[[], Coroutine[Any, Any, int | NotRun]])
+tick("3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Jobs().method("3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+leader_only(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+if result := tick(3):
+    assert_type(result, str)
+
+
+async def runs() -> None:
+    assert_type(await report(), int | NotRun)
+    assert_type(await optional_report(), int | float)
 
 
 raw = Config(lock_ttl=0)

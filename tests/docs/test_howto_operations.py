@@ -74,6 +74,36 @@ with leading():
     assert said.split() == ["0", "250", "0"]
 
 
+def test_work_that_asks_its_term_ends_with_it(make: Make) -> None:
+    site = make("howto/when-leadership-is-lost")
+    said = site.script("""
+from itertools import count
+from threading import Thread
+from django_leader import elections
+from django_leader.testing import following, leading
+from my_app import feed
+published = []
+feed.publish = published.append
+with following():
+    print(feed.publish_all("ab"))
+with leading():
+    print(feed.publish_all("ab", 0.01))
+ended = []
+with leading():
+    thread = Thread(target=lambda: ended.append(feed.publish_all("ab", 100)))
+    thread.start()
+    while len(published) < 3:
+        pass
+thread.join(60)
+print(ended[0])
+print("".join(published))
+""")
+    not_begun, done, ended, published = said.splitlines()
+    assert not_begun.startswith("not begun: LEADER_ELECTIONS['default']: this process (")
+    assert ended.startswith("not finished: LEADER_ELECTIONS['default']: the term with token 1 is over")
+    assert (done, published) == ("done", "aba")
+
+
 def test_the_script_waits_until_leadership_has_left_the_host(make: Make) -> None:
     site = make()
     site.write(

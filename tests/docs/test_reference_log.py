@@ -19,7 +19,7 @@ from django_leader.system import starvation
 from tests.docs.pages import page, rows, sections, shown, spans
 from tests.support.sentences import LOGGER, PACKAGE, PLACE, VALUE, Line, Source, fits, logged, missing, source, sources
 
-LEVELS = ("ERROR", "WARNING", "INFO")
+LEVELS = ("ERROR", "WARNING", "INFO", "DEBUG")
 
 
 LOG = {

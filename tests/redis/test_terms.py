@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from django_leader import LeaderElection
+from django_leader import LeaderElection, LeadershipLost
 from django_leader.protocol.records import LeaderInfo, Preconditions
 from django_leader.redis.connector import connector
 from django_leader.runtime import answers, worker
@@ -128,3 +128,50 @@ def test_many_candidates_have_one_leader_at_a_time_through_hand_overs(make: Make
     watcher.join()
     assert max(samples) <= 1
     assert tokens == sorted(set(tokens))
+
+
+def test_s04_a_lost_term_is_told_while_every_other_thread_hangs(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The election thread, in a request, and the watcher of the deadline, for a lock."""
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    term, candidacy, goes_on = election.term(), election._candidacy, threading.Event()
+    assert term
+    assert candidacy
+    lease = candidacy._worker.lease
+    real = lease.send
+
+    def hang(*args: Any) -> Any:
+        goes_on.wait(GENEROUS)
+        return real(*args)
+
+    monkeypatch.setattr(lease, "send", hang)
+    try:
+        with candidacy.shared.changed:
+            assert term.lost.wait(GENEROUS) is True
+            assert candidacy.shared.state.term, "the machine does not know it yet"
+        assert not term.is_current()
+    finally:
+        goes_on.set()
+
+
+def test_s04_the_next_term_of_the_process_is_another_one(make: Make) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    first = election.term()
+    assert first
+    assert first.is_current()
+    assert first.token == election.fencing_token
+    assert election.resign()
+    assert first.lost.wait(GENEROUS)
+    assert election.wait_for_leadership(GENEROUS)
+    second = election.term()
+    assert second
+    assert (second.is_current(), first.is_current()) == (True, False)
+    assert second.token > first.token
+    with pytest.raises(LeadershipLost, match=rf"token {first.token} is over \(reason: resigned\)"):
+        first.raise_if_lost()
+    election.stop()
+    assert second.lost.is_set()
+    assert election.term() is None

@@ -325,3 +325,10 @@ def test_an_election_that_is_overridden_says_so_instead_of_being_a_candidate() -
     assert not election.running
     with pytest.raises(LeaderError, match="a test overrides this election"):
         election.run()
+
+
+def test_a_wait_for_a_term_that_was_ended_before_returns_at_once() -> None:
+    term = Grant(1, new_cell(FIRST))
+    term.end("resigned")
+    term.wait(1000.0)
+    assert term._waiting == []
