@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from .exceptions import ConfigError, LeaderError, LeadershipLost, NotLeader, RedisUnavailable
     from .guards import assert_leader, leader_only
     from .handler import elections, is_leader
+    from .jobs import periodic
     from .protocol.config import Config
     from .protocol.records import ElectionStatus, Event, LeaderInfo, NotRun
     from .runtime.election import LeaderElection
+    from .runtime.jobs import Run
     from .runtime.term import Term
     from .signals import became_leader, leader_changed, lost_leadership
 
@@ -35,6 +37,7 @@ __all__ = [
     "NotLeader",
     "NotRun",
     "RedisUnavailable",
+    "Run",
     "Term",
     "UnknownElection",
     "assert_leader",
@@ -45,6 +48,7 @@ __all__ = [
     "leader_only",
     "leader_required",
     "lost_leadership",
+    "periodic",
 ]
 
 _MODULES = {
@@ -53,9 +57,11 @@ _MODULES = {
     "decorators": ("leader_required",),
     "guards": ("assert_leader", "leader_only"),
     "runtime.election": ("LeaderElection",),
+    "runtime.jobs": ("Run",),
     "runtime.term": ("Term",),
     "exceptions": ("ConfigError", "LeaderError", "LeadershipLost", "NotLeader", "RedisUnavailable"),
     "handler": ("elections", "is_leader"),
+    "jobs": ("periodic",),
     "protocol.records": ("ElectionStatus", "Event", "LeaderInfo", "NotRun"),
     "signals": ("became_leader", "leader_changed", "lost_leadership"),
 }

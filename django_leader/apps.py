@@ -25,6 +25,7 @@ class DjangoLeaderConfig(AppConfig):
         """
         register(check_elections)
         register(check_process)
+        register(check_jobs)
         register(check_deployment, deploy=True)
         starter.begin()
 
@@ -44,6 +45,13 @@ def check_process(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     from . import checks
 
     return checks.check_process()
+
+
+def check_jobs(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Check the jobs of all apps."""
+    from . import job_checks
+
+    return job_checks.check_jobs()
 
 
 def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:

@@ -85,6 +85,7 @@ class ElectionHandler:
 
     def _make(self, alias: str) -> LeaderElection:
         from . import client
+        from .jobs import jobs
         from .runtime.election import LeaderElection
         from .runtime.local import Local
 
@@ -115,6 +116,7 @@ class ElectionHandler:
             after_callback=_close_connections,
             run_coroutine=_run_coroutine,
             when_idle=lambda: idle.explain(alias) if found else _log_once(why, alias),
+            jobs=lambda: jobs.of(alias),
         )
         send_signals(election, _run_coroutine)
         overrides.follow(election)

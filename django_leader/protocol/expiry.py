@@ -41,6 +41,9 @@ from .records import Answer
 
 RESOLUTION = 0.001
 """Seconds by which a time that the server told may be too early, because it tells whole milliseconds."""
+STEP = 0.1
+"""Seconds by which the server's clock must have been set at least, to count as a step: clocks that are slewed move less
+between two heartbeats."""
 STATES = ("granted", "renewed", "held", "expired", "quarantined")
 """The verdicts whose answer says what is left of the state."""
 
@@ -111,6 +114,14 @@ class ExpiryProof(NamedTuple):
         True as long as nobody sets that clock. 0 if nothing is known of it. Pure.
         """
         return at + (self.observation.offset_max if upper else self.observation.offset_min) if self.observation else 0.0
+
+
+def stepped(before: ExpiryProof, after: ExpiryProof) -> bool:
+    """Return whether the server's clock was certainly set between the last observations of the two. Pure."""
+    old, new = before.observation, after.observation
+    if old is None or new is None or old is new:
+        return False
+    return new.offset_min > old.offset_max + STEP or new.offset_max < old.offset_min - STEP
 
 
 def _set_between(before: Observation, observation: Observation, answer: Answer) -> bool:

@@ -39,7 +39,7 @@ from .template import Request
 LONGEST_GRACE = 600.0
 """Seconds after its slot up to which a run may start, at most, where the job does not say it: ten minutes, which is
 longer than a restart of most servers takes."""
-COUNTED = ("run", "missed", "overlapped", "in-doubt")
+COUNTED = ("run", "missed", "overlapped", "in-doubt", "unknown")
 """The verdicts by which the claim has decided its slot."""
 
 
@@ -157,6 +157,10 @@ class JobSession:
     def ended(self, end: End) -> None:
         """Note that a run has ended, or could not be started. Local."""
         self._ends.append(end)
+
+    def unsent(self) -> list[End]:
+        """Return the ends that no answer has confirmed. Local."""
+        return list(self._ends)
 
     def _server_ahead(self, watch: ExpiryProof) -> float:
         """Return by how many seconds the server's clock is ahead of ours, at least, as the last answer says."""

@@ -24,9 +24,9 @@ A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redi
 - J3 Only the server's clock counts. A slot more than a second ahead of it is ``early``. If that clock is set back, jobs
   are ``waiting`` until it has come again to where it was; none is started twice.
 - J4 Every slot of a schedule is run, or the stream of runs says why not. Slots that were not claimed in time are
-  ``missed``, but for the last one, which may start within its ``grace``. What was due before the first record of a job
-  is ``unknown``, and so are slots that an older record may lack. If two releases have different schedules for one name,
-  a slot of one of them that is earlier than the last that was decided is not told.
+  ``missed``, but for the last one, which may start within its ``grace``. What was due before the first record of a job,
+  and up to the beginning of that term, is ``unknown``. So are slots that an older record may lack. If two releases have
+  different schedules for one name, a slot of one of them that is earlier than the last that was decided is not told.
 - J5 A run whose end nobody has told, and whose term is over, is in doubt. ``skip``: it is recorded as that.
   ``rerun``: the next claim of the job starts it again, three times at most, if it was started with this policy.
 - J6 When data were lost, a record may be older than what was started. So slots up to the beginning of the present term
@@ -80,7 +80,7 @@ LONGEST_NUMBER = 24
 MOST_CLAIMS = 50
 """Claims in one request, at most. A script blocks the server, for some 20 µs for each claim."""
 
-Verdict = Literal["run", "rerun", "done", "waiting", "missed", "overlapped", "in-doubt", "early"]
+Verdict = Literal["run", "rerun", "done", "waiting", "missed", "overlapped", "in-doubt", "unknown", "early"]
 Overall = Literal["decided", "stale", "late", "forgotten"]
 InDoubt = Literal["skip", "rerun"]
 LastRun = Literal["over", "goes-on", "hung"]

@@ -20,7 +20,7 @@ NOT guaranteed here: that a request which raised was not executed. Each script d
   - collect: the messages that the first has taken are lost with its reply, as they are without a second one.
   - claim: the second gets the answer that the first has got, because each claim has an id of its own (J7 in ``slots``).
   - finish: the second finds the same end recorded, or adds a second entry to the stream.
-  - status, history and INFO only read.
+  - status, history, jobs and INFO only read.
 
   A renewal or a poll is sent only on a connection that is open already, and the session chooses which, because a new
   one may lead to another server. reclaim or campaign, which check that, are sent instead. ``WAIT`` is never sent on

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from django_leader.system.starts import Start, starts
 from .answers import Answers
 from .candidacy import Candidacy
 from .grant import NO_GRANT, Grant
+from .jobs import JobLoop, JobRunner, JobSpec
 from .lifecycle import lifecycle
 from .listeners import Changed, Gained, Listeners, Lost, Pair, RunCoroutine, run_coroutine
 from .queries import Client, Questions, in_thread, source
@@ -48,7 +49,7 @@ class LeaderElection(Answers, Questions):
     ``Config()``. ``name`` is for logs and errors.
     ``after_callback`` is called after each callback, in its thread. ``run_coroutine`` runs the coroutine that a
     callback has returned, in the same thread. ``is_leader()`` calls ``when_idle`` while this process is no candidate,
-    until it returns True.
+    until it returns True. ``jobs`` returns the jobs that the leader runs.
 
     Raise ``ConfigError`` for a client of another kind, such as that of a Redis Cluster. If ``client`` is a function,
     the methods that need Redis raise that instead, and whatever the function raises. ``Config`` itself raises
@@ -64,6 +65,7 @@ class LeaderElection(Answers, Questions):
         after_callback: Callable[[], Any] = lambda: None,
         run_coroutine: RunCoroutine = run_coroutine,
         when_idle: Callable[[], bool] | None = None,
+        jobs: Callable[[], Sequence[JobSpec]] = lambda: (),
     ) -> None:
         self.name = name
         """The alias of the election."""
@@ -73,6 +75,9 @@ class LeaderElection(Answers, Questions):
         self._connect = source(client)
         self._listeners = Listeners(after_callback, run_coroutine)
         self._when_idle = when_idle
+        self.jobs = JobRunner(self.label, self._listeners, jobs)
+        """For this package: the jobs of this election that go on in this process."""
+        self._listeners.has_jobs, self._listeners.claims_slots = self.jobs.any, self._claims_slots
         self._forget()
         lifecycle.add(self)
 
@@ -227,6 +232,13 @@ class LeaderElection(Answers, Questions):
             self.asked = False  # what the caller does next is not known
             lifecycle.sigterm.finish()
 
+    def _claims_slots(self, token: int) -> JobLoop | None:
+        """Return what claims the slots of the jobs in the term that has just begun. Local."""
+        candidacy, term = self._candidacy, self.term()
+        if candidacy is None or term is None or term.token != token:
+            return None
+        return self.jobs.loop(self._connect(), self.config, candidacy.shared, term)
+
     def _run_candidacy(self, candidacy: Candidacy) -> None:
         candidacy.run()
 
@@ -246,7 +258,9 @@ class LeaderElection(Answers, Questions):
 
     def _begin(self) -> Candidacy | None:
         if not (self.overridden or lifecycle.exiting):
-            self._connect()  # before the lock, because the application's function makes the client, and may log
+            # Before the lock, because the application's functions make the client, and may log.
+            self._connect()
+            self.jobs.any()
         with lifecycle.starting:
             if self._pid != os.getpid():
                 self.after_fork()  # a fork in C, which runs no hook
@@ -363,4 +377,5 @@ class LeaderElection(Answers, Questions):
         """For this package: be no leader in a child, and use nothing of the parent's candidacy. Local."""
         if self._candidacy:
             self._candidacy.abandon()
+        self.jobs.forget()
         self._forget()

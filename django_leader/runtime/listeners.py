@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from django_leader.exceptions import LeaderError
 from django_leader.system.starvation import green
 
-from .work import Factory, Gain, Work
+from .work import Factory, Gain, TermWork, Work
 
 Callback = Callable[[], Any]
 Gained = Callable[[int], Any]
@@ -100,11 +100,15 @@ class Listeners:
         self.on_change: list[Changed] = []
         self.pairs: list[Pair] = []
         self.works: list[Factory] = []
+        # Set when the election is made.
+        self.has_jobs: Callable[[], bool] = lambda: False
+        self.claims_slots: Callable[[int], TermWork | None] = lambda token: None
+        """Returns what claims the slots of the jobs in the term with this token."""
 
     @property
     def tells_loss(self) -> bool:
         """Whether there is something to run when a term ends. Local."""
-        return bool(self.on_loss or self.pairs or self.works)
+        return bool(self.on_loss or self.pairs or self.works or self.has_jobs())
 
     def changed(self, previous: str, current: str) -> list[Callback]:
         """Return what to run when another process leads."""
@@ -138,9 +142,11 @@ class TermCalls:
 
     def __init__(self, listeners: Listeners, token: int, label: str) -> None:
         self._listeners, self._token, self._label = listeners, token, label
-        works = [Work(factory, token) for factory in listeners.works]
+        works: list[TermWork] = [Work(factory, token) for factory in listeners.works]
+        if listeners.has_jobs() and (jobs := listeners.claims_slots(token)):
+            works.append(jobs)
         self._pairs = [(Gain(listeners.call(pair.gained, token), pair.what), pair) for pair in listeners.pairs]
-        self._works = [(Gain(listeners.call(work.run), "work of while_leading"), work) for work in works]
+        self._works = [(Gain(listeners.call(work.run), work.what), work) for work in works]
         alone = [Gain(listeners.call(function, token)) for function in listeners.on_gain]
         self.gains = [*(gain for gain, _ in self._pairs), *alone, *(gain for gain, _ in self._works)]
 
@@ -155,5 +161,9 @@ class TermCalls:
         for gain, pair in self._pairs:
             if not gain.skipped:
                 calls += [partial(gain.wait, "%s: %s", self._label, pair.what), call(pair.lost, token, reason)]
-        text = "%s: work of while_leading (%r)"
-        return calls + [partial(gain.wait, text, self._label, work.factory) for gain, work in self._works]
+        return calls + [partial(wait_for, gain, self._label, work) for gain, work in self._works]
+
+
+def wait_for(gain: Gain, label: str, work: TermWork) -> None:
+    """Wait until the work has ended, and name it in the log if that takes long."""
+    gain.wait("%s: %s", label, work.said)

@@ -27,6 +27,8 @@ from django_leader.redis.lease import Lease
 from django_leader.system import clock
 from django_leader.system.waker import Waker
 
+from .local_slots import LocalSlots
+
 MOST_EVENTS = 1000
 
 
@@ -48,6 +50,7 @@ class Local:
         self.duration, self.clocks = 0.0, ""
         """Of a hold: how long it lasts, and what the clocks showed when it began."""
         self.events: deque[Event] = deque(maxlen=MOST_EVENTS)
+        self.slots = LocalSlots()
 
     def __call__(self, timeout: float) -> Connection:
         """Raise ``OSError``: there is nothing to connect to."""
@@ -71,7 +74,13 @@ class LocalLease(Lease):
         if local.pid != os.getpid():  # no thread may be left to release the lock
             local.forget()
         self._local, self._waker, self._ttl = local, waker, config.timing.ttl
-        self._scripts = {"campaign": self._campaign, "reclaim": self._reclaim, "release": self._release}
+        self._scripts = {
+            "campaign": self._campaign,
+            "reclaim": self._reclaim,
+            "release": self._release,
+            "claim": self._claim,
+            "finish": lambda candidate_id, *ends: local.slots.finish(ends),
+        }
 
     def send(self, request: Request, wait: Request | None = None, until: float = 0.0) -> bytes | int:
         """Do what the script of ``request`` does. Raise ``RedisUnavailable`` for any other request."""
@@ -133,11 +142,16 @@ class LocalLease(Lease):
         self._remember(reason, candidate_id, int(token))
         return b"\nreleased"
 
+    def _claim(self, candidate_id: str, token: str, *words: str) -> bytes:
+        local, first = self._local, 3  # behind how old it may be, and what it knows
+        leads = (local.holder, local.token) == (candidate_id, int(token)) and clock.now() < local.until
+        return local.slots.claim(time.time_ns() // 1_000_000, leads, words[first:])
+
     def _answer(self, verdict: str, now: float) -> bytes:
         local = self._local
         led = bool(local.holder)
         kind, duration, process = ("lease:", self._ttl, "") if led else (DELAY, local.duration, local.clocks)
-        left, at, lasts = (round(seconds * 1000) for seconds in (local.until - now, now, duration))
+        left, at, lasts = (round(seconds * 1000) for seconds in (local.until - now, time.time(), duration))
         version = f"{kind}{local.token}:{local.until}"
         words = "", verdict, local.token, left, int(led), at, version, lasts, at, "", process, local.holder
         return "\n".join(map(str, words)).encode()

@@ -14,6 +14,7 @@ import redis
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import ValidConfig
+from django_leader.protocol.job_records import JobRecords, job_records
 from django_leader.protocol.records import ElectionStatus, Event, LeaderInfo, printable
 from django_leader.redis.connector import Connect, connector
 from django_leader.redis.lease import Lease
@@ -85,6 +86,14 @@ class Questions:
     label: str
     config: ValidConfig
     _connect: Callable[[], Connect]
+
+    def job_records(self, names: Sequence[str]) -> JobRecords:
+        """For this package: return what Redis has recorded of jobs. Cost and errors: as of ``status()``."""
+        return ask(self._connect(), self.config, self.label, lambda lease: self._records(lease, names))
+
+    def _records(self, lease: Lease, names: Sequence[str]) -> JobRecords:
+        records: JobRecords = lease.ask(job_records(self.config.keys, names))
+        return records
 
     def status(self) -> ElectionStatus:
         """Return the election as Redis has it. One round trip, on a new connection of its own; any thread.

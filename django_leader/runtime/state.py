@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 from django_leader.protocol import machine
 from django_leader.protocol.config import ValidConfig
+from django_leader.protocol.expiry import stepped
 from django_leader.system import clock
 
 from .announcer import Announcer
@@ -64,6 +65,8 @@ class SharedState:
         self._events = deque[machine.AnyEvent]()
         # Set by any thread or signal handler, without a lock, and never reset.
         self.stop_asked = False
+        # Set by the thread of the jobs, called by the thread that applies an event. Local.
+        self.clock_stepped: Callable[[], object] = lambda: None
         # Only in the election thread: a grant reaches only that one.
         self._next_cell: Cell | None = None
         # Lines are added under ``changed``. Any thread writes them to the log, without it.
@@ -160,6 +163,8 @@ class SharedState:
                 self._events.append(machine.Delivered(token))
             self._log.lost(token, reason, min(clock.now(), before.term.deadline))
         self.state = after
+        if stepped(before.watch, after.watch):
+            self.clock_stepped()
         self.attempts += machine.decided(event, after)
         if before.term and after.term:
             if not self.grant.extend(after.term.deadline):

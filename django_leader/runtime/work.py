@@ -16,7 +16,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from django_leader.exceptions import LeaderError
 from django_leader.system.log import log
@@ -81,6 +81,22 @@ def checked(factory: Checked) -> Checked:
     return factory
 
 
+class TermWork(Protocol):
+    """What runs in one term, in a thread of its own. ``what`` and ``said`` name it in the log, shortly and fully."""
+
+    what: str
+
+    @property
+    def said(self) -> str:
+        """Local."""
+
+    def run(self) -> Any:
+        """Run until the term is over; or return the coroutine that does so."""
+
+    def end(self) -> None:
+        """Signal that the term is over. Local, any thread."""
+
+
 class Work:
     """The work of one term, which ``run`` does in one thread, and whose ``end`` another one calls.
 
@@ -93,6 +109,13 @@ class Work:
         # Under the lock:
         self._wake: Callable[[], Any] = lambda: None
         """What signals to the event loop that the term is over."""
+
+    what = "work of while_leading"
+
+    @property
+    def said(self) -> str:
+        """What it is, for the log. Local."""
+        return f"work of while_leading ({self.factory!r})"
 
     def run(self) -> Coroutine[Any, Any, None] | None:
         """Enter the context manager, wait for the end of the term, leave it; or return the coroutine that does so.

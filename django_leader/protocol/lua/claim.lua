@@ -36,6 +36,7 @@
 --               'done'        the slot, or a later one, was decided before
 --               'waiting'     so it was, but by a clock that has been set back since
 --               'missed', 'overlapped', 'in-doubt'   it is not run, and the stream says so
+--               'unknown'     nor is it, because it may have been started before: there was no record of the job
 --               'early'       it is more than a second ahead of the server's clock
 local request_id, candidate_id, token = ARGV[1], ARGV[2], ARGV[3]
 local BYTES, AHEAD, DOUBT, STARTS, RUNS = 4096, 1000, 2000, 3, 5000
@@ -169,7 +170,9 @@ local function claim(found, name, slot, before, claim_id, grace, policy, here, o
     if since < before then remember(before, 'missed', token, candidate_id, since) end
   end
   if goes_on then return decide('overlapped') end
-  if slot <= record.doubt and policy ~= 'rerun' then return decide('in-doubt') end
+  if slot <= record.doubt and policy ~= 'rerun' then
+    return decide((not known or record.why == 'unknown') and 'unknown' or 'in-doubt')
+  end
   if now > slot + grace then return decide('missed') end
   start(slot, 1)
   return decide('run')

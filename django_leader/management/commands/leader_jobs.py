@@ -1,0 +1,136 @@
+"""``manage.py leader_jobs``: what the leaders run, when, and how the last runs have ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils.formats import number_format
+from django.utils.timezone import localtime
+from django.utils.translation import override, pgettext_lazy
+
+from django_leader.exceptions import RedisUnavailable
+from django_leader.handler import elections
+from django_leader.jobs import Registered, jobs
+from django_leader.management.output import printable, put
+from django_leader.protocol.job_records import JobRecord
+from django_leader.report import translated
+from django_leader.runtime.jobs import instant
+from django_leader.texts import Text
+
+ALL_WELL, TROUBLE, UNKNOWN = 0, 1, 2
+BAD = ("failed", "failed-to-start", "in-doubt", "unreported", "missed", "hung")
+"""Outcomes of the last run of a job with which the exit status is 1."""
+TITLES = {
+    "job": pgettext_lazy("leader election", "JOB"),
+    "election": pgettext_lazy("leader election", "ELECTION"),
+    "schedule": pgettext_lazy("leader election", "SCHEDULE"),
+    "next": pgettext_lazy("leader election", "NEXT"),
+    "last": pgettext_lazy("leader election", "LAST RUN"),
+    "outcome": pgettext_lazy("leader election", "OUTCOME"),
+    "took": pgettext_lazy("leader election", "TOOK"),
+    "by": pgettext_lazy("leader election", "BY"),
+}
+
+
+class Command(BaseCommand):
+    """The command, which asks Redis once for each election."""
+
+    help = (
+        "Show the jobs of all elections, or of the named ones: when each is due next, and how its last run has ended. "
+        "Exit status: 0 if no last run has failed, 1 if one has failed, was missed, hangs, or is in doubt, 2 if that "
+        "cannot be found out (Redis is unreachable, the settings cannot be used, an alias is unknown, LOCAL is True, "
+        "the module leader_jobs of an app cannot be imported) or the output cannot be written."
+    )
+    requires_system_checks: list[str] = []  # noqa: RUF012
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the arguments."""
+        parser.add_argument("election", nargs="*", help="alias in LEADER_ELECTIONS; all elections if left out")
+        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Print the jobs, and end with the exit status. Users get them in the active language, programs in English."""
+        with override(None) if options["json"] else nullcontext():
+            status = self._answer(options)
+        if status != ALL_WELL:
+            raise SystemExit(status)
+
+    def _answer(self, options: dict[str, Any]) -> int:
+        status, rows = ALL_WELL, []
+        try:
+            aliases = options["election"] or list(elections)
+            for alias in aliases:
+                elections[alias]
+            found = [job for job in jobs.all() if job.election in aliases]
+            for alias, those in groupby(found, key=lambda job: job.election):
+                try:
+                    rows += _rows(alias, list(those))
+                except RedisUnavailable as error:
+                    put(str(error), self.stderr)
+                    status = UNKNOWN
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error), returncode=UNKNOWN) from error
+        for app, broken in sorted(jobs.broken.items()):
+            text = Text("The jobs of the app %(app)s are not known: %(error)s", app=app, error=broken)
+            put(translated(text), self.stderr)
+            status = UNKNOWN
+        self._put(rows, as_json=options["json"])
+        return max(status, TROUBLE if any(row["outcome"] in BAD for row in rows) else ALL_WELL)
+
+    def _put(self, rows: list[dict[str, Any]], *, as_json: bool) -> None:
+        try:
+            if as_json:
+                put(json.dumps(rows, indent=2, default=datetime.isoformat), self.stdout)
+            elif rows:
+                self._table(rows)
+            else:
+                put(translated(Text("No jobs are registered.")), self.stdout)
+        except OSError as error:
+            with suppress(OSError):
+                put(translated(Text("The output cannot be written: %(error)s", error=error.strerror)), self.stderr)
+            raise SystemExit(UNKNOWN) from error
+
+    def _table(self, rows: list[dict[str, Any]]) -> None:
+        table = [[printable(str(title), self.stdout) for title in TITLES.values()]]
+        table += [[printable(_shown(row[name]), self.stdout) for name in TITLES] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for line in table:
+            put("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), self.stdout)
+
+
+def _rows(alias: str, those: Sequence[Registered]) -> list[dict[str, Any]]:
+    records = elections[alias].job_records([job.spec.job.name for job in those])
+    return [_row(job, record, records.at) for job, record in zip(those, records.each, strict=True)]
+
+
+def _row(registered: Registered, record: JobRecord | None, at: int) -> dict[str, Any]:
+    job = registered.spec.job
+    ran = record is not None and record.slot > 0
+    return {
+        "job": job.name,
+        "election": registered.election,
+        "schedule": job.schedule.text,
+        "next": instant(job.schedule.next(max(at, record.last if record else 0))),
+        "last": instant(record.slot) if record and ran else None,
+        "outcome": ("running" if record.outcome == "-" else record.outcome) if record and ran else None,
+        "took": record.took / 1000 if record and ran and record.took else None,
+        "by": record.instance_id if record and ran else None,
+        "token": record.token if record and ran else None,
+        "decided": instant(record.last) if record and record.last else None,
+        "decision": record.why if record and record.last else None,
+    }
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return localtime(value).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{number_format(value, 1)} s" if isinstance(value, float) else str(value)

@@ -1,0 +1,310 @@
+"""``@periodic``, the modules that have jobs, their checks, and ``manage.py leader_jobs``."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import logging
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.apps import AppConfig, apps
+from django.core.checks import CheckMessage
+from django.core.management import CommandError, call_command
+from pytest_django import Settings
+
+from django_leader import Run, elections, periodic
+from django_leader.job_checks import check_jobs
+from django_leader.jobs import jobs
+from django_leader.protocol.slots import slot_keys
+from tests.support.servers import GENEROUS, RedisServer, eventually
+
+
+@pytest.fixture(autouse=True)
+def no_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins without jobs, and no module is searched for them."""
+    for name, value in {"_known": {}, "duplicates": [], "broken": {}, "_specs": {}, "_discovered": True}.items():
+        monkeypatch.setattr(jobs, name, value)
+
+
+def work() -> None:
+    """A job."""
+
+
+def registered() -> list[tuple[str, str, str]]:
+    """Of each job the election, the name and the schedule."""
+    return [(job.election, job.spec.job.name, job.spec.job.schedule.text) for job in jobs.all()]
+
+
+def test_a_function_is_registered_and_stays_as_it_is() -> None:
+    assert periodic(every=300, offset=timedelta(seconds=5))(work) is work
+    periodic(cron="0 3 * * *", tz="Europe/Berlin", name="nightly", election="reports")(work)
+    assert registered() == [
+        ("default", "tests.django.test_jobs.work", "every 300 s, 5 s later"),
+        ("reports", "nightly", "cron 0 3 * * *, Europe/Berlin"),
+    ]
+    assert [spec.job.name for spec in jobs.of("reports")] == ["nightly"]
+    assert jobs.of("other") == ()
+
+
+def test_the_time_zone_of_a_cron_expression_is_the_projects(settings: Settings) -> None:
+    settings.TIME_ZONE = "Asia/Tokyo"
+    periodic(cron="*/5 * * * *")(work)
+    assert registered()[0][2] == "cron */5 * * * *, Asia/Tokyo"
+
+
+def test_durations_are_seconds_or_timedelta() -> None:
+    periodic(60, grace=timedelta(minutes=1), max_run=5, jitter=timedelta(seconds=2), in_doubt="rerun")(work)
+    [spec] = jobs.of("default")
+    assert (spec.job.grace, spec.job.max_run, spec.jitter, spec.job.in_doubt) == (60.0, 5.0, 2.0, "rerun")
+    periodic(60, name="plain")(work)
+    spec = jobs.of("default")[1]
+    assert (spec.job.grace, spec.job.max_run, spec.jitter, spec.job.in_doubt) == (None, float("inf"), 0.0, "skip")
+
+
+WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "nothing": ({}, TypeError, "either every, a number of seconds, or cron"),
+    "both": ({"every": 5, "cron": "* * * * *"}, TypeError, "either every"),
+    "zero": ({"every": 0}, ValueError, "periodic: every is 0; give a number of seconds from 1 to"),
+    "negative": ({"every": -5}, ValueError, "every is -5"),
+    "NaN": ({"every": float("nan")}, ValueError, "every is nan; give a finite number"),
+    "too long": ({"every": timedelta(days=400)}, ValueError, "every is datetime.timedelta"),
+    "text": ({"every": "5"}, TypeError, "every is '5'; give seconds as a number, or a timedelta"),
+    "True": ({"every": True}, TypeError, "every is True"),
+    "six fields": ({"cron": "0 0 * * * *"}, ValueError, "cron is '0 0 \\* \\* \\* \\*'; give five fields"),
+    "no such day": ({"cron": "0 0 30 2 *"}, ValueError, "cron is '0 0 30 2 \\*', which cannot be read"),
+    "no such zone": (
+        {"cron": "0 0 * * *", "tz": "Mars/Olympus"},
+        ValueError,
+        "tz is 'Mars/Olympus', which this machine",
+    ),
+    "no grace": ({"every": 5, "grace": 0}, ValueError, "grace is 0; give more than 0"),
+    "no duration": ({"every": 5, "max_run": "long"}, TypeError, "max_run is 'long'; give seconds"),
+    "negative jitter": ({"every": 5, "jitter": -1}, ValueError, "jitter is -1"),
+    "policy": ({"every": 5, "in_doubt": "retry"}, ValueError, "in_doubt is 'retry'; give 'skip' or 'rerun'"),
+    "election": ({"every": 5, "election": None}, TypeError, "election is None; give the alias"),
+    "name": ({"every": 5, "name": "x" * 201}, ValueError, "give a str of 1 to 200 characters"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_cannot_be_a_job_is_refused_where_it_stands(wrong: str) -> None:
+    options, error, text = WRONG[wrong]
+    declare: Any = periodic
+    with pytest.raises(error, match=text):
+        declare(**options)(work)
+    assert jobs.all() == []
+
+
+def generates() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    "target", [generates, Path, functools.partial(work), lambda a, b: None, staticmethod(work), 5, lambda *, run: None]
+)
+def test_what_cannot_be_called_as_a_job_is_refused(target: Any) -> None:
+    with pytest.raises(TypeError, match=r"periodic: .* cannot be"):
+        periodic(every=5)(target)
+
+
+def test_a_function_is_called_with_the_run_if_it_has_a_parameter() -> None:
+    called: list[Any] = []
+    run: Any = object()
+    functions: dict[str, Callable[..., Any]] = {
+        "none": lambda: called.append("none"),
+        "one": lambda run: called.append(run),
+        "default": lambda count=3: called.append(count),
+        "any": lambda *args, **kwargs: called.append(args),
+    }
+    for name, function in functions.items():
+        periodic(every=5, name=name)(function)
+    for spec in jobs.of("default"):
+        spec.call(run)
+    assert called == ["none", run, 3, ()]
+
+
+class Task:
+    """As ``django.tasks`` makes one of a function."""
+
+    def __init__(self) -> None:
+        self.func, self.enqueued = work, 0
+
+    def enqueue(self) -> None:
+        self.enqueued += 1
+
+
+def test_a_task_is_enqueued() -> None:
+    task = Task()
+    assert periodic(every=5)(task) is task
+    [spec] = jobs.of("default")
+    run: Any = None
+    assert (spec.job.name, spec.call(run), task.enqueued) == ("tests.django.test_jobs.work", None, 1)
+
+
+def test_a_task_of_django_is_enqueued(settings: Settings) -> None:
+    tasks = pytest.importorskip("django.tasks", reason="this Django has no tasks")
+    settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
+    task = tasks.task(work)
+    periodic(every=5)(task)
+    [spec] = jobs.of("default")
+    run: Any = None
+    spec.call(run)
+    [result] = tasks.default_task_backend.results
+    assert (spec.job.name, result.task.func) == ("tests.django.test_jobs.work", work)
+
+
+def test_of_two_jobs_of_one_name_the_first_runs(caplog: pytest.LogCaptureFixture) -> None:
+    periodic(every=5, name="twice")(work)
+    periodic(every=7, name="twice")(lambda: None)
+    assert registered() == [("default", "twice", "every 5 s")]
+    assert "LEADER_ELECTIONS['default']: two jobs have the name 'twice'" in caplog.text
+    [message] = check_jobs()
+    assert (message.id, message.is_serious()) == ("django_leader.E021", True)
+
+
+def test_a_module_that_is_loaded_again_replaces_its_jobs() -> None:
+    for period in (5, 7):
+        periodic(every=period)(work)
+    assert registered() == [("default", "tests.django.test_jobs.work", "every 7 s")]
+
+
+@pytest.fixture
+def an_app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Makes an app whose module has this text."""
+
+    def make(text: str) -> None:
+        package = tmp_path / "app_with_jobs"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        (package / "leader_jobs.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        module = types.ModuleType("app_with_jobs")
+        module.__path__ = [str(package)]
+        monkeypatch.setitem(sys.modules, "app_with_jobs", module)
+        monkeypatch.delitem(sys.modules, "app_with_jobs.leader_jobs", raising=False)
+        config = AppConfig("app_with_jobs", module)
+        monkeypatch.setattr(apps, "get_app_configs", lambda: [config])
+        monkeypatch.setattr(jobs, "_discovered", False)
+
+    return make
+
+
+def test_the_module_of_each_app_is_imported_once(an_app: Callable[[str], None]) -> None:
+    an_app("from django_leader import periodic\n@periodic(every=60)\ndef tidy(): pass\n")
+    assert [spec.job.name for spec in jobs.of("default")] == ["app_with_jobs.leader_jobs.tidy"]
+    assert len(jobs.of("default")) == 1
+
+
+def test_a_module_that_cannot_be_imported_ends_nothing(
+    an_app: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    an_app("from django_leader import periodic\nperiodic(every=0)\n")
+    assert jobs.of("default") == ()
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "the jobs of the app 'app_with_jobs' do not run" in record.getMessage()
+    assert record.exc_info
+    [message] = check_jobs()
+    assert message.id == "django_leader.E020"
+    assert "(ValueError: periodic: every is 0; give a number of seconds" in message.msg
+
+
+def checked() -> list[CheckMessage]:
+    return check_jobs()
+
+
+def test_an_election_that_is_not_declared_is_an_error(settings: Settings) -> None:
+    settings.LEADER_ELECTIONS = {"default": {}}
+    periodic(every=60, election="reports")(work)
+    [message] = checked()
+    assert (message.id, "has no 'reports'" in message.msg) == ("django_leader.E022", True)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1.5, ["django_leader.W020"]), (2, [])])
+def test_a_period_shorter_than_the_retry_interval_is_a_warning(
+    settings: Settings, every: float, expected: list[str]
+) -> None:
+    settings.LEADER_ELECTIONS = {"default": {"RETRY_INTERVAL": 2}}
+    periodic(every=every)(work)
+    assert [message.id for message in checked()] == expected
+
+
+def run_command(*arguments: str) -> tuple[int, str, str]:
+    """Exit status, output and errors."""
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        call_command("leader_jobs", *arguments, stdout=out, stderr=err)
+    except SystemExit as error:
+        return int(error.code or 0), out.getvalue(), err.getvalue()
+    return 0, out.getvalue(), err.getvalue()
+
+
+def test_the_leader_runs_jobs_and_the_command_shows_them(project: Settings, some_server: RedisServer) -> None:
+    some_server.client().flushall()
+    ran = threading.Event()
+    fail = [False]
+
+    def job(run: Run) -> None:
+        ran.set()
+        if fail[0]:
+            raise ValueError("a job")
+
+    periodic(every=1, name="job")(job)
+    periodic(cron="0 0 1 1 *", name="yearly")(work)
+    status, out, _ = run_command()
+    assert (status, out.splitlines()[1].split()[-4:]) == (0, ["-", "-", "-", "-"])
+    elections["default"].start()
+    assert ran.wait(GENEROUS)
+    eventually(lambda: json.loads(run_command("--json")[1])[0]["outcome"] == "ok")
+    status, out, _ = run_command("default", "--json")
+    assert status == 0
+    rows = json.loads(out)
+    assert [row["job"] for row in rows] == ["job", "yearly"]
+    assert rows[0]["by"] == elections["default"].instance_id
+    assert rows[0]["token"] == elections["default"].fencing_token
+    assert rows[0]["next"] > rows[0]["last"]
+    assert rows[0]["decision"] == "run"
+    assert rows[1]["last"] is None
+    fail[0] = True
+    eventually(lambda: run_command()[0] == 1, "the last run has failed")
+    shown = run_command()[1].splitlines()
+    assert shown[0].split()[:4] == ["JOB", "ELECTION", "SCHEDULE", "NEXT"]
+    elections.reset()
+    assert some_server.client().exists(*slot_keys(elections["default"].config.keys)) == 2
+
+
+def test_without_jobs_the_command_says_so(project: Settings) -> None:
+    assert run_command() == (0, "No jobs are registered.\n", "")
+
+
+def test_the_command_cannot_say_anything_of_an_unknown_election(project: Settings) -> None:
+    with pytest.raises(CommandError, match="there is no such election") as raised:
+        call_command("leader_jobs", "other")
+    assert raised.value.returncode == 2
+
+
+def test_the_command_says_that_redis_is_unreachable(settings: Settings) -> None:
+    settings.CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1/0"}}
+    settings.LEADER_ELECTIONS = {"default": {}}
+    periodic(every=60)(work)
+    status, _, err = run_command()
+    assert (status, "127.0.0.1:1" in err) == (2, True)
+
+
+def test_a_local_election_runs_jobs_too(settings: Settings) -> None:
+    settings.LEADER_ELECTIONS = {"default": {"LOCAL": True}}
+    runs: list[Run] = []
+    periodic(every=1, name="job")(lambda run: runs.append(run))
+    elections["default"].start()
+    eventually(lambda: len(runs) >= 2)
+    elections.reset()
+    assert runs[0].scheduled_for < runs[1].scheduled_for
+    assert runs[1].previous
+    assert runs[1].previous.scheduled_for == runs[0].scheduled_for
