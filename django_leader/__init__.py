@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .protocol.config import Config
     from .protocol.records import ElectionStatus, Event, LeaderInfo, NotRun
     from .runtime.election import LeaderElection
-    from .runtime.jobs import Run
+    from .runtime.runs import Run
     from .runtime.term import Term
     from .signals import became_leader, leader_changed, lost_leadership
 
@@ -57,7 +57,7 @@ _MODULES = {
     "decorators": ("leader_required",),
     "guards": ("assert_leader", "leader_only"),
     "runtime.election": ("LeaderElection",),
-    "runtime.jobs": ("Run",),
+    "runtime.runs": ("Run",),
     "runtime.term": ("Term",),
     "exceptions": ("ConfigError", "LeaderError", "LeadershipLost", "NotLeader", "RedisUnavailable"),
     "handler": ("elections", "is_leader"),

@@ -30,7 +30,7 @@ from .protocol.config import LONGEST_DURATION
 from .protocol.jobs import Job
 from .protocol.schedule import Cron, Every, Schedule
 from .protocol.slots import LONGEST_NAME, InDoubt
-from .runtime.jobs import JobSpec, Run
+from .runtime.runs import JobSpec, Run
 from .system.log import log
 from .targets import check_function
 

@@ -30,10 +30,11 @@ from django_leader.system.starts import Start, starts
 from .answers import Answers
 from .candidacy import Candidacy
 from .grant import NO_GRANT, Grant
-from .jobs import JobLoop, JobRunner, JobSpec
+from .jobs import JobLoop
 from .lifecycle import lifecycle
 from .listeners import Changed, Gained, Listeners, Lost, Pair, RunCoroutine, run_coroutine
 from .queries import Client, Questions, in_thread, source
+from .runs import JobSpec, Runs
 from .waits import wait
 from .work import Factory, checked
 
@@ -75,9 +76,9 @@ class LeaderElection(Answers, Questions):
         self._connect = source(client)
         self._listeners = Listeners(after_callback, run_coroutine)
         self._when_idle = when_idle
-        self.jobs = JobRunner(self.label, self._listeners, jobs)
-        """For this package: the jobs of this election that go on in this process."""
-        self._listeners.has_jobs, self._listeners.claims_slots = self.jobs.any, self._claims_slots
+        self._jobs, self.runs = jobs, Runs(self.label, self._listeners)
+        """For this package: the runs of jobs that go on in this process."""
+        self._listeners.has_jobs, self._listeners.claims_slots = lambda: bool(jobs()), self._claims_slots
         self._forget()
         lifecycle.add(self)
 
@@ -237,7 +238,7 @@ class LeaderElection(Answers, Questions):
         candidacy, term = self._candidacy, self.term()
         if candidacy is None or term is None or term.token != token:
             return None
-        return self.jobs.loop(self._connect(), self.config, candidacy.shared, term)
+        return JobLoop(self.runs, self._jobs, self._connect(), self.config, candidacy.shared, term)
 
     def _run_candidacy(self, candidacy: Candidacy) -> None:
         candidacy.run()
@@ -260,7 +261,7 @@ class LeaderElection(Answers, Questions):
         if not (self.overridden or lifecycle.exiting):
             # Before the lock, because the application's functions make the client, and may log.
             self._connect()
-            self.jobs.any()
+            self._jobs()
         with lifecycle.starting:
             if self._pid != os.getpid():
                 self.after_fork()  # a fork in C, which runs no hook
@@ -377,5 +378,5 @@ class LeaderElection(Answers, Questions):
         """For this package: be no leader in a child, and use nothing of the parent's candidacy. Local."""
         if self._candidacy:
             self._candidacy.abandon()
-        self.jobs.forget()
+        self.runs.forget()
         self._forget()

@@ -17,7 +17,7 @@ from django_leader import Config, LeaderElection
 from django_leader.exceptions import LeadershipLost
 from django_leader.protocol.jobs import Job
 from django_leader.protocol.slots import slot_keys
-from django_leader.runtime.jobs import JobSpec, Run, spread
+from django_leader.runtime.runs import JobSpec, Run, spread
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 FAST = {"lock_ttl": 3.0, "heartbeat_interval": 0.4, "retry_interval": 0.1, "quarantine": 0}
@@ -271,7 +271,7 @@ def test_an_election_without_jobs_has_no_thread_for_them(make: Make, some_server
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     assert not [thread for thread in threading.enumerate() if "gain" in thread.name and "test" in thread.name]
-    assert election.jobs._loop is None
+    assert not election.runs._loops
     assert some_server.client().exists(*slot_keys(election.config.keys)) == 0
 
 
@@ -331,14 +331,14 @@ def test_an_idle_loop_does_not_wake_up(make: Make) -> None:
     election.start()
     eventually(lambda: record.runs)
     waits: list[float] = []
-    real = election.jobs.wait
+    real = election.runs.wait
 
     def wait(seconds: float) -> None:
         waits.append(seconds)
         real(seconds)
 
-    election.jobs.wait = wait  # type: ignore[method-assign]
-    election.jobs.wake()
+    election.runs.wait = wait  # type: ignore[method-assign]
+    election.runs.wake()
     eventually(lambda: waits)
     time.sleep(1.5)  # several heartbeats
     assert len(waits) == 1

@@ -21,7 +21,7 @@ from django_leader.jobs import Registered, jobs
 from django_leader.management.output import printable, put
 from django_leader.protocol.job_records import JobRecord
 from django_leader.report import translated
-from django_leader.runtime.jobs import instant
+from django_leader.runtime.runs import instant
 from django_leader.texts import Text
 
 ALL_WELL, TROUBLE, UNKNOWN = 0, 1, 2

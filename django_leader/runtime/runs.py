@@ -1,0 +1,215 @@
+"""The runs of jobs in this process: what goes on, in a thread of its own for each, and what has ended.
+
+NOT guaranteed here:
+
+- That a run ends with its term. Its code must ask (``Run.raise_if_lost``), or write with ``Run.token``.
+- That the end of a run is recorded. If Redis cannot be asked then, the slot stays in doubt, or is ``unreported``.
+
+A run that outlasts its term is a run without one. It is told so, and its end is recorded when it comes: by the loop of
+the next term (``jobs``), or by its own thread if there is none.
+
+What is shared, and under what: ``Runs._changed`` protects what goes on and what has ended. Each run touches only its
+own. In a child of a fork nothing goes on, because none of these threads is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any, NamedTuple
+
+from django_leader.protocol.jobs import Job
+from django_leader.protocol.slots import LONGEST_ERROR, End, Outcome
+from django_leader.system import clock
+from django_leader.system.log import log
+from django_leader.system.threads import OwnThread
+
+from .listeners import Listeners
+from .term import Term
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+Record = Callable[[Sequence[End]], object]
+
+
+class Previous(NamedTuple):
+    """The run before, of the same job, in whatever process."""
+
+    scheduled_for: datetime
+    outcome: str
+    """``ok``, ``failed``, ``failed-to-start``, ``in-doubt``, ``unreported``, ``missed`` or ``hung``.
+
+    ``-`` while it goes on.
+    """
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a job, as its function sees it. All members are local, and any thread may use them."""
+
+    name: str
+    """The name of the job."""
+    scheduled_for: datetime
+    """The slot: the instant for which the run was scheduled. Aware, in UTC."""
+    attempt: int
+    """1; more if an earlier start of this very slot was in doubt and the job has ``in_doubt="rerun"``."""
+    previous: Previous | None
+    """The run before; None if none is known."""
+    term: Term
+    """The term in which the run was started."""
+
+    @property
+    def token(self) -> int:
+        """The fencing token of the term."""
+        return self.term.token
+
+    def is_lost(self) -> bool:
+        """Return whether the term is over, so that another process may lead and run the next slot. Local."""
+        return not self.term.is_current()
+
+    def raise_if_lost(self) -> None:
+        """Raise ``LeadershipLost`` if the term is over. Local."""
+        self.term.raise_if_lost()
+
+
+class JobSpec(NamedTuple):
+    """A job that was registered."""
+
+    job: Job
+    call: Callable[[Run], Any]
+    jitter: float = 0.0
+    """Seconds over which the starts of the slots are spread, by the name and the slot."""
+
+
+class _Going(NamedTuple):
+    """A run that goes on in this process."""
+
+    end: End
+    """How it will have ended, but for the outcome."""
+    since: float
+
+
+class Runs:
+    """What goes on of the jobs of one election in this process, and what has ended."""
+
+    def __init__(self, label: str, listeners: Listeners) -> None:
+        self.label, self._listeners = label, listeners
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child too, where no run of the parent goes on. Local."""
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        # Under the lock:
+        self._going: dict[str, _Going] = {}
+        """The last run of each job, while it goes on."""
+        self._number = 0
+        """Of runs that go on, hung ones that were overtaken included."""
+        self._ended: deque[End] = deque()
+        """What no loop has taken yet."""
+        self._loops = 0
+        """How many loops take ends now: the last one, and for a moment one of the term before."""
+        self._record: Record = lambda ends: None
+        """Tells Redis of ends without a loop."""
+        self._woken = False
+
+    def wake(self) -> None:
+        """Have the loop look again. Local, any thread."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def since(self) -> dict[str, float]:
+        """Return since when the last run of a job goes on, by name. Local."""
+        with self._changed:
+            return {name: going.since for name, going in self._going.items()}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run goes on. Local."""
+        return self._number > 0
+
+    def start(self, spec: JobSpec, run: Run, end: End) -> None:
+        """Start a run in a thread of its own. Raise ``RuntimeError`` or ``MemoryError`` if none can be started."""
+        going = _Going(end, clock.now())
+        with self._changed:
+            self._going[end.name], self._number = going, self._number + 1
+        try:
+            OwnThread(partial(self._run, spec, run, going), f"{self.label} job {run.name}").start()
+        except BaseException:
+            self._over(going)
+            raise
+
+    def take_ends(self) -> list[End]:
+        """Return what has ended since the last call. Local."""
+        with self._changed:
+            ends, self._woken = list(self._ended), False
+            self._ended.clear()
+            return ends
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until something has changed. Local."""
+        with self._changed:
+            if not self._woken:
+                self._changed.wait(min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+
+    def enter(self, record: Record) -> None:
+        """Leave the ends of runs to a loop from now on. ``record``: what tells Redis of them without a loop. Local."""
+        with self._changed:
+            self._loops, self._record = self._loops + 1, record
+
+    def leave(self, unsent: Sequence[End]) -> None:
+        """Have the threads of the runs record their ends, and keep what could not be sent for the next loop. Local."""
+        with self._changed:
+            self._ended.extend(unsent)
+            self._loops -= 1
+
+    def _run(self, spec: JobSpec, run: Run, going: _Going) -> None:
+        outcome: Outcome = "ok"
+        error = ""
+        try:
+            self._listeners.call(self._body, spec, run)()
+        except BaseException as raised:
+            if os.getpid() != self._pid:
+                raise  # a child that the job has forked ends as it likes
+            outcome, error = "failed", f"{type(raised).__name__}: {raised}"[:LONGEST_ERROR]
+            log(logging.ERROR, "%s: the job %r failed", self.label, run.name, exc_info=raised)
+        if os.getpid() == self._pid:
+            end = going.end._replace(outcome=outcome, took=clock.now() - going.since, error=error)
+            self._over(going, end)
+
+    def _body(self, spec: JobSpec, run: Run) -> Any:
+        if spec.jitter:
+            run.term.lost.wait(spread(run.name, run.scheduled_for, spec.jitter))
+            run.raise_if_lost()
+        return spec.call(run)
+
+    def _over(self, going: _Going, end: End | None = None) -> None:
+        with self._changed:
+            self._number -= 1
+            if self._going.get(going.end.name) is going:
+                del self._going[going.end.name]
+            if end:
+                self._ended.append(end)
+            alone = not self._loops
+            self._woken = True
+            self._changed.notify_all()
+        if alone and (ends := self.take_ends()):
+            self._record(ends)
+
+
+def instant(slot: int) -> datetime:
+    """Return a slot as an aware datetime in UTC. Local."""
+    return EPOCH + timedelta(milliseconds=slot)
+
+
+def spread(name: str, slot: datetime, jitter: float) -> float:
+    """Return the seconds by which this slot of this job starts later: the same in all processes. Local."""
+    digest = hashlib.blake2b(f"{slot.isoformat()} {name}".encode(), digest_size=8).digest()
+    return jitter * int.from_bytes(digest, "big") / 2**64
