@@ -145,11 +145,11 @@ local function claim(found, name, slot, before, claim_id, grace, policy, here, o
   if record.outcome == '-' and not goes_on then
     if own and here == 'hung' then
       record.outcome = 'hung'
-    elseif record.policy == 'rerun' and policy == 'rerun' and record.attempt < STARTS then
+    elseif not own and record.policy == 'rerun' and policy == 'rerun' and record.attempt < STARTS then
       start(record.slot, record.attempt + 1)
       save()
       return decision('rerun', record.slot, record.attempt)
-    else  -- 'unreported': its claim or its end was lost, and was given up
+    else  -- 'unreported': this term knows that it does not go on, but its claim or its end was lost
       record.outcome = own and 'unreported' or 'in-doubt'
     end
     remember(record.slot, record.outcome, int(record.token), record.process)
