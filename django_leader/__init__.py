@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .conf import UnknownElection
     from .decorators import leader_required
-    from .exceptions import ConfigError, LeaderError, LeadershipLost, NotLeader, RedisUnavailable
+    from .exceptions import ConfigError, LeaderError, LeadershipLost, NotLeader, RedisUnavailable, StaleToken
     from .guards import assert_leader, leader_only
     from .handler import elections, is_leader
     from .jobs import periodic
     from .protocol.config import Config
     from .protocol.records import ElectionStatus, Event, LeaderInfo, NotRun
     from .runtime.election import LeaderElection
+    from .runtime.fenced import FencedCache, FencedRedis
     from .runtime.runs import Run
     from .runtime.term import Term
     from .signals import became_leader, leader_changed, lost_leadership
@@ -30,6 +31,8 @@ __all__ = [
     "ConfigError",
     "ElectionStatus",
     "Event",
+    "FencedCache",
+    "FencedRedis",
     "LeaderElection",
     "LeaderError",
     "LeaderInfo",
@@ -38,6 +41,7 @@ __all__ = [
     "NotRun",
     "RedisUnavailable",
     "Run",
+    "StaleToken",
     "Term",
     "UnknownElection",
     "assert_leader",
@@ -57,9 +61,10 @@ _MODULES = {
     "decorators": ("leader_required",),
     "guards": ("assert_leader", "leader_only"),
     "runtime.election": ("LeaderElection",),
+    "runtime.fenced": ("FencedCache", "FencedRedis"),
     "runtime.runs": ("Run",),
     "runtime.term": ("Term",),
-    "exceptions": ("ConfigError", "LeaderError", "LeadershipLost", "NotLeader", "RedisUnavailable"),
+    "exceptions": ("ConfigError", "LeaderError", "LeadershipLost", "NotLeader", "RedisUnavailable", "StaleToken"),
     "handler": ("elections", "is_leader"),
     "jobs": ("periodic",),
     "protocol.records": ("ElectionStatus", "Event", "LeaderInfo", "NotRun"),

@@ -12,10 +12,10 @@ from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
-from redis.sentinel import SentinelConnectionPool
 
 from .exceptions import ConfigError
-from .redis.reasons import CLUSTER, place_in, refuse
+from .redis import connector
+from .redis.reasons import CLUSTER, refuse
 
 DJANGO_REDIS = "django_redis.cache.RedisCache"
 DJANGO = "django.core.cache.backends.redis.RedisCache"
@@ -91,16 +91,9 @@ def _misread(cache: str, location: Any) -> str:
 def database(cache: str) -> tuple[object, ...]:
     """Return what is equal for two caches that lead to one Redis database. Local, connects to nothing.
 
-    Two names of one host are not known to be one. A cache that cannot carry an election is equal to itself only.
+    A cache that cannot carry an election is equal to itself only.
     """
-    if problem(cache):
-        return (cache,)
-    pool = _client(cache).connection_pool
-    place: object = place_in(pool.connection_kwargs)
-    if isinstance(pool, SentinelConnectionPool):
-        sentinels = pool.sentinel_manager.sentinels
-        place = pool.service_name, frozenset(place_in(one.connection_pool.connection_kwargs) for one in sentinels)
-    return place, str(pool.connection_kwargs.get("db") or 0)
+    return (cache,) if problem(cache) else connector.database(_client(cache).connection_pool)
 
 
 def client(cache: str) -> redis.Redis:
@@ -111,8 +104,4 @@ def client(cache: str) -> redis.Redis:
 
 
 def _client(cache: str) -> redis.Redis:
-    backend: Any = caches[cache]
-    # Both have one method that returns the raw client; django-redis' backend has it on its public client object.
-    owner = backend.client if hasattr(backend, "client") else backend._cache
-    found: redis.Redis = owner.get_client(write=True)
-    return found
+    return connector.client_of(caches[cache])

@@ -26,6 +26,14 @@ class OverrideMissing(LeaderError):
     """
 
 
+class StaleToken(LeaderError):
+    """A write was refused, because a later leader has written: this process is not the leader any more.
+
+    It is an ``Exception``, unlike ``LeadershipLost``: a job that catches it and goes on does no harm, because each of
+    its other fenced writes is refused, too.
+    """
+
+
 class NotLeader(LeaderError):
     """The caller's fault: it calls, in a process that does not lead, what only the leader may do."""
 

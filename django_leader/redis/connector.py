@@ -32,26 +32,58 @@ _NO_CLIENT_INFO: dict[str, None] = (
 )
 
 
-def connector(pool: ConnectionPool) -> Connect:
-    """Return a function that makes connections like those of ``pool``, but private and without retries.
+def connector(pool: ConnectionPool) -> Connector:
+    """Return a function that makes connections like those of ``pool``. Local."""
+    return Connector(pool)
+
+
+class Connector:
+    """Makes connections like those of ``pool``, but private and without retries.
 
     They have the address, the credentials and the TLS of the pool. If Sentinel manages the pool, a connection leads to
     the server that is the primary when it connects.
     """
-    # With RESP2 and no client info a new connection costs no handshake beyond what the server asks for.
-    kwargs = private(pool.connection_kwargs) | _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
-    kwargs |= {"decode_responses": False, "health_check_interval": 0}
-    kwargs["parser_class"] = limited(kwargs.get("parser_class", DefaultParser))
-    primary = Primary(pool) if isinstance(pool, SentinelConnectionPool) else None
 
-    def connect(timeout: float) -> Connection:
+    def __init__(self, pool: ConnectionPool) -> None:
+        # With RESP2 and no client info a new connection costs no handshake beyond what the server asks for.
+        kwargs = private(pool.connection_kwargs) | _NO_CLIENT_INFO | {"protocol": 2, "client_name": None}
+        kwargs |= {"decode_responses": False, "health_check_interval": 0}
+        kwargs["parser_class"] = limited(kwargs.get("parser_class", DefaultParser))
+        self._pool, self._kwargs = pool, kwargs
+        self._primary = Primary(pool) if isinstance(pool, SentinelConnectionPool) else None
+
+    def __call__(self, timeout: float) -> Connection:
+        """Make a connection whose connect and each of whose reads end after ``timeout`` seconds. Local."""
         own: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        if primary:
-            own["connection_pool"] = primary.within(timeout)
-        connection: Connection = pool.connection_class(**kwargs | own)
+        if self._primary:
+            own["connection_pool"] = self._primary.within(timeout)
+        connection: Connection = self._pool.connection_class(**self._kwargs | own)
         return connection
 
-    return connect
+    @property
+    def database(self) -> tuple[object, ...]:
+        """What is equal for two pools that lead to one database. Local."""
+        return database(self._pool)
+
+
+def database(pool: ConnectionPool) -> tuple[object, ...]:
+    """Return what is equal for two pools that lead to one database. Local, connects to nothing.
+
+    Two names of one host are not known to be one.
+    """
+    place: object = place_in(pool.connection_kwargs)
+    if isinstance(pool, SentinelConnectionPool):
+        sentinels = pool.sentinel_manager.sentinels
+        place = pool.service_name, frozenset(place_in(one.connection_pool.connection_kwargs) for one in sentinels)
+    return place, str(pool.connection_kwargs.get("db") or 0)
+
+
+def client_of(cache: Any) -> redis.Redis:
+    """Return the client of a cache of django-redis or of Django. Local, connects to nothing."""
+    # Both have one method that returns the raw client; django-redis' backend has it on its public client object.
+    owner = cache.client if hasattr(cache, "client") else cache._cache
+    client: redis.Redis = owner.get_client(write=True)
+    return client
 
 
 class Primary:

@@ -27,13 +27,13 @@ from django_leader.system.forks import unsupported
 from django_leader.system.log import log
 from django_leader.system.starts import Start, starts
 
-from .answers import Answers
 from .candidacy import Candidacy
+from .fenced import Fencing
 from .grant import NO_GRANT, Grant
 from .jobs import JobLoop
 from .lifecycle import lifecycle
 from .listeners import Changed, Gained, Listeners, Lost, Pair, RunCoroutine, run_coroutine
-from .queries import Client, Questions, in_thread, source
+from .queries import Client, in_thread, source
 from .runs import JobSpec, Runs
 from .waits import wait
 from .work import Factory, checked
@@ -42,7 +42,7 @@ Callback = TypeVar("Callback", bound=Callable[[], Any])
 Work = TypeVar("Work", bound=Factory)
 
 
-class LeaderElection(Answers, Questions):
+class LeaderElection(Fencing):
     """This process in one election. One object per process and election. To make one is local.
 
     Any thread may use it where nothing else is said. ``client`` (or a function that returns it, called when Redis is

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from django_leader.exceptions import LeaderError
 from django_leader.system.starvation import green
 
-from .work import Factory, Gain, TermWork, Work
+from .work import Factory, First, Gain, TermWork, Work
 
 Callback = Callable[[], Any]
 Gained = Callable[[int], Any]
@@ -104,6 +104,8 @@ class Listeners:
         self.has_jobs: Callable[[], bool] = lambda: False
         self.claims_slots: Callable[[int], TermWork | None] = lambda token: None
         """Returns what claims the slots of the jobs in the term with this token."""
+        # Any thread sets; by the database that is fenced, what tells it of a term before anything else is called.
+        self.fences: dict[object, Gained] = {}
 
     @property
     def tells_loss(self) -> bool:
@@ -145,10 +147,13 @@ class TermCalls:
         works: list[TermWork] = [Work(factory, token) for factory in listeners.works]
         if listeners.has_jobs() and (jobs := listeners.claims_slots(token)):
             works.append(jobs)
-        self._pairs = [(Gain(listeners.call(pair.gained, token), pair.what), pair) for pair in listeners.pairs]
-        self._works = [(Gain(listeners.call(work.run), work.what), work) for work in works]
-        alone = [Gain(listeners.call(function, token)) for function in listeners.on_gain]
+        first = First([partial(tell, token) for tell in list(listeners.fences.values())])
+        self._pairs = [(Gain(listeners.call(pair.gained, token), pair.what, first), pair) for pair in listeners.pairs]
+        self._works = [(Gain(listeners.call(work.run), work.what, first), work) for work in works]
+        alone = [Gain(listeners.call(function, token), first=first) for function in listeners.on_gain]
         self.gains = [*(gain for gain, _ in self._pairs), *alone, *(gain for gain, _ in self._works)]
+        if listeners.fences and not self.gains:
+            self.gains = [Gain(lambda: None, first=first)]
 
     def losses(self, reason: str) -> list[Callback]:
         """Return what to call in order when the term has ended, and each gain has begun or was skipped.

@@ -28,14 +28,34 @@ PATIENCE = 5.0
 """Seconds that what began with a term may take to end before the log says what waits for it."""
 
 
+class First:
+    """What precedes all gains of one term: the first gain calls it, and the others wait meanwhile."""
+
+    def __init__(self, calls: list[Callable[[], Any]]) -> None:
+        self._lock = threading.Lock()
+        # Under the lock:
+        self._calls = calls
+
+    def __call__(self) -> None:
+        """Call what was not called yet, or wait until another thread has. Raise what it raises."""
+        if not self._calls:
+            return
+        with self._lock:
+            while self._calls:
+                try:
+                    self._calls[0]()
+                finally:
+                    del self._calls[0]  # only now, because the others look without the lock
+
+
 class Gain:
     """One call at the beginning of one term. ``__call__`` or ``skip`` acts, whichever comes first, and does so once.
 
-    ``what``: what is called, for the log.
+    ``what``: what is called, for the log. ``first``: what must have been called before.
     """
 
-    def __init__(self, call: Callable[[], Any], what: str = "a gain callback") -> None:
-        self._call, self.what = call, what
+    def __init__(self, call: Callable[[], Any], what: str = "a gain callback", first: First | None = None) -> None:
+        self._call, self.what, self._first = call, what, first
         # Held until the first of the two has acquired the first one and releases the others.
         self._claim, self.begun, self._done = threading.Lock(), locked(), locked()
         self.skipped = False
@@ -43,8 +63,12 @@ class Gain:
     def __call__(self) -> None:
         """Call it, unless it was skipped. Raise what it raises."""
         if self._claim.acquire(blocking=False):
-            self.begun.release()
             try:
+                try:
+                    if self._first:
+                        self._first()
+                finally:
+                    self.begun.release()
                 self._call()
             finally:
                 self._done.release()

@@ -9,11 +9,15 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
 
+import redis
+from django.core.cache import caches
 from django.core.management.base import BaseCommand
 from typing_extensions import assert_type
 
 from django_leader import (
     Config,
+    FencedCache,
+    FencedRedis,
     LeaderElection,
     LeaderInfo,
     NotRun,
@@ -120,6 +124,10 @@ is_leader(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 assert_type(election.term(), Term | None)
 assert_type(assert_leader().token, int)
+assert_type(election.fenced(caches["default"]), FencedCache)
+assert_type(election.fenced(redis.Redis(), term=election.term()), FencedRedis)
+assert_type(election.fenced(redis.Redis()).incr("a"), int)
+election.fenced(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 assert_leader().lost.wait("3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 str(election.term().token)  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
 

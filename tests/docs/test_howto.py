@@ -122,11 +122,11 @@ def test_each_way_of_fencing_refuses_a_late_write(make: Make) -> None:
     said = site.script("""
 import logging, sys
 from django_leader.testing import leading
-from my_app import fenced_redis, leading as work, report_sql, reports
+from my_app import leading as work, report_sql, reports
 from my_app.models import Report
 logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
 
-for number, write in enumerate((Report.write, report_sql.write, fenced_redis.write)):
+for number, write in enumerate((Report.write, report_sql.write)):
     print([write(f"by {number}", str(token), token) for token in (7, 7, 6, 8, 7)])
 print(sorted(Report.objects.values_list("name", "text", "fencing_token")))
 for token in (5, 4):
@@ -136,7 +136,7 @@ with work.working(6):
     print(Report.write("nightly", "late", 5), Report.objects.get(name="nightly").text)
 """)
     assert said.splitlines() == [
-        *["[True, True, False, True, False]"] * 3,
+        *["[True, True, False, True, False]"] * 2,
         "[('by 0', '8', 8), ('by 1', '8', 8)]",
         "not written: a later leader has been here",
         "False all is well",
@@ -148,6 +148,36 @@ page = doctest.DocTestParser().get_doctest({session!r}, {{}}, "page", None, 0)
 print(doctest.DocTestRunner().run(page))
 """)
     assert "failed=0, attempted=4" in done, done
+
+
+def test_a_late_write_to_redis_is_refused(make: Make) -> None:
+    said = make("howto/fencing").script("""
+import logging, sys
+from django.core.cache import caches
+from django_leader import elections
+from django_leader.runtime.grant import Grant, new_cell
+from django_leader.system import clock
+from my_app import counting, rates
+logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
+election = elections["default"]
+rates.refresh()
+election.start()
+election.wait_for_leadership(40)
+rates.refresh()
+print(caches["default"].get("rates"), counting.count("a"), counting.count("a"))
+token = election.fencing_token
+election.stop()
+election.start()
+election.wait_for_leadership(40)
+rates.refresh()
+election._publish(Grant(token, new_cell(clock.now() + 1000)))  # as a process that was paused
+rates.refresh()
+election.stop()
+""")
+    first, second, third = said.splitlines()
+    assert first.startswith("not refreshed: LEADER_ELECTIONS['default']: this process (")
+    assert second == "{'EUR': 1.08} 1 2"
+    assert third.startswith("not refreshed: LEADER_ELECTIONS['default']: a write of the term with token")
 
 
 def test_the_probe_fails_where_the_threads_of_the_election_do_not_run(make: Make) -> None:
