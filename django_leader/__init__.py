@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .conf import UnknownElection
     from .decorators import leader_required
     from .exceptions import ConfigError, LeaderError, LeadershipLost, NotLeader, RedisUnavailable, StaleToken
+    from .fencing import FencedManager, FencedModel, FencedQuerySet, afenced_update, fenced_transaction, fenced_update
     from .guards import assert_leader, leader_only
     from .handler import elections, is_leader
     from .jobs import periodic
@@ -32,6 +33,9 @@ __all__ = [
     "ElectionStatus",
     "Event",
     "FencedCache",
+    "FencedManager",
+    "FencedModel",
+    "FencedQuerySet",
     "FencedRedis",
     "LeaderElection",
     "LeaderError",
@@ -44,9 +48,12 @@ __all__ = [
     "StaleToken",
     "Term",
     "UnknownElection",
+    "afenced_update",
     "assert_leader",
     "became_leader",
     "elections",
+    "fenced_transaction",
+    "fenced_update",
     "is_leader",
     "leader_changed",
     "leader_only",
@@ -65,6 +72,14 @@ _MODULES = {
     "runtime.runs": ("Run",),
     "runtime.term": ("Term",),
     "exceptions": ("ConfigError", "LeaderError", "LeadershipLost", "NotLeader", "RedisUnavailable", "StaleToken"),
+    "fencing": (
+        "FencedManager",
+        "FencedModel",
+        "FencedQuerySet",
+        "afenced_update",
+        "fenced_transaction",
+        "fenced_update",
+    ),
     "handler": ("elections", "is_leader"),
     "jobs": ("periodic",),
     "protocol.records": ("ElectionStatus", "Event", "LeaderInfo", "NotRun"),

@@ -12,6 +12,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "django_leader",
     "tests.commands",
+    "tests.databases",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",

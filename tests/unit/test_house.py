@@ -16,6 +16,7 @@ from tests.support.candidates import ROOT
 
 PROMISED = (
     "apps", "models", "admin", "checks", "signals", "exceptions", "testing", "asgi", "decorators", "handler", "conf",
+    "fencing",
 )  # fmt: skip
 """Modules that projects import from. The others may move."""
 MODULE, FUNCTION = 250, 40
