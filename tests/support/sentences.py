@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache, cached_property
 from importlib import import_module
@@ -57,6 +58,18 @@ class Source:
         """What each node stands in."""
         return {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
 
+    @cached_property
+    def called(self) -> dict[str, list[ast.Call]]:
+        """The calls of each name, as it is called in the source; those by ``partial``, too, as if they were such calls."""
+        found = defaultdict[str, list[ast.Call]](list)
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Call):
+                call = _of_partial(node)
+                if call is not node:
+                    self.parents[call] = node
+                found[ast.unparse(call.func)].append(call)
+        return found
+
     def around(self, node: ast.AST) -> Iterator[ast.AST]:
         """What the node stands in, the innermost first."""
         while node in self.parents:
@@ -68,13 +81,8 @@ class Source:
         return next((outer.name for outer in self.around(node) if isinstance(outer, Function)), "")
 
     def calls(self, *names: str) -> Iterator[ast.Call]:
-        """The calls of what is called so in the source, also those by ``partial``, which then are such calls."""
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Call):
-                call = _of_partial(node)
-                if ast.unparse(call.func) in names:
-                    self.parents.setdefault(call, node)
-                    yield call
+        """The calls of what is called so in the source."""
+        return (call for name in names for call in self.called.get(name, ()))
 
     def arguments(self, called: str, index: int) -> list[str]:
         """The texts that are given to what is called so."""
