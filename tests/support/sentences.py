@@ -60,7 +60,7 @@ class Source:
 
     @cached_property
     def called(self) -> dict[str, list[ast.Call]]:
-        """The calls of each name, as it is called in the source; those by ``partial``, too, as if they were such calls."""
+        """The calls by the name that is called, as in the source; those by ``partial``, too, as such calls."""
         found = defaultdict[str, list[ast.Call]](list)
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Call):
