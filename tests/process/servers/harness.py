@@ -24,9 +24,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from django_leader import Config, LeaderElection
 from testproject.embedded import die_with_parent
 from tests.process.servers.ways import PROJECT, Command, Way
-from tests.support.candidates import ROOT, Candidate
+from tests.support.candidates import ROOT
 from tests.support.servers import RedisServer, eventually, program
 
 AT_A_TIME = 4
@@ -71,7 +72,7 @@ class Run:
         self.folder = Path(tempfile.mkdtemp(prefix="django-leader-servers-"))
         self.log = self.folder / "log"
         (self.folder / "touched.py").touch()
-        self.witness: Candidate | None = None
+        self.witness: LeaderElection | None = None
         self.deaths = 0
         """Of candidates. They are counted until their time is over."""
         self.over = threading.Event()
@@ -117,11 +118,10 @@ class Run:
     def pids(self) -> set[int]:
         """All processes of the session that it leads, zombies apart."""
         found = set()
-        for stat in Path("/proc").glob("[0-9]*/stat"):
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             with contextlib.suppress(OSError):
-                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-                if int(session) == self.process.pid and state != "Z":
-                    found.add(int(stat.parent.name))
+                if os.getsid(pid) == self.process.pid and ") Z " not in Path(f"/proc/{pid}/stat").read_text():
+                    found.add(pid)
         return found
 
     def campaigners(self) -> set[int]:
@@ -207,7 +207,7 @@ class Run:
             return (
                 (self.process.pid in found, len(found)) == (way.main, way.main + way.children)
                 and len(found) <= known <= len(found) + self.deaths
-                and (not found or self.leader() in found | {self.witness.pid if self.witness else 0})
+                and (not found or self.leader() in found | ({os.getpid()} if self.witness else set()))
             )
 
         self._waits(settled, "the right processes are candidates, and one leads")
@@ -244,10 +244,13 @@ class Run:
     # What happens to it
 
     def begin_witness(self) -> int:
-        """Another candidate, which follows whoever leads. Gives its pid."""
-        self.witness = Candidate(self.redis.port, instance_id="witness", same_host_takeover=self.takeover, **DURATIONS)
-        self.witness.hears("change")
-        return self.witness.pid
+        """Another candidate, in this process, which follows whoever leads. Gives its pid."""
+        config = Config(instance_id="witness", same_host_takeover=self.takeover, handle_sigterm=False, **DURATIONS)
+        self.witness, follows = LeaderElection(self.redis.client(), config), threading.Event()
+        self.witness.listen(lambda token: None, lambda token, reason: None, lambda previous, current: follows.set())
+        self.witness.start()
+        assert follows.wait(BOUND), "the witness follows nobody"
+        return os.getpid()
 
     def rest(self, way: Way) -> None:
         """Sees that no task is under way: Celery may wait 30 s for its result. Nor a request, where none may be."""
@@ -280,7 +283,7 @@ class Run:
             time.sleep(0.01)
         self.process.wait()
         if self.witness:
-            self.witness.close()
+            self.witness.stop()
         self.client.close()
         self.redis.close()
         shutil.rmtree(self.folder, ignore_errors=True)
