@@ -34,6 +34,12 @@ $(VENV)/.%: pyproject.toml
 	@$(INSTALL) $*
 	@touch $@
 
+# All groups at once, for .ci/run: pip builds the package once, and asks once what is missing.
+GROUPS := browser servers release lint docs
+$(VENV)/.all: pyproject.toml
+	@$(INSTALL) test $(GROUPS:%=--group %)
+	@touch $@ $(patsubst %,$(VENV)/.%,demo test $(GROUPS))
+
 demo: $(VENV)/.demo
 	@$(BIN)/python -m testproject.demo --rounds $(ROUNDS) $(ARGS)
 
@@ -53,11 +59,11 @@ lint: $(VENV)/.lint
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-# The modules that decide have every branch tested.
+# The modules that decide have every branch tested. The folders run beside each other.
 CORE := */machine.py,*/session.py,*/errands.py,*/template.py,*/requests.py,*/replies.py,*/runner.py,*/pace.py,*/expiry.py,*/hold.py,*/lease.py,*/election.py,*/answers.py,*/term.py,*/guards.py,*/config.py,*/records.py,*/pidfd.py,*/worker.py,*/grant.py,*/waits.py
 coverage: $(VENV)/.test
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q tests/unit tests/redis tests/django $(ARGS)
+	printf 'tests/%s\n' unit redis django | xargs -P 3 -I {} $(BIN)/coverage run -m pytest -q {} $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=100 --include="$(CORE)"
 
