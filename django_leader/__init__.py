@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .guards import assert_leader, leader_only
     from .handler import elections, is_leader
     from .jobs import periodic
+    from .once import once_per_slot
     from .protocol.config import Config
     from .protocol.records import ElectionStatus, Event, LeaderInfo, NotRun
     from .runtime.election import LeaderElection
@@ -59,6 +60,7 @@ __all__ = [
     "leader_only",
     "leader_required",
     "lost_leadership",
+    "once_per_slot",
     "periodic",
 ]
 
@@ -82,6 +84,7 @@ _MODULES = {
     ),
     "handler": ("elections", "is_leader"),
     "jobs": ("periodic",),
+    "once": ("once_per_slot",),
     "protocol.records": ("ElectionStatus", "Event", "LeaderInfo", "NotRun"),
     "signals": ("became_leader", "leader_changed", "lost_leadership"),
 }

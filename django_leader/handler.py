@@ -85,7 +85,7 @@ class ElectionHandler:
 
     def _make(self, alias: str) -> LeaderElection:
         from . import client
-        from .jobs import jobs
+        from .registry import jobs
         from .runtime.election import LeaderElection
         from .runtime.local import Local
 

@@ -6,7 +6,7 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from .conf import configured
-from .jobs import MODULE, Registered, jobs
+from .registry import MODULE, Registered, jobs
 from .settings import read
 
 

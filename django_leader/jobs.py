@@ -13,108 +13,24 @@ Write jobs in a module ``leader_jobs`` of an app. It is imported where an electi
 from __future__ import annotations
 
 import inspect
-import logging
 import math
-import threading
 from collections.abc import Callable
 from datetime import timedelta, tzinfo
-from importlib import import_module
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-from django.apps import apps
 from django.conf import settings
-from django.utils.module_loading import module_has_submodule
 
 from .conf import DEFAULT_ALIAS
 from .protocol.config import LONGEST_DURATION
 from .protocol.jobs import Job
 from .protocol.schedule import Cron, Every, Schedule
 from .protocol.slots import LONGEST_NAME, InDoubt
+from .registry import Registered, jobs
 from .runtime.runs import JobSpec, Run
-from .system.log import log
 from .targets import check_function
 
-MODULE = "leader_jobs"
-"""The module of an app that is searched for jobs."""
 Target = TypeVar("Target")
 Seconds = float | timedelta
-BROKEN = "LEADER_ELECTIONS: the jobs of the app %r do not run, because its module %s cannot be imported"
-TWICE = "LEADER_ELECTIONS[%r]: two jobs have the name %r, so the one of %s does not run; give it another name"
-
-
-class Registered(NamedTuple):
-    """A job as it was declared."""
-
-    election: str
-    spec: JobSpec
-    where: str
-    """Module and name of what it calls."""
-
-
-class Jobs:
-    """The jobs of this process, by election. Thread-safe, one object per process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        # Under the lock:
-        self._known: dict[tuple[str, str], Registered] = {}
-        self.duplicates: list[Registered] = []
-        """Jobs that do not run, because another one of their election has the name."""
-        self.broken: dict[str, Exception] = {}
-        """What the import of the module of an app raised, by the name of the app."""
-        self._discovered = False
-        # Replaced as a whole.
-        self._specs: dict[str, tuple[JobSpec, ...]] = {}
-
-    def add(self, job: Registered) -> None:
-        """Register a job. What is registered again, as when a module is loaded anew, replaces itself. Local."""
-        key = job.election, job.spec.job.name
-        with self._lock:
-            known = self._known.get(key)
-            if known and known.where != job.where:
-                self.duplicates.append(job)
-                log(logging.ERROR, TWICE, *key, job.where)
-                return
-            self._known[key] = job
-            specs = {
-                alias: [job.spec for job in self._known.values() if job.election == alias] for alias, _ in self._known
-            }
-            self._specs = {alias: tuple(found) for alias, found in specs.items()}
-
-    def of(self, alias: str) -> tuple[JobSpec, ...]:
-        """Return the jobs of an election. The first call imports the modules of all apps; then local. Never raises."""
-        if not self._discovered:
-            self.discover()
-        return self._specs.get(alias, ())
-
-    def all(self) -> list[Registered]:
-        """Return all jobs, by election and name. Cost: as of ``of``."""
-        self.discover()
-        with self._lock:
-            return [self._known[key] for key in sorted(self._known)]
-
-    def discover(self) -> None:
-        """Import the module ``leader_jobs`` of each app, once. Log what one raises, and import the others."""
-        with self._lock:
-            if self._discovered or not apps.ready:
-                return
-            self._discovered = True
-            for app in apps.get_app_configs():
-                if not app.module or not module_has_submodule(app.module, MODULE):
-                    continue
-                try:
-                    import_module(f"{app.name}.{MODULE}")
-                except Exception as error:  # the application that carries us goes on
-                    self.broken[app.label] = error
-                    log(logging.ERROR, BROKEN, app.label, f"{app.name}.{MODULE}", exc_info=error)
-
-    def unlock(self) -> None:
-        """For this package: replace the lock in a forked child, where no thread is left to release it."""
-        self._lock = threading.RLock()
-
-
-jobs = Jobs()
-"""The jobs of this process."""
 
 
 @overload
@@ -176,46 +92,64 @@ def periodic(
     Local. Raise ``TypeError`` and ``ValueError`` at once for what cannot be a job, and ``ImportError`` for ``cron``
     without its extra. An election that is not declared is an error of ``manage.py check``.
     """
-    schedule = _schedule(every, offset, cron, tz)
-    late, hung = _duration("grace", grace), _duration("max_run", max_run)
-    spread = _duration("jitter", jitter or None) or 0.0
-    if in_doubt not in ("skip", "rerun"):
-        raise ValueError(f"periodic: in_doubt is {in_doubt!r}; give 'skip' or 'rerun'")
-    if not isinstance(election, str):
-        raise TypeError(f"periodic: election is {election!r}; give the alias of an election")
+    make = declared("periodic", every, offset, cron, tz, election, grace, in_doubt, max_run)
+    spread = _duration("periodic", "jitter", jitter or None) or 0.0
 
     def register(target: Target) -> Target:
-        where, call = _described(target), _call(target)
-        named = name or where
-        if not isinstance(named, str) or not 0 < len(named) <= LONGEST_NAME:
-            raise ValueError(f"periodic: name is {named!r}; give a str of 1 to {LONGEST_NAME} characters")
-        job = Job(named, schedule, late, in_doubt, hung or math.inf)
-        jobs.add(Registered(election, JobSpec(job, call, spread), where))
+        call, where = _call(target), described(target)
+        jobs.add(Registered(election, JobSpec(make(name or where), call, spread), where, target))
         return target
 
     return register
 
 
-def _schedule(every: Any, offset: Any, cron: Any, tz: Any) -> Schedule:
+def declared(
+    decorator: str,
+    every: Any = None,
+    offset: Any = 0.0,
+    cron: Any = None,
+    tz: Any = None,
+    election: Any = DEFAULT_ALIAS,
+    grace: Any = None,
+    in_doubt: Any = "skip",
+    max_run: Any = None,
+) -> Callable[[Any], Job]:
+    """For this package: return what makes the job of a name. Raise as ``periodic`` does. Local."""
+    schedule = _schedule(decorator, every, offset, cron, tz)
+    late, hung = _duration(decorator, "grace", grace), _duration(decorator, "max_run", max_run)
+    if in_doubt not in ("skip", "rerun"):
+        raise ValueError(f"{decorator}: in_doubt is {in_doubt!r}; give 'skip' or 'rerun'")
+    if not isinstance(election, str):
+        raise TypeError(f"{decorator}: election is {election!r}; give the alias of an election")
+
+    def make(name: Any) -> Job:
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+            raise ValueError(f"{decorator}: name is {name!r}; give a str of 1 to {LONGEST_NAME} characters")
+        return Job(name, schedule, late, in_doubt, hung or math.inf)
+
+    return make
+
+
+def _schedule(decorator: str, every: Any, offset: Any, cron: Any, tz: Any) -> Schedule:
     if (every is None) == (cron is None):
-        raise TypeError("periodic: give either every, a number of seconds, or cron, five fields")
+        raise TypeError(f"{decorator}: give either every, a number of seconds, or cron, five fields")
     try:
         if cron is not None:
             return Cron(cron, settings.TIME_ZONE if tz is None else tz)
         return Every(every, offset)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"periodic: {error}") from None
+        raise type(error)(f"{decorator}: {error}") from None
 
 
-def _duration(setting: str, value: Any) -> float | None:
+def _duration(decorator: str, setting: str, value: Any) -> float | None:
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"periodic: {setting} is {value!r}; give seconds as a number, or a timedelta")
+        raise TypeError(f"{decorator}: {setting} is {value!r}; give seconds as a number, or a timedelta")
     if not 0 < seconds <= LONGEST_DURATION:
         allowed = f"more than 0 and at most {LONGEST_DURATION:.0f} seconds (a year)"
-        raise ValueError(f"periodic: {setting} is {value!r}; give {allowed}")
+        raise ValueError(f"{decorator}: {setting} is {value!r}; give {allowed}")
     return float(seconds)
 
 
@@ -224,7 +158,8 @@ def _enqueues(target: Any) -> bool:
     return not inspect.isroutine(target) and callable(getattr(target, "enqueue", None)) and hasattr(target, "func")
 
 
-def _described(target: Any) -> str:
+def described(target: Any) -> str:
+    """For this package: return module and name of what ``target`` calls. Local."""
     function = target.func if _enqueues(target) else target
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .runtime.election import LeaderElection
@@ -25,6 +25,15 @@ class Override:
         self.alias, self.grant = alias, grant
 
 
+class SlotOverride(NamedTuple):
+    """What a test says of the slots of jobs."""
+
+    at: float | None
+    """Seconds since the Unix epoch in place of the clock."""
+    verdict: str
+    """What every claim is answered; empty: what follows from the time."""
+
+
 class Overrides:
     """The overrides of this process that have not ended. Thread-safe; one object, made at import."""
 
@@ -35,6 +44,7 @@ class Overrides:
         """The newest is last, and counts."""
         self._elections: weakref.WeakSet[LeaderElection] = weakref.WeakSet()
         """All elections, also those that were forgotten, because a module of the application may have kept one."""
+        self._slots: list[SlotOverride] = []
         self._real = 0
         """How many uses of ``real_elections()`` have not ended."""
 
@@ -65,6 +75,21 @@ class Overrides:
             if election.name == alias and election.overridden is not grant:
                 election.override(grant)
 
+    def begin_slots(self, override: SlotOverride) -> None:
+        """Have ``override`` decide claims until ``end_slots``. Local."""
+        with self._lock:
+            self._slots.append(override)
+
+    def end_slots(self, override: SlotOverride) -> None:
+        """End ``override``. Local."""
+        with self._lock:
+            self._slots.remove(override)
+
+    @property
+    def slots(self) -> SlotOverride:
+        """What tests say of slots now. Local."""
+        return self._slots[-1] if self._slots else SlotOverride(None, "")
+
     @property
     def real_elections(self) -> bool:
         """Whether a test has said that commands shall campaign. Local."""
@@ -83,7 +108,7 @@ class Overrides:
     def after_fork(self) -> None:
         """Forget the overrides of the parent in a forked child, and a lock that no thread is left to release."""
         self._lock = threading.RLock()
-        self._active = []
+        self._active, self._slots = [], []
 
 
 overrides = Overrides()

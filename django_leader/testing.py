@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
+from datetime import datetime
+from typing import Any
 
 from .conf import DEFAULT_ALIAS
-from .overrides import overrides
+from .overrides import SlotOverride, overrides
+from .registry import jobs as registry
 from .runtime.grant import NO_GRANT, Grant, new_cell
+from .runtime.runs import Previous, Run, instant
+from .runtime.term import Term
 from .scopes import Scope
 from .settings import read
 
@@ -40,6 +46,46 @@ def following(using: str = DEFAULT_ALIAS) -> Scope:
     on entering when the settings have no election ``using``.
     """
     return _override("following", using, lambda: NO_GRANT)
+
+
+def slots(at: datetime | None = None, *, verdict: str = "") -> Scope:
+    """Decide what becomes of the calls of ``@once_per_slot`` functions in this process while ``leading()`` counts.
+
+    ``at``: an aware time in place of the clock, from which the slot follows. A slot runs once within one use of
+    ``leading()``. ``verdict``: what each claim is answered, whatever the slot: ``run``, or the reason of a ``NotRun``.
+    Use it as ``leading``. Local. Raise ``TypeError`` at once for a time that is not aware, or is none.
+    """
+    if at is not None and (not isinstance(at, datetime) or at.tzinfo is None):
+        raise TypeError(f"slots: at is {at!r}; give an aware datetime")
+
+    def begin() -> Callable[[], None]:
+        override = SlotOverride(at.timestamp() if at else None, verdict)
+        overrides.begin_slots(override)
+        return lambda: overrides.end_slots(override)
+
+    return Scope("slots", begin)
+
+
+def run_job(
+    job: str | Callable[..., Any],
+    *,
+    using: str = DEFAULT_ALIAS,
+    at: datetime | None = None,
+    attempt: int = 1,
+    previous: Previous | None = None,
+    token: int = TEST_TOKEN,
+) -> Any:
+    """Call a ``@periodic`` function as the leader does, in this thread, and return what it returns.
+
+    ``job``: the function, or the name of the job. ``at``: the slot, by default the last one. The term of the run, which
+    has this ``token``, lasts. No slot is claimed. The coroutine of a coroutine function is returned, to be awaited.
+    Raise ``LookupError`` if there is no such job in the election ``using``, and what the function raises.
+    """
+    spec = registry.find(using, job)
+    slot = at or instant(spec.job.schedule.latest(time.time_ns() // 1_000_000))
+    grant = Grant(token, new_cell(math.inf))
+    term = Term(f"LEADER_ELECTIONS[{using!r}]", grant, lambda: grant)
+    return spec.call(Run(spec.job.name, slot, attempt, previous, term))
 
 
 def real_elections() -> Scope:

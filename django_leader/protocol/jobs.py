@@ -158,6 +158,11 @@ class JobSession:
         """Note that a run has ended, or could not be started. Local."""
         self._ends.append(end)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether a claim has no answer yet. Local."""
+        return any(entry.claim for entry in self._entries)
+
     def unsent(self) -> list[End]:
         """Return the ends that no answer has confirmed. Local."""
         return list(self._ends)

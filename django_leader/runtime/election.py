@@ -30,7 +30,7 @@ from django_leader.system.starts import Start, starts
 from .candidacy import Candidacy
 from .fenced import Fencing
 from .grant import NO_GRANT, Grant
-from .jobs import JobLoop
+from .jobs import Access, JobLoop
 from .lifecycle import lifecycle
 from .listeners import Changed, Gained, Listeners, Lost, Pair, RunCoroutine, run_coroutine
 from .queries import Client, in_thread, source
@@ -235,10 +235,16 @@ class LeaderElection(Fencing):
 
     def _claims_slots(self, token: int) -> JobLoop | None:
         """Return what claims the slots of the jobs in the term that has just begun. Local."""
+        access = self.access()
+        return JobLoop(self.runs, self._jobs, access) if access and access.term.token == token else None
+
+    def access(self) -> Access | None:
+        """For this package: return what claims of slots need, None if this process does not lead. Local."""
         candidacy, term = self._candidacy, self.term()
-        if candidacy is None or term is None or term.token != token:
+        led = candidacy.shared.state.term if candidacy else None
+        if candidacy is None or term is None or led is None or led.token != term.token:
             return None
-        return JobLoop(self.runs, self._jobs, self._connect(), self.config, candidacy.shared, term)
+        return Access(self._connect(), self.config, candidacy.shared, term, led.began)
 
     def _run_candidacy(self, candidacy: Candidacy) -> None:
         candidacy.run()

@@ -16,16 +16,18 @@ says; with the election, ``state``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import ValidConfig
-from django_leader.protocol.jobs import Decided, JobSession
+from django_leader.protocol.jobs import Decided, Job, JobSession
 from django_leader.protocol.requests import Requests
 from django_leader.protocol.session import Leave, Send
 from django_leader.protocol.slots import End, SlotRequests
 from django_leader.redis.connector import Connect
+from django_leader.redis.lease import Lease
 from django_leader.system import clock
 from django_leader.system.forks import Forked
 from django_leader.system.log import log
@@ -45,27 +47,41 @@ NOT_RUN = {
 """What the log says of a slot that was decided otherwise than by a run."""
 
 
+class Access(NamedTuple):
+    """What the claims of one term need."""
+
+    connect: Connect
+    config: ValidConfig
+    shared: SharedState
+    term: Term
+    began: float
+    """Of the term: ``Answer.began``."""
+
+    def requests(self) -> SlotRequests:
+        """Return the requests of the term. Local."""
+        return SlotRequests(self.config.keys, self.shared.candidate_id, self.term.token, self.began)
+
+    def session(self, jobs: Sequence[Job], requests: SlotRequests, going: Mapping[str, float]) -> JobSession:
+        """Return the driver of these jobs. Local."""
+        wait = Requests(self.config).await_replicas()
+        return JobSession(jobs, requests, self.config.timing, going, wait)
+
+    def open(self) -> Lease:
+        """Return a connection of its own, which is made when it is needed. Local."""
+        return open_lease(self.connect, self.config)
+
+
 class JobLoop:
     """What claims the slots of one term. ``run`` does it, in a gain thread; ``end`` says that the term is over."""
 
-    def __init__(
-        self,
-        runs: Runs,
-        specs: Callable[[], Sequence[JobSpec]],
-        connect: Connect,
-        config: ValidConfig,
-        shared: SharedState,
-        term: Term,
-    ) -> None:
+    def __init__(self, runs: Runs, specs: Callable[[], Sequence[JobSpec]], access: Access) -> None:
         # Never change.
-        self._runs, self._registered, self._connect, self._config = runs, specs, connect, config
-        self._shared, self._term = shared, term
-        began = shared.state.term.began if shared.state.term else 0.0
-        self._requests = SlotRequests(config.keys, shared.candidate_id, term.token, began)
+        self._runs, self._registered, self._access = runs, specs, access
+        self._shared, self._term, self._requests = access.shared, access.term, access.requests()
         # Set by any thread, and never reset.
         self._over = False
         # Only in the thread of ``run``.
-        self._lease = open_lease(connect, config)
+        self._lease = access.open()
         self._going: dict[str, float] = {}
         self._specs: dict[str, JobSpec] = {}
         self._session = self._begin([])
@@ -73,8 +89,7 @@ class JobLoop:
 
     def _begin(self, specs: Sequence[JobSpec]) -> JobSession:
         self._specs = {spec.job.name: spec for spec in specs}
-        jobs, wait = [spec.job for spec in specs], Requests(self._config).await_replicas()
-        return JobSession(jobs, self._requests, self._config.timing, self._going, wait)
+        return self._access.session([spec.job for spec in specs], self._requests, self._going)
 
     what = "the jobs"
 
@@ -103,7 +118,7 @@ class JobLoop:
 
     def record(self, ends: Sequence[End]) -> None:
         """Record the ends of runs that have outlasted their term. One round trip on a new connection."""
-        lease = open_lease(self._connect, self._config)
+        lease = self._access.open()
         try:
             lease.ask(self._requests.finish(ends))
         except RedisUnavailable as error:

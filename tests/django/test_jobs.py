@@ -22,8 +22,8 @@ from pytest_django import Settings
 
 from django_leader import Run, elections, periodic
 from django_leader.job_checks import check_jobs
-from django_leader.jobs import jobs
 from django_leader.protocol.slots import slot_keys
+from django_leader.registry import jobs
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 

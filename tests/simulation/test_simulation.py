@@ -28,7 +28,7 @@ SOON = {
     "the instant of a request is that of its confirmation": 52,
     "the token is only the time": 7,
 }
-"""For a bug that takes many seeds, or a long one, the seed to begin with. From any other it is found, too, but later."""
+"""For a bug that takes many seeds, or a long one, the seed to begin with. From any other it is found later."""
 
 
 @pytest.mark.parametrize("first", [1, None], ids=["fixed seeds", "other seeds"])

@@ -17,9 +17,9 @@ from django.utils.translation import override, pgettext_lazy
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.handler import elections
-from django_leader.jobs import Registered, jobs
 from django_leader.management.output import printable, put
 from django_leader.protocol.job_records import JobRecord
+from django_leader.registry import Registered, jobs
 from django_leader.report import translated
 from django_leader.runtime.runs import instant
 from django_leader.texts import Text

@@ -1,0 +1,186 @@
+"""``@once_per_slot``: a function that some scheduler calls in every process, and that runs once in each slot.
+
+NOT guaranteed here: that a slot is run, because nobody may call for it; otherwise what ``periodic`` does not guarantee.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Coroutine
+from datetime import tzinfo
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from asgiref.sync import iscoroutinefunction, sync_to_async
+
+from .conf import DEFAULT_ALIAS
+from .handler import elections, is_leader
+from .jobs import Seconds, declared, described
+from .overrides import overrides
+from .protocol.jobs import Job
+from .protocol.records import NotRun
+from .protocol.slots import InDoubt, Outcome
+from .registry import Registered, jobs
+from .runtime.grant import Grant
+from .runtime.jobs import Access
+from .runtime.once import Claimer
+from .runtime.runs import JobSpec
+from .system import clock
+from .targets import check_function
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
+class OncePerSlot(Protocol):
+    """What ``once_per_slot`` returns: a decorator of functions and of coroutine functions."""
+
+    @overload
+    def __call__(
+        self, target: Callable[P, Coroutine[Any, Any, Result]], /
+    ) -> Callable[P, Coroutine[Any, Any, Result | NotRun]]: ...
+
+    @overload
+    def __call__(self, target: Callable[P, Result], /) -> Callable[P, Result | NotRun]: ...
+
+
+@overload
+def once_per_slot(
+    every: Seconds,
+    *,
+    offset: Seconds = ...,
+    name: str = ...,
+    election: str = ...,
+    grace: Seconds | None = ...,
+    in_doubt: InDoubt = ...,
+    max_run: Seconds | None = ...,
+) -> OncePerSlot: ...
+
+
+@overload
+def once_per_slot(
+    *,
+    cron: str,
+    tz: str | tzinfo | None = ...,
+    name: str = ...,
+    election: str = ...,
+    grace: Seconds | None = ...,
+    in_doubt: InDoubt = ...,
+    max_run: Seconds | None = ...,
+) -> OncePerSlot: ...
+
+
+def once_per_slot(every: Any = None, *, election: str = DEFAULT_ALIAS, name: str = "", **options: Any) -> OncePerSlot:
+    """Run a function once in each slot of a schedule, in the leader, however often and wherever it is called.
+
+    For a function that a scheduler of each process calls. A call runs the last slot that is due, unless that was
+    decided before. It returns what the function returns, or a ``NotRun``, which is false and has the reason:
+    ``not-leading``; ``done``, ``missed``, ``overlapped``, ``in-doubt``, ``unknown`` and ``waiting``, as in the record;
+    ``undecided`` and ``redis-unavailable`` if Redis could not be asked, so that a later call asks again.
+
+    The options are those of ``periodic``, but for ``jitter``, and mean the same. The decorated function has the
+    parameters of the function. A coroutine function asks Redis in a thread.
+
+    Where this process does not lead, a call is local. In the leader it takes a few round trips on a new connection,
+    and one more when the function has returned or raised. What it raises is recorded, and raised. Any thread.
+
+    Raise as ``periodic`` does, and ``TypeError`` for what cannot be guarded, such as a generator function or a task of
+    another framework. The decorated function raises ``UnknownElection`` if the alias is not declared.
+    """
+    make = declared("once_per_slot", every, election=election, **options)
+
+    def decorate(target: Any) -> Any:
+        check_function("once_per_slot", target)
+        job = make(name or described(target))
+        guarded = _guarded(target, election, job)
+        jobs.add(Registered(election, JobSpec(job, lambda run: target()), described(target), guarded, called=True))
+        return guarded
+
+    return decorate
+
+
+def _guarded(target: Any, alias: str, job: Job) -> Any:
+    claims = Claims(alias, job)
+    if iscoroutinefunction(target):
+
+        @functools.wraps(target)
+        async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
+            skipped = (
+                await sync_to_async(claims.begin, thread_sensitive=False)() if claims.may() else claims.not_leading()
+            )
+            if isinstance(skipped, NotRun):
+                return skipped
+            try:
+                result = await target(*args, **kwargs)
+            except BaseException as error:
+                await sync_to_async(skipped, thread_sensitive=False)(error)
+                raise
+            await sync_to_async(skipped, thread_sensitive=False)(None)
+            return result
+
+        return guarded_coroutine
+
+    @functools.wraps(target)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        begun = claims.begin() if claims.may() else claims.not_leading()
+        if isinstance(begun, NotRun):
+            return begun
+        try:
+            result = target(*args, **kwargs)
+        except BaseException as error:
+            begun(error)
+            raise
+        begun(None)
+        return result
+
+    return guarded
+
+
+class Claims:
+    """The claims of one decorated function. Any thread."""
+
+    def __init__(self, alias: str, job: Job) -> None:
+        self._alias, self._job = alias, job
+        self._claimer: Claimer | None = None
+        self._tested: tuple[Grant | None, int] = None, 0
+        """In tests: the override, and the last slot that was run in it."""
+
+    def may(self) -> bool:
+        """Return whether this process leads. Local."""
+        return is_leader(self._alias)
+
+    @staticmethod
+    def not_leading() -> NotRun:
+        """Return the answer where this process does not lead. Local."""
+        return NotRun("not-leading")
+
+    def begin(self) -> NotRun | Callable[[BaseException | None], None]:
+        """Claim the last slot. Return what to call when its run has ended, or why it is not run."""
+        election = elections[self._alias]
+        if election.overridden:
+            return self._in_test(election.overridden)
+        access = election.access()
+        if access is None:
+            return self.not_leading()
+        if self._claimer is None:
+            self._claimer = Claimer(self._job, election.label)
+        claimed, since = self._claimer.claim(access), clock.now()
+        if isinstance(claimed, str):
+            return NotRun(claimed)
+        return functools.partial(self._end, self._claimer, access, claimed, since)
+
+    def _end(self, claimer: Claimer, access: Access, end: Any, since: float, error: BaseException | None) -> None:
+        outcome: Outcome = "ok" if error is None else "failed"
+        text = "" if error is None else f"{type(error).__name__}: {error}"
+        claimer.ended(access, end._replace(outcome=outcome, took=clock.now() - since, error=text))
+
+    def _in_test(self, override: Grant) -> NotRun | Callable[[BaseException | None], None]:
+        said = overrides.slots
+        slot = self._job.schedule.latest(int((time.time() if said.at is None else said.at) * 1000))
+        if said.verdict not in ("", "run"):
+            return NotRun(said.verdict)
+        last, decided = self._tested
+        if last is override and slot <= decided and not said.verdict:
+            return NotRun("done")
+        self._tested = override, slot
+        return lambda error: None
