@@ -1,4 +1,4 @@
-"""``@once_per_slot``: a function that is called everywhere runs once in each slot. And the helpers for tests of jobs."""
+"""``@once_per_slot``: a function that is called everywhere runs once in each slot. Helpers for tests of jobs."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_coroutine_function_is_guarded_too(project: Settings, some_server: Red
 def test_a_call_during_a_run_is_overlapped(local: None) -> None:
     began, go = threading.Event(), threading.Event()
 
-    @once_per_slot(every=1)
+    @once_per_slot(every=1, grace=3600)
     def waits() -> str:
         began.set()
         go.wait(GENEROUS)
