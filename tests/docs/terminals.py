@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from django.core.management import call_command
+
 from testproject.embedded import die_with_parent
 from tests.docs.pages import ELECTION, Block, blocks
 from tests.support.candidates import ROOT
@@ -163,7 +165,7 @@ class Project:
 
     def begin(self, page: str) -> None:
         """Make a project with an app, as the how-to pages take for granted, and write the files of ``page``."""
-        self.run("django-admin startproject mysite .")
+        call_command("startproject", "mysite", str(self.folder))
         self.add(BASE + ELECTION)
         for package in ("my_app", "my_app/management", "my_app/management/commands"):
             self.write(f"{package}/__init__.py", "")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 
 from testproject.embedded import die_with_parent
 from tests.support.candidates import ROOT
@@ -101,7 +102,7 @@ class Project:
         self.folder = folder
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO"))}
         self.environment = {**clean, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        subprocess.run([sys.executable, "-m", "django", "startproject", "mysite", "."], cwd=folder, check=True)
+        call_command("startproject", "mysite", str(folder))
         settings = folder / "mysite" / "settings.py"
         settings.write_text(
             settings.read_text().replace("INSTALLED_APPS = [", 'INSTALLED_APPS = ["django_leader", "jobs.apps.App",')
