@@ -21,6 +21,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have each worker of xdist begin with some of the long tests, so that none of them is left alone at the end.
+
+    A long test is one with a time limit of its own.
+    """
+    workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    long = [item for item in items if item.get_closest_marker("timeout")]
+    short = [item for item in items if not item.get_closest_marker("timeout")]
+    share = -(-len(short) // workers)
+    items[:] = [
+        item
+        for number in range(workers)
+        for item in (*long[number::workers], *short[number * share : (number + 1) * share])
+    ]
+
+
 def need(found: object, what: str) -> None:
     """Skips the test where ``what`` is missing; under CI it fails."""
     if not found:
