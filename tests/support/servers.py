@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import redis
@@ -21,8 +23,8 @@ CHOSEN = os.environ.get("REDIS_SERVER", "")
 """The path of the server program on which all tests run, if they shall run on one alone."""
 SERVERS = [os.path.basename(CHOSEN)] if CHOSEN else ["valkey", "redis-server"]
 """The names of the servers on which a test runs that says how servers behave."""
-GENEROUS = 40.0
-"""Seconds after which a condition that has not come true is taken for one that never will."""
+GENEROUS = 90.0
+"""Seconds after which a condition that has not come true is taken for one that never will. A test may last longer."""
 
 
 def eventually(condition: Callable[[], Any], what: str = "", timeout: float = GENEROUS, *, every: float = 0.005) -> Any:
@@ -35,12 +37,23 @@ def eventually(condition: Callable[[], Any], what: str = "", timeout: float = GE
     return value
 
 
+def _ports() -> Iterator[int]:
+    """Ports below those that the kernel gives to clients; each of xdist's workers has its own, and begins anywhere."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 16
+    ports = range(10_000 + worker * 1400, 10_000 + (worker + 1) * 1400)
+    return itertools.islice(itertools.cycle(ports), random.randrange(len(ports)), None)
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port on 127.0.0.1 that nobody listens on, and that neither a client nor another test gets meanwhile."""
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def program(name: str) -> str | None:

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -28,7 +27,7 @@ from django_leader import Config, LeaderElection
 from testproject.embedded import die_with_parent
 from tests.process.servers.ways import PROJECT, Command, Way
 from tests.support.candidates import ROOT
-from tests.support.servers import RedisServer, eventually, program
+from tests.support.servers import RedisServer, eventually, free_port, program
 
 AT_A_TIME = 4
 BOUND = 20.0
@@ -68,7 +67,7 @@ class Run:
 
     def __init__(self, way: Command, *, without_us: bool = False, takeover: bool = False) -> None:
         self.way, self.takeover = way, takeover
-        self.port = _port()
+        self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="django-leader-servers-"))
         self.log = self.folder / "log"
         (self.folder / "touched.py").touch()
@@ -292,15 +291,6 @@ class Run:
 def _as_from_a_terminal() -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell has what it runs in the background ignore it
-
-
-def _port() -> int:
-    """A free one below those that the kernel gives to clients: one of them could have it before the server binds it."""
-    while True:
-        port = random.randrange(10_000, 32_768)
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            return port
 
 
 def _descriptors(pid: int) -> set[str]:
