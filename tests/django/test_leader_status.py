@@ -224,7 +224,7 @@ def shell(server: RedisServer, command: str, **more: str) -> subprocess.Complete
 
 @pytest.fixture
 def led(some_server: RedisServer) -> RedisServer:
-    some_server.client().set("maplefile:leader:lock", NAME, px=60_000)
+    some_server.client().set("maplefile:leader:lock", NAME, px=600_000)
     return some_server
 
 

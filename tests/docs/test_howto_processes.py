@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import redis
 
+from django_leader import Config, LeaderElection
 from django_leader.management.commands.leader_status import LEADERLESS, LED, UNKNOWN
 from django_leader.protocol.machine import Reason
 from tests.conftest import need
@@ -53,13 +55,6 @@ def instance(leader: Terminal, election: str) -> str:
     found = rf"LEADER_ELECTIONS\['{election}'\]: leader, with token \d+ \((\S+),"
     [name, *_] = eventually(lambda: re.findall(found, "\n".join(leader.said)), f"it leads {election}")
     return str(name)
-
-
-def any_status(site: Project, command: str) -> dict[str, Any]:
-    """The row of ``leader_status``, whether there is a leader or not."""
-    [row] = json.loads(site.run(f"{command} --json || true"))
-    assert isinstance(row, dict)
-    return row
 
 
 def status(site: Project, command: str, *, exit_status: int = 0) -> dict[str, Any]:
@@ -244,8 +239,9 @@ time.sleep(3600)
 
 
 @pytest.mark.parametrize("handler", ["logging.StreamHandler", "my_app.background.BackgroundHandler"])
-def test_with_the_handler_of_the_page_a_full_pipe_costs_no_term(site: Project, handler: str) -> None:
-    [(ask, _)] = printed(LOGS).items()
+def test_with_the_handler_of_the_page_a_full_pipe_costs_no_term(
+    site: Project, own_server: RedisServer, handler: str
+) -> None:
     site.begin(LOGS)
     site.add(f'LOGGING["handlers"]["console"]["class"] = "{handler}"\n')
     site.add('LEADER_ELECTIONS["default"] |= {"LOCK_TTL": 3, "HEARTBEAT_INTERVAL": 0.5, "QUARANTINE": 0}\n')
@@ -257,14 +253,13 @@ def test_with_the_handler_of_the_page_a_full_pipe_costs_no_term(site: Project, h
             os.write(writer, b"x" * 4096)
     os.set_blocking(writer, True)
     leader = site.start("python leads.py", stderr=writer)
-    command = ask.removesuffix(" --json")
-    first = eventually(lambda: (row := any_status(site, command))["leader"] and row, "it leads", every=0.1)
+    config = Config(redis_key_name="mysite:leader:lock", redis_info_key_name="mysite:leader:info")
+    asked = LeaderElection(redis.Redis(port=own_server.port, db=1), config)
+    [elected] = eventually(asked.history, "it leads")
     until = time.monotonic() + 6
-    while time.monotonic() < until and any_status(site, command)["leader"]:
-        time.sleep(0.1)
-    last = any_status(site, command)
-    leads_on = (last["leader"], last["token"]) == (first["leader"], first["token"])
-    assert leads_on is (handler != "logging.StreamHandler"), (first, last)
+    eventually(lambda: time.monotonic() > until or not asked.get_leader_id(), every=0.1)
+    leads_on = asked.get_leader_id() == elected.instance_id and len(asked.history()) == 1
+    assert leads_on is (handler != "logging.StreamHandler"), asked.history()
     leader.process.kill()
     for descriptor in (reader, writer):
         os.close(descriptor)

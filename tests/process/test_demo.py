@@ -15,7 +15,9 @@ import pytest
 
 from tests.conftest import need
 from tests.support.candidates import ROOT
-from tests.support.servers import eventually, program
+from tests.support.servers import GENEROUS, eventually, program
+
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_the_demo_leaves_nothing_behind(folder: Path, number: signal.Signals) ->
             if "Ctrl-C ends it" in line:
                 break
         process.send_signal(number)
-        process.wait(60)
+        process.wait(GENEROUS)
         assert "Traceback" not in process.stdout.read()
     eventually(lambda: not left_behind(folder), "nothing is left of the demo")
     if number != signal.SIGKILL:
@@ -73,7 +75,7 @@ def test_the_demo_leaves_nothing_behind(folder: Path, number: signal.Signals) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_the_demo_runs_without_a_person(folder: Path) -> None:
     process = demo(folder, "--rounds", "1")
-    out, _ = process.communicate(timeout=110)
+    out, _ = process.communicate(timeout=280)
     assert process.returncode == 0, out
     assert "SIGSTOP to" in out
     assert "Each time exactly one other process led" in out
@@ -105,5 +107,5 @@ def test_the_demo_tells_the_new_pid_and_how_long_nobody_led(folder: Path) -> Non
         assert int(back[2]) != pids[leader]
         os.kill(int(back[2]), 0)
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(GENEROUS)
     eventually(lambda: not left_behind(folder), "nothing is left of the demo")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
@@ -11,7 +13,10 @@ from tests.process.servers.project.verdict import verdict
 
 
 def index(request: HttpRequest) -> JsonResponse:
-    time.sleep(float(request.GET.get("seconds", "0")))
+    seconds = float(request.GET.get("seconds", "0"))
+    if seconds > 1:
+        (Path(os.environ["SERVERS_FOLDER"]) / f"occupied-{os.getpid()}").touch()
+    time.sleep(seconds)
     return JsonResponse(verdict())
 
 
