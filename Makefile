@@ -60,7 +60,7 @@ lint: $(VENV)/.lint
 	$(BIN)/lint-imports
 
 # The modules that decide have every branch tested. The folders run beside each other.
-CORE := */machine.py,*/session.py,*/errands.py,*/template.py,*/requests.py,*/replies.py,*/runner.py,*/pace.py,*/expiry.py,*/hold.py,*/lease.py,*/election.py,*/answers.py,*/term.py,*/guards.py,*/config.py,*/records.py,*/pidfd.py,*/worker.py,*/grant.py,*/waits.py
+CORE := */machine.py,*/session.py,*/errands.py,*/template.py,*/requests.py,*/replies.py,*/runner.py,*/pace.py,*/expiry.py,*/hold.py,*/lease.py,*/election.py,*/answers.py,*/term.py,*/guards.py,*/config.py,*/records.py,*/pidfd.py,*/worker.py,*/grant.py,*/waits.py,*/queries.py,*/fence.py,*/fenced.py
 coverage: $(VENV)/.test
 	$(BIN)/coverage erase
 	printf 'tests/%s\n' unit redis django | xargs -P 3 -I {} $(BIN)/coverage run -m pytest -q {} $(ARGS)

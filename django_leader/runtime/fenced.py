@@ -56,14 +56,17 @@ class Fencing(Answers, Questions):
         belongs to the term in which this process leads when it is made. Work that takes long gives its own.
 
         Call it where modules are imported: each later term of this process then makes the server of ``target`` refuse
-        all former leaders, before the gain callbacks of that term are called, which wait for that. It takes one round
-        trip on a connection of its own, and up to four operations in all. If that server cannot be reached, a warning
-        is logged, the term goes on, and its first fenced write does the same. At the election's own server and database
-        nothing has to be done for that.
+        all former leaders, before the gain callbacks of that term are called. These wait for that, and so do the loss
+        callbacks if the term ends meanwhile. It takes one round trip on a connection of its own, and four operations of
+        ``config.timing.operation`` seconds at most. If that server cannot be reached, a warning is logged, the term
+        goes on, and its first fenced write does the same. At the election's own server and database nothing has to be
+        done for that.
 
         Local; any thread. Raise ``ConfigError`` for a target of another kind, such as the client of a Redis Cluster or
-        a pipeline.
+        a pipeline, and for a term of another election.
         """
+        if term and term.label != self.label:
+            raise ConfigError(f"{self.label}: {term!r} is of another election; give a term of this one")
         if hasattr(target, "make_key"):
             cache = FencedCache(self, target, term)
             try:

@@ -27,10 +27,12 @@ class Term:
     child that is forked. All its members are local, and any thread may use them.
     """
 
-    __slots__ = ("_current", "_grant", "_label", "_over")
+    __slots__ = ("_current", "_grant", "_over", "label")
 
     def __init__(self, label: str, grant: Grant, current: Callable[[], Grant]) -> None:
-        self._label, self._grant, self._current = label, grant, current
+        self.label = label
+        """What logs and errors call the election."""
+        self._grant, self._current = grant, current
         # Set by any thread, and never reset. In tests an override may end and an earlier one count again.
         self._over = False
 
@@ -62,12 +64,12 @@ class Term:
         if not self.is_current():
             why = f" (reason: {self._grant.reason})" if self._grant.reason else ""
             raise LeadershipLost(
-                f"{self._label}: the term with token {self.token} is over{why}, and another process may lead. Write "
+                f"{self.label}: the term with token {self.token} is over{why}, and another process may lead. Write "
                 "nothing more, and end this work"
             )
 
     def __repr__(self) -> str:
-        return f"<Term {self.token} of {self._label}, {'current' if self.is_current() else 'over'}>"
+        return f"<Term {self.token} of {self.label}, {'current' if self.is_current() else 'over'}>"
 
 
 class Lost:

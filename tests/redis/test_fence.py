@@ -436,6 +436,13 @@ def test_what_cannot_be_fenced_is_refused_at_once(make: Make, make_target: Calla
         make().fenced(make_target())
 
 
+def test_a_term_of_another_election_is_refused_at_once(make: Make, target: redis.Redis) -> None:
+    other = LeaderElection(Local(), name="other")
+    other.override(Grant(1, new_cell(float("inf"))))
+    with pytest.raises(ConfigError, match="other'\\], current> is of another election; give a term of this one"):
+        make().fenced(target, term=other.term())
+
+
 def test_a_server_that_does_not_know_the_script_is_sent_it(make: Make, some_server: RedisServer) -> None:
     election = led(make)
     some_server.client().script_flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
@@ -15,6 +16,7 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from django_leader import Config, LeaderElection, RedisUnavailable, acl
+from django_leader.protocol.fence import mark_key
 from django_leader.settings import read
 from tests.docs.pages import block
 from tests.support.candidates import ROOT
@@ -72,6 +74,25 @@ def test_the_user_may_touch_nothing_else(own_server: RedisServer) -> None:
     for command in (["GET", "other"], ["FLUSHALL"], ["KEYS", "*"], ["CONFIG", "GET", "*"], ["ACL", "LIST"]):
         with pytest.raises(redis.exceptions.NoPermissionError):
             user.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(("db", "rights"), [(0, "+time +hmget"), (1, "+select +get +set")])
+def test_a_fenced_write_needs_no_more_than_the_manual_says(db: int, rights: str, own_server: RedisServer) -> None:
+    admin, gained = own_server.client(), threading.Event()
+    election = LeaderElection(redis.Redis(port=own_server.port), Config(**FAST | {"quarantine": 0}))
+    keys = election.config.keys
+    mark = keys.state if db == 0 else mark_key(keys)
+    words = f"ACL SETUSER writer on >password ~counter ~{mark} +evalsha +eval +incrby {rights}"
+    admin.execute_command(*words.split())  # type: ignore[no-untyped-call]
+    fenced = election.fenced(redis.Redis(port=own_server.port, db=db, username="writer", password="password"))
+    election.on_become_leader(gained.set)
+    election.start()
+    try:
+        assert gained.wait(GENEROUS)
+        assert (fenced.incr("counter"), fenced.incr("counter")) == (1, 2)
+    finally:
+        election.stop()
+    assert {entry["object"] for entry in admin.acl_log()} <= {"client|setinfo", "client", "hello"}
 
 
 CACHES = {

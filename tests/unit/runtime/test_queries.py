@@ -6,8 +6,11 @@ import threading
 
 import pytest
 
+from django_leader import Config, RedisUnavailable
+from django_leader.redis.lease import Lease
 from django_leader.runtime.local import Local
-from django_leader.runtime.queries import AT_A_TIME, ask_together, source
+from django_leader.runtime.queries import AT_A_TIME, ask, ask_together, source
+from django_leader.system.forks import Forked
 from tests.support.servers import GENEROUS
 
 
@@ -63,3 +66,11 @@ def test_it_asks_with_as_many_threads_as_can_be_started(monkeypatch: pytest.Monk
     monkeypatch.setattr(threading.Thread, "start", start)
     assert len(ask_together([lambda: 7] * 4, GENEROUS)) == 4
     assert ask_together([lambda: 7] * 4, GENEROUS) == [7] * 4
+
+
+def test_a_question_that_a_child_has_inherited_is_to_be_asked_again() -> None:
+    def forked(lease: Lease) -> None:
+        raise Forked
+
+    with pytest.raises(RedisUnavailable, match=r"^label: the connection was inherited through fork; ask again$"):
+        ask(Local(), Config().validate(), "label", forked)
