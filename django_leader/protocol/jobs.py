@@ -7,7 +7,8 @@ NOT guaranteed here:
   late by up to the time that this answer took.
 
 The caller (``runtime.jobs``, and the simulation) asks ``next`` what to do, in one thread. It sends the request and
-passes what comes back to ``reply``, or calls ``failed``. It calls ``ended`` when a run has ended.
+passes what comes back to ``reply``, or calls ``failed``. It calls ``ended`` when a run has ended. It asks again, too,
+after each answer to the candidate, because the server's clock may have been set since the wait was reckoned.
 
 - At most one request is under way. A request that failed is tried again only when the first is too old to be executed
   (``not_after``), because a copy that comes late must not follow a later claim (J7).

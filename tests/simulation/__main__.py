@@ -60,6 +60,7 @@ def _report(result: Result, found: list[FoundError], seconds: float) -> None:
         f"longest time to a leader after the last fault: {result.slowest:.0%} of what is allowed"
         f" (seed {result.slowest_seed})",
         f"{result.inherited:,} terms began on the death of the last leader",
+        "jobs: " + ", ".join(f"{what} {count:,}" for what, count in sorted(result.jobs.items())),
         f"{len(found)} violations",
     ]
     if found:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from django_leader.protocol import machine
-from django_leader.protocol.config import ValidConfig
+from django_leader.protocol.config import Timing, ValidConfig
 from django_leader.protocol.hold import Clocks
 from django_leader.protocol.records import Answer
 from django_leader.protocol.session import Leave, Send
@@ -53,6 +53,32 @@ class Clock:
         self.offset, self.origin, self.rate = self.local(now), now, rate
 
 
+class Caller(Protocol):
+    """Who sends requests: a candidate, or the thread of its jobs."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def rng(self) -> random.Random: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def timing(self) -> Timing: ...
+    @property
+    def link(self) -> str: ...
+    @property
+    def held_until(self) -> float: ...
+    @property
+    def delay(self) -> float: ...
+    @property
+    def numbers(self) -> Iterator[int]: ...
+    @property
+    def connected(self) -> tuple[Server, int, int] | None: ...
+    @property
+    def request(self) -> Sent | None: ...
+    def answered(self, sent: Sent) -> None: ...
+
+
 class Sent:
     """One request on the wire, and its reply."""
 
@@ -67,10 +93,12 @@ class Sent:
         "reply",
         "request",
         "sent",
+        "shown",
         "used",
+        "wall",
     )
 
-    def __init__(self, candidate: Candidate, request: Request, sent: float) -> None:
+    def __init__(self, candidate: Caller, request: Request, sent: float) -> None:
         self.candidate, self.request, self.sent = candidate, request, sent
         self.number = next(candidate.numbers)
         self.connection = candidate.connected
@@ -78,12 +106,15 @@ class Sent:
         self.delay = candidate.delay
         self.used = self.connection is not None
         """Whether the connection has answered before. If not, its end is an error like any other."""
-        self.executed = 0.0
+        self.executed = self.wall = 0.0
+        """When it was executed, and what the server's clock showed then."""
         self.reply: Any = None
         self.closed = False
         """Whether the candidate is told that the other end has closed the connection."""
         self.held = False
         """Whether the reply, or the end of the wait for it, came while the process stood still."""
+        self.shown = 0.0
+        """The latest time that its candidate knows the server's clock to have shown."""
 
     @property
     def name(self) -> str:
@@ -107,9 +138,10 @@ class Candidate:
         self.world, self.config, self.timing = world, config, config.timing
         self.name, self.state, self.rng, self.clock = name, state, rng, clock
         self.process = process
+        self.id = f"{name}:{world.number():016x}"
         self.session = world.rules.session(
             self,
-            f"{name}:{world.number():016x}",
+            self.id,
             config,
             0,
             Hooks(),
@@ -131,8 +163,8 @@ class Candidate:
         self.numbers = itertools.count(1)
         self.polled: float | None = None
         """When the last script ran whose answer its machine was told."""
-        self._ran = 0.0
-        """When the last script ran to which it has a reply."""
+        self.ran: tuple[float, float] = (0.0, 0.0)
+        """When the last script ran to which it has a reply, and what the server's clock showed then."""
         self.link = "good"
         self.held_until = 0.0
         """When what it sends is delivered, while its link is held."""
@@ -192,7 +224,8 @@ class Candidate:
         if isinstance(event, machine.Stop):
             self.delay = max(self.delay, event.delay)
         if isinstance(event, machine.Campaigned | machine.Renewed):
-            self.polled = self._ran
+            self.polled = self.ran[0]
+            world.witnesses(self, local - event.asked_at)
         after = self.state = world.rules.step(before, event, local, self.timing)
         world.steps += 1
         if world.history is not None and not isinstance(event, machine.Tick):
@@ -209,8 +242,11 @@ class Candidate:
             world.began(self, new.token)
             if self._undelivered is not None:
                 world.violated(f"{self.name} gains {new.token} before the loss of {self._undelivered} is delivered")
+            world.works(self, new)
             if self.rng.random() < world.sloppiness:
                 world.after(self.rng.random() * self.timing.ttl, self._resign, new.token)
+        if isinstance(event, machine.Campaigned | machine.Renewed):
+            world.asks(self)
         if new and not self._watch:
             self._watch = True
             world.at(self.clock.true(new.deadline) + ALARM_ROUNDING, self._deadline)
@@ -283,6 +319,7 @@ class Candidate:
 
     def _send(self, request: Request) -> None:
         self.request = Sent(self, request, self.world.now)
+        self.request.shown = self.process.witness.shown(self.world.now)
         self.world.send(self.request)
 
     def _clocks(self) -> Clocks:
@@ -316,7 +353,7 @@ class Candidate:
         if sent.reply is not None:
             self.connected = sent.connection
             if sent.name in OBSERVE:
-                self._ran = sent.executed
+                self.ran = sent.executed, sent.wall
             self.session.reply(sent.request, sent.reply, self.local(), self.connected)
         else:
             self.world.note(f"{self.name}: no answer to {sent.name}")
@@ -346,6 +383,7 @@ class Candidate:
             self.answered(self.request)
         for action in waiting[cut:]:
             action()
+        self.process.wake_up()
         self.go_on()
 
     def end(self, how: str) -> None:

@@ -13,7 +13,7 @@ from django_leader.protocol import machine, pace
 from . import protocol
 from .faults import Mischief
 from .kinds import OF_REPLICAS, Fault, draw_faults
-from .setup import Setup, draw_setup
+from .setup import Setup, draw_jobs, draw_setup
 from .world import ViolationError, World, longest_pause
 
 
@@ -29,6 +29,8 @@ class Result:
     slowest_seed: int = 0
     inherited: int = 0
     """Terms that began for a candidate that had seen the process of the last leader die."""
+    jobs: Counter[str] = field(default_factory=Counter)
+    """What became of jobs."""
 
     def add(self, other: Result) -> None:
         """Both together."""
@@ -36,6 +38,7 @@ class Result:
         self.episodes += other.episodes
         self.faults += other.faults
         self.inherited += other.inherited
+        self.jobs += other.jobs
         if other.slowest > self.slowest:
             self.slowest, self.slowest_seed = other.slowest, other.slowest_seed
 
@@ -81,8 +84,9 @@ def _play(setup: Setup, faults: Sequence[Fault], world: World) -> Result:
     world.run(world.now + 2 * timing.ttl, lambda: not leader.leads(world.now))
     if not leader.leads(world.now):
         world.violated(f"{leader.name} loses its term though nothing is wrong: {leader.state.ended}")
+    world.ledger.finish(leader, world.troubled)
     slowest = max(world.began_at - world.troubled, 0.0) / allowed
-    return Result(world.steps, 1, world.faults, slowest, setup.seed, world.inherited)
+    return Result(world.steps, 1, world.faults, slowest, setup.seed, world.inherited, world.ledger.counts)
 
 
 def slack(setup: Setup, world: World) -> float:
@@ -97,9 +101,12 @@ def slack(setup: Setup, world: World) -> float:
     )
 
 
-def episode(seed: int, rules: protocol.Rules, only: Sequence[str] = (), *, brief: bool = True) -> Result:
+def episode(
+    seed: int, rules: protocol.Rules, only: Sequence[str] = (), *, brief: bool = True, jobs: bool = False
+) -> Result:
     """Plays the episode of ``seed``. Raises ``FoundError``, with a history: if ``brief``, as short as can be."""
     setup = draw_setup(seed, replicated=not OF_REPLICAS.isdisjoint(only))
+    setup = draw_jobs(setup) if jobs else setup
     faults = draw_faults(setup, only)
     world = World(setup, rules)
     try:
@@ -159,7 +166,7 @@ def batch(first: int) -> tuple[Result, list[FoundError]]:
     result, found = Result(), []
     for seed in range(first, first + BATCH):
         try:
-            result.add(episode(seed, protocol.Rules()))
+            result.add(episode(seed, protocol.Rules(), jobs=bool(seed % 2)))
         except FoundError as error:
             found.append(error)
             result.steps += error.steps

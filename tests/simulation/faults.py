@@ -10,7 +10,7 @@ from django_leader.protocol import machine
 
 from . import protocol
 from .candidate import Candidate
-from .kinds import OF_REPLICAS, UNDO, Fault
+from .kinds import OF_JOBS, OF_REPLICAS, UNDO, Fault
 from .process import NOT_AFTER
 from .server import Server
 from .world import World
@@ -180,7 +180,8 @@ class Mischief:
     def _clock(self, fault: Fault) -> None:
         little = fault.kind == "clock-little"
         size = self.world.setup.timing.margin * fault.size if little else fault.lasts(3 * self.ttl)
-        back = fault.kind == "clock-back" or (little and fault.other < 0.5)
+        size = {"clock-second": fault.size, "clock-hour": 3600 * (0.5 + fault.size)}.get(fault.kind, size)
+        back = fault.kind == "clock-back" or (fault.kind != "clock-forth" and fault.other < 0.5)
         seconds = -size if back else size
         if self.world.may_step(seconds):
             self.world.fault(f"{fault.kind} by {seconds:.4f} s")
@@ -198,7 +199,7 @@ class Mischief:
 
     def _data(self, fault: Fault) -> None:
         server = self.world.server
-        store, self.world.lost = server.store, True
+        store, had, gone = server.store, set(server.store.values), set[bytes]()
         if fault.kind in ("flush", "restart-empty"):  # and then it is restored from a backup
             self._opposites[fault.number] = partial(self._server, fault._replace(kind="restart-old"))
         match fault.kind:
@@ -222,6 +223,17 @@ class Mischief:
                 store.cmd_del(protocol.LOCK)
             case "lose-state":
                 store.cmd_del(protocol.STATE)
+            case "lose-slots":
+                store.cmd_del(protocol.SLOTS)
+            case "forge-record":
+                job = self.world.setup.jobs[fault.who % len(self.world.setup.jobs)]
+                store.cmd_hset(protocol.SLOTS, b"job:" + job.name.encode(), b"1 last=5")
+                gone.add(protocol.SLOTS)
+        gone |= had - store.values.keys()
+        whole = len(gone) > 1 or "restart" in fault.kind or fault.kind == "failover"
+        if whole or gone & {protocol.STATE, protocol.SLOTS}:
+            self.world.loses(state=whole or protocol.STATE in gone)
+        self.world.lost = self.world.lost or fault.kind not in OF_JOBS
 
     def _resynchronise(self) -> None:
         """Whatever became of the primary's data becomes of its replicas', or the other way round."""
@@ -271,10 +283,12 @@ class Mischief:
     def _promote(self, fault: Fault, to: Server | None = None) -> None:
         """The old primary dies, or goes on with some replicas and some candidates and knows nothing of it."""
         world, cluster, old = self.world, self.world.cluster, self.world.server
-        world.lost, split = True, fault.kind == "split"
+        split = fault.kind == "split"
+        world.loses()
         longest = 2 * (self.ttl + world.timing.quarantine) if split else self.ttl
         if to is None:
             self._opposites[fault.number] = partial(self._promote, fault._replace(kind="promote"), old)
+        world.ledger.set_back()  # by the difference of two servers' clocks
         for node in cluster.promote(0.7 if split else 0.0, to):
             world.after(world.rng.random() * fault.size * longest, self._join, node)
         old.down = old.down or not split

@@ -63,6 +63,8 @@ WEIGHTS = {
     "resetstat": 4,
 }
 KINDS = [*WEIGHTS]
+OF_JOBS = {"clock-second": 4, "clock-hour": 4, "lose-slots": 6, "forge-record": 1}
+"""Kinds that concern jobs, and their weights."""
 UNDO = "undo"
 """The opposite of an earlier fault, if that has one: the clock goes back, a link is mended, and so on."""
 WITH_A_DEATH = (
@@ -85,6 +87,21 @@ THEMES = (
     ("crash-leader", "last-words", "flush", "restart-old", "failover", "link-late", "pause"),
 )
 """Kinds that do their worst together. Some episodes have no others: among all kinds they would hardly ever meet."""
+THEMES_OF_JOBS = (
+    (
+        "clock-hour",
+        "clock-second",
+        "flush",
+        "lose-slots",
+        "lose-state",
+        "restart-old",
+        "crash-leader",
+        "resign",
+        "stop",
+    ),
+    ("link-late", "link-lossy", "link-mute", "lose-slots", "flush", "clock-second", "resign", "crash-leader", "pause"),
+    ("promote", "split", "rejoin", "lag", "link-late", "clock-second", "crash-leader", "resign"),
+)
 
 
 class Fault(NamedTuple):
@@ -121,9 +138,11 @@ def draw_faults(setup: Setup, only: Sequence[str] = ()) -> list[Fault]:
     """The faults of an episode, in order; ``only`` of these kinds, if some are named."""
     rng = random.Random(f"faults {setup.seed}")
     ttl = setup.timing.ttl
-    theme = rng.choice(THEMES) if rng.random() < 0.4 else KINDS
+    theme: Sequence[str] = rng.choice(THEMES) if rng.random() < 0.4 else KINDS
+    if setup.jobs:
+        theme = rng.choice([*THEMES, *THEMES_OF_JOBS]) if rng.random() < 0.6 else [*KINDS, *OF_JOBS]
     kinds = [*only] or rng.sample(theme, rng.randint(1, len(theme)))
-    weights = [WEIGHTS[kind] for kind in kinds]
+    weights = [(WEIGHTS | OF_JOBS)[kind] for kind in kinds]
     spacing = ttl * rng.choice([0.1, 0.3, 1.0, 2.0])
     shortest = min(timing.ttl for timing in setup.timings)
     together, undone, exact = (

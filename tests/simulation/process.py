@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .witness import Witness
+
 if TYPE_CHECKING:
+    from .jobs import Run, Worker
     from .world import World
 
 NOT_AFTER = 0.02
@@ -19,6 +23,21 @@ class Process:
     def __init__(self, host: str, machine: str, pid: str, number: int) -> None:
         self.host, self.machine, self.pid, self.number = host, machine, pid, number
         self.frozen = self.dead = False
+        self.witness = Witness()
+        self.worker: Worker | None = None
+        """The thread of the jobs of its last term."""
+        self.going: dict[str, float] = {}
+        """Since when, by its clock, the last run of a job goes on, by the name of the job."""
+        self.runs: dict[str, Run] = {}
+        """These runs."""
+        self.asleep: list[Callable[[], None]] = []
+        """What the threads of its jobs will do when it goes on."""
+
+    def wake_up(self) -> None:
+        """Have the threads of jobs go on."""
+        waiting, self.asleep = self.asleep, []
+        for action in waiting:
+            action()
 
 
 def identity(process: Process) -> str:

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 
 from django_leader.protocol import machine, scripts
 from django_leader.protocol.config import Config, Timing, ValidConfig
+from django_leader.protocol.jobs import JobSession
 from django_leader.protocol.session import Session
+from django_leader.protocol.slots import slot_keys
 
 from .process import Process, identity
 
 KEYS = tuple(Config().keys)
 LOCK, _, STATE, _, _, WAKE = (key.encode() for key in KEYS)
-NAMES = ("campaign", "poll", "renew", "reclaim", "release", "status", "post", "collect")
+SLOTS, RUNS = (key.encode() for key in slot_keys(Config().keys))
+NAMES = ("campaign", "poll", "renew", "reclaim", "release", "status", "post", "collect", "claim", "finish")
 
 
 def sources() -> dict[str, str]:
@@ -28,6 +31,9 @@ class Rules:
     step: Callable[[machine.State, machine.AnyEvent, float, Timing], machine.State] = machine.step
     plan: Callable[[machine.State, float], machine.Plan] = machine.plan
     session: type[Session] = Session
+    jobs: type[JobSession] = JobSession
+    own_term: bool = True
+    """Whether a run starts only while its own term stands."""
     scripts: dict[str, str] = field(default_factory=sources)
     config: Callable[[ValidConfig], ValidConfig] = lambda config: config
     fork_guard: bool = True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 
 from django_leader.protocol import pace
 from django_leader.protocol.config import Config, Timing, ValidConfig
+from django_leader.protocol.jobs import Job
+from django_leader.protocol.schedule import Every
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Setup:
     clones: int
     """How many machines look like each host, as if resumed from one snapshot. Each has its own processes."""
     seed: int
+    jobs: tuple[Job, ...] = ()
+    """Of each leader; none in many episodes."""
+    long: float = 0.0
+    """How likely a run of a job takes longer than its period."""
 
     @property
     def timings(self) -> tuple[Timing, ...]:
@@ -45,10 +52,34 @@ class Setup:
         """That with the longest lease."""
         return max(self.timings)
 
+    def takes(self, rng: random.Random) -> float:
+        """Return how many seconds a run takes."""
+        if rng.random() >= self.long:
+            return rng.random() * 0.2
+        return rng.choice([rng.uniform(0.2, 3.0), rng.uniform(2.0, 10.0), 1000.0])
+
     @property
     def drift(self) -> float:
         """By how much a clock may run too fast or too slow: less than half of every margin over its lease."""
         return 0.45 * min(timing.margin / timing.ttl for timing in self.timings)
+
+
+def draw_jobs(setup: Setup) -> Setup:
+    """The same, with jobs."""
+    rng = random.Random(f"jobs {setup.seed}")
+    jobs: list[Job] = []
+    for period in rng.choice([(1,), (1, 5), (1, 2, 60), (1, 1, 5, 60)]):
+        offset = rng.choice([0, rng.randrange(1000 * min(period, 20))])
+        jobs.append(
+            Job(
+                f"every {period} s, {len(jobs)}",
+                Every(period, offset / 1000),
+                rng.choice([None, None, rng.uniform(0, period), 3600.0]),
+                rng.choice(["skip", "skip", "rerun"]),
+                rng.choice([math.inf, rng.uniform(0.5, 5)]),
+            )
+        )
+    return replace(setup, jobs=tuple(jobs), long=rng.choice([0.0, 0.1, 0.5]))
 
 
 def draw_setup(seed: int, *, replicated: bool = False) -> Setup:

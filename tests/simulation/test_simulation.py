@@ -15,6 +15,7 @@ from .protocol import Rules
 pytestmark = pytest.mark.timeout(600)  # it computes, beside other tests
 STEPS = 100_000 if os.environ.get("CI") == "true" else 50_000
 """At least; twice: with fixed seeds, and with others each time. ``make simulate`` takes as many as it is told."""
+STEPS_OF_JOBS = STEPS // 2
 ENOUGH = 300_000
 """Steps in which a planted bug must be found."""
 SOON = {
@@ -31,13 +32,14 @@ SOON = {
 """For a bug that takes many seeds, or a long one, the seed to begin with. From any other it is found later."""
 
 
+@pytest.mark.parametrize("jobs", [False, True], ids=["elections", "jobs"])
 @pytest.mark.parametrize("first", [1, None], ids=["fixed seeds", "other seeds"])
-def test_nothing_that_must_hold_is_broken(first: int | None) -> None:
+def test_nothing_that_must_hold_is_broken(first: int | None, jobs: bool) -> None:
     seed = random.SystemRandom().randrange(2**40) if first is None else first
     print(f"first seed {seed}")  # noqa: T201
     total, rules = Result(), Rules()
-    while total.steps < STEPS:
-        total.add(episode(seed, rules))
+    while total.steps < (STEPS_OF_JOBS if jobs else STEPS):
+        total.add(episode(seed, rules, jobs=jobs))
         seed += 1
     assert total.slowest <= 1
 

@@ -20,8 +20,10 @@ from django_leader.protocol.config import Timing
 from django_leader.protocol.requests import SERVER_TIMER
 
 from . import protocol
-from .candidate import ALARM_ROUNDING, Candidate, Clock, Sent
+from .candidate import ALARM_ROUNDING, Caller, Candidate, Clock, Sent
 from .cluster import Cluster
+from .jobs import Worker
+from .ledger import Ledger
 from .process import Hosts
 from .server import Server
 from .setup import Setup
@@ -59,6 +61,7 @@ class World:
         self.snapshots: deque[tuple[float, Any]] = deque(maxlen=SNAPSHOTS)
         self.candidates: list[Candidate] = []
         self.hosts = Hosts(self)
+        self.ledger = Ledger(self)
         self.inherited = 0
         """How many terms began for a candidate that had seen the process of the last leader die."""
         self.token, self.began_at = 0, 0.0
@@ -163,6 +166,22 @@ class World:
         """How long the loss callbacks of one term take."""
         return rng.expovariate(1 / self.setup.callback) if not self.calm else self.setup.callback
 
+    def works(self, candidate: Candidate, term: machine.Term) -> None:
+        """Have the jobs of a term begin."""
+        if self.setup.jobs:
+            self.after(0.0, Worker(candidate, term).go_on)
+
+    def asks(self, candidate: Candidate) -> None:
+        """Have the jobs of a candidate ask what to do, because an answer may have told of another time."""
+        worker = candidate.process.worker
+        if worker and worker.candidate is candidate:
+            worker.go_on()
+
+    def witnesses(self, candidate: Candidate, took: float) -> None:
+        """Note what an answer has told of the server's clock, unless it took so long that it says nothing."""
+        if self.setup.jobs and candidate.ran[0] and took <= candidate.timing.retry + candidate.timing.operation:
+            candidate.process.witness.saw(*candidate.ran)
+
     # Network
 
     def send(self, request: Sent) -> None:
@@ -179,7 +198,7 @@ class World:
         if there is not None:
             self.after(there, self._execute, request, back)
 
-    def _delays(self, candidate: Candidate, rng: random.Random) -> tuple[float | None, float | None]:
+    def _delays(self, candidate: Caller, rng: random.Random) -> tuple[float | None, float | None]:
         link = candidate.link
         usual, operation = self.setup.latency, self.timing.operation
         there, back = (usual * (0.5 + rng.random()) for _ in range(2))
@@ -206,7 +225,8 @@ class World:
         if server.down or server.master or ended or (request.name == "WAIT" and not request.used):
             self._fail(request, back or 0.0)
             return
-        request.connection, request.executed = (server, server.lives, number), self.now
+        request.connection = (server, server.lives, number)
+        request.executed, request.wall = self.now, server.wall(self.now)
         age = self.now - request.sent
         if age > candidate.timing.operation * 2:
             self.troubled = max(self.troubled, self.now)
@@ -235,6 +255,7 @@ class World:
 
     def _evaluate(self, server: Server, request: Sent, age: float) -> Any:
         name, reply = request.candidate.name, None
+        known = self.ledger.before(server) if request.name in ("claim", "finish") else None
         count, *words = request.request.words(b"%d" % request.number)
         keys, args = tuple(words[: int(count)]), tuple(words[int(count) :])
         try:
@@ -246,6 +267,10 @@ class World:
                 self.note(
                     f"server {server.name}, to {name}'s {request.name} of {age:.4f} s ago {_brief(args)}: {reply}"
                 )
+        if reply is not None and known:
+            self.ledger.after(server, request, reply, known)
+        elif reply is not None and request.name in ("campaign", "reclaim"):
+            self.ledger.tells(request, reply.split(b"\n", 2)[1].decode())
         if self.rng.random() < 0.25:
             self.snapshots.append((self.now, server.store.copy()))
         self.cluster.wrote(server)
@@ -277,6 +302,11 @@ class World:
 
     # Faults of the server
 
+    def loses(self, *, state: bool = True) -> None:
+        """Note that records of jobs are lost, and the state, too."""
+        self.lost = self.lost or state
+        self.ledger.loses(state=state)
+
     def fault(self, kind: str) -> None:
         """Counts a fault."""
         self.note(f"FAULT: {kind}")
@@ -304,6 +334,8 @@ class World:
         """Sets the server's clock."""
         for server in self.cluster.nodes:
             server.offset += seconds
+        if seconds < 0:
+            self.ledger.set_back()
         self._stepped = (self.now, seconds)
 
     def note(self, line: str) -> None:
