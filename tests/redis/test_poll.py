@@ -50,7 +50,7 @@ def test_a_poll_says_what_a_campaign_would(lease: Lease) -> None:
     campaign, seen = lease.campaign(B, Preconditions(), INFO), poll(lease)
     assert 0 <= campaign.remaining - seen.remaining < GENEROUS
     assert 0 <= seen.at - campaign.at < GENEROUS
-    assert seen._replace(remaining=0, at=0) == campaign._replace(remaining=0, at=0)
+    assert seen._replace(remaining=0, at=0, began=0) == campaign._replace(remaining=0, at=0, began=0)
     assert (seen.verdict, seen.holder, seen.duration, seen.candidates) == ("held", A, 10.0, 2)
 
 

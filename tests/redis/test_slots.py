@@ -269,9 +269,9 @@ def test_j06_slots_up_to_the_beginning_of_the_next_term_are_in_doubt(leader: Lea
     client.flushall()
     heir = elect(leader.lease, B, highest_token=leader.token)
     began = heir.requests._began
-    assert heir.claim(slot).verdict == "in-doubt"
-    assert heir.claim(began + 1000, before=slot).verdict in ("in-doubt", "early", "done")
-    assert runs(client)[1] == (slot, "in-doubt")
+    assert heir.claim(slot).verdict == "unknown"
+    assert heir.claim(began + 1000, before=slot).verdict in ("unknown", "early", "done")
+    assert runs(client)[1] == (slot, "unknown")
     later = Leader(leader.lease, B, heir.token, 0)
     client.hset(KEYS.state, "began", now() - 5000)
     client.delete(SLOTS)
@@ -283,10 +283,10 @@ def test_j06_what_is_in_doubt_stays_so_for_the_next_terms(leader: Leader, now: N
     leader.claim(slot)
     client.flushall()
     heir = elect(leader.lease, B, highest_token=leader.token)
-    assert heir.claim(slot - 800, before=slot - 900).verdict == "in-doubt"
+    assert heir.claim(slot - 800, before=slot - 900).verdict == "unknown"
     again = elect(leader.lease, A)
     client.hset(KEYS.state, "began", 0)
-    assert again.claim(slot, before=slot - 800).verdict == "in-doubt"
+    assert again.claim(slot, before=slot - 800).verdict == "unknown"
 
 
 def test_j06_a_second_loss_does_not_end_the_doubt(leader: Leader, now: Now, client: Any) -> None:
@@ -296,7 +296,7 @@ def test_j06_a_second_loss_does_not_end_the_doubt(leader: Leader, now: Now, clie
     heir = elect(leader.lease, B, highest_token=leader.token)
     client.flushall()
     assert heir.lease.renew(B, heir.token, LeaderInfo("x")).verdict == "renewed"
-    assert heir.claim(slot).verdict == "in-doubt"
+    assert heir.claim(slot).verdict == "unknown"
 
 
 def test_j06_a_job_that_may_run_twice_runs_after_a_loss(leader: Leader, now: Now, client: Any) -> None:
@@ -338,7 +338,7 @@ def test_j06_a_leader_does_not_vouch_for_the_time_before_its_term(lease: Lease, 
     client.flushall()
     lease.renew(A, leader.token, LeaderInfo("x"))
     for slot in (began - 10, began, began + 900):
-        assert leader.claim(slot, before=slot - 5, grace=600).verdict in ("in-doubt", "early")
+        assert leader.claim(slot, before=slot - 5, grace=600).verdict in ("unknown", "early")
 
 
 def test_j06_a_clock_that_was_set_back_is_reckoned_with(lease: Lease, now: Now, client: Any) -> None:
@@ -351,7 +351,7 @@ def test_j06_a_clock_that_was_set_back_is_reckoned_with(lease: Lease, now: Now, 
     )
     heir = elect(lease, B)
     assert int(client.hget(KEYS.state, "began")) == pytest.approx(reckoned * 1000, abs=1)
-    assert heir.claim(now()).verdict == "in-doubt"
+    assert heir.claim(now()).verdict == "unknown"
     heir = elect(lease, A, reckoned=reckoned + 3600)
     assert int(client.hget(KEYS.state, "began")) == pytest.approx(reckoned * 1000 + 3_600_000, abs=1)
 
@@ -362,7 +362,7 @@ def test_j06_a_term_keeps_what_earlier_ones_have_seen_of_the_clock(lease: Lease,
     elect(lease, A, reckoned=reckoned)
     heir = elect(lease, B)
     assert heir.requests._began == int(client.hget(KEYS.state, "began")) == pytest.approx(reckoned * 1000, abs=1)
-    assert heir.claim(now()).verdict == "in-doubt"
+    assert heir.claim(now()).verdict == "unknown"
 
 
 def test_j06_a_quarantine_that_ends_early_keeps_what_was_said_in_it(leader: Leader, now: Now, client: Any) -> None:
@@ -371,8 +371,8 @@ def test_j06_a_quarantine_that_ends_early_keeps_what_was_said_in_it(leader: Lead
     known = Preconditions(leader.token, reckoned=reckoned)
     assert leader.lease.campaign(B, known, LeaderInfo("x")).verdict == "quarantined"
     assert leader.lease.renew(A, leader.token, LeaderInfo("x")).verdict == "renewed"
-    assert leader.claim(now()).verdict == "in-doubt"
-    assert elect(leader.lease, B).claim(now() + 1).verdict == "in-doubt"
+    assert leader.claim(now()).verdict == "unknown"
+    assert elect(leader.lease, B).claim(now() + 1).verdict == "unknown"
 
 
 def test_j06_a_quarantine_in_which_the_clock_is_right_puts_nothing_in_doubt(
@@ -444,7 +444,7 @@ def test_j06_only_the_records_are_lost(leader: Leader, now: Now, client: Any) ->
     client.delete(SLOTS)
     assert leader.claim(slot, own_last=slot).verdict == "done"
     client.delete(SLOTS)
-    assert elect(leader.lease, B).claim(slot).verdict == "in-doubt"
+    assert elect(leader.lease, B).claim(slot).verdict == "unknown"
 
 
 def test_j06_an_older_record_does_not_hide_what_this_term_has_started(leader: Leader, now: Now, client: Any) -> None:

@@ -171,7 +171,7 @@ local function claim(found, name, slot, before, claim_id, grace, policy, here, o
   end
   if goes_on then return decide('overlapped') end
   if slot <= record.doubt and policy ~= 'rerun' then
-    return decide((not known or record.why == 'unknown') and 'unknown' or 'in-doubt')
+    return decide((not found or record.why == 'unknown') and 'unknown' or 'in-doubt')
   end
   if now > slot + grace then return decide('missed') end
   start(slot, 1)
