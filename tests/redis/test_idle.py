@@ -319,5 +319,6 @@ def test_a_message_is_lost_with_the_reply_that_carries_it(lease: Lease, proxy: P
     client.rpush(inbox(CONFIG.keys, A), '{"duplicate": "x"}')
     proxy.close_lines("reply lost")
     assert lease.collect(A) == []
+    eventually(lambda: not client.exists(inbox(CONFIG.keys, A)), "the server has sent what was lost")
     client.rpush(inbox(CONFIG.keys, A), '{"duplicate": "y"}')
     assert lease.collect(A) == [{"duplicate": "y"}]

@@ -260,7 +260,7 @@ def test_what_cannot_be_shown_is_taken_out_of_the_history(lease: Lease, client: 
 @pytest.fixture
 def candidates(own_server: RedisServer) -> Iterator[list[Candidate]]:
     """A leader and a follower."""
-    fast: dict[str, Any] = {"heartbeat_interval": 0.3, "retry_interval": 0.3, "lock_ttl": 6, "quarantine": 0}
+    fast: dict[str, Any] = {"heartbeat_interval": 0.3, "retry_interval": 0.3, "lock_ttl": 20, "quarantine": 0}
     leader = Candidate(own_server.port, instance_id="leader", **fast)
     leader.hears("gain")
     follower = Candidate(own_server.port, instance_id="follower", **fast)
