@@ -32,13 +32,19 @@ def election() -> LeaderElection:
 
 
 @pytest.fixture
-def waiting() -> Iterator[Callable[[Term], Callable[[], bool | None]]]:
+def woken_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait does not look again by itself, so what ends it has woken it."""
+    monkeypatch.setattr("django_leader.runtime.term.LONGEST_UNCHECKED", LATE)
+
+
+@pytest.fixture
+def waiting(woken_only: None) -> Iterator[Callable[[Term], Callable[[], bool | None]]]:
     """Starts a thread that waits for the end of a term, and returns what tells how its wait has ended."""
     threads = []
 
     def start(term: Term) -> Callable[[], bool | None]:
         ended: list[bool] = []
-        threads.append(threading.Thread(target=lambda: ended.append(term.lost.wait(LATE))))
+        threads.append(threading.Thread(target=lambda: ended.append(term.lost.wait(LATE)), daemon=True))
         threads[-1].start()
         eventually(lambda: term._grant._waiting, "it waits")
         return lambda: ended[0] if ended else None
@@ -130,7 +136,7 @@ def test_a_wait_without_limit_ends_when_the_term_is_ended(
     assert grant._waiting == []
 
 
-def test_a_signal_handler_may_end_the_term_whose_wait_it_interrupts(election: LeaderElection) -> None:
+def test_a_signal_handler_may_end_the_term_whose_wait_it_interrupts(election: LeaderElection, woken_only: None) -> None:
     """An event of ``threading`` might be locked by the very thread that the handler has interrupted."""
     election._publish(grant := lasting())
     term = election.term()
