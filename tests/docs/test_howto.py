@@ -122,22 +122,39 @@ def test_each_way_of_fencing_refuses_a_late_write(make: Make) -> None:
     said = site.script("""
 import logging, sys
 from django_leader.testing import leading
-from my_app import leading as work, report_sql, reports
-from my_app.models import Report
+from django_leader import StaleToken, fenced_update
+from my_app import billing, instances, leading as work, report_sql, reports
+from my_app.models import Billing, Invoice, Report
 logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
 
-for number, write in enumerate((Report.write, report_sql.write)):
+def update(name, text, token):
+    Report.objects.get_or_create(name=name)
+    return bool(fenced_update(Report.objects.filter(name=name), token=token, text=text))
+
+def save(name, text, token):
+    return instances.append(Report.objects.get_or_create(name=name)[0], text, token)
+
+def invoice(name, text, token):
+    try:
+        billing.write_invoices([text], token)
+    except StaleToken:
+        return False
+    return True
+
+for number, write in enumerate((update, report_sql.write, save, invoice)):
     print([write(f"by {number}", str(token), token) for token in (7, 7, 6, 8, 7)])
 print(sorted(Report.objects.values_list("name", "text", "fencing_token")))
+print(*Invoice.objects.values_list("customer"), *Billing.objects.values_list("fencing_token"))
 for token in (5, 4):
     with leading(token=token):
         reports.write_report()
 with work.working(6):
-    print(Report.write("nightly", "late", 5), Report.objects.get(name="nightly").text)
+    print(update("nightly", "late", 5), Report.objects.get(name="nightly").text)
 """)
     assert said.splitlines() == [
-        *["[True, True, False, True, False]"] * 2,
-        "[('by 0', '8', 8), ('by 1', '8', 8)]",
+        *["[True, True, False, True, False]"] * 4,
+        "[('by 0', '8', 8), ('by 1', '8', 8), ('by 2', '778', 8)]",
+        "('8',) (8,)",
         "not written: a later leader has been here",
         "False all is well",
     ]
@@ -147,7 +164,7 @@ import doctest
 page = doctest.DocTestParser().get_doctest({session!r}, {{}}, "page", None, 0)
 print(doctest.DocTestRunner().run(page))
 """)
-    assert "failed=0, attempted=4" in done, done
+    assert "failed=0, attempted=6" in done, done
 
 
 def test_a_late_write_to_redis_is_refused(make: Make) -> None:

@@ -254,7 +254,7 @@ def test_every_member_of_an_election_is_on_the_page() -> None:
 
 
 def test_every_call_is_described_by_its_cost_and_its_errors() -> None:
-    for heading in ("is_leader", "elections", "leader_required", "Tests", "ASGI"):
+    for heading in ("is_leader", "elections", "leader_required", "Fenced writes", "Tests", "ASGI"):
         described = {first.partition(" ")[0] for first, *cells in within(API, 2, heading) if all(cells)}
         assert {"cost", "raises"} <= described, heading
     assert all(all(row) and len(row) == 4 for row in within(sections(API, 2)["LeaderElection"], 3, "Overview"))
