@@ -162,7 +162,7 @@ class FencedModel(models.Model):
     from ``FencedManager`` or ``FencedQuerySet``.
     """
 
-    fencing_token = models.PositiveBigIntegerField(default=0, editable=False)
+    fencing_token: models.PositiveBigIntegerField[int, int] = models.PositiveBigIntegerField(default=0, editable=False)
     _fence: int | None = None
     """The token of the ``fenced_save()`` that goes on."""
 

@@ -17,13 +17,17 @@ from typing_extensions import assert_type
 from django_leader import (
     Config,
     FencedCache,
+    FencedQuerySet,
     FencedRedis,
     LeaderElection,
     LeaderInfo,
     NotRun,
     Term,
+    afenced_update,
     assert_leader,
     elections,
+    fenced_transaction,
+    fenced_update,
     is_leader,
     leader_only,
     leader_required,
@@ -31,6 +35,7 @@ from django_leader import (
 from django_leader.protocol.config import Timing, ValidConfig
 from django_leader.runtime.local import Local, open_lease
 from django_leader.testing import following, leading
+from tests.databases.models import Author, Report
 
 
 class Plain(BaseCommand):
@@ -215,3 +220,26 @@ async def awaits() -> None:
 
 with leading():
     leading(token="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+reports = Report.objects.filter(name="nightly")
+assert_type(reports, FencedQuerySet[Report])
+assert_type(reports.fenced_update(token=7, text="x"), int)
+assert_type(Report.objects.fenced_update(token=7, raise_if_stale=True), int)
+assert_type(fenced_update(Report.objects, token=7, text="x"), int)
+assert_type(fenced_update(Author.objects.values("name"), token=7, token_field="term"), int)
+assert_type(Report.objects.get().fencing_token, int)
+Report.objects.get().fenced_save(token=7, update_fields=["text"])
+fenced_update(reports, text="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+fenced_update(reports, token=election.fencing_token)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+fenced_update(Report, token=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def awaits_writes() -> None:
+    assert_type(await afenced_update(reports, token=7, text="x"), int)
+    assert_type(await reports.afenced_update(token=7), int)
+    await Report.objects.get().afenced_save(token=7)
+
+
+with fenced_transaction(reports, token=7):
+    fenced_transaction(reports, token="7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
