@@ -8,6 +8,7 @@ NOT guaranteed here:
   to that row succeed. ``fenced_update()`` without values raises the token of rows in advance.
 - Nothing outside the database is fenced: a mail that was sent before the refusal has been sent.
 - A database that loses committed transactions, as in a failover to a replica that is behind, loses tokens with them.
+- ``fenced_transaction()`` needs tables with transactions, which MyISAM has not.
 - A fence orders leaders. It does not order the writes of one leader, and does not notice that a row has changed since
   it was read.
 - An ``update()`` that a project overrides is called. It must send one UPDATE, for the rows of its queryset.
@@ -93,13 +94,14 @@ def fenced_transaction(
 
     The first statement raises the token of the rows of ``queryset``, mostly one row that stands for all that the block
     writes. The locks of these rows keep other leaders waiting that fence with them, until the transaction ends.
-    All writers must fence with the same rows. Within an outer ``atomic()`` that begins earlier, what was read before
-    the block may be outdated.
+    All writers must fence with the same rows. In an outer ``atomic()``, let nothing be read before the fence: it may be
+    outdated, and the fence may fail with ``OperationalError``. A leader that is paused in the block keeps the others
+    waiting, for as long as the database lets it.
 
     Raise ``StaleToken`` before the block if one of the rows has a higher token, ``DoesNotExist`` of the model if there
-    is no row, and what ``fenced_update()`` and ``atomic()`` raise. At the isolation levels REPEATABLE READ and
-    SERIALIZABLE of PostgreSQL, ``OperationalError`` says that another leader has been here at the same time. SQLite
-    raises it when another transaction has not ended within the timeout, or when the outer ``atomic()`` has read before.
+    is no row, and what ``fenced_update()`` and ``atomic()`` raise. ``OperationalError`` says that another leader's
+    transaction was there at the same time: at REPEATABLE READ and SERIALIZABLE of PostgreSQL, and on SQLite when it has
+    not ended within the timeout.
     """
     rows = _as_queryset(queryset)
     with transaction.atomic(using=rows.db):

@@ -75,6 +75,7 @@ LEVELS = [
     "sqlite IMMEDIATE",
     *(f"postgresql {level}" for level in ("read committed", "repeatable read", "serializable")),
     *(f"mariadb {level}" for level in ("read uncommitted", "read committed", "repeatable read", "serializable")),
+    "mariadb snapshot",
 ]
 DEFAULTS = ["sqlite", "postgresql", "mariadb"]
 
@@ -94,17 +95,19 @@ def database(
         server, settings = None, {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db")}
     else:
         server = start_database(kind)
-        settings, options = server.settings, {"isolation_level": level_of(kind, level)} if level else {}
+        settings, options = server.settings, options_of(kind, level) if level else {}
     with django_db_blocker.unblock():
         yield Database(name, {**settings, "OPTIONS": options}, server)
         connections[name].close()
         del connections[name], connections.settings[name]
 
 
-def level_of(kind: str, level: str) -> Any:
-    """What the backend of Django takes."""
-    if kind == "mariadb":
-        return level
-    from django.db.backends.postgresql.psycopg_any import IsolationLevel
+def options_of(kind: str, level: str) -> dict[str, Any]:
+    """Those of the connection, as the backend of Django takes them."""
+    if kind == "postgresql":
+        from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
-    return IsolationLevel[level.replace(" ", "_").upper()]
+        return {"isolation_level": IsolationLevel[level.replace(" ", "_").upper()]}
+    if level == "snapshot":  # REPEATABLE READ of newer releases
+        return {"isolation_level": "repeatable read", "init_command": "SET innodb_snapshot_isolation = ON"}
+    return {"isolation_level": level}
