@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import redis
@@ -19,6 +19,7 @@ from django_leader.protocol import replies, scripts
 from django_leader.protocol.config import Config
 from django_leader.protocol.records import Preconditions
 from django_leader.protocol.requests import Requests
+from django_leader.protocol.slots import Claim, End, InDoubt, LastRun, SlotRequests, decisions
 from django_leader.protocol.template import Request
 from tests.redis.conftest import client, servers
 from tests.simulation import protocol
@@ -79,6 +80,10 @@ class Both:
             kind = self.real.type(key).decode()
             more = ("0", "-1") if kind in ("list", "zset") else ()
             self.command(KINDS[kind], key, *more)
+            if kind == "stream":
+                theirs = [[part for pair in fields.items() for part in pair] for _, fields in self.real.xrange(key)]
+                ours = [list(fields) for _, fields in self.model.store.values[key.encode()]]
+                assert alike(theirs, ours), f"{key}: the real server has {theirs!r}, the embedded one {ours!r}"
             self.command("PTTL", key)
 
 
@@ -123,6 +128,20 @@ STEPS = st.one_of(
     st.tuples(st.just("wrong type"), st.sampled_from(protocol.KEYS)),
     st.tuples(st.sampled_from(["flush", "status"])),
 )
+JOBS = st.one_of(
+    st.tuples(
+        st.just("claim"),
+        st.sampled_from(MES),
+        st.integers(0, 6),
+        st.sampled_from(get_args(InDoubt)),
+        st.sampled_from(get_args(LastRun)),
+        st.sampled_from([0, 1]),
+    ),
+    st.tuples(st.just("finish"), st.sampled_from(MES), st.integers(0, 6)),
+)
+LED = [("campaign", MES[0], "", False), ("campaign", MES[0], "claims", False)]
+EARLY = 10_000
+"""A slot before all others, in ms."""
 
 
 class Seen(NamedTuple):
@@ -131,6 +150,9 @@ class Seen(NamedTuple):
     token: int = 0
     version: str = ""
     holder: str = ""
+    memory: str = ""
+    slots: int = EARLY
+    """A slot, in ms, from which the others are counted."""
 
 
 def request(step: tuple[Any, ...], seen: Seen) -> Request:
@@ -161,6 +183,16 @@ def request(step: tuple[Any, ...], seen: Seen) -> Request:
             return requests.collect()
         case ("status",):
             return requests.status()
+        case ("claim", me, number, in_doubt, last_run, own):
+            slot = seen.slots + 1000 * number
+            claims = [
+                Claim(name, slot, slot - 1000, f"c{number}", 10.0, in_doubt, last_run, own * (slot - 1000))
+                for name in ("first", "second")
+            ]
+            return SlotRequests(CONFIG.keys, me, token, 0.0).claim(claims, 9e12, seen.memory)
+        case ("finish", me, number):
+            end = End(token, "first", seen.slots + 1000 * number, f"c{number}", "failed", 1.5, "ValueError: x")
+            return SlotRequests(CONFIG.keys, me, token, 0.0).finish([end])
     raise AssertionError(step)
 
 
@@ -177,9 +209,17 @@ def play(both: Both, step: tuple[Any, ...], number: int, seen: list[Seen]) -> li
     if step[0] in ("campaign", "reclaim") and isinstance(both_said[0], bytes):
         answers = map(replies.answer, both_said)
         return [
-            Seen(answer.token or old.token, answer.version, answer.holder or old.holder)
+            old._replace(
+                token=answer.token or old.token,
+                version=answer.version,
+                holder=answer.holder or old.holder,
+                slots=old.slots if old.slots > EARLY else round(answer.at * 1000) - 5000,
+            )
             for answer, old in zip(answers, seen, strict=True)
         ]
+    if step[0] == "claim" and isinstance(both_said[0], bytes):
+        memories = (decisions(reply, 2).memory for reply in both_said)
+        return [old._replace(memory=memory) for old, memory in zip(seen, memories, strict=True)]
     return seen
 
 
@@ -200,8 +240,19 @@ def disturb(both: Both, step: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("client", SERVERS, indirect=True)
 def test_the_embedded_server_answers_as_real_ones_do(client: redis.Redis) -> None:
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(st.lists(STEPS, min_size=1, max_size=25))
+    compared(client, 60, st.lists(STEPS, min_size=1, max_size=25))
+
+
+@pytest.mark.parametrize("client", SERVERS, indirect=True)
+def test_it_decides_claims_as_real_ones_do(client: redis.Redis) -> None:
+    lost = st.sampled_from([("lose", protocol.SLOTS.decode()), ("lose", protocol.RUNS.decode()), ("flush",)])
+    more = st.lists(st.one_of(JOBS, JOBS, JOBS, lost, STEPS), min_size=1, max_size=20)
+    compared(client, 40, more.map(lambda steps: [*LED, *steps]))
+
+
+def compared(client: redis.Redis, count: int, histories: Any) -> None:
+    @settings(max_examples=count, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(histories)
     def check(history: list[tuple[Any, ...]]) -> None:
         both = Both(client)
         seen = [Seen(), Seen()]
