@@ -213,6 +213,8 @@ class JobSession:
             assert claim
             if decision.verdict in COUNTED:
                 entry.own_last = claim.slot
+            elif decision.verdict == "rerun":
+                entry.own_last = max(entry.own_last, decision.slot)
             if decision.verdict not in ("early", "rerun"):
                 entry.due = entry.job.schedule.next(max(claim.slot, decision.last))
             elif decision.verdict == "early":

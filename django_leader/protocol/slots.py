@@ -105,7 +105,7 @@ class Claim(NamedTuple):
     last_run: LastRun = "over"
     """What this process knows of the last run of the job. ``hung``: it goes on, but blocks no other."""
     own_last: int = 0
-    """The last slot of the job that a claim of this very term has decided; 0 if there was none."""
+    """The last slot of the job that a claim of this very term has decided, or started again; 0 if there was none."""
 
 
 class Decision(NamedTuple):

@@ -242,6 +242,19 @@ def test_j05_a_run_in_doubt_is_started_three_times(leader: Leader, now: Now, cli
     assert runs(client)[-1] == (slot, "in-doubt")
 
 
+def test_j06_a_term_does_not_start_again_what_it_has_dealt_with(leader: Leader, now: Now, client: Any) -> None:
+    """The record is older than its own second start, which has ended."""
+    slot = now() - MINUTE
+    leader.claim(slot, grace=600, in_doubt="rerun")
+    older = client.hget(SLOTS, FIELD)
+    heir = elect(leader.lease, B)
+    assert heir.claim(slot + MINUTE, in_doubt="rerun").verdict == "rerun"
+    assert heir.finish(slot) is True
+    client.hset(SLOTS, FIELD, older)
+    assert heir.claim(slot + MINUTE, in_doubt="rerun", own_last=slot).verdict == "run"
+    assert runs(client)[-1] == (slot, "in-doubt")
+
+
 def test_j05_a_run_that_was_started_again_ends(leader: Leader, now: Now, client: Any) -> None:
     slot = now() - MINUTE
     leader.claim(slot, grace=600, in_doubt="rerun")

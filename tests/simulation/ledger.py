@@ -262,8 +262,8 @@ class Ledger:
         if claim.own_last > self._own.get(own, 0):
             self._violated("J6", f"{what}, and {claim.own_last} was not decided by {worker.token}")
         self._latest[claim.name] = max(self._latest[claim.name], decision.last, claim.slot)
-        if verdict in COUNTED:
-            self._own[own] = max(self._own.get(own, 0), claim.slot)
+        if verdict in (*COUNTED, "rerun"):
+            self._own[own] = max(self._own.get(own, 0), decision.slot)
 
     def _covered(
         self,

@@ -24,7 +24,7 @@
 --       6 'skip' or 'rerun': what becomes of a slot that is in doubt
 --       7 the last run of this job, as far as the caller's process knows: '1' it goes on, 'hung' it goes on but blocks
 --         no other, '0' it does not go on here
---       8 the last slot that was decided by a claim of this term, or 0
+--       8 the last slot that a claim of this term has decided, or started again; or 0
 -- Reply lines of text: request id, verdict on all, now (server's ms), memory of the state; and if the first verdict is
 --       'decided', a line for each claim: verdict, slot, attempt, last, the last run's slot and outcome before
 --       verdict on all  'decided'
@@ -145,7 +145,8 @@ local function claim(found, name, slot, before, claim_id, grace, policy, here, o
   if record.outcome == '-' and not goes_on then
     if own and here == 'hung' then
       record.outcome = 'hung'
-    elseif not own and record.policy == 'rerun' and policy == 'rerun' and record.attempt < STARTS then
+    elseif record.policy == 'rerun' and policy == 'rerun' and record.attempt < STARTS and not own
+      and own_last < record.slot then  -- otherwise the record is older than a claim of this term, which has dealt with it
       start(record.slot, record.attempt + 1)
       save()
       return decision('rerun', record.slot, record.attempt)
