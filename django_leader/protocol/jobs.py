@@ -56,6 +56,10 @@ class Job(NamedTuple):
     max_run: float = math.inf
     """Seconds after which a run counts as hung."""
 
+    def grace_of(self, slot: int, before: int) -> float:
+        """Return the grace of ``slot``, which follows the slot ``before``. Local."""
+        return min((slot - before) / 2000, LONGEST_GRACE) if self.grace is None else self.grace
+
 
 class Decided(NamedTuple):
     """What became of the slot of a job."""
@@ -179,7 +183,7 @@ class JobSession:
         if entry.claim is None:
             slot = job.schedule.latest(at)
             before = job.schedule.latest(slot - 1)
-            grace = min((slot - before) / 2000, LONGEST_GRACE) if job.grace is None else job.grace
+            grace = job.grace_of(slot, before)
             entry.claim = Claim(job.name, slot, before, self._new_id(), grace, job.in_doubt)
         entry.claim = entry.claim._replace(last_run=last_run, own_last=entry.own_last)
         return entry.claim

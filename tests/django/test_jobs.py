@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -278,6 +279,37 @@ def test_the_leader_runs_jobs_and_the_command_shows_them(project: Settings, some
     assert shown[0].split()[:4] == ["JOB", "ELECTION", "SCHEDULE", "NEXT"]
     elections.reset()
     assert some_server.client().exists(*slot_keys(elections["default"].config.keys)) == 2
+
+
+DAY = 86400
+
+
+@pytest.mark.parametrize(
+    ("days", "why", "expected"),
+    [
+        (2, "run", (0, ["ok", "0.5", "s", "web-1"])),
+        (2, "overlapped", (0, ["overlapped", "-", "-"])),
+        (2, "missed", (1, ["missed", "-", "-"])),
+        (9, "run", (1, ["ok", "0.5", "s", "web-1"])),
+    ],
+)
+def test_the_command_tells_a_slot_that_was_not_run(
+    project: Settings, some_server: RedisServer, days: int, why: str, expected: tuple[int, list[str]]
+) -> None:
+    """One that nobody has decided is overdue: without a leader nobody is there to record that it was missed."""
+    client, now = some_server.client(), int(time.time())
+    client.flushall()
+    periodic(every=timedelta(days=7), offset=(now - 2 * DAY) % (7 * DAY), name="job")(work)
+    slot = (now - days * DAY) * 1000
+    record = f"1 last={slot} doubt=0 slot={slot if why == 'run' else 1000} token=7 started=1 attempt=1 took=500 "
+    record += f"why={why} memory=m claim=c policy=skip outcome=ok process=web-1:0123456789abcdef"
+    client.hset(slot_keys(elections["default"].config.keys)[0], "job:job", record)
+    status, out, _ = run_command()
+    cells = out.splitlines()[1].split()
+    assert (status, cells[-len(expected[1]) :]) == expected
+    [row] = json.loads(run_command("--json")[1])
+    assert (row["outcome"], row["decision"], row["took"]) == ("ok", why, 0.5)
+    assert row["overdue"] is ("overdue" in cells) is (days == 9)
 
 
 def test_without_jobs_the_command_says_so(project: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from datetime import datetime
@@ -19,6 +20,7 @@ from django_leader.exceptions import RedisUnavailable
 from django_leader.handler import elections
 from django_leader.management.output import printable, put
 from django_leader.protocol.job_records import JobRecord
+from django_leader.protocol.jobs import Job
 from django_leader.registry import Registered, jobs
 from django_leader.report import translated
 from django_leader.runtime.runs import instant
@@ -26,13 +28,13 @@ from django_leader.texts import Text
 
 ALL_WELL, TROUBLE, UNKNOWN = 0, 1, 2
 BAD = ("failed", "failed-to-start", "in-doubt", "unreported", "missed", "hung")
-"""Outcomes of the last run of a job with which the exit status is 1."""
+"""What became of the last run of a job, or of its last slot, where the exit status is 1."""
 TITLES = {
     "job": pgettext_lazy("leader election", "JOB"),
     "election": pgettext_lazy("leader election", "ELECTION"),
     "schedule": pgettext_lazy("leader election", "SCHEDULE"),
     "next": pgettext_lazy("leader election", "NEXT"),
-    "last": pgettext_lazy("leader election", "LAST RUN"),
+    "last": pgettext_lazy("leader election", "LAST SLOT"),
     "outcome": pgettext_lazy("leader election", "OUTCOME"),
     "took": pgettext_lazy("leader election", "TOOK"),
     "by": pgettext_lazy("leader election", "BY"),
@@ -43,10 +45,10 @@ class Command(BaseCommand):
     """The command, which asks Redis once for each election."""
 
     help = (
-        "Show the jobs of all elections, or of the named ones: when each is due next, and how its last run has ended. "
-        "Exit status: 0 if no last run has failed, 1 if one has failed, was missed, hangs, or is in doubt, 2 if that "
-        "cannot be found out (Redis is unreachable, the settings cannot be used, an alias is unknown, LOCAL is True, "
-        "the module leader_jobs of an app cannot be imported) or the output cannot be written."
+        "Show the jobs of all elections, or of those named: when each is due next, and what became of its last slot. "
+        "Exit status: 0 if all is well, 1 if a last run has failed, hangs or is in doubt, or a last slot was missed or "
+        "is overdue, 2 if that cannot be found out (Redis is unreachable, the settings cannot be used, an alias is "
+        "unknown, LOCAL is True, the module leader_jobs of an app cannot be imported) or the output cannot be written."
     )
     requires_system_checks: list[str] = []  # noqa: RUF012
 
@@ -82,7 +84,8 @@ class Command(BaseCommand):
             put(translated(text), self.stderr)
             status = UNKNOWN
         self._put(rows, as_json=options["json"])
-        return max(status, TROUBLE if any(row["outcome"] in BAD for row in rows) else ALL_WELL)
+        trouble = any(row["overdue"] or {row["outcome"], row["decision"]}.intersection(BAD) for row in rows)
+        return max(status, TROUBLE if trouble else ALL_WELL)
 
     def _put(self, rows: list[dict[str, Any]], *, as_json: bool) -> None:
         try:
@@ -99,7 +102,7 @@ class Command(BaseCommand):
 
     def _table(self, rows: list[dict[str, Any]]) -> None:
         table = [[printable(str(title), self.stdout) for title in TITLES.values()]]
-        table += [[printable(_shown(row[name]), self.stdout) for name in TITLES] for row in rows]
+        table += [[printable(_shown(cell), self.stdout) for cell in _cells(row)] for row in rows]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for line in table:
             put("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), self.stdout)
@@ -118,6 +121,7 @@ def _row(registered: Registered, record: JobRecord | None, at: int) -> dict[str,
         "election": registered.election,
         "schedule": job.schedule.text,
         "next": instant(job.schedule.next(max(at, record.last if record else 0))),
+        "overdue": record is not None and record.last < job.schedule.latest(at - math.ceil(_grace(job, at) * 1000)),
         "last": instant(record.slot) if record and ran else None,
         "outcome": ("running" if record.outcome == "-" else record.outcome) if record and ran else None,
         "took": record.took / 1000 if record and ran and record.took else None,
@@ -126,6 +130,20 @@ def _row(registered: Registered, record: JobRecord | None, at: int) -> dict[str,
         "decided": instant(record.last) if record and record.last else None,
         "decision": record.why if record and record.last else None,
     }
+
+
+def _grace(job: Job, at: int) -> float:
+    slot = job.schedule.latest(at)
+    return job.grace_of(slot, job.schedule.latest(slot - 1))
+
+
+def _cells(row: dict[str, Any]) -> list[Any]:
+    """Return the cells of a row: of the last run, unless a later slot was not run."""
+    if row["decision"] not in (None, "run"):
+        row = row | {"last": row["decided"], "outcome": row["decision"], "took": None, "by": None}
+    if row["overdue"]:
+        row = row | {"next": translated(Text("overdue"))}
+    return [row[name] for name in TITLES]
 
 
 def _shown(value: Any) -> str:
