@@ -22,10 +22,15 @@ import django_leader
 from django_leader import Config, LeaderElection, LeaderInfo, acl, admin, asgi, checks, exceptions, signals, testing
 from django_leader.conf import UnknownElection
 from django_leader.decorators import GAVE_UP, UNAVAILABLE_EXIT, leader_required
-from django_leader.management.commands import leader_status
+from django_leader.job_checks import check_jobs
+from django_leader.jobs import jobs, periodic
+from django_leader.management.commands import leader_jobs, leader_status
 from django_leader.protocol import config, pace, requests
+from django_leader.protocol.jobs import LONGEST_GRACE
 from django_leader.protocol.machine import Reason
 from django_leader.protocol.records import LONGEST_NAME, Event
+from django_leader.protocol.schedule import SHORTEST_PERIOD
+from django_leader.protocol.slots import Verdict, slot_keys
 from django_leader.runtime import diagnostics
 from django_leader.settings import FIELDS, KEYS, ElectionSettings, as_settings, read
 from django_leader.startup import autostart, starter
@@ -94,7 +99,7 @@ def test_every_value_of_the_variable_is_told() -> None:
 def test_every_key_in_redis_is_told() -> None:
     keys = given(REDIS_KEY_NAME="<lock>").config.keys
     told = names(within(SETTINGS, 2, "REDIS_KEY_NAME"))
-    assert told == [keys.lock, *keys[2:], config.inbox(keys, "<candidate>")]
+    assert told == [keys.lock, *keys[2:], *slot_keys(keys), config.inbox(keys, "<candidate>")]
 
 
 # Checks
@@ -102,7 +107,8 @@ def test_every_key_in_redis_is_told() -> None:
 
 def code_ids() -> set[str]:
     """The ids of the checks, without what is before their dot."""
-    literal = re.findall(r"django_leader\.([EW]\d{3})", (PACKAGE / "checks.py").read_text(encoding="utf-8"))
+    modules = [(PACKAGE / name).read_text(encoding="utf-8") for name in ("checks.py", "job_checks.py")]
+    literal = [name for text in modules for name in re.findall(r"django_leader\.([EW]\d{3})", text)]
     repaired = [FIELD for FIELD in FIELDS if FIELDS[FIELD] in config.DEFAULTS]
     errors = {f"E{number}" for number in checks.NUMBERS.values()}
     return {"E002", *literal, *errors, *(f"W{checks.NUMBERS[setting]}" for setting in repaired)}
@@ -127,10 +133,24 @@ def told_by_checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Check
         with override_settings(LEADER_ELECTIONS=elections, CACHES=caches):
             yield from (("always", message) for message in checks.check_elections())
             yield from (("deploy", message) for message in checks.check_deployment())
+    yield from (("always", message) for message in told_of_jobs(monkeypatch))
     monkeypatch.setenv(autostart.VARIABLE, "perhaps")
     yield from (("always", message) for message in checks.check_process())
     monkeypatch.setattr(checks, "unsupported", lambda: max(source("system/forks.py").returned("unsupported")))
     yield from (("always", message) for message in checks.check_process())
+
+
+def told_of_jobs(monkeypatch: pytest.MonkeyPatch) -> list[CheckMessage]:
+    """What is told of a module that raises, of two jobs of one name, and of jobs that cannot run well."""
+    for name, value in {"_known": {}, "duplicates": [], "broken": {}, "_specs": {}, "_discovered": True}.items():
+        monkeypatch.setattr(jobs, name, value)
+    jobs.broken["my_app"] = ValueError("periodic: every is 0; give a number of seconds")
+    periodic(every=60, name="job")(code_ids)
+    periodic(every=60, name="job")(check_sections)
+    periodic(every=1)(code_ids)
+    periodic(every=60, name="other", election="reports")(code_ids)
+    with override_settings(LEADER_ELECTIONS={"default": {}}, CACHES=test_checks.OTHER_REDIS):
+        return check_jobs()
 
 
 def test_every_check_has_a_section_and_a_row() -> None:
@@ -168,10 +188,10 @@ def test_every_message_of_a_check_is_in_its_section(monkeypatch: pytest.MonkeyPa
 
 def test_every_text_of_a_check_is_on_the_page() -> None:
     """Also of those for which there is no case."""
-    own = source("checks.py")
+    own, of_jobs = source("checks.py"), source("job_checks.py")
     errors, clients = (source(name).arguments("ConfigError", 0) for name in ("protocol/config.py", "redis/reasons.py"))
     of_caches, misread = (filter(None, source("client.py").returned(name)) for name in ("problem", "_misread"))
-    texts = [text for kind in ("Error", "Warning") for text in own.arguments(kind, 0)]
+    texts = [text for kind in ("Error", "Warning") for one in (own, of_jobs) for text in one.arguments(kind, 0)]
     texts += [text for name in ("settings.py", "conf.py") for text in source(name).arguments("ImproperlyConfigured", 0)]
     of_settings = [*map(as_settings, errors), *of_caches, *(f"CACHE is {VALUE}: {text}" for text in clients)]
     texts += [f"LEADER_ELECTIONS[{VALUE}]: {text}" for text in of_settings]
@@ -182,7 +202,7 @@ def test_every_text_of_a_check_is_on_the_page() -> None:
     fixed += filter(None, source("system/forks.py").returned("unsupported"))
     fixed += filter(None, source("startup/autostart.py").returned("refusal"))
     assert missing(texts, shown(CHECKS), fixed) == []
-    hints = [*own.keywords("hint"), *checks.HINTS.values()]
+    hints = [*own.keywords("hint"), *of_jobs.keywords("hint"), *checks.HINTS.values()]
     assert len(hints) > 12
     assert missing([hint for hint in hints if hint != VALUE], shown(CHECKS)) == []
 
@@ -290,6 +310,31 @@ def test_every_argument_of_the_decorator_is_in_the_table() -> None:
     assert ast.literal_eval(spans(described["`token`"])[-1]) == token.default
 
 
+def test_every_argument_of_a_job_is_in_the_table() -> None:
+    table = [row for row in within(API, 2, "periodic") if len(row) == 5]
+    told = {name: ast.literal_eval(spans(row[2])[0]) for name, row in zip(names(table), table, strict=True)}
+    parameters = inspect.signature(periodic).parameters.values()
+    assert told == {parameter.name: parameter.default for parameter in parameters}
+    [written] = re.findall(r"autofunction:: django_leader\.periodic\((.*)\)", API)
+    assert str(inspect.signature(eval(f"lambda {written}: 0"))).replace("*, ", "") == (
+        "(" + ", ".join(f"{name}={value!r}" for name, value in told.items()) + ")"
+    )
+
+
+def test_every_outcome_of_a_slot_is_in_the_table() -> None:
+    table = names([row for row in within(API, 2, "periodic") if len(row) == 2 and row[0].startswith("`")])
+    scripts = "".join(
+        (PACKAGE / f"protocol/lua/{name}.lua").read_text(encoding="utf-8") for name in ("claim", "finish")
+    )
+    written = re.findall(r"\bremember\([^)]*?, '([a-z-]+)'", scripts) + re.findall(r"decide\('([a-z-]+)'", scripts)
+    written += re.findall(r"record\.outcome = '([a-z-]+)'", scripts) + re.findall(r"'(unreported|in-doubt)'", scripts)
+    ends = ("ok", "failed", "failed-to-start")
+    assert set(table) == {*written, *ends, "running", "run"}
+    assert set(table) >= set(leader_jobs.BAD)
+    undecided = {"rerun", "done", "waiting", "early"}
+    assert set(table) >= set(get_args(Verdict)) - undecided
+
+
 @pytest.mark.parametrize("record", [LeaderInfo, Event])
 def test_every_field_of_a_record_is_in_its_table(record: Any) -> None:
     [first, *_] = re.findall(r"(?:^\|.*\n)+", sections(API, 3)[record.__name__], re.MULTILINE)
@@ -360,12 +405,13 @@ def test_every_reason_is_in_its_table() -> None:
 # Commands
 
 
-def test_every_option_of_the_command_is_on_the_page() -> None:
-    command = leader_status.Command()
-    parser = command.create_parser("manage.py", "leader_status")
+@pytest.mark.parametrize("module", [leader_status, leader_jobs], ids=lambda module: module.__name__.rpartition(".")[2])
+def test_every_option_of_the_command_is_on_the_page(module: Any) -> None:
+    name = module.__name__.rpartition(".")[2]
+    parser = module.Command().create_parser("manage.py", name)
     own = [action for action in parser._actions if not set(action.option_strings) & command_options()]
-    text = sections(COMMANDS, 2)["leader_status"]
-    assert shown(text)[0].split("leader_status ")[1] == "[-h] " + " ".join(
+    text = sections(COMMANDS, 2)[name]
+    assert shown(text)[0].split(f"{name} ")[1] == "[-h] " + " ".join(
         f"[{action.option_strings[0]}]" if action.option_strings else f"[{action.dest} ...]"
         for action in sorted(own, key=lambda action: not action.option_strings)
     )
@@ -397,6 +443,10 @@ def test_every_column_and_exit_status_of_the_command_is_told() -> None:
     assert [first for first, _ in rows(tables[0])] == [str(leader_status.TITLES[name]) for name in columns]
     statuses = [leader_status.LED, leader_status.LEADERLESS, leader_status.UNKNOWN]
     assert [int(first) for first, _ in within(COMMANDS, 3, "Exit statuses of leader_status")] == statuses
+    assert [first for first, _ in rows(tables[1])] == [str(title) for title in leader_jobs.TITLES.values()]
+    table = within(COMMANDS, 3, "Exit statuses of leader_jobs")
+    assert [int(first) for first, _ in table] == [leader_jobs.ALL_WELL, leader_jobs.TROUBLE, leader_jobs.UNKNOWN]
+    assert set(spans(table[1][1])) == set(leader_jobs.BAD)
 
 
 def test_every_end_of_a_guarded_command_is_told() -> None:
@@ -433,8 +483,19 @@ def test_every_field_of_the_output_is_in_its_table(options: tuple[str, ...]) -> 
     [first, *_] = printed(*options)
     assert names(rows(table)) == list(first)
     if not options:
-        [example] = re.findall(r"```json\n(\[.*?)```", JSON, re.DOTALL)
+        [example] = re.findall(r"```json\n(\[.*?)```", sections(JSON, 2)[heading], re.DOTALL)
         assert list(json.loads(example)[0]) == list(first)
+
+
+def test_every_field_of_a_job_is_in_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    told_of_jobs(monkeypatch)
+    job = next(job for job in jobs.all() if job.election == "default")
+    row = leader_jobs._row(job, None, 0)
+    text = sections(JSON, 2)["leader_jobs --json"]
+    [example] = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    assert names(rows(text)) == list(row) == list(example[0])
+    nullable = {name for name, value in row.items() if value is None}
+    assert {first.strip("`") for first, _, _, null, _ in rows(text) if null != "never"} == nullable
 
 
 def test_every_value_of_the_output_is_told() -> None:
@@ -467,6 +528,8 @@ NUMBERS = [
     ("api", f"`history()` returns at most {requests.MOST_EVENTS:,} events"),
     ("api", f"up to 32 `RETRY_INTERVAL`s: {32 * Config().retry_interval:.0f} s"),
     ("checks", f"longer than {checks.LONG_TTL:.0f} s"),
+    ("api", f"half of the period, at most {LONGEST_GRACE:.0f}"),
+    ("api", f"from {SHORTEST_PERIOD:.0f} second to {config.LONGEST_DURATION / 86400:.0f} days"),
     ("commands", f"It shows at most {admin.MOST_SHOWN} elections."),
 ]
 

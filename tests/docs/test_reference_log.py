@@ -13,7 +13,8 @@ import pytest
 from django_leader.protocol.scripts import NOT_UNDERSTOOD
 from django_leader.redis import reasons
 from django_leader.runtime import diagnostics
-from django_leader.runtime.work import Gain
+from django_leader.runtime.jobs import NOT_RUN, JobLoop
+from django_leader.runtime.work import Gain, Work
 from django_leader.startup import autostart, servers
 from django_leader.system import starvation
 from tests.docs.pages import page, rows, sections, shown, spans
@@ -30,13 +31,17 @@ LOG = {
 OUTAGES = [value for value in vars(diagnostics).values() if isinstance(value, diagnostics.Outage)]
 GAINS = [
     inspect.signature(Gain).parameters["what"].default,
-    *source("runtime/listeners.py").arguments("Gain", 1),
+    *(text for text in source("runtime/listeners.py").arguments("Gain", 1) if text != VALUE),
+    Work.what,
+    JobLoop.what,
     *source("signals.py").arguments("election.listen", 3),
 ]
 FIXED = [
     *(text for outage in OUTAGES for text in outage[:2]),
     *GAINS,
     *(text for module in sources() for text in module.made("Text")),
+    *(text for name in ("work", "jobs") for text in source(f"runtime/{name}.py").returned("said")),
+    *(text for _, text in NOT_RUN.values()),
     *source("system/forks.py").returned("unsupported"),
     *source("system/log.py").returned("way_to"),
     f"{VALUE} UTC",
