@@ -23,7 +23,7 @@ from django_leader import Config, LeaderElection, LeaderInfo, acl, admin, asgi, 
 from django_leader.conf import UnknownElection
 from django_leader.decorators import GAVE_UP, UNAVAILABLE_EXIT, leader_required
 from django_leader.job_checks import check_jobs
-from django_leader.jobs import jobs, periodic
+from django_leader.jobs import periodic
 from django_leader.management.commands import leader_jobs, leader_status
 from django_leader.protocol import config, pace, requests
 from django_leader.protocol.jobs import LONGEST_GRACE
@@ -31,6 +31,7 @@ from django_leader.protocol.machine import Reason
 from django_leader.protocol.records import LONGEST_NAME, Event
 from django_leader.protocol.schedule import SHORTEST_PERIOD
 from django_leader.protocol.slots import Verdict, slot_keys
+from django_leader.registry import jobs
 from django_leader.runtime import diagnostics
 from django_leader.settings import FIELDS, KEYS, ElectionSettings, as_settings, read
 from django_leader.startup import autostart, starter
