@@ -19,14 +19,18 @@ PLAN = machine.plan
 LATE = "if tonumber(ARGV[6]) > 0 and now > tonumber(ARGV[6]) then return answer('late', '', 0) end"
 
 
-def _lua(name: str, before: str, after: str, without: str = "") -> Rules:
-    """The protocol with a piece of a script replaced; of several, whose names a space separates."""
+def changed(name: str, before: str, after: str, without: str = "") -> dict[str, str]:
+    """The scripts with a piece of one replaced; of several, whose names a space separates."""
     scripts = sources()
     for one in name.split():
         assert before in scripts[one], f"{one}.lua has changed: {before}"
         assert without in scripts[one], f"{one}.lua has changed: {without}"
         scripts[one] = scripts[one].replace(before, after).replace(without, "")
-    return Rules(scripts=scripts)
+    return scripts
+
+
+def _lua(name: str, before: str, after: str, without: str = "") -> Rules:
+    return Rules(scripts=changed(name, before, after, without))
 
 
 def _counted_from_the_reply(state: machine.State, event: machine.AnyEvent, now: float, timing: Timing) -> machine.State:

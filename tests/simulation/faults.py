@@ -35,7 +35,7 @@ class Mischief:
             if undo := self._opposites.pop(fault.number, None):
                 self.world.fault(UNDO)
                 undo()
-        elif fault.kind in ("crash-leader", "cut-leader", "last-words"):
+        elif fault.kind in ("crash-leader", "cut-leader", "last-words", "late-claims"):
             self._leader(fault)
         elif fault.kind in ("crash", "pause", "resign", "callback-failed", "stop", "fork", "broken", "drift") or (
             kind == "link"
@@ -84,6 +84,8 @@ class Mischief:
             self.world.fault(f"{fault.kind} {leaders[0].name}")
             if fault.kind == "last-words":
                 self._last_words(fault, leaders[0])
+            elif fault.kind == "late-claims":
+                self._late_claims(fault, leaders[0])
             elif fault.kind == "cut-leader":
                 self._link(fault, leaders[0], "cut")
             else:
@@ -104,6 +106,18 @@ class Mischief:
             world.after(rng.random() * dies, who.feed, machine.Resign(term.token, "resigned"))
         world.after(dies, self._dies, fault, who)
         world.after(min(dies + NOT_AFTER * (1 + fault.other), heard), self.apply, fault._replace(kind="flush"))
+
+    def _late_claims(self, fault: Fault, who: Candidate) -> None:
+        """Its claims are under way until they are nearly too old, and it resigns or dies meanwhile."""
+        world, rng, worker, term = self.world, self.world.rng, who.process.worker, who.state.term
+        if worker and term:
+            late = fault.lasts(self.ttl)
+            worker.late_until = world.now + late
+            before = world.now + max(late - rng.random() * worker.timing.operation, 0.0)
+            if rng.random() < 0.7:
+                world.at(before, who.feed, machine.Resign(term.token, "resigned"))
+            else:
+                world.at(before, self._dies, fault, who)
 
     def _dies(self, fault: Fault, who: Candidate) -> None:
         if who.alive:

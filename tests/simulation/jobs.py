@@ -63,6 +63,8 @@ class Worker:
         self.connected: tuple[Server, int, int] | None = None
         self.claimed: Sent | None = None
         """The claims that were answered last."""
+        self.late_until = 0.0
+        """When what this thread sends is delivered, whatever becomes of the candidate's own requests."""
         self._alarm = 0
         self.process.worker = self
 
@@ -79,12 +81,14 @@ class Worker:
     @property
     def link(self) -> str:
         """The network of the process."""
+        if self.late_until > self.world.now:
+            return "held"
         return "good" if self.world.calm else self.candidate.link
 
     @property
     def held_until(self) -> float:
         """When what it sends is delivered, while its link is held."""
-        return self.candidate.held_until
+        return max(self.late_until, self.candidate.held_until)
 
     def stands(self) -> bool:
         """Return whether its own term is certain now."""

@@ -63,7 +63,7 @@ WEIGHTS = {
     "resetstat": 4,
 }
 KINDS = [*WEIGHTS]
-OF_JOBS = {"clock-second": 4, "clock-hour": 4, "lose-slots": 6, "forge-record": 1}
+OF_JOBS = {"clock-second": 4, "clock-hour": 4, "lose-slots": 6, "forge-record": 1, "late-claims": 6}
 """Kinds that concern jobs, and their weights."""
 UNDO = "undo"
 """The opposite of an earlier fault, if that has one: the clock goes back, a link is mended, and so on."""
@@ -99,7 +99,17 @@ THEMES_OF_JOBS = (
         "resign",
         "stop",
     ),
-    ("link-late", "link-lossy", "link-mute", "lose-slots", "flush", "clock-second", "resign", "crash-leader", "pause"),
+    (
+        "link-late",
+        "link-lossy",
+        "late-claims",
+        "lose-slots",
+        "flush",
+        "clock-second",
+        "resign",
+        "crash-leader",
+        "pause",
+    ),
     ("promote", "split", "rejoin", "lag", "link-late", "clock-second", "crash-leader", "resign"),
 )
 

@@ -147,19 +147,19 @@ class Ledger:
     def _again(self, starts: list[Start], start: Start, verdict: str) -> None:
         run, last = start.run, starts[-1]
         which = f"{run.job.name} {run.slot}, first by {last.run.token} and then by {run.token}"
-        lost = any(at > last.at for at, _ in self._lost)
+        lost = self._lost[-1][0] if self._lost else -math.inf
         if run.job.in_doubt == "skip":
             if not all(self._excused(one) for one in starts):
                 self._violated("J1", f"started twice: {which}")
             self._excuse("told by nobody")
         elif last.run.token == run.token and last.run.ended_at < start.at:
             self._violated("J6", f"started again by the term that has seen it end: {which}")
-        elif not lost:
+        elif lost < last.at:
             if verdict != "rerun":
                 self._violated("J1", f"claimed twice: {which}")
             if self._ended.get(last.run.claim_id, math.inf) < start.at:
                 self._violated("J5", f"started again though its end was told: {which}")
-            if len(starts) >= STARTS:
+            if sum(one.at > lost for one in starts) >= STARTS:
                 self._violated("J5", f"started a fourth time: {which}")
 
     def _excused(self, start: Start) -> bool:
@@ -207,8 +207,12 @@ class Ledger:
         for claim, decision in zip(claims(sent), answer.each, strict=True):
             field = b"job:" + claim.name.encode()
             told = [entry for entry in entries if entry["name"] == claim.name]
+            known = read(before.records.get(field))
+            again = known is not None and known.claim == claim.claim_id  # it was not early when it was granted
+            if not again and decision.verdict in COUNTED:
+                self._on_time(claim, decision, server.wall(self.world.now) * 1000)
             self._one(server, sent, claim, decision)
-            self._covered(sent, claim, decision, (read(before.records.get(field)), read(records.get(field))), told)
+            self._covered(sent, claim, decision, (known, read(records.get(field))), told)
 
     def _finished(self, server: Server, sent: Sent) -> None:
         words = [word.decode() for word in sent.request.words(b"")][5:]
@@ -247,12 +251,15 @@ class Ledger:
         elif now - sent.sent > operation * (1 + WRONG) + 0.001:
             self._violated("J7", f"{worker.name} has given this claim up")
 
+    def _on_time(self, claim: Claim, decision: Decision, shows: float) -> None:
+        if claim.slot > shows + AHEAD * 1000:
+            what = f"{claim.name} {claim.slot}: {decision.verdict}"
+            self._violated("J3", f"{what}, {claim.slot - shows:.0f} ms ahead")
+
     def _one(self, server: Server, sent: Sent, claim: Claim, decision: Decision) -> None:
         """J3, J4, J6: the instant of one claim is right, and what its term says of itself."""
         shows, verdict = server.wall(self.world.now) * 1000, decision.verdict
         what = f"{claim.name} {claim.slot}: {verdict}"
-        if verdict != "early" and verdict != "rerun" and claim.slot > shows + AHEAD * 1000:
-            self._violated("J3", f"{what}, {claim.slot - shows:.0f} ms ahead")
         if verdict == "run" and shows - 1 > claim.slot + claim.grace * 1000:
             self._violated("J4", f"{what} after its grace")
         if verdict == "waiting" and decision.last <= shows:

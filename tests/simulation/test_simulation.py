@@ -9,8 +9,10 @@ import random
 import pytest
 
 from .bugs import BUGS
+from .bugs_of_jobs import BUGS_OF_JOBS, RARE, rare
 from .episode import FoundError, Result, episode
 from .protocol import Rules
+from .world import ViolationError
 
 pytestmark = pytest.mark.timeout(600)  # it computes, beside other tests
 STEPS = 100_000 if os.environ.get("CI") == "true" else 50_000
@@ -19,12 +21,14 @@ STEPS_OF_JOBS = STEPS // 2
 ENOUGH = 300_000
 """Steps in which a planted bug must be found."""
 SOON = {
+    "a claim is sent again before the first is too old": 63,
     "a death says something in a quarantine": 29,
     "a death says something right after a reclaim": 67,
     "a join is told by counters alone": 46,
     "a lease counts though its confirmation did not come": 38,
     "a process that does not exist here is taken for dead": 22,
     "a release compares nothing": 61,
+    "a run starts although its term is over": 34,
     "no quarantine": 4,
     "the instant of a request is that of its confirmation": 52,
     "the token is only the time": 7,
@@ -73,3 +77,30 @@ def test_a_violation_is_told_with_its_seed_and_as_briefly_as_can_be() -> None:
 def test_an_episode_is_the_same_each_time() -> None:
     once, again = (episode(7, Rules()) for _ in range(2))
     assert once == again
+
+
+@pytest.mark.parametrize("bug", BUGS_OF_JOBS)
+def test_a_planted_bug_of_jobs_is_found(bug: str) -> None:
+    plant, kinds, rule = BUGS_OF_JOBS[bug]
+    rules, steps = plant(), 0
+    for seed in itertools.count(SOON.get(bug, 0)):
+        try:
+            steps += episode(seed, rules, kinds, brief=False, jobs=True).steps
+        except FoundError as error:
+            found = error
+            break
+        assert steps < ENOUGH, "not found"
+    assert f" s: {rule}: " in found.what
+
+
+@pytest.mark.parametrize("bug", RARE)
+def test_a_rare_bug_of_jobs_is_found_in_its_history(bug: str) -> None:
+    found = []
+    for seed in range(5):  # it depends on who leads
+        rare(bug, Rules(), seed)
+        try:
+            rare(bug, RARE[bug][0](), seed)
+        except ViolationError as error:
+            found.append(str(error))
+    assert found
+    assert all(": J1: started twice" in what for what in found)
