@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from .episode import BATCH, FoundError, Result, batch
 
 
-def _batches(first: int, jobs: int) -> Iterator[tuple[Result, list[FoundError]]]:
+def _batches(first: int, jobs: int, with_jobs: bool | None) -> Iterator[tuple[Result, list[FoundError]]]:
     starts = itertools.count(first, BATCH)
     if jobs == 1:
-        yield from map(batch, starts)
+        yield from (batch(start, with_jobs) for start in starts)
         return
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        waiting = [pool.apply_async(batch, (next(starts),)) for _ in range(2 * jobs)]
+        waiting = [pool.apply_async(batch, (next(starts), with_jobs)) for _ in range(2 * jobs)]
         while True:
             yield waiting.pop(0).get()
-            waiting.append(pool.apply_async(batch, (next(starts),)))
+            waiting.append(pool.apply_async(batch, (next(starts), with_jobs)))
 
 
 def main() -> int:
@@ -33,6 +33,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="the first seed; each episode has one (default: random)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--with-jobs", action="store_true", default=None, help="each leader has jobs (default: in turn)")
+    only.add_argument("--without-jobs", action="store_false", dest="with_jobs", help="no leader has jobs")
     options = parser.parse_args()
     steps = options.steps or (sys.maxsize if options.seconds else 1_000_000)
     first = random.SystemRandom().randrange(2**40) if options.seed is None else options.seed
@@ -40,7 +43,7 @@ def main() -> int:
 
     started = said = time.monotonic()
     result, found = Result(), list[FoundError]()
-    for more, wrong in _batches(first, options.jobs):
+    for more, wrong in _batches(first, options.jobs, options.with_jobs):
         result.add(more)
         found += wrong
         now = time.monotonic()

@@ -161,12 +161,12 @@ BATCH = 50
 """Episodes that are played in one go."""
 
 
-def batch(first: int) -> tuple[Result, list[FoundError]]:
-    """Plays the episodes of ``BATCH`` seeds, from ``first`` on."""
+def batch(first: int, jobs: bool | None = None) -> tuple[Result, list[FoundError]]:
+    """Plays the episodes of ``BATCH`` seeds, from ``first`` on: with jobs, without them, or (None) in turn."""
     result, found = Result(), []
     for seed in range(first, first + BATCH):
         try:
-            result.add(episode(seed, protocol.Rules(), jobs=bool(seed % 2)))
+            result.add(episode(seed, protocol.Rules(), jobs=bool(seed % 2) if jobs is None else jobs))
         except FoundError as error:
             found.append(error)
             result.steps += error.steps

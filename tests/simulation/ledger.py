@@ -192,7 +192,7 @@ class Ledger:
 
     def after(self, server: Server, sent: Sent, reply: Any, before: Execution) -> None:
         """Check what a script of jobs has done."""
-        self.counts[f"{sent.name}s"] += 1
+        self.counts["claims" if sent.name == "claim" else "ends told"] += 1
         if sent.name == "finish":
             self._finished(server, sent)
             return
@@ -296,7 +296,7 @@ class Ledger:
             elif slot == claim.slot and entry["outcome"] == decision.verdict and claim.before <= covered:
                 covered = max(covered, slot)
             else:
-                self.counts[entry["outcome"]] += 1
+                self.counts[f"runs {entry['outcome']}"] += 1
         if decision.verdict == "run" and claim.before <= covered:
             covered = max(covered, claim.slot)
         if after and not last <= after.last <= covered:
