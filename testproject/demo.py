@@ -3,23 +3,30 @@
 Without ``--rounds`` it goes on until Ctrl-C and tells every change of leadership. With ``--rounds N`` it ends the
 leader in three ways, N times each, prints how long each take-over took, and exits with 0 only if each time exactly one
 other process led and a leader that was frozen beyond its lease did not lead when it woke.
+
+All the time the leader runs a job every second. The demo tells which process has run which slots. It fails if a slot
+was run twice, or was not run although nothing says why.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +38,13 @@ ROOT = Path(__file__).resolve().parent.parent
 DURATIONS = {"LOCK_TTL": "3", "HEARTBEAT_INTERVAL": "1", "RETRY_INTERVAL": "1"}
 EVENTS = "{maplefile:leader:lock}:events"
 LOCK = "maplefile:leader:lock"
+RUNS = "{maplefile:leader:lock}:runs"
+JOB = "every second"
+WHY = {
+    "missed": "missed, because no process led",
+    "in-doubt": "in doubt, because the leader was killed in the middle",
+}
+"""Why a slot was not run, by its outcome in Redis."""
 LONG = 30.0
 USER, PASSWORD = "admin", "leader"
 
@@ -137,6 +151,81 @@ class History:
         return None
 
 
+class Slots:
+    """What became of each slot of the job, by the rows that its runs leave and by what Redis says of other slots."""
+
+    def __init__(self, client: redis.Redis, database: Path) -> None:
+        self._client, self._database = client, database
+        self._told = 0
+        """The last slot that was told."""
+
+    def news(self) -> str:
+        """Return what became of the slots since the last call."""
+        ran, skipped = self._decided()
+        new = {slot: name for slot, name in ran.items() if slot > self._told}
+        if not new:
+            return "no slot was run meanwhile"
+        first, self._told = min([*new, *(slot for slot in skipped if slot > self._told)]), max(ran)
+        who = ", ".join(f"{name} ran {number}" for name, number in sorted(Counter(new.values()).items()))
+        why = Counter(skipped[slot] for slot in skipped if slot >= first)
+        return f"slots {shown(first)} to {shown(self._told)}: {who}, each once; {reasons(why)}"
+
+    def total(self) -> str:
+        """Return what became of all slots."""
+        ran, skipped = self._decided()
+        if not skipped:
+            return f"{len(ran)} slots, each run once, none missed"
+        return f"{len(ran) + len(skipped)} slots: {len(ran)} run, each once; {reasons(Counter(skipped.values()))}"
+
+    def _decided(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Return who has run each slot, and why others were not run: from the first slot that was run to the last."""
+        query = "SELECT scheduled_for, instance_id FROM jobs_run WHERE job = ? AND scheduled_for IS NOT NULL"
+        with contextlib.closing(sqlite3.connect(self._database, timeout=LONG)) as connection:
+            rows = [(seconds(slot), str(name)) for slot, name in connection.execute(query, [JOB])]
+        ran = dict(rows)
+        if len(ran) < len(rows):
+            twice = [shown(slot) for slot, number in Counter(slot for slot, _ in rows).items() if number > 1]
+            raise Failure(f"slots were run twice: {', '.join(twice)}")
+        told = self._told_by_redis() if rows else []
+        skipped = {}
+        for slot in range(min(ran, default=0), max(ran, default=0)):
+            if slot not in ran:
+                skipped[slot] = next((outcome for those, outcome in told if slot in those), "")
+                if not skipped[slot]:
+                    raise Failure(f"the slot {shown(slot)} was not run, and nothing says why")
+        return ran, skipped
+
+    def _told_by_redis(self) -> list[tuple[range, str]]:
+        """Return the outcomes of slots other than ``ok``, each with the slots that it is about."""
+        entries: Any = self._client.xrange(RUNS)
+        told = [values for _, values in entries if values[b"name"] == JOB.encode() and values[b"outcome"] != b"ok"]
+        return [
+            (
+                range(
+                    int(values[b"since"]) // 1000 + 1 if b"since" in values else int(values[b"slot"]) // 1000,
+                    int(values[b"slot"]) // 1000 + 1,
+                ),
+                values[b"outcome"].decode(),
+            )
+            for values in told
+        ]
+
+
+def seconds(slot: str) -> int:
+    """Return the seconds since 1970 of an instant in the database."""
+    return int(datetime.fromisoformat(slot).replace(tzinfo=timezone.utc).timestamp())
+
+
+def shown(slot: int) -> str:
+    """Return a slot as a person reads it."""
+    return time.strftime("%H:%M:%S", time.localtime(slot))
+
+
+def reasons(why: Counter[str]) -> str:
+    """Return how many slots were not run, and why."""
+    return "; ".join(f"{number} {WHY.get(outcome, outcome)}" for outcome, number in why.items()) or "none missed"
+
+
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = LONG) -> Any:
     """Wait until ``condition()`` is true, and return its value."""
     until = time.monotonic() + seconds
@@ -160,6 +249,7 @@ class Demo:
         ports = enumerate(free_ports(first_port, 3), 1)
         self.webs = [Web(f"web-{number}", port, folder / f"web-{number}.log") for number, port in ports]
         self.history = History(self.client)
+        self.slots = Slots(self.client, folder / "db.sqlite3")
 
     def start(self) -> None:
         """Make the database and the log-in, and start the processes."""
@@ -202,6 +292,8 @@ class Demo:
             grant = self.history.next_grant(0.2)
             if grant:
                 say(f"{grant.name} leads ({grant.kind}{self._took(grant, last, beat)})")
+                if last.name:
+                    say(self.slots.news())
                 last = grant
             beat = self._last_beat() or beat
             for web in self.webs:
@@ -268,12 +360,14 @@ def rounds(demo: Demo, number: int) -> None:
     for _ in range(number):
         for name, what in FAULTS.items():
             took[name].append(demo.round(what))
+            say(demo.slots.news())
     ttl = float(DURATIONS["LOCK_TTL"])
     print(f"\nSeconds until another process led (the lease is {ttl:g} s)\n")
     print("  round  " + "".join(name.rjust(15) for name in FAULTS))
     for index in range(number):
         print(f"  {index + 1:5}  " + "".join(f"{times[index]:15.3f}" for times in took.values()))
     print("\nEach time exactly one other process led, and the frozen one, woken, did not.")
+    print(f"The job of every second: {demo.slots.total()}.")
 
 
 def main() -> int:
@@ -293,7 +387,11 @@ def main() -> int:
         if options.rounds:
             rounds(demo, options.rounds)
         else:
-            demo.watch()
+            try:
+                demo.watch()
+            except KeyboardInterrupt:
+                print(f"\nThe job of every second: {demo.slots.total()}.")
+                raise
     except KeyboardInterrupt:
         print("\nThe end.")
         return 130 if options.rounds else 0

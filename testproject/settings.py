@@ -55,6 +55,8 @@ DATABASES = {
         "OPTIONS": {"timeout": 20},
     }
 }
+# A job runs every second. Slots that are missed after a crash do no harm here.
+SILENCED_SYSTEM_CHECKS = ["django_leader.W020"]
 CACHES = {
     "default": {
         "BACKEND": os.environ.get("CACHE_BACKEND", "django_redis.cache.RedisCache"),

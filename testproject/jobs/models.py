@@ -14,6 +14,8 @@ class Run(models.Model):
     instance_id = models.CharField(max_length=255)
     fencing_token = models.BigIntegerField()
     at = models.DateTimeField(auto_now_add=True, db_index=True)
+    scheduled_for = models.DateTimeField(null=True)
+    """The slot, if the leader has run it on a schedule."""
 
     objects: ClassVar[models.Manager[Run]] = models.Manager()
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from testproject.demo import JOB, RUNS, Failure, Slots
 from tests.conftest import need
 from tests.support.candidates import ROOT
-from tests.support.servers import GENEROUS, eventually, program
+from tests.support.servers import GENEROUS, RedisServer, eventually, program
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -79,7 +84,62 @@ def test_the_demo_runs_without_a_person(folder: Path) -> None:
     assert process.returncode == 0, out
     assert "SIGSTOP to" in out
     assert "Each time exactly one other process led" in out
+    assert len(re.findall(r"  slots [\d:]+ to [\d:]+: .*web-\d ran \d+.*, each once; ", out)) == 3, out
+    assert re.search(
+        r"The job of every second: \d+ slots(, each run once, none missed|: \d+ run, each once; .*)\.", out
+    )
     assert left_behind(folder) == []
+
+
+SLOT = 1_764_323_100
+"""The first slot of the rows, in seconds since 1970."""
+
+
+class Ran(NamedTuple):
+    """What has become of slots: offsets from the first one, of those with a row; and entries of the stream."""
+
+    rows: list[tuple[int, str]]
+    told: list[tuple[int | None, int, str]]
+    expected: str
+
+
+TOLD = {
+    "all": Ran([(0, "web-1"), (1, "web-1"), (2, "web-2")], [], "3 slots, each run once, none missed"),
+    "missed": Ran(
+        [(0, "web-1"), (4, "web-2")],
+        [(0, 2, "missed"), (None, 3, "in-doubt"), (None, 4, "ok")],
+        "5 slots: 2 run, each once; 2 missed, because no process led; "
+        "1 in doubt, because the leader was killed in the middle",
+    ),
+    "done, and in doubt": Ran(
+        [(0, "web-1"), (1, "web-2")], [(None, 0, "in-doubt")], "2 slots, each run once, none missed"
+    ),
+    "lost": Ran([(0, "web-1"), (2, "web-1")], [(None, 1, "ok")], "was not run, and nothing says why"),
+    "twice": Ran([(0, "web-1"), (1, "web-1"), (1, "web-2")], [], "slots were run twice: "),
+    "none": Ran([], [], "0 slots, each run once, none missed"),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_the_demo_finds_each_slot_that_was_lost_or_run_twice(
+    case: str, tmp_path: Path, some_server: RedisServer
+) -> None:
+    ran, client = TOLD[case], some_server.client()
+    client.flushall()
+    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as connection, connection:
+        connection.execute("CREATE TABLE jobs_run (job, instance_id, scheduled_for)")
+        for offset, name in ran.rows:
+            slot = datetime.fromtimestamp(SLOT + offset, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+            connection.execute("INSERT INTO jobs_run VALUES (?, ?, ?)", [JOB, name, slot])
+    for since, slot, outcome in ran.told:
+        entry = {"name": JOB, "slot": (SLOT + slot) * 1000, "outcome": outcome}
+        client.xadd(RUNS, entry if since is None else entry | {"since": (SLOT + since) * 1000})
+    slots = Slots(client, tmp_path / "db")
+    try:
+        said = slots.total()
+    except Failure as failure:
+        said = str(failure)
+    assert ran.expected in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="takes over on one host")
