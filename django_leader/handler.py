@@ -117,6 +117,7 @@ class ElectionHandler:
             run_coroutine=_run_coroutine,
             when_idle=lambda: idle.explain(alias) if found else _log_once(why, alias),
             jobs=lambda: jobs.of(alias),
+            prepare=jobs.discover,
         )
         send_signals(election, _run_coroutine)
         overrides.follow(election)

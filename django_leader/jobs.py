@@ -23,6 +23,7 @@ from django.conf import settings
 from .conf import DEFAULT_ALIAS
 from .protocol.config import LONGEST_DURATION
 from .protocol.jobs import Job
+from .protocol.records import UNPRINTABLE
 from .protocol.schedule import Cron, Every, Schedule
 from .protocol.slots import LONGEST_NAME, InDoubt
 from .registry import Registered, jobs
@@ -123,8 +124,11 @@ def declared(
         raise TypeError(f"{decorator}: election is {election!r}; give the alias of an election")
 
     def make(name: Any) -> Job:
-        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
-            raise ValueError(f"{decorator}: name is {name!r}; give a str of 1 to {LONGEST_NAME} characters")
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or UNPRINTABLE.search(name):
+            text = f"give a str of 1 to {LONGEST_NAME} printable characters"
+            raise ValueError(f"{decorator}: name is {name!r}; {text}")
+        if name.endswith("<lambda>"):
+            raise ValueError(f"{decorator}: a lambda has no name of its own; give it one, as in name='tidy'")
         return Job(name, schedule, late, in_doubt, hung or math.inf)
 
     return make
@@ -133,6 +137,10 @@ def declared(
 def _schedule(decorator: str, every: Any, offset: Any, cron: Any, tz: Any) -> Schedule:
     if (every is None) == (cron is None):
         raise TypeError(f"{decorator}: give either every, a number of seconds, or cron, five fields")
+    if cron is not None and offset:
+        raise TypeError(f"{decorator}: offset belongs to every, not to cron; name the minutes in the expression")
+    if every is not None and tz is not None:
+        raise TypeError(f"{decorator}: tz belongs to cron, not to every, which counts from 1970 in UTC")
     try:
         if cron is not None:
             return Cron(cron, settings.TIME_ZONE if tz is None else tz)
@@ -168,6 +176,8 @@ def _call(target: Any) -> Callable[[Run], Any]:
     if _enqueues(target):
         return lambda run: target.enqueue() and None
     check_function("periodic", target)
+    if "." in target.__qualname__.rpartition("<locals>.")[2]:
+        raise TypeError(f"periodic: {target!r} cannot be a job: it is a method, and nothing has its object")
     takes = [
         parameter
         for parameter in inspect.signature(target).parameters.values()
@@ -176,6 +186,6 @@ def _call(target: Any) -> Callable[[Run], Any]:
     needed = [parameter for parameter in takes if parameter.default is parameter.empty]
     if len(needed) > 1 or any(parameter.kind is parameter.KEYWORD_ONLY for parameter in needed):
         raise TypeError(f"periodic: {target!r} cannot be called; give it no parameter, or one, for the run")
-    if needed:
+    if needed or [parameter.name for parameter in takes] == ["run"]:
         return lambda run: target(run)
     return lambda run: target()

@@ -5,19 +5,23 @@ NOT guaranteed here: that a job runs. Where an election leads, ``runtime.jobs`` 
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.utils.module_loading import module_has_submodule
 
 from .runtime.runs import JobSpec
+from .system.forks import register
 from .system.log import log
 
 MODULE = "leader_jobs"
 """The module of an app that is searched for jobs."""
+LONGEST_WAIT = 60.0
+"""Seconds for which a thread waits for Django's apps, or for another thread that imports modules."""
 BROKEN = "LEADER_ELECTIONS: the jobs of the app %r do not run, because its module %s cannot be imported"
 TWICE = "LEADER_ELECTIONS[%r]: two jobs have the name %r, so the one of %s does not run; give it another name"
 
@@ -44,18 +48,28 @@ class Jobs:
         self._known: dict[tuple[str, str], Registered] = {}
         self.duplicates: list[Registered] = []
         """Jobs that do not run, because another one of their election has the name."""
-        self.broken: dict[str, Exception] = {}
+        self.broken: dict[str, BaseException] = {}
         """What the import of the module of an app raised, by the name of the app."""
-        self._discovered = False
+        self._discoverer: int | None = None
+        """The thread that imports the modules, or has."""
+        self._discovered = threading.Event()
         # Replaced as a whole.
         self._specs: dict[str, tuple[JobSpec, ...]] = {}
 
     def add(self, job: Registered) -> None:
-        """Register a job. What is registered again, as when a module is loaded anew, replaces itself. Local."""
+        """Register a job. A function that is made again, as when its module is loaded anew, replaces itself. Local.
+
+        Raise ``ValueError`` for a function that has a job of this name already.
+        """
         key = job.election, job.spec.job.name
         with self._lock:
             known = self._known.get(key)
-            if known and known.where != job.where:
+            if known and _code(known.target) is _code(job.target):
+                raise ValueError(
+                    f"LEADER_ELECTIONS[{key[0]!r}]: {job.where} has a job of the name {key[1]!r} already; give each of "
+                    "its jobs a name of its own"
+                )
+            if known and (known.where, _line(known.target)) != (job.where, _line(job.target)):
                 self.duplicates.append(job)
                 log(logging.ERROR, TWICE, *key, job.where)
                 return
@@ -67,13 +81,11 @@ class Jobs:
             }
 
     def of(self, alias: str) -> tuple[JobSpec, ...]:
-        """Return the jobs of an election. The first call imports the modules of all apps; then local. Never raises."""
-        if not self._discovered:
-            self.discover()
+        """Return the jobs of an election that are registered so far. Local."""
         return self._specs.get(alias, ())
 
     def all(self) -> list[Registered]:
-        """Return all jobs, by election and name. Cost: as of ``of``."""
+        """Return all jobs, by election and name. The first call imports the modules of all apps."""
         self.discover()
         with self._lock:
             return [self._known[key] for key in sorted(self._known)]
@@ -87,24 +99,57 @@ class Jobs:
         raise LookupError(f"LEADER_ELECTIONS[{alias!r}] has no job {wanted!r} (it has: {known or 'none'})")
 
     def discover(self) -> None:
-        """Import the module ``leader_jobs`` of each app, once. Log what one raises, and import the others."""
-        with self._lock:
-            if self._discovered or not apps.ready:
-                return
-            self._discovered = True
-            for app in apps.get_app_configs():
-                if not app.module or not module_has_submodule(app.module, MODULE):
-                    continue
-                try:
-                    import_module(f"{app.name}.{MODULE}")
-                except Exception as error:  # the application that carries us goes on
-                    self.broken[app.label] = error
-                    log(logging.ERROR, BROKEN, app.label, f"{app.name}.{MODULE}", exc_info=error)
+        """Import the module ``leader_jobs`` of each app, once. Log what one raises, and import the others.
 
-    def unlock(self) -> None:
+        Another thread waits meanwhile, for a minute at most. No lock is held, because a thread of the application may
+        register a job while it holds the lock of a module that is to be imported here. While Django's apps are being
+        loaded, do nothing in the main thread, and wait for them in another one.
+        """
+        if not apps.ready and threading.current_thread() is not threading.main_thread():
+            apps.ready_event.wait(LONGEST_WAIT)
+        if not apps.ready:
+            return
+        here = threading.get_ident()
+        with self._lock:
+            first = self._discoverer is None
+            if first:
+                self._discoverer = here
+        if first:
+            try:
+                self._import_all()
+            finally:
+                self._discovered.set()
+        elif self._discoverer != here:
+            self._discovered.wait(LONGEST_WAIT)
+
+    def _import_all(self) -> None:
+        for app in apps.get_app_configs():
+            if not app.module or not module_has_submodule(app.module, MODULE):
+                continue
+            try:
+                import_module(f"{app.name}.{MODULE}")
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit, too: the application that carries us goes on
+                self.broken[app.label] = error
+                log(logging.ERROR, BROKEN, app.label, f"{app.name}.{MODULE}", exc_info=error)
+
+    def after_fork(self) -> None:
         """For this package: replace the lock in a forked child, where no thread is left to release it."""
         self._lock = threading.RLock()
+        if self._discoverer is not None:
+            self._discovered.set()  # no thread is left that imports
+
+
+def _code(target: Any) -> Any:
+    function = inspect.unwrap(getattr(target, "func", target))
+    return getattr(function, "__code__", function)
+
+
+def _line(target: Any) -> int:
+    return getattr(_code(target), "co_firstlineno", 0)
 
 
 jobs = Jobs()
 """The jobs of this process."""
+register(after_in_child=jobs.after_fork)

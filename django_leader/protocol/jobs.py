@@ -76,7 +76,7 @@ class _Entry:
         self.job = job
         self.claim: Claim | None = None
         """A claim that has no answer yet."""
-        self.due = 0
+        self.due: float = 0
         """The next slot to claim; 0: the last one, because this term does not know what became of it."""
         self.own_last = 0
 
@@ -111,6 +111,8 @@ class JobSession:
         self._too_old_at = -math.inf
         """When the last request is too old to be executed."""
         self._not_before, self._failures = -math.inf, 0
+        self._last_try = False
+        """Whether ends were sent after the term and have no answer."""
 
     def next(self, now: float, watch: ExpiryProof, deadline: float) -> Send | Wait | Leave:
         """Return what to do now. Local.
@@ -118,15 +120,14 @@ class JobSession:
         ``watch``: what the candidate has seen of the server's clock. ``deadline``: of the term; when it is over, only
         the ends of runs are still sent.
         """
+        if now >= deadline:
+            return self._last_ends()
         if self._unconfirmed:
             return Send(self._await_replicas)
         if now < self._not_before:
             return Wait(self._not_before)
         if self._ends:
-            self._sent_ends = min(len(self._ends), MOST_CLAIMS)
-            return Send(self._requests.finish([self._ends[index] for index in range(self._sent_ends)]))
-        if now >= deadline:
-            return Leave()
+            return self._finish()
         ahead = self._server_ahead(watch)
         at = math.floor((now + ahead) * 1000)
         self._sent = [entry for entry in self._entries if entry.claim or entry.due <= at][:MOST_CLAIMS]
@@ -137,6 +138,17 @@ class JobSession:
                 self._requests.claim([self._claim(entry, at, now) for entry in self._sent], not_after, self._memory)
             )
         return Wait(min((entry.due / 1000 - ahead for entry in self._entries), default=math.inf))
+
+    def _last_ends(self) -> Send | Leave:
+        """Send the ends once the term is over. What fails then is not tried again, because a release may wait."""
+        if not self._ends or self._last_try:
+            return Leave()
+        self._last_try = True
+        return self._finish()
+
+    def _finish(self) -> Send:
+        self._sent_ends = min(len(self._ends), MOST_CLAIMS)
+        return Send(self._requests.finish([self._ends[index] for index in range(self._sent_ends)]))
 
     def reply(self, request: Request, reply: Any, now: float) -> list[Decided]:
         """Return what was decided by ``reply``, which came at ``now``: of ``run`` and ``rerun`` start the runs. Local.
@@ -150,7 +162,7 @@ class JobSession:
             return self._confirmed(meaning, now)
         for _ in range(self._sent_ends):
             self._ends.popleft()
-        self._failures = 0
+        self._failures, self._last_try = 0, False
         return []
 
     def failed(self, now: float) -> None:
@@ -220,7 +232,7 @@ class JobSession:
             elif decision.verdict == "rerun":
                 entry.own_last = max(entry.own_last, decision.slot)
             if decision.verdict not in ("early", "rerun"):
-                entry.due = entry.job.schedule.next(max(claim.slot, decision.last))
+                entry.due = _next(entry.job.schedule, max(claim.slot, decision.last))
             elif decision.verdict == "early":
                 entry.due = claim.slot
             decided.append(Decided(entry.job, claim, decision))
@@ -229,3 +241,11 @@ class JobSession:
     def _pause(self, now: float) -> None:
         self._not_before = now + min(FIRST_BACKOFF * 2.0 ** min(self._failures, 16), self._timing.retry)
         self._failures += 1
+
+
+def _next(schedule: Schedule, after: int) -> float:
+    """Return the next slot; infinity if there is none that a schedule can name, as behind a forged record. Local."""
+    try:
+        return schedule.next(after)
+    except (ValueError, ArithmeticError, StopIteration, OSError):
+        return math.inf

@@ -191,10 +191,15 @@ class SlotRequests:
 
     def finish(self, ends: Sequence[End]) -> Request:
         """Say how runs have ended. The answer is of each whether its record was still there."""
-        words: list[str | int] = [self._candidate_id]
+        words: list[str | int | bytes] = [self._candidate_id]
         for end in ends:
             who = end.token, end.name, end.slot, end.claim_id
-            words += (*who, end.outcome, math.ceil(end.took * 1000), end.error[:LONGEST_ERROR])
+            words += (
+                *who,
+                end.outcome,
+                math.ceil(end.took * 1000),
+                end.error.encode("utf-8", "replace")[:LONGEST_ERROR],
+            )
 
         def parse(reply: bytes) -> Sequence[bool]:
             finished = [line == b"finished" for line in reply.split(b"\n")[1:]]

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -50,7 +50,8 @@ class LeaderElection(Fencing):
     ``Config()``. ``name`` is for logs and errors.
     ``after_callback`` is called after each callback, in its thread. ``run_coroutine`` runs the coroutine that a
     callback has returned, in the same thread. ``is_leader()`` calls ``when_idle`` while this process is no candidate,
-    until it returns True. ``jobs`` returns the jobs that the leader runs.
+    until it returns True. ``jobs`` returns the jobs that the leader runs; local.
+    ``prepare`` is called before each candidacy, in the thread that starts it and in the election thread.
 
     Raise ``ConfigError`` for a client of another kind, such as that of a Redis Cluster. If ``client`` is a function,
     the methods that need Redis raise that instead, and whatever the function raises. ``Config`` itself raises
@@ -67,6 +68,7 @@ class LeaderElection(Fencing):
         run_coroutine: RunCoroutine = run_coroutine,
         when_idle: Callable[[], bool] | None = None,
         jobs: Callable[[], Sequence[JobSpec]] = lambda: (),
+        prepare: Callable[[], object] = lambda: None,
     ) -> None:
         self.name = name
         """The alias of the election."""
@@ -76,7 +78,7 @@ class LeaderElection(Fencing):
         self._connect = source(client)
         self._listeners = Listeners(after_callback, run_coroutine)
         self._when_idle = when_idle
-        self._jobs, self.runs = jobs, Runs(self.label, self._listeners)
+        self._jobs, self._prepare, self.runs = jobs, prepare, Runs(self.label, self._listeners)
         """For this package: the runs of jobs that go on in this process."""
         self._listeners.has_jobs, self._listeners.claims_slots = lambda: bool(jobs()), self._claims_slots
         self._forget()
@@ -247,6 +249,8 @@ class LeaderElection(Fencing):
         return Access(self._connect(), self.config, candidacy.shared, term, led.began)
 
     def _run_candidacy(self, candidacy: Candidacy) -> None:
+        with suppress(Exception):
+            self._prepare()  # again, because it may have been too early
         candidacy.run()
 
     def import_client(self) -> None:
@@ -267,7 +271,7 @@ class LeaderElection(Fencing):
         if not (self.overridden or lifecycle.exiting):
             # Before the lock, because the application's functions make the client, and may log.
             self._connect()
-            self._jobs()
+            self._prepare()
         with lifecycle.starting:
             if self._pid != os.getpid():
                 self.after_fork()  # a fork in C, which runs no hook

@@ -25,7 +25,7 @@ from django_leader.protocol.config import ValidConfig
 from django_leader.protocol.jobs import Decided, Job, JobSession
 from django_leader.protocol.requests import Requests
 from django_leader.protocol.session import Leave, Send
-from django_leader.protocol.slots import End, SlotRequests
+from django_leader.protocol.slots import MOST_CLAIMS, End, SlotRequests
 from django_leader.redis.connector import Connect
 from django_leader.redis.lease import Lease
 from django_leader.system import clock
@@ -42,9 +42,11 @@ NOT_RUN = {
     "missed": (logging.WARNING, "was not run: it could not be claimed before its grace was over"),
     "overlapped": (logging.WARNING, "was not run: the last run still goes on"),
     "unknown": (logging.INFO, "was not run: there is no record of the job, which is new, or whose record was lost"),
+    "waiting": (logging.WARNING, "waits: a later one was decided before the server's clock was set back"),
     "in-doubt": (logging.WARNING, "was not run: Redis has lost data, so it may have been started before"),
 }
 """What the log says of a slot that was decided otherwise than by a run."""
+NOT_ENDED = ("hung", "in-doubt", "unreported")
 
 
 class Access(NamedTuple):
@@ -110,29 +112,45 @@ class JobLoop:
         self._shared.clock_stepped = self._runs.wake
         try:
             with suppress(Forked):
-                insist(self._take_turns, f"{self._runs.label}: the jobs")
+                insist(self._take_turns_until_over, f"{self._runs.label}: the jobs")
         finally:
             self._lease.channel.drop()
             if self._shared.ours():
                 self._runs.leave(self._session.unsent())
 
-    def record(self, ends: Sequence[End]) -> None:
-        """Record the ends of runs that have outlasted their term. One round trip on a new connection."""
+    def record(self, ends: Sequence[End]) -> bool:
+        """Record the ends of runs that have outlasted their term. One round trip on a new connection.
+
+        Return whether that was done.
+        """
         lease = self._access.open()
         try:
-            lease.ask(self._requests.finish(ends))
-        except RedisUnavailable as error:
+            for first in range(0, len(ends), MOST_CLAIMS):
+                lease.ask(self._requests.finish(ends[first : first + MOST_CLAIMS]))
+            return True
+        except (RedisUnavailable, Forked) as error:
             text = "%s: the end of the job %r could not be recorded: %s"
             log(logging.WARNING, text, self._runs.label, ends[0].name, error)
+            return False
         finally:
             lease.channel.drop()
 
+    def _take_turns_until_over(self) -> None:
+        try:
+            self._take_turns()
+        except Exception:
+            if not self._over:
+                raise
+            # A release waits for this thread, so a fault is not tried again.
+            log(logging.ERROR, "%s: the jobs of a term that has ended are left", self._runs.label, exc_info=True)
+
     def _take_turns(self) -> None:
         while self._shared.ours():
-            for end in self._runs.take_ends():
+            ends, going = self._runs.take()
+            for end in ends:
                 self._session.ended(end)
             self._going.clear()
-            self._going.update(self._runs.since())
+            self._going.update(going)
             now = clock.now()
             deadline = 0.0 if self._over else now + self._term.lease_left
             todo = self._session.next(now, self._shared.state.watch, deadline)
@@ -169,7 +187,10 @@ class JobLoop:
             self._unreachable = False
             log(logging.INFO, "%s: jobs can be started again", self._runs.label)
         for one in decided:
-            self._act(one)
+            try:
+                self._act(one)
+            except Exception:  # the others were granted, too
+                log(logging.ERROR, "%s: the job %r was not started", self._runs.label, one.job.name, exc_info=True)
 
     def _act(self, decided: Decided) -> None:
         name, decision = decided.job.name, decided.decision
@@ -180,8 +201,13 @@ class JobLoop:
             return
         end = End(self._term.token, name, decision.slot, decided.claim.claim_id, "failed-to-start", 0.0)
         if not self._term.is_current():
-            self._session.ended(end._replace(error="the term was over"))
+            log(logging.INFO, "%s: the job %r was not started: the term ended before", self._runs.label, name)
+            if decided.claim.in_doubt == "skip":  # otherwise the next leader starts it
+                self._session.ended(end._replace(error="the term ended before"))
             return
+        if decision.last_outcome in NOT_ENDED:
+            text = "%s: the run of the job %r for the slot %s has no known end: %s"
+            log(logging.WARNING, text, self._runs.label, name, instant(decision.last_slot), decision.last_outcome)
         known = decision.last_outcome != "none"
         previous = Previous(instant(decision.last_slot), decision.last_outcome) if known else None
         run = Run(name, instant(decision.slot), decision.attempt, previous, self._term)

@@ -143,9 +143,10 @@ class LocalLease(Lease):
         return b"\nreleased"
 
     def _claim(self, candidate_id: str, token: str, *words: str) -> bytes:
-        local, first = self._local, 3  # behind how old it may be, and what it knows
+        _, _, began, *claims = words
+        local = self._local
         leads = (local.holder, local.token) == (candidate_id, int(token)) and clock.now() < local.until
-        return local.slots.claim(time.time_ns() // 1_000_000, leads, words[first:])
+        return local.slots.claim(time.time_ns() // 1_000_000, int(began), claims, leads=leads)
 
     def _answer(self, verdict: str, now: float) -> bytes:
         local = self._local

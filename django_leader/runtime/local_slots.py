@@ -8,6 +8,8 @@ earlier term of this process has either ended, or goes on, and its loop says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from django_leader.protocol.slots import AHEAD
 
 CLAIM, END = 8, 7
@@ -20,9 +22,12 @@ class LocalSlots:
     def __init__(self) -> None:
         self._records: dict[str, dict[str, str | int]] = {}
 
-    def claim(self, now: int, leads: bool, claims: tuple[str, ...]) -> bytes:
-        """Return the reply to claims. ``now``: milliseconds on the clock that slots are counted by."""
-        each = [self._claim(now, *claims[first : first + CLAIM]) for first in range(0, len(claims), CLAIM)]
+    def claim(self, now: int, began: int, claims: Sequence[str], *, leads: bool) -> bytes:
+        """Return the reply to claims. ``now``: milliseconds on the clock that slots are counted by.
+
+        ``began``: when the term began. What was due before, an earlier process may have run.
+        """
+        each = [self._claim(now, began, *claims[first : first + CLAIM]) for first in range(0, len(claims), CLAIM)]
         lines = ["", "decided" if leads else "stale", str(now), "local", *(each if leads else ())]
         return "\n".join(lines).encode()
 
@@ -39,7 +44,17 @@ class LocalSlots:
         return "\n".join(reply).encode()
 
     def _claim(
-        self, now: int, name: str, slot: str, before: str, claim_id: str, grace: str, policy: str, here: str, last: str
+        self,
+        now: int,
+        began: int,
+        name: str,
+        slot: str,
+        before: str,
+        claim_id: str,
+        grace: str,
+        policy: str,
+        here: str,
+        last: str,
     ) -> str:
         record = self._records.setdefault(name, {"last": 0, "slot": 0, "outcome": "none"})
         before_slot, outcome, due = record["slot"], record["outcome"], int(slot)
@@ -49,6 +64,8 @@ class LocalSlots:
             verdict = "done"
         elif here == "1":
             verdict = "overlapped"
+        elif not record["last"] and due <= began and policy != "rerun":
+            verdict = "unknown"
         else:
             verdict = "missed" if now > due + int(grace) else "run"
         if verdict not in ("early", "done"):

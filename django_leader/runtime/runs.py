@@ -35,7 +35,10 @@ from .listeners import Listeners
 from .term import Term
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-Record = Callable[[Sequence[End]], object]
+LATEST = 250_000_000_000_000
+"""Milliseconds since the epoch, in the year 9892: later slots are forged, and no ``datetime`` has them."""
+Record = Callable[[Sequence[End]], bool]
+"""Tells Redis of ends. Returns whether it has."""
 
 
 class Previous(NamedTuple):
@@ -93,6 +96,8 @@ class _Going(NamedTuple):
     end: End
     """How it will have ended, but for the outcome."""
     since: float
+    pid: int
+    """The process in which it goes on: its children have a copy of the thread."""
 
 
 class Runs:
@@ -115,7 +120,7 @@ class Runs:
         """What no loop has taken yet."""
         self._loops = 0
         """How many loops take ends now: the last one, and for a moment one of the term before."""
-        self._record: Record = lambda ends: None
+        self._record: Record = lambda ends: False
         """Tells Redis of ends without a loop."""
         self._woken = False
 
@@ -137,7 +142,7 @@ class Runs:
 
     def start(self, spec: JobSpec, run: Run, end: End) -> None:
         """Start a run in a thread of its own. Raise ``RuntimeError`` or ``MemoryError`` if none can be started."""
-        going = _Going(end, clock.now())
+        going = _Going(end, clock.now(), os.getpid())
         with self._changed:
             self._going[end.name], self._number = going, self._number + 1
         try:
@@ -146,12 +151,15 @@ class Runs:
             self._over(going)
             raise
 
-    def take_ends(self) -> list[End]:
-        """Return what has ended since the last call. Local."""
+    def take(self) -> tuple[list[End], dict[str, float]]:
+        """Return what has ended since the last call, and since when the last run of a job goes on, by name. Local.
+
+        Together, because a claim must not find a run neither going on nor ended.
+        """
         with self._changed:
             ends, self._woken = list(self._ended), False
             self._ended.clear()
-            return ends
+            return ends, {name: going.since for name, going in self._going.items()}
 
     def wait(self, seconds: float) -> None:
         """Wait so long, or until something has changed. Local."""
@@ -165,48 +173,70 @@ class Runs:
             self._loops, self._record = self._loops + 1, record
 
     def leave(self, unsent: Sequence[End]) -> None:
-        """Have the threads of the runs record their ends, and keep what could not be sent for the next loop. Local."""
+        """Have the threads of the runs record their ends. What could not be sent is kept for the next loop."""
         with self._changed:
-            self._ended.extend(unsent)
+            self._ended.extendleft(reversed(unsent))
             self._loops -= 1
+        if not unsent:  # otherwise Redis has just failed, and a release may wait for the caller
+            self._record_alone()
 
     def _run(self, spec: JobSpec, run: Run, going: _Going) -> None:
-        outcome: Outcome = "ok"
-        error = ""
-        try:
-            self._listeners.call(self._body, spec, run)()
-        except BaseException as raised:
-            if os.getpid() != self._pid:
-                raise  # a child that the job has forked ends as it likes
-            outcome, error = "failed", f"{type(raised).__name__}: {raised}"[:LONGEST_ERROR]
-            log(logging.ERROR, "%s: the job %r failed", self.label, run.name, exc_info=raised)
-        if os.getpid() == self._pid:
-            end = going.end._replace(outcome=outcome, took=clock.now() - going.since, error=error)
-            self._over(going, end)
+        outcome, error = self._outcome(spec, run, going)
+        if os.getpid() == going.pid:
+            since = self._going.get(going.end.name, going).since
+            self._over(going, going.end._replace(outcome=outcome, took=clock.now() - since, error=error))
 
-    def _body(self, spec: JobSpec, run: Run) -> Any:
-        if spec.jitter:
-            run.term.lost.wait(spread(run.name, run.scheduled_for, spec.jitter))
-            run.raise_if_lost()
-        return spec.call(run)
+    def _outcome(self, spec: JobSpec, run: Run, going: _Going) -> tuple[Outcome, str]:
+        if spec.jitter and run.term.lost.wait(spread(run.name, run.scheduled_for, spec.jitter)):
+            log(logging.INFO, "%s: the job %r was not started: the term ended before", self.label, run.name)
+            return "failed-to-start", "the term ended before"
+        with self._changed:
+            if self._going.get(run.name) is going:
+                self._going[run.name] = going._replace(since=clock.now())
+        try:
+            self._listeners.call(spec.call, run)()
+        except BaseException as raised:
+            if os.getpid() != going.pid:
+                raise  # a child that the job has forked ends as it likes
+            log(logging.ERROR, "%s: the job %r failed", self.label, run.name, exc_info=raised)
+            return "failed", _text(raised)
+        return "ok", ""
 
     def _over(self, going: _Going, end: End | None = None) -> None:
         with self._changed:
             self._number -= 1
-            if self._going.get(going.end.name) is going:
+            known = self._going.get(going.end.name)
+            if known and known.end is going.end:
                 del self._going[going.end.name]
             if end:
                 self._ended.append(end)
-            alone = not self._loops
             self._woken = True
             self._changed.notify_all()
-        if alone and (ends := self.take_ends()):
-            self._record(ends)
+        self._record_alone()
+
+    def _record_alone(self) -> None:
+        """Record what has ended if no loop does it; keep it for the next loop if that fails."""
+        with self._changed:
+            ends = [] if self._loops else list(self._ended)
+            if not ends:
+                return
+            self._ended.clear()
+        if not self._record(ends):
+            with self._changed:
+                self._ended.extendleft(reversed(ends))
+
+
+def _text(raised: BaseException) -> str:
+    """Return an exception as a text, whatever its own text does."""
+    try:
+        return f"{type(raised).__name__}: {raised}"[:LONGEST_ERROR]
+    except Exception:
+        return type(raised).__name__
 
 
 def instant(slot: int) -> datetime:
     """Return a slot as an aware datetime in UTC. Local."""
-    return EPOCH + timedelta(milliseconds=slot)
+    return EPOCH + timedelta(milliseconds=min(slot, LATEST))
 
 
 def spread(name: str, slot: datetime, jitter: float) -> float:

@@ -31,8 +31,10 @@ from tests.support.servers import GENEROUS, RedisServer, eventually
 @pytest.fixture(autouse=True)
 def no_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins without jobs, and no module is searched for them."""
-    for name, value in {"_known": {}, "duplicates": [], "broken": {}, "_specs": {}, "_discovered": True}.items():
+    for name, value in {"_known": {}, "duplicates": [], "broken": {}, "_specs": {}, "_discoverer": 1}.items():
         monkeypatch.setattr(jobs, name, value)
+    monkeypatch.setattr(jobs, "_discovered", threading.Event())
+    jobs._discovered.set()
 
 
 def work() -> None:
@@ -91,7 +93,10 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "negative jitter": ({"every": 5, "jitter": -1}, ValueError, "jitter is -1"),
     "policy": ({"every": 5, "in_doubt": "retry"}, ValueError, "in_doubt is 'retry'; give 'skip' or 'rerun'"),
     "election": ({"every": 5, "election": None}, TypeError, "election is None; give the alias"),
-    "name": ({"every": 5, "name": "x" * 201}, ValueError, "give a str of 1 to 200 characters"),
+    "name": ({"every": 5, "name": "x" * 201}, ValueError, "give a str of 1 to 200 printable characters"),
+    "surrogate": ({"every": 5, "name": "z\ud800"}, ValueError, "printable characters"),
+    "offset of cron": ({"cron": "0 3 * * *", "offset": 5}, TypeError, "offset belongs to every"),
+    "zone of every": ({"every": 5, "tz": "UTC"}, TypeError, "tz belongs to cron"),
 }
 
 
@@ -106,6 +111,20 @@ def test_what_cannot_be_a_job_is_refused_where_it_stands(wrong: str) -> None:
 
 def generates() -> Iterator[int]:
     yield 1
+
+
+class Shop:
+    def tidy(self) -> None: ...
+
+
+def test_a_method_is_no_job() -> None:
+    with pytest.raises(TypeError, match="it is a method"):
+        periodic(every=5)(Shop.tidy)
+
+
+def test_a_lambda_needs_a_name() -> None:
+    with pytest.raises(ValueError, match="a lambda has no name of its own"):
+        periodic(every=5)(lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -123,13 +142,14 @@ def test_a_function_is_called_with_the_run_if_it_has_a_parameter() -> None:
         "none": lambda: called.append("none"),
         "one": lambda run: called.append(run),
         "default": lambda count=3: called.append(count),
+        "run": lambda run=None: called.append(run),
         "any": lambda *args, **kwargs: called.append(args),
     }
     for name, function in functions.items():
         periodic(every=5, name=name)(function)
     for spec in jobs.of("default"):
         spec.call(run)
-    assert called == ["none", run, 3, ()]
+    assert called == ["none", run, 3, run, ()]
 
 
 class Task:
@@ -172,9 +192,62 @@ def test_of_two_jobs_of_one_name_the_first_runs(caplog: pytest.LogCaptureFixture
 
 
 def test_a_module_that_is_loaded_again_replaces_its_jobs() -> None:
+    text = "from django_leader import periodic\n@periodic(every={})\ndef tidy(): pass\n"
     for period in (5, 7):
-        periodic(every=period)(work)
-    assert registered() == [("default", "tests.django.test_jobs.work", "every 7 s")]
+        exec(text.format(period), {"__name__": "a_module"})
+    assert registered() == [("default", "a_module.tidy", "every 7 s")]
+
+
+def test_a_function_is_no_two_jobs_of_one_name() -> None:
+    """Two schedules, one above the other: the second would silently take the place of the first."""
+    periodic(cron="0 3 * * *")(work)
+    with pytest.raises(ValueError, match=r"tests\.django\.test_jobs\.work has a job of the name .* already"):
+        periodic(cron="0 15 * * *")(work)
+    periodic(cron="0 15 * * *", name="afternoon")(work)
+
+    def make() -> Callable[[], None]:
+        return lambda: None
+
+    periodic(every=5, name="tenant")(make())
+    with pytest.raises(ValueError, match="has a job of the name 'tenant' already"):
+        periodic(every=5, name="tenant")(make())
+
+
+def test_two_functions_of_one_name_are_two_jobs(caplog: pytest.LogCaptureFixture) -> None:
+    for lines in ("", "\n\n"):
+        exec(f"{lines}def tidy(): pass\n", namespace := {"__name__": "a_module"})
+        periodic(every=5)(namespace["tidy"])
+    assert [message.id for message in check_jobs()] == ["django_leader.E021"]
+
+
+def test_the_search_holds_no_lock_while_it_imports(an_app: Callable[[str], None]) -> None:
+    """A thread that imports the same module may register a job meanwhile."""
+    an_app("import threading\nfrom tests.django import test_jobs\ntest_jobs.elsewhere()\n")
+    jobs.discover()
+    assert [job.spec.job.name for job in jobs.all()] == ["elsewhere"]
+    assert not jobs.broken
+
+
+def elsewhere() -> None:
+    thread = threading.Thread(target=lambda: periodic(every=5, name="elsewhere")(work), daemon=True)
+    thread.start()
+    thread.join(GENEROUS)
+    assert not thread.is_alive()
+
+
+def test_apps_that_are_not_ready_are_waited_for(an_app: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    an_app("from django_leader import periodic\n@periodic(every=60)\ndef tidy(): pass\n")
+    ready = threading.Event()
+    monkeypatch.setattr(apps, "ready", False)
+    monkeypatch.setattr(apps, "ready_event", ready)
+    jobs.discover()
+    assert jobs.of("default") == (), "in the main thread, which makes them ready"
+    thread = threading.Thread(target=jobs.discover)
+    thread.start()
+    monkeypatch.setattr(apps, "ready", True)
+    ready.set()
+    thread.join(GENEROUS)
+    assert [spec.job.name for spec in jobs.of("default")] == ["app_with_jobs.leader_jobs.tidy"]
 
 
 @pytest.fixture
@@ -193,13 +266,15 @@ def an_app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], N
         monkeypatch.delitem(sys.modules, "app_with_jobs.leader_jobs", raising=False)
         config = AppConfig("app_with_jobs", module)
         monkeypatch.setattr(apps, "get_app_configs", lambda: [config])
-        monkeypatch.setattr(jobs, "_discovered", False)
+        monkeypatch.setattr(jobs, "_discoverer", None)
+        jobs._discovered.clear()
 
     return make
 
 
 def test_the_module_of_each_app_is_imported_once(an_app: Callable[[str], None]) -> None:
     an_app("from django_leader import periodic\n@periodic(every=60)\ndef tidy(): pass\n")
+    jobs.discover()
     assert [spec.job.name for spec in jobs.of("default")] == ["app_with_jobs.leader_jobs.tidy"]
     assert len(jobs.of("default")) == 1
 
@@ -208,6 +283,7 @@ def test_a_module_that_cannot_be_imported_ends_nothing(
     an_app: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     an_app("from django_leader import periodic\nperiodic(every=0)\n")
+    jobs.discover()
     assert jobs.of("default") == ()
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "the jobs of the app 'app_with_jobs' do not run" in record.getMessage()

@@ -85,7 +85,7 @@ def test_a_coroutine_function_is_guarded_too(project: Settings, some_server: Red
 def test_a_call_during_a_run_is_overlapped(local: None) -> None:
     began, go = threading.Event(), threading.Event()
 
-    @once_per_slot(every=1, grace=3600)
+    @once_per_slot(every=1, grace=3600, in_doubt="rerun")
     def waits() -> str:
         began.set()
         go.wait(GENEROUS)
@@ -107,7 +107,7 @@ def test_a_call_during_a_run_is_overlapped(local: None) -> None:
 def test_threads_that_call_at_a_time_run_it_once(local: None) -> None:
     calls: list[int] = []
 
-    @once_per_slot(every=3600, grace=3600)
+    @once_per_slot(every=3600, grace=3600, in_doubt="rerun")
     def tick() -> str:
         calls.append(1)
         return "ran"

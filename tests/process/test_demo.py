@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -131,8 +131,8 @@ def test_the_demo_finds_each_slot_that_was_lost_or_run_twice(
         for offset, name in ran.rows:
             slot = datetime.fromtimestamp(SLOT + offset, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
             connection.execute("INSERT INTO jobs_run VALUES (?, ?, ?)", [JOB, name, slot])
-    for since, slot, outcome in ran.told:
-        entry = {"name": JOB, "slot": (SLOT + slot) * 1000, "outcome": outcome}
+    for since, last, outcome in ran.told:
+        entry: dict[Any, Any] = {"name": JOB, "slot": (SLOT + last) * 1000, "outcome": outcome}
         client.xadd(RUNS, entry if since is None else entry | {"since": (SLOT + since) * 1000})
     slots = Slots(client, tmp_path / "db")
     try:

@@ -16,6 +16,7 @@ import redis
 from django_leader import Config, LeaderElection
 from django_leader.exceptions import LeadershipLost
 from django_leader.protocol.jobs import Job
+from django_leader.protocol.schedule import Cron
 from django_leader.protocol.slots import slot_keys
 from django_leader.runtime.runs import JobSpec, Run, spread
 from tests.support.servers import GENEROUS, RedisServer, eventually
@@ -343,3 +344,118 @@ def test_an_idle_loop_does_not_wake_up(make: Make) -> None:
     time.sleep(1.5)  # several heartbeats
     assert len(waits) == 1
     assert waits[0] > 1
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(os.fsdecode(b"/srv/\xff.csv")), Unprintable()], ids=["path", "none"]
+)
+def test_an_exception_without_a_text_holds_no_other_job(
+    make: Make, some_server: RedisServer, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_leader.runtime.runs.log", lambda *args, **kwargs: None)  # pytest cannot show it either
+    record = Recorder()
+
+    def fails(run: Run) -> None:
+        raise error
+
+    other = JobSpec(Job("other", Often(), 60.0), record)
+    election = make(job(fails), other)
+    election.start()
+    eventually(lambda: [outcome for _, outcome in outcomes(some_server, election)].count("failed") >= 2)
+    count = len(record.runs)
+    eventually(lambda: len(record.runs) > count + 2)
+
+
+def test_an_end_that_redis_refuses_delays_no_stop(make: Make, some_server: RedisServer) -> None:
+    """Nor does it keep this process out of the election."""
+    record = Recorder()
+    election = make(job(record), lock_ttl=60, heartbeat_interval=5)
+    election.start()
+    eventually(lambda: len(record.runs) >= 2)
+    runs = slot_keys(election.config.keys)[1]
+    some_server.client().delete(runs)
+    some_server.client().set(runs, "of another type")
+    election.resign()
+    assert election.wait_for_leadership(GENEROUS)
+    some_server.client().delete(runs)
+    count = len(record.runs)
+    eventually(lambda: len(record.runs) > count + 2)
+
+
+def test_an_end_that_could_not_be_told_is_told_in_the_next_term(make: Make, start_server: Any) -> None:
+    """So that this process does not start its own run again."""
+    server = start_server()
+    record, go = Recorder(), threading.Event()
+
+    def waits(run: Run) -> None:
+        record(run)
+        go.wait(GENEROUS)
+
+    spec = job(waits, HOURLY, in_doubt="rerun", grace=4000)
+    client = redis.Redis(port=server.port)
+    options: dict[str, Any] = {**FAST, "lock_ttl": 2.0}
+    election = LeaderElection(client, Config(**options), name="test", jobs=lambda: [spec])
+    try:
+        election.start()
+        eventually(lambda: record.runs)
+        server.freeze()
+        eventually(lambda: not election.is_leader())
+        go.set()
+        eventually(lambda: not election.runs.busy)
+        server.thaw()
+        assert election.wait_for_leadership(GENEROUS)
+        eventually(lambda: (round(record.slots()[0] * 1000), "ok") in outcomes(server, election))
+        assert len(record.runs) == 1
+    finally:
+        server.thaw()
+        election.stop()
+
+
+def test_j08_a_hung_run_of_an_earlier_term_is_not_started_again(make: Make, some_server: RedisServer) -> None:
+    record, go = Recorder(), threading.Event()
+
+    def hangs(run: Run) -> None:
+        record(run)
+        go.wait(GENEROUS)
+
+    election = make(job(hangs, HOURLY, in_doubt="rerun", grace=4000, max_run=0.1), lock_ttl=1)
+    election.start()
+    eventually(lambda: record.runs)
+    election.resign()
+    eventually(lambda: len({fields[b"token"] for fields in entries(some_server, election)}) and election.is_leader())
+    eventually(lambda: "hung" in [outcome for _, outcome in outcomes(some_server, election)])
+    go.set()
+    assert len(record.runs) == 1
+
+
+def test_a_run_that_jitter_has_kept_from_starting_has_not_failed(
+    make: Make, some_server: RedisServer, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO)
+    record = Recorder()
+    election = make(job(record, HOURLY, in_doubt="rerun", grace=4000, jitter=3600.0))
+    election.start()
+    eventually(lambda: election.runs.busy)
+    election.stop()
+    eventually(lambda: outcomes(some_server, election)[-1][1] == "failed-to-start")
+    assert record.runs == []
+    assert "the job 'job' was not started: the term ended before" in caplog.text
+
+
+def test_j10_a_forged_record_stops_only_its_job(make: Make, some_server: RedisServer) -> None:
+    record = Recorder()
+    cron = JobSpec(Job("cron", Cron("* * * * *"), 60.0), Recorder())
+    election = make(cron, job(record))
+    some_server.client().hset(
+        slot_keys(election.config.keys)[0],
+        "job:cron",
+        "1 last=900000000000000 doubt=0 slot=0 token=0 started=0 attempt=0 took=0 why=run memory=x claim=- policy=skip "
+        "outcome=none process=",
+    )
+    election.start()
+    eventually(lambda: len(record.runs) >= 3)

@@ -126,8 +126,8 @@ def write(client: Any, **words: Any) -> None:
     """Put a record of the job there, of a run that has ended."""
     memory = client.hget(KEYS.state, "memory").decode()
     known = {
-        "last": 0, "doubt": 0, "slot": words.get("last", 0), "token": 1, "started": 0, "attempt": 1, "why": "run",
-        "took": 7, "memory": memory, "claim": "x", "policy": "skip", "outcome": "ok", **words, "process": A,
+        "last": 0, "doubt": 0, "slot": words.get("last", 0), "token": 1, "started": 0, "attempt": 1, "took": 7,
+        "why": "run", "memory": memory, "claim": "x", "policy": "skip", "outcome": "ok", **words, "process": A,
     }  # fmt: skip
     client.hset(SLOTS, FIELD, " ".join(["1", *(f"{name}={value}" for name, value in known.items())]))
 

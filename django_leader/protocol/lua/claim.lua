@@ -64,20 +64,17 @@ if ARGV[5] ~= memory then return table.concat(answer('forgotten'), '\n') end
 local began = math.min(math.max(tonumber(ARGV[6]), number(state[6]) or 0), now + 366 * 86400000)
 
 -- A record that cannot be read counts as none, but then any slot up to now may have been started.
-local NUMBERS, TEXTS = {'last', 'doubt', 'slot', 'token', 'started', 'attempt', 'took'},
-  {'why', 'memory', 'claim', 'policy', 'outcome'}
+local RECORD = '^1 last=(%d+) doubt=(%d+) slot=(%d+) token=(%d+) started=(%d+) attempt=(%d+) took=(%d+) ' ..
+  'why=(%S+) memory=(%S+) claim=(%S+) policy=(%S+) outcome=(%S+) process=(.*)$'
 local function read(text)
   if #text > BYTES then return nil end  -- first, because a pattern may take long on a long text
-  local front, process = string.match(text, '^1 (.-) process=(.*)$')
-  if not front then return nil end
-  local record = {process = process}
-  for key, value in string.gmatch(front, '([%w_]+)=(%S+)') do record[key] = value end
-  for _, key in ipairs(NUMBERS) do
-    record[key] = number(record[key])
-    if not record[key] then return nil end
-  end
-  for _, key in ipairs(TEXTS) do if not record[key] then return nil end end
-  return record
+  local last, doubt, slot, token, started, attempt, took, why, memory, claim, policy, outcome, process =
+    string.match(text, RECORD)
+  local record = {last = number(last), doubt = number(doubt), slot = number(slot), token = number(token),
+    started = number(started), attempt = number(attempt), took = number(took), why = why, memory = memory,
+    claim = claim, policy = policy, outcome = outcome, process = process}
+  if record.last and record.doubt and record.slot and record.token and record.started and record.attempt and
+    record.took then return record end
 end
 
 local function claim(found, name, slot, before, claim_id, grace, policy, here, own_last)
@@ -94,11 +91,10 @@ local function claim(found, name, slot, before, claim_id, grace, policy, here, o
       before_outcome}, ' ')
   end
   local function save()
-    local words = {'1'}
-    for _, key in ipairs(NUMBERS) do words[#words + 1] = key .. '=' .. int(record[key]) end
-    for _, key in ipairs(TEXTS) do words[#words + 1] = key .. '=' .. record[key] end
-    words[#words + 1] = 'process=' .. record.process
-    redis.call('HSET', KEYS[2], 'job:' .. name, table.concat(words, ' '))
+    redis.call('HSET', KEYS[2], 'job:' .. name, string.format('1 last=%.0f doubt=%.0f slot=%.0f token=%.0f ' ..
+      'started=%.0f attempt=%.0f took=%.0f why=%s memory=%s claim=%s policy=%s outcome=%s process=%s', record.last,
+      record.doubt, record.slot, record.token, record.started, record.attempt, record.took, record.why, record.memory,
+      record.claim, record.policy, record.outcome, record.process))
   end
   local function remember(which, outcome, whose, process, since)
     local entry = {'name', name, 'slot', int(which), 'outcome', outcome, 'token', whose, 'process', process}
@@ -143,7 +139,7 @@ local function claim(found, name, slot, before, claim_id, grace, policy, here, o
   -- The last run. One that goes on in this process does so whatever the record says.
   local goes_on = here == '1'
   if record.outcome == '-' and not goes_on then
-    if own and here == 'hung' then
+    if here == 'hung' then  -- also one that an earlier term of this process has started
       record.outcome = 'hung'
     elseif record.policy == 'rerun' and policy == 'rerun' and record.attempt < STARTS and not own
       and own_last < record.slot then  -- otherwise the record is older than a claim of this term, which has dealt with it
