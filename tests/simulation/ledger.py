@@ -47,6 +47,8 @@ class Start(NamedTuple):
     """The true instant at which its claim was executed."""
     shown: float
     """What the server's clock showed then."""
+    server: Server
+    """Where that was. A primary that was replaced unawares goes on, and what it is told is lost."""
 
 
 class Execution(NamedTuple):
@@ -136,7 +138,8 @@ class Ledger:
             self._violated("J8", f"{worker.name} starts {name} {run.slot} while {going.slot} goes on")
         claimed = worker.claimed
         assert claimed
-        start = Start(run, claimed.executed, claimed.wall)
+        assert claimed.connection
+        start = Start(run, claimed.executed, claimed.wall, claimed.connection[0])
         starts = self._starts[name, run.slot]
         if starts:
             self._again(starts, start, verdict)
@@ -154,7 +157,7 @@ class Ledger:
             self._excuse("told by nobody")
         elif last.run.token == run.token and last.run.ended_at < start.at:
             self._violated("J6", f"started again by the term that has seen it end: {which}")
-        elif lost < last.at:
+        elif lost < last.at and last.server is start.server:
             if verdict != "rerun":
                 self._violated("J1", f"claimed twice: {which}")
             if self._ended.get(last.run.claim_id, math.inf) < start.at:
