@@ -18,6 +18,7 @@ from pytest_django import Settings
 
 from django_leader import Config, LeaderElection, became_leader, elections, is_leader, lost_leadership
 from django_leader.checks import check_elections
+from django_leader.jobs import jobs
 from django_leader.settings import KEYS
 from django_leader.testing import following, leading
 from tests.docs.pages import GIVEN, Block, block, blocks
@@ -73,6 +74,18 @@ def test_the_local_check_sends_in_the_leader_only() -> None:
         with scope:
             run(block("README", "# anywhere"), send_newsletters=lambda: sent.append(is_leader()))
     assert sent == [True]
+
+
+def test_the_job_runs_in_the_leader(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_known": {}, "_specs": {}, "_discovered": True}.items():
+        monkeypatch.setattr(jobs, name, value)
+    sent: list[bool] = []
+    text = block("README", "@periodic(every=300)").replace("every=300", "every=1")
+    run(text, send_newsletters=lambda: sent.append(is_leader()))
+    elections["default"].start()
+    eventually(lambda: len(sent) > 1, "the leader runs the job")
+    elections["default"].stop()
+    assert all(sent)
 
 
 def test_the_recipe_for_a_scheduler_works_in_every_term(project: Settings, some_server: RedisServer) -> None:

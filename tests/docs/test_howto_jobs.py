@@ -23,6 +23,8 @@ RUNSERVER = "python manage.py runserver --noreload 8001"
 RUNSERVER_2 = "python manage.py runserver --noreload 8002"
 RUN = re.compile(r"^export the data up to (\S+) with the token (\d+)$")
 SECOND = timedelta(seconds=1)
+OF_REFERENCE = [one for one in blocks("reference/api") if "import Run, periodic" in one.text]
+SNIPPETS = [one for one in blocks(PAGE) if not one.path] + OF_REFERENCE
 
 
 @pytest.fixture
@@ -107,9 +109,9 @@ def test_the_tests_of_the_page_pass(tmp_path: Path, some_server: RedisServer) ->
     assert "Ran 2 tests" in Site(tmp_path, some_server, PAGE).manage("test", "my_app")[1]
 
 
-@pytest.mark.parametrize("found", [one for one in blocks(PAGE) if not one.path], ids=lambda one: f"line {one.line}")
-def test_a_snippet_makes_a_job(found: Any, tmp_path: Path, some_server: RedisServer) -> None:
-    """All but that of the scheduler in each worker."""
+@pytest.mark.parametrize("found", SNIPPETS, ids=lambda one: f"{one.page}:{one.line}")
+def test_a_snippet_makes_its_jobs(found: Any, tmp_path: Path, some_server: RedisServer) -> None:
+    """That of the scheduler in each worker makes none."""
     if "django.tasks" in found.text:
         pytest.importorskip("django.tasks", reason="this Django has no tasks")
     if "apscheduler" in found.text:
@@ -117,7 +119,7 @@ def test_a_snippet_makes_a_job(found: Any, tmp_path: Path, some_server: RedisSer
     site = Site(tmp_path, some_server)
     site.write("my_app/leader_jobs.py", GIVEN + found.text)
     number = len(json.loads(site.manage("leader_jobs", "--json")[0]))
-    assert number == ("apscheduler" not in found.text)
+    assert number == len(re.findall(r"^@?periodic\(", found.text, re.MULTILINE))
 
 
 def test_the_exit_statuses_are_those_of_the_reference() -> None:

@@ -129,10 +129,10 @@ def test_the_demo_finds_each_slot_that_was_lost_or_run_twice(
     with contextlib.closing(sqlite3.connect(tmp_path / "db")) as connection, connection:
         connection.execute("CREATE TABLE jobs_run (job, instance_id, scheduled_for)")
         for offset, name in ran.rows:
-            slot = datetime.fromtimestamp(SLOT + offset, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-            connection.execute("INSERT INTO jobs_run VALUES (?, ?, ?)", [JOB, name, slot])
-    for since, last, outcome in ran.told:
-        entry: dict[Any, Any] = {"name": JOB, "slot": (SLOT + last) * 1000, "outcome": outcome}
+            shown = datetime.fromtimestamp(SLOT + offset, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+            connection.execute("INSERT INTO jobs_run VALUES (?, ?, ?)", [JOB, name, shown])
+    for since, slot, outcome in ran.told:
+        entry: dict[Any, Any] = {"name": JOB, "slot": (SLOT + slot) * 1000, "outcome": outcome}
         client.xadd(RUNS, entry if since is None else entry | {"since": (SLOT + since) * 1000})
     slots = Slots(client, tmp_path / "db")
     try:
