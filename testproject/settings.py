@@ -55,7 +55,7 @@ DATABASES = {
         "OPTIONS": {"timeout": 20},
     }
 }
-# A job runs every second. Slots that are missed after a crash do no harm here.
+# One of the jobs runs every second. Slots that are missed after a crash do no harm here.
 SILENCED_SYSTEM_CHECKS = ["django_leader.W020"]
 CACHES = {
     "default": {

@@ -18,7 +18,7 @@ from pytest_django import Settings
 
 from django_leader import Config, LeaderElection, became_leader, elections, is_leader, lost_leadership
 from django_leader.checks import check_elections
-from django_leader.jobs import jobs
+from django_leader.registry import jobs
 from django_leader.settings import KEYS
 from django_leader.testing import following, leading
 from tests.docs.pages import GIVEN, Block, block, blocks

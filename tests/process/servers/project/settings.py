@@ -22,5 +22,6 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE, TEMPLATES = [], []
 importlib.import_module("touched")  # the file that changes, for reloaders
+WITH_JOBS = False  # there is no table for them, and the harness counts connections
 LEADER_ELECTIONS["default"]["HANDLE_SIGTERM"] = os.environ.get("SERVERS_SIGTERM") != "0"
 LEADER_ELECTIONS["default"]["SAME_HOST_TAKEOVER"] = os.environ["SERVERS_TAKEOVER"] == "1"
