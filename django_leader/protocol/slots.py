@@ -185,9 +185,8 @@ class SlotRequests:
                 claim.name, claim.slot, claim.before, claim.claim_id, math.floor(claim.grace * 1000), claim.in_doubt,
                 _LAST_RUN[claim.last_run], claim.own_last,
             )  # fmt: skip
-        return Request(
-            script("claim", (self._state, *self._names), tuple(words), lambda reply: decisions(reply, len(claims)))
-        )
+        keys = self._state, *self._names
+        return Request(script("claim", keys, tuple(words), lambda reply: decisions(reply, len(claims)), single=True))
 
     def finish(self, ends: Sequence[End]) -> Request:
         """Say how runs have ended. The answer is of each whether its record was still there."""

@@ -44,6 +44,9 @@ class Template:
     """Seconds to sleep before the reply is read."""
     once: bool = False
     """Whether the request must not be sent again on another connection, because that may lead to another server."""
+    single: bool = False
+    """Whether the request must not be sent a second time while the first may still be executed. It may open a
+    connection, unlike one that is sent ``once``."""
 
 
 class Request(NamedTuple):
@@ -92,12 +95,15 @@ def script(
     placeholders: tuple[bytes, ...] = (),
     *,
     once: bool = False,
+    single: bool = False,
     pause: float = 0.0,
 ) -> Template:
     """Return the template of a request that runs the script ``name``. Local."""
     words = _encoded((len(keys), *keys, REQUEST_ID, *arguments))
     placeholders = (REQUEST_ID, *placeholders)
-    return Template(name, words, placeholders, _split(words, placeholders), parse, pause=pause, once=once)
+    return Template(
+        name, words, placeholders, _split(words, placeholders), parse, pause=pause, once=once, single=single
+    )
 
 
 def command(words: tuple[Any, ...], parse: Callable[[Any], Any], placeholders: tuple[bytes, ...] = ()) -> Template:

@@ -18,9 +18,11 @@ NOT guaranteed here: that a request which raised was not executed. Each script d
   - release: the second finds nothing to give back, changes no other lease, and at most wakes another follower.
   - post: the message arrives twice, and the receivers act on it once.
   - collect: the messages that the first has taken are lost with its reply, as they are without a second one.
-  - claim: the second gets the answer that the first has got, because each claim has an id of its own (J7 in ``slots``).
   - finish: the second finds the same end recorded, or adds a second entry to the stream.
   - status, history, jobs and INFO only read.
+
+  A claim is not sent a second time here, because the first could still be executed, behind a later claim (J7 in
+  ``slots``). ``jobs`` sends it again when the first is too old.
 
   A renewal or a poll is sent only on a connection that is open already, and the session chooses which, because a new
   one may lead to another server. reclaim or campaign, which check that, are sent instead. ``WAIT`` is never sent on
@@ -62,7 +64,7 @@ class Runner:
         template = request.template
         if template.name == "WAIT":
             return self.channel.call(request.packed(), same_connection=True)
-        if not template.once:
+        if not (template.once or template.single):
             with contextlib.suppress(ConnectionClosed):
                 return self._send(request)
         return self._send(request, wait, until)

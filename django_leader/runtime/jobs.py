@@ -142,7 +142,8 @@ class JobLoop:
             if not self._over:
                 raise
             # A release waits for this thread, so a fault is not tried again.
-            log(logging.ERROR, "%s: the jobs of a term that has ended are left", self._runs.label, exc_info=True)
+            text = "%s: the ends of runs were not recorded, because of a fault of this package"
+            log(logging.ERROR, text, self._runs.label, exc_info=True)
 
     def _take_turns(self) -> None:
         while self._shared.ours():
@@ -190,7 +191,8 @@ class JobLoop:
             try:
                 self._act(one)
             except Exception:  # the others were granted, too
-                log(logging.ERROR, "%s: the job %r was not started", self._runs.label, one.job.name, exc_info=True)
+                text = "%s: the job %r was not started, because of a fault of this package"
+                log(logging.ERROR, text, self._runs.label, one.job.name, exc_info=True)
 
     def _act(self, decided: Decided) -> None:
         name, decision = decided.job.name, decided.decision

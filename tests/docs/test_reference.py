@@ -143,8 +143,9 @@ def told_by_checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Check
 
 def told_of_jobs(monkeypatch: pytest.MonkeyPatch) -> list[CheckMessage]:
     """What is told of a module that raises, of two jobs of one name, and of jobs that cannot run well."""
-    for name, value in {"_known": {}, "duplicates": [], "broken": {}, "_specs": {}, "_discovered": True}.items():
+    for name, value in {"_known": {}, "duplicates": [], "broken": {}, "_specs": {}, "_discoverer": 1}.items():
         monkeypatch.setattr(jobs, name, value)
+    jobs._discovered.set()
     jobs.broken["my_app"] = ValueError("periodic: every is 0; give a number of seconds")
     periodic(every=60, name="job")(code_ids)
     periodic(every=60, name="job")(check_sections)

@@ -387,7 +387,7 @@ def test_an_end_that_redis_refuses_delays_no_stop(make: Make, some_server: Redis
     eventually(lambda: len(record.runs) > count + 2)
 
 
-def test_an_end_that_could_not_be_told_is_told_in_the_next_term(make: Make, start_server: Any) -> None:
+def test_an_end_that_was_not_told_is_told_in_the_next_term(make: Make, start_server: Any) -> None:
     """So that this process does not start its own run again."""
     server = start_server()
     record, go = Recorder(), threading.Event()

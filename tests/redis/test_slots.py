@@ -22,6 +22,7 @@ from django_leader.protocol.slots import (
     new_claim_id,
     slot_keys,
 )
+from django_leader.redis.channel import ConnectionClosed
 from django_leader.redis.connector import Connect
 from tests.support.lease import Lease
 
@@ -484,6 +485,27 @@ def test_j07_a_claim_that_is_answered_again_too_late_is_missed(leader: Leader, n
         assert leader.claim(slot, claim_id="one", grace=10.0).verdict in ("missed", "done")
     assert runs(client)[1:] == [(slot, "missed")]
     assert leader.claim(slot + 1, before=slot).last_outcome == "missed"
+
+
+def test_j07_a_claim_is_not_sent_twice_at_a_time(
+    leader: Leader, now: Now, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a connection was closed, the first may still be executed, and then follow a later claim."""
+    sent: list[bytes] = []
+
+    def call(request: bytes, **options: Any) -> None:
+        sent.append(request)
+        raise ConnectionClosed("closed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(leader.lease.channel, "call", call)
+        with pytest.raises(ConnectionClosed):
+            leader.claim(now())
+        assert len(sent) == 1
+        leader.ids[5] = "x"
+        with pytest.raises(ConnectionClosed):
+            leader.finish(5)
+        assert len(sent) == 3, "an end does no harm"
 
 
 def test_j07_a_claim_of_another_term_is_another(leader: Leader, now: Now, client: Any) -> None:
