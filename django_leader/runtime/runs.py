@@ -181,18 +181,19 @@ class Runs:
             self._record_alone()
 
     def _run(self, spec: JobSpec, run: Run, going: _Going) -> None:
-        outcome, error = self._outcome(spec, run, going)
-        if os.getpid() == going.pid:
-            since = self._going.get(going.end.name, going).since
-            self._over(going, going.end._replace(outcome=outcome, took=clock.now() - since, error=error))
-
-    def _outcome(self, spec: JobSpec, run: Run, going: _Going) -> tuple[Outcome, str]:
         if spec.jitter and run.term.lost.wait(spread(run.name, run.scheduled_for, spec.jitter)):
             log(logging.INFO, "%s: the job %r was not started: the term ended before", self.label, run.name)
-            return "failed-to-start", "the term ended before"
+            self._over(going, going.end._replace(error="the term ended before"))
+            return
+        began = clock.now()
         with self._changed:
             if self._going.get(run.name) is going:
-                self._going[run.name] = going._replace(since=clock.now())
+                self._going[run.name] = going._replace(since=began)
+        outcome, error = self._outcome(spec, run, going)
+        if os.getpid() == going.pid:
+            self._over(going, going.end._replace(outcome=outcome, took=clock.now() - began, error=error))
+
+    def _outcome(self, spec: JobSpec, run: Run, going: _Going) -> tuple[Outcome, str]:
         try:
             self._listeners.call(spec.call, run)()
         except BaseException as raised:

@@ -107,7 +107,7 @@ elections["default"].stop()
 
 def test_the_tests_of_a_project_pass(make: Make) -> None:
     site = make("howto/cron", "howto/command-long-running", "howto/testing")
-    assert "Ran 7 tests" in site.manage("test", "my_app")[1]
+    assert "Ran 10 tests" in site.manage("test", "my_app")[1]
     site.write(
         "my_app/test_fixture.py", "from django_leader import is_leader\n\n\ndef test(leader):\n    assert is_leader()\n"
     )

@@ -33,7 +33,7 @@ NEAR = 2000
 """Milliseconds by which two numbers may differ that are both times."""
 CONFIG = Config(lock_ttl=60, instance_id="i", hostname="h").validate()
 MES = [f"{name}:{'0' * 15}{number}" for number, name in enumerate("aab")]
-KINDS = {"string": "GET", "hash": "HGETALL", "list": "LRANGE", "zset": "ZRANGE", "stream": "XLEN"}
+KINDS = {"string": "GET", "list": "LRANGE", "zset": "ZRANGE", "stream": "XLEN"}
 
 
 class Both:
@@ -79,7 +79,12 @@ class Both:
         for key in keys:
             kind = self.real.type(key).decode()
             more = ("0", "-1") if kind in ("list", "zset") else ()
-            self.command(KINDS[kind], key, *more)
+            if kind == "hash":  # a real server has long values in an order of its own
+                theirs = [part for pair in sorted(self.real.hgetall(key).items()) for part in pair]
+                ours = [part for pair in sorted(self.model.store.values[key.encode()].items()) for part in pair]
+                assert alike(theirs, ours), f"{key}: the real server has {theirs!r}, the embedded one {ours!r}"
+            else:
+                self.command(KINDS[kind], key, *more)
             if kind == "stream":
                 theirs = [[part for pair in fields.items() for part in pair] for _, fields in self.real.xrange(key)]
                 ours = [list(fields) for _, fields in self.model.store.values[key.encode()]]
