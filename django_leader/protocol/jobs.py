@@ -232,7 +232,7 @@ class JobSession:
             elif decision.verdict == "rerun":
                 entry.own_last = max(entry.own_last, decision.slot)
             if decision.verdict not in ("early", "rerun"):
-                entry.due = _next(entry.job.schedule, max(claim.slot, decision.last))
+                entry.due = next_slot(entry.job.schedule, max(claim.slot, decision.last))
             elif decision.verdict == "early":
                 entry.due = claim.slot
             decided.append(Decided(entry.job, claim, decision))
@@ -243,7 +243,7 @@ class JobSession:
         self._failures += 1
 
 
-def _next(schedule: Schedule, after: int) -> float:
+def next_slot(schedule: Schedule, after: int) -> float:
     """Return the next slot; infinity if there is none that a schedule can name, as behind a forged record. Local."""
     try:
         return schedule.next(after)

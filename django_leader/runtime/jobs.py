@@ -98,7 +98,8 @@ class JobLoop:
     @property
     def said(self) -> str:
         """What it is, for the log."""
-        return "the jobs (" + ", ".join(sorted(self._runs.since())) + ")"
+        names = ", ".join(sorted(self._runs.since()))
+        return f"the thread of the jobs ({names})" if names else "the thread of the jobs"
 
     def end(self) -> None:
         """Say that the term is over. Local, any thread."""

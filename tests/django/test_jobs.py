@@ -416,3 +416,17 @@ def test_a_local_election_runs_jobs_too(settings: Settings) -> None:
     assert runs[0].scheduled_for < runs[1].scheduled_for
     assert runs[1].previous
     assert runs[1].previous.scheduled_for == runs[0].scheduled_for
+
+
+def test_the_command_shows_a_forged_record(project: Settings, some_server: RedisServer) -> None:
+    """Its slot is later than any that the schedule can name."""
+    periodic(cron="* * * * *", name="job")(work)
+    key = slot_keys(elections["default"].config.keys)[0]
+    words = (
+        "last=900000000000000 doubt=0 slot=0 token=0 started=0 attempt=0 took=0 why=run memory=x claim=- policy=skip"
+    )
+    some_server.client().hset(key, "job:job", f"1 {words} outcome=none process=")
+    status, out, _ = run_command("--json")
+    some_server.client().delete(key)
+    [row] = json.loads(out)
+    assert (status, row["next"], row["decided"][:4]) == (0, None, "9892")

@@ -20,7 +20,7 @@ from django_leader.exceptions import RedisUnavailable
 from django_leader.handler import elections
 from django_leader.management.output import printable, put
 from django_leader.protocol.job_records import JobRecord
-from django_leader.protocol.jobs import Job
+from django_leader.protocol.jobs import Job, next_slot
 from django_leader.registry import Registered, jobs
 from django_leader.report import translated
 from django_leader.runtime.runs import instant
@@ -116,11 +116,12 @@ def _rows(alias: str, those: Sequence[Registered]) -> list[dict[str, Any]]:
 def _row(registered: Registered, record: JobRecord | None, at: int) -> dict[str, Any]:
     job = registered.spec.job
     ran = record is not None and record.slot > 0
+    due = next_slot(job.schedule, max(at, record.last if record else 0))
     return {
         "job": job.name,
         "election": registered.election,
         "schedule": job.schedule.text,
-        "next": instant(job.schedule.next(max(at, record.last if record else 0))),
+        "next": instant(int(due)) if math.isfinite(due) else None,  # none behind a forged record
         "overdue": record is not None and record.last < job.schedule.latest(at - math.ceil(_grace(job, at) * 1000)),
         "last": instant(record.slot) if record and ran else None,
         "outcome": ("running" if record.outcome == "-" else record.outcome) if record and ran else None,
