@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cost, crash, handover, heartbeat, idle, local_check, picture, report, scale, startup
+from benchmarks import cost, crash, handover, heartbeat, idle, jobs, local_check, picture, report, scale, startup
 from benchmarks.peers import HEARTBEAT, OURS, RETRY, SYSTEMS, TTL, present
 from benchmarks.servers import KINDS
 
@@ -36,6 +36,7 @@ def measurements(effort: float) -> dict[str, list[Measurement]]:
     return {
         "local": [lambda: local_check.measure(times(20))],
         "heartbeat": [lambda: heartbeat.measure(times(3000))],
+        "jobs": [lambda: jobs.measure_claim(times(1000)), lambda: jobs.measure_thousand(times(4))],
         "handover": [lambda: handover.measure(handover.Effort(times(100), times(10), times(30)))],
         "scale": [
             lambda: scale.measure_light(times(60)),

@@ -113,6 +113,8 @@ def aims(values: Mapping[str, float]) -> list[Aim]:
         Aim("the local check / a bare function that compares a clock", ratio("check", "bare"), 1.5),
         Aim("the local check / the fastest peer's with a deadline", ratio("check", "check peer"), 1),
         Aim("the local check / the least that also says no in a forked child", ratio("check", "check guarded"), 1),
+        Aim("a claim of a slot / a bare EVALSHA that reads and writes a field", ratio("claim", "bare claim"), 1.5),
+        Aim("1,000 jobs due at one instant: the last start", values.get("last of a thousand"), 1000, " ms"),
         Aim("django.setup() with our app, where no election starts: more", values.get("setup command"), 15, " ms"),
         Aim("first connects in the thread of django.setup(), where one starts", values.get("setup connects"), 0),
         Aim("1,000 idle: requests / the direct port's", ratio("idle requests", "idle requests port"), 1),

@@ -174,6 +174,7 @@ class JobSession:
     def ended(self, end: End) -> None:
         """Note that a run has ended, or could not be started. Local."""
         self._ends.append(end)
+        self._last_try = False
 
     @property
     def undecided(self) -> bool:

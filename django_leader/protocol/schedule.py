@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any, Protocol
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .config import LONGEST_DURATION
 
@@ -126,6 +125,8 @@ def _zone(zone: Any) -> tzinfo:
         return zone
     if not isinstance(zone, str):
         raise TypeError(f"tz is {zone!r}; give the name of a time zone, for example 'Europe/Berlin'")
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # most processes have no job with a cron expression
+
     try:
         return ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):

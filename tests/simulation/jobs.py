@@ -66,6 +66,12 @@ class Worker:
         self.late_until = 0.0
         """When what this thread sends is delivered, whatever becomes of the candidate's own requests."""
         self._alarm = 0
+        self.gave_up = False
+        """Whether the last end that it was given could not be told after the term: the next term has it."""
+        if self.process.worker:
+            for end in self.process.worker.session.unsent():
+                self.session.ended(end)
+                world.ledger.passes_on(self, end)
         self.process.worker = self
 
     @property
@@ -108,7 +114,9 @@ class Worker:
         todo = self.session.next(local, self.candidate.state.watch, self._deadline())
         if isinstance(todo, Send):
             self._send(Sent(self, todo.request, self.world.now))
-        elif not isinstance(todo, Leave) and not math.isinf(todo.until):
+        elif isinstance(todo, Leave):
+            self.gave_up = True
+        elif not math.isinf(todo.until):
             self.world.at(self.clock.true(max(todo.until, local)) + ALARM_ROUNDING, self._alarmed, self._alarm)
 
     def _alarmed(self, alarm: int) -> None:
@@ -140,7 +148,7 @@ class Worker:
         self.request = None
         if sent.reply is None:
             self.connected = None
-            if sent.closed and sent.name != "WAIT":
+            if sent.closed and sent.name not in ("WAIT", "claim"):
                 self._send(Sent(self, sent.request, self.world.now))  # on a new connection, as ``Runner`` does
                 return
             self.session.failed(self.candidate.local())
@@ -180,8 +188,9 @@ class Worker:
 
     def _tell(self, run: Run, outcome: Outcome) -> None:
         """Have the end told by the thread of this term, or by that of a later one."""
-        worker = self if self.rng.random() < 0.5 else self.process.worker or self
+        worker = self.process.worker or self
         took = self.candidate.local() - run.began
         self.world.ledger.ends(worker, run)
+        worker.gave_up = False
         worker.session.ended(End(run.token, run.job.name, run.slot, run.claim_id, outcome, took, "e" * (took > 1)))
         worker.go_on()

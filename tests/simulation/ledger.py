@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_leader.protocol.jobs import COUNTED
-from django_leader.protocol.slots import AHEAD, Claim, Decision, Decisions
+from django_leader.protocol.slots import AHEAD, Claim, Decision, Decisions, End
 
 from . import protocol
 from .candidate import Sent
@@ -123,6 +123,11 @@ class Ledger:
     def ends(self, worker: Worker, run: Run) -> None:
         """A process has a run's end to tell."""
         self._due[run.claim_id] = worker, run
+
+    def passes_on(self, worker: Worker, end: End) -> None:
+        """The worker of a later term has an end that could not be told before."""
+        if known := self._due.get(end.claim_id):
+            self._due[end.claim_id] = worker, known[1]
 
     def starts(self, worker: Worker, run: Run, verdict: str, sent: Sent) -> None:
         """A run starts."""
@@ -333,7 +338,8 @@ class Ledger:
         """Check, when all has been well since the true instant ``calm``, that ends were told and slots decided."""
         world = self.world
         for worker, run in self._due.values():
-            if run.ended_at < calm and not worker.process.dead:
+            kept = worker.gave_up and any(end.claim_id == run.claim_id for end in worker.session.unsent())
+            if run.ended_at < calm and not worker.process.dead and not kept:
                 self._violated("J5", f"{worker.name} has never told the end of {run.job.name} {run.slot}")
         shows = world.server.wall(world.now)
         slack = AHEAD + leader.timing.retry + 4 * leader.timing.operation
