@@ -170,16 +170,17 @@ def test_a_task_is_enqueued() -> None:
     assert (spec.job.name, spec.call(run), task.enqueued) == ("tests.django.test_jobs.work", None, 1)
 
 
-def test_a_task_of_django_is_enqueued(settings: Settings) -> None:
+def test_a_task_of_django_is_enqueued(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = pytest.importorskip("django.tasks", reason="this Django has no tasks")
     settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
-    task = tasks.task(work)
+    function, task = work, tasks.task(work)
+    monkeypatch.setattr(sys.modules[__name__], "work", task)  # as @task does
     periodic(every=5)(task)
     [spec] = jobs.of("default")
     run: Any = None
     spec.call(run)
     [result] = tasks.default_task_backend.results
-    assert (spec.job.name, result.task.func) == ("tests.django.test_jobs.work", work)
+    assert (spec.job.name, result.task.func) == ("tests.django.test_jobs.work", function)
 
 
 def test_of_two_jobs_of_one_name_the_first_runs(caplog: pytest.LogCaptureFixture) -> None:

@@ -77,8 +77,9 @@ def test_the_local_check_sends_in_the_leader_only() -> None:
 
 
 def test_the_job_runs_in_the_leader(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"_known": {}, "_specs": {}, "_discovered": True}.items():
+    for name, value in {"_known": {}, "_specs": {}, "_discoverer": 1}.items():
         monkeypatch.setattr(jobs, name, value)
+    jobs._discovered.set()
     sent: list[bool] = []
     text = block("README", "@periodic(every=300)").replace("every=300", "every=1")
     run(text, send_newsletters=lambda: sent.append(is_leader()))

@@ -100,7 +100,7 @@ BUGS_OF_JOBS: dict[str, tuple[Callable[[], Rules], tuple[str, ...], str]] = {
         ("flush", "link-late"),
         "J6",
     ),
-    "a leader does not say what it has started": (lambda: Rules(jobs=Forgetful), ("flush", "lose-slots"), "J1"),
+    "a leader does not say what it has started": (lambda: Rules(jobs=Forgetful), ("flush", "lose-slots"), "J[16]"),
     "a claim is sent again before the first is too old": (lambda: Rules(jobs=Hasty), ("link-late",), "J7"),
     "a run starts although its term is over": (lambda: Rules(own_term=False), ("link-slow", "resign", "pause"), "J2"),
     "ends are sent after claims": (lambda: Rules(jobs=ClaimsFirst), ("link-lossy", "link-mute"), "J7"),
