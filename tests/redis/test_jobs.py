@@ -275,6 +275,16 @@ def test_an_election_without_jobs_has_no_thread_for_them(make: Make, some_server
     assert some_server.client().exists(*slot_keys(election.config.keys)) == 0
 
 
+def test_without_a_term_no_slot_can_be_claimed(make: Make) -> None:
+    election = make()
+    assert election.access() is None
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    assert election.access()
+    election.stop()
+    assert election.access() is None
+
+
 def test_a_job_may_stop_the_election(make: Make) -> None:
     returned = threading.Event()
 
