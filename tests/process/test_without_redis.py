@@ -142,7 +142,7 @@ class Project:
         log = self.folder / f"log-{port}"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "manage.py", "runserver", f"127.0.0.1:{port}", *more],
+                [sys.executable, "-X", "faulthandler", "manage.py", "runserver", f"127.0.0.1:{port}", *more],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=file,
@@ -157,7 +157,12 @@ class Project:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-                process.wait(GENEROUS)
+                try:
+                    process.wait(GENEROUS)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGABRT)  # the log then says where each thread is
+                    process.wait(GENEROUS)
+                    raise AssertionError(f"SIGINT does not end it:\n{log.read_text()}") from None
 
 
 def ask(address: str) -> Any:
