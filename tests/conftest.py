@@ -24,17 +24,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Have each worker of xdist begin with some of the long tests, so that none of them is left alone at the end.
 
-    A long test is one with a time limit of its own.
+    A long test is one with a time limit of its own. One that is marked ``quiet`` runs last, when the others are done or
+    nearly so.
     """
     workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
-    long = [item for item in items if item.get_closest_marker("timeout")]
-    short = [item for item in items if not item.get_closest_marker("timeout")]
+    quiet = [item for item in items if item.get_closest_marker("quiet")]
+    long = [item for item in items if item.get_closest_marker("timeout") and item not in quiet]
+    short = [item for item in items if not item.get_closest_marker("timeout") and item not in quiet]
     share = -(-len(short) // workers)
     items[:] = [
         item
         for number in range(workers)
         for item in (*long[number::workers], *short[number * share : (number + 1) * share])
-    ]
+    ] + quiet
 
 
 def need(found: object, what: str) -> None:

@@ -62,7 +62,13 @@ def test_every_kind_of_fault_behind_sentinel(tmp_path: Path) -> None:
         (Options(quarantine=0), "flush and freeze", "overlap"),
         (Options(plant="no-deadline"), "leader cut off", "overlap"),
         # It is found only where answers are quick compared with the lease.
-        (Options(plant="forgetful", ttl=3, heartbeat=0.75, retry=0.6), "clock there, seen, and back", "overlap"),
+        pytest.param(
+            Options(plant="forgetful"),
+            "clock there, seen, and back",
+            "overlap",
+            marks=pytest.mark.quiet,
+            id="forgetful",
+        ),
         (Options(plant="blind-release"), "follower stops", "overlap"),
         (Options(plant="blind-claim", alone=0), "flush and kill -9", "hasty"),
         (Options(plant="no-fork-guard"), "fork", "disorder"),
