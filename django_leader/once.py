@@ -24,7 +24,7 @@ from .registry import Registered, jobs
 from .runtime.grant import Grant
 from .runtime.jobs import Access
 from .runtime.once import Claimer
-from .runtime.runs import JobSpec
+from .runtime.runs import JobSpec, text_of
 from .system import clock
 from .targets import check_function
 
@@ -105,17 +105,17 @@ def _guarded(target: Any, alias: str, job: Job) -> Any:
 
         @functools.wraps(target)
         async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
-            skipped = (
+            begun = (
                 await sync_to_async(claims.begin, thread_sensitive=False)() if claims.may() else claims.not_leading()
             )
-            if isinstance(skipped, NotRun):
-                return skipped
+            if isinstance(begun, NotRun):
+                return begun
             try:
                 result = await target(*args, **kwargs)
             except BaseException as error:
-                await sync_to_async(skipped, thread_sensitive=False)(error)
+                await sync_to_async(begun, thread_sensitive=False)(error)
                 raise
-            await sync_to_async(skipped, thread_sensitive=False)(None)
+            await sync_to_async(begun, thread_sensitive=False)(None)
             return result
 
         return guarded_coroutine
@@ -171,7 +171,7 @@ class Claims:
 
     def _end(self, claimer: Claimer, access: Access, end: Any, since: float, error: BaseException | None) -> None:
         outcome: Outcome = "ok" if error is None else "failed"
-        text = "" if error is None else f"{type(error).__name__}: {error}"
+        text = "" if error is None else text_of(error)
         claimer.ended(access, end._replace(outcome=outcome, took=clock.now() - since, error=text))
 
     def _in_test(self, override: Grant) -> NotRun | Callable[[BaseException | None], None]:

@@ -109,7 +109,6 @@ class Runs:
 
     def forget(self) -> None:
         """Begin anew, in a forked child too, where no run of the parent goes on. Local."""
-        self._pid = os.getpid()
         self._changed = threading.Condition()
         # Under the lock:
         self._going: dict[str, _Going] = {}
@@ -200,7 +199,7 @@ class Runs:
             if os.getpid() != going.pid:
                 raise  # a child that the job has forked ends as it likes
             log(logging.ERROR, "%s: the job %r failed", self.label, run.name, exc_info=raised)
-            return "failed", _text(raised)
+            return "failed", text_of(raised)
         return "ok", ""
 
     def _over(self, going: _Going, end: End | None = None) -> None:
@@ -227,8 +226,8 @@ class Runs:
                 self._ended.extendleft(reversed(ends))
 
 
-def _text(raised: BaseException) -> str:
-    """Return an exception as a text, whatever its own text does."""
+def text_of(raised: BaseException) -> str:
+    """Return an exception as a text, whatever its own text does. Local."""
     try:
         return f"{type(raised).__name__}: {raised}"[:LONGEST_ERROR]
     except Exception:

@@ -69,6 +69,31 @@ def test_what_the_function_raises_is_recorded_and_raised(project: Settings, some
     assert fails() == NotRun("done")
 
 
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_an_exception_without_a_text_is_raised_and_ends_the_run(local: None) -> None:
+    @once_per_slot(every=1, grace=3600, in_doubt="rerun")
+    def fails() -> None:
+        raise Unprintable
+
+    lead()
+    with pytest.raises(Unprintable):
+        fails()
+    while (again := _called(fails)) == NotRun("done"):
+        pass
+    assert again is Unprintable, "not overlapped for ever"
+
+
+def _called(function: Any) -> Any:
+    try:
+        return function()
+    except Unprintable:
+        return Unprintable
+
+
 def test_a_coroutine_function_is_guarded_too(project: Settings, some_server: RedisServer) -> None:
     some_server.client().flushall()
 
