@@ -14,6 +14,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 DEFAULT_ALIAS = "default"
 COMMAND_PREFIX = "command:"
+BEAT_ALIAS = "beat"
+"""The election of the schedulers of Celery beat in ``django_leader.celery``."""
 
 Autostart = bool | Literal["auto"]
 
@@ -40,13 +42,13 @@ def configured() -> dict[str, dict[str, Any]]:
 def entry_of(alias: str) -> tuple[str, dict[str, Any]]:
     """Return the alias under which the settings of the election ``alias`` stand, and these settings. Local.
 
-    The election of a command that is not declared has the settings of ``default``. Where the others are declared and
-    ``default`` is not, it has the package's defaults, but starts nowhere by itself, because the project has not asked
-    for it. Raise ``UnknownElection``, which names the aliases that exist, or what ``configured`` raises.
+    The election of a command, or of Celery beat, that is not declared has the settings of ``default``. Where the others
+    are declared and ``default`` is not, it has the package's defaults, but starts nowhere by itself, because the
+    project has not asked for it. Raise ``UnknownElection``, which names the aliases that exist, or what ``configured``
+    raises.
     """
     entries = configured()
-    command = isinstance(alias, str) and alias.startswith(COMMAND_PREFIX) and alias not in entries
-    source = DEFAULT_ALIAS if command else alias
+    source = DEFAULT_ALIAS if own_process(alias) and alias not in entries else alias
     if source in entries:
         return source, entries[source]
     if source == DEFAULT_ALIAS:
@@ -57,10 +59,15 @@ def entry_of(alias: str) -> tuple[str, dict[str, Any]]:
     )
 
 
+def own_process(alias: object) -> bool:
+    """Return whether the election ``alias`` is that of a command or of Celery beat, which no other process joins."""
+    return isinstance(alias, str) and (alias.startswith(COMMAND_PREFIX) or alias == BEAT_ALIAS)
+
+
 def starting(alias: str, entry: dict[str, Any]) -> tuple[Autostart, tuple[str, ...]]:
     """Return ``AUTOSTART`` and ``SERVING_COMMANDS`` of an entry. Raise ``ImproperlyConfigured``."""
     label = f"LEADER_ELECTIONS[{alias!r}]"
-    autostart = entry.get("AUTOSTART", False if alias.startswith(COMMAND_PREFIX) else "auto")
+    autostart = entry.get("AUTOSTART", False if own_process(alias) else "auto")
     serving = entry.get("SERVING_COMMANDS", ())
     if not isinstance(autostart, bool) and autostart != "auto":
         raise ImproperlyConfigured(f"{label}: AUTOSTART is {autostart!r}; use True, False or 'auto'")

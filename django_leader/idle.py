@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from django.apps import apps
 
-from .conf import COMMAND_PREFIX
+from .conf import own_process
 from .system.log import log
 
 NOT_INSTALLED = (
@@ -22,7 +22,7 @@ NOT_INSTALLED = (
 
 def _not_installed(alias: str) -> bool:
     """Log that ``startup`` has not run, if it never will, and return whether that is so. Local, some microseconds."""
-    if alias.startswith(COMMAND_PREFIX) or not apps.ready or apps.is_installed("django_leader"):
+    if own_process(alias) or not apps.ready or apps.is_installed("django_leader"):
         return False
     log(logging.WARNING, NOT_INSTALLED, alias)
     return True

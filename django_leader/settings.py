@@ -46,8 +46,9 @@ class ElectionSettings:
 def read(alias: str) -> ElectionSettings:
     """Return the settings of the election ``alias``. Raise ``ImproperlyConfigured``, which says what to change.
 
-    ``command:<name>`` is the election of a command. Unless it is configured, it is like ``default``, but with keys of
-    its own. It never starts by itself unless ``AUTOSTART`` says so. Every other alias but ``default`` gets keys that
+    ``command:<name>`` is the election of a command, and ``beat`` that of Celery beat. Unless it is configured, it is
+    like ``default``, but with keys of its own. That of a command never starts by itself unless ``AUTOSTART`` says so,
+    and that of Celery beat never does. Every other alias but ``default`` gets keys that
     end in its name, too.
     """
     source, entry = entry_of(alias)

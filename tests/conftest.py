@@ -45,7 +45,7 @@ def need(found: object, what: str) -> None:
         message = f"{what} is not installed"
         if os.environ.get("CI") == "true":
             pytest.fail(f"{message}, and CI=true")
-        pytest.skip(message)
+        pytest.skip(message, allow_module_level=True)
 
 
 def _server(name: str, *arguments: str) -> RedisServer:

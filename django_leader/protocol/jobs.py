@@ -176,6 +176,16 @@ class JobSession:
         self._ends.append(end)
         self._last_try = False
 
+    def want(self, slot: int, before: int) -> None:
+        """Have ``next`` claim ``slot`` of the only job, whatever its schedule says. Local.
+
+        ``before``: the slot before that one. A claim that has no answer yet is sent again instead (J7).
+        """
+        [entry] = self._entries
+        if entry.claim is None:
+            grace = entry.job.grace_of(slot, before)
+            entry.claim = Claim(entry.job.name, slot, before, self._new_id(), grace, entry.job.in_doubt)
+
     @property
     def undecided(self) -> bool:
         """Whether a claim has no answer yet. Local."""

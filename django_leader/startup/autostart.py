@@ -13,6 +13,7 @@ from collections.abc import Collection
 from types import FrameType
 from typing import Literal, NamedTuple
 
+from django_leader.conf import BEAT_ALIAS
 from django_leader.system.forks import unsupported
 from django_leader.texts import Text
 
@@ -57,6 +58,7 @@ STARTED_BY_TESTS = Text(
     "pytest has started this server (PYTEST_VERSION is in its environment); set %(variable)s=1 to make it a candidate",
     variable=VARIABLE,
 )
+BEAT = Text("only the scheduler of Celery beat takes part in this election")
 CELERY = Text("this is a Celery process; set %(variable)s=1 to make its main process a candidate", variable=VARIABLE)
 
 
@@ -65,6 +67,11 @@ class Decision(NamedTuple):
 
     start: Start
     why: str
+
+
+def decide_for(alias: str, seen: Seen, setting: bool | str, serving_commands: Collection[str] = ()) -> Decision:
+    """Decide for the election ``alias``. That of Celery beat never starts by itself, whatever is set. Pure."""
+    return Decision("never", BEAT) if alias == BEAT_ALIAS else decide(seen, setting, serving_commands)
 
 
 def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = ()) -> Decision:

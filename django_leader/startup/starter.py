@@ -22,7 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started
 
 from django_leader import idle
-from django_leader.conf import COMMAND_PREFIX, configured, starting
+from django_leader.conf import configured, own_process, starting
 from django_leader.runtime.lifecycle import lifecycle
 from django_leader.system import clock
 from django_leader.system.forks import in_fork_server, unless_forked
@@ -38,7 +38,7 @@ from .autostart import (
     STARTED_BY_TESTS,
     Decision,
     Seen,
-    decide,
+    decide_for,
     in_tests,
     inspect_process,
     refusal,
@@ -91,7 +91,7 @@ class Starter:
     def situation_of(self, alias: str) -> bystander.Situation | None:
         """Return what is known of the election ``alias`` in this process, or None. Local."""
         decision = self.decisions.get(alias)
-        if decision is None or alias.startswith(COMMAND_PREFIX):
+        if decision is None or own_process(alias):
             return None
         return bystander.Situation(decision, self._seen, self._started.get(decision.start), not apps.ready)
 
@@ -99,12 +99,12 @@ class Starter:
         seen, self.decisions = inspect_process(), {}
         for alias, entry in configured().items():
             try:
-                decision = self.decisions[alias] = decide(seen, *starting(alias, entry))
+                decision = self.decisions[alias] = decide_for(alias, seen, *starting(alias, entry))
             except ImproperlyConfigured as error:
                 log(logging.ERROR, "%s; this election does not start", error)
                 continue
             if seen.unsupported:
-                supported = decide(seen._replace(unsupported=""), *starting(alias, entry))
+                supported = decide_for(alias, seen._replace(unsupported=""), *starting(alias, entry))
                 if supported.start != "never":
                     log(logging.WARNING, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
             elif decision.why in (servers.THREADLESS, refusal(seen.variable)):
