@@ -302,8 +302,8 @@ class LeaderScheduler(_Scheduler):  # type: ignore[misc]
         try:
             return bool(self.producer)
         except Exception as error:
-            text = "%s: Celery beat sends nothing, because the broker cannot be reached: %s"
-            log(logging.ERROR, text, self._leadership.label, error)
+            text = "%s: Celery beat sends nothing, because the broker cannot be reached (%s)"
+            log(logging.ERROR, text, self._leadership.label, type(error).__name__)  # its text may hold a password
             return False
 
     def _publish(self, ledger: Ledger, entry: Any, granted: Sendable) -> bool:

@@ -13,7 +13,6 @@ from collections.abc import Collection
 from types import FrameType
 from typing import Literal, NamedTuple
 
-from django_leader.conf import BEAT_ALIAS
 from django_leader.system.forks import unsupported
 from django_leader.texts import Text
 
@@ -58,7 +57,6 @@ STARTED_BY_TESTS = Text(
     "pytest has started this server (PYTEST_VERSION is in its environment); set %(variable)s=1 to make it a candidate",
     variable=VARIABLE,
 )
-BEAT = Text("only the scheduler of Celery beat takes part in this election")
 CELERY = Text("this is a Celery process; set %(variable)s=1 to make its main process a candidate", variable=VARIABLE)
 
 
@@ -69,9 +67,8 @@ class Decision(NamedTuple):
     why: str
 
 
-def decide_for(alias: str, seen: Seen, setting: bool | str, serving_commands: Collection[str] = ()) -> Decision:
-    """Decide for the election ``alias``. That of Celery beat never starts by itself, whatever is set. Pure."""
-    return Decision("never", BEAT) if alias == BEAT_ALIAS else decide(seen, setting, serving_commands)
+BEAT = Decision("never", Text("only the scheduler of Celery beat takes part in this election"))
+"""Of the election of Celery beat, whatever is set."""
 
 
 def decide(seen: Seen, setting: bool | str, serving_commands: Collection[str] = ()) -> Decision:

@@ -22,7 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started
 
 from django_leader import idle
-from django_leader.conf import configured, own_process, starting
+from django_leader.conf import BEAT_ALIAS, configured, own_process, starting
 from django_leader.runtime.lifecycle import lifecycle
 from django_leader.system import clock
 from django_leader.system.forks import in_fork_server, unless_forked
@@ -34,11 +34,12 @@ from django_leader.texts import Text
 from . import bystander, servers
 from .autostart import (
     AT_REQUEST,
+    BEAT,
     IN_WORKERS,
     STARTED_BY_TESTS,
     Decision,
     Seen,
-    decide_for,
+    decide,
     in_tests,
     inspect_process,
     refusal,
@@ -98,13 +99,16 @@ class Starter:
     def _decide(self) -> Seen:
         seen, self.decisions = inspect_process(), {}
         for alias, entry in configured().items():
+            if alias == BEAT_ALIAS:
+                self.decisions[alias] = BEAT
+                continue
             try:
-                decision = self.decisions[alias] = decide_for(alias, seen, *starting(alias, entry))
+                decision = self.decisions[alias] = decide(seen, *starting(alias, entry))
             except ImproperlyConfigured as error:
                 log(logging.ERROR, "%s; this election does not start", error)
                 continue
             if seen.unsupported:
-                supported = decide_for(alias, seen._replace(unsupported=""), *starting(alias, entry))
+                supported = decide(seen._replace(unsupported=""), *starting(alias, entry))
                 if supported.start != "never":
                     log(logging.WARNING, "LEADER_ELECTIONS[%r]: does not start: %s", alias, decision.why)
             elif decision.why in (servers.THREADLESS, refusal(seen.variable)):

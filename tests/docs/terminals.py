@@ -151,7 +151,7 @@ class Project:
         self.folder.mkdir()
         programs = folder / "bin"
         programs.mkdir()
-        for name, call in (("python", ""), ("django-admin", "-m django")):
+        for name, call in (("python", ""), ("django-admin", "-m django"), ("celery", "-m celery")):
             (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {call} "$@"\n')
             (programs / name).chmod(0o755)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO"))}

@@ -22,6 +22,7 @@ from tests.support.servers import GENEROUS, RedisServer, program
 
 RUN_BY = {
     "tutorial": "test_tutorial.py::test_each_step_of_the_tutorial_goes_as_printed",
+    "celery --app mysite beat": "test_howto_processes.py::test_of_two_celery_beats_one_sends_each_task_once",
     "python manage.py beat": "test_howto_processes.py::test_one_celery_beat_runs_and_the_next_one_waits",
     "python manage.py run_huey": "test_howto_processes.py::test_huey_with_processes_runs_no_periodic_task_and_warns",
     "python manage.py poll": "test_howto.py::test_a_long_running_command_ends_by_sigterm",

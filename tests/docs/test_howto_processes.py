@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
+import django
 import pytest
 import redis
 
@@ -64,14 +65,65 @@ def status(site: Project, command: str, *, exit_status: int = 0) -> dict[str, An
     return row
 
 
+BEAT = "howto/celery-beat"
+OFTEN = 'CELERY_BEAT_SCHEDULE["refresh-rates"]["schedule"] = 1.0\n'
+
+
+def copy(site: Project) -> Path:
+    """The folder of the project on another host."""
+    return Path(shutil.copytree(site.folder, site.folder.parent / "other-host"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("scheduler", ["PersistentScheduler", "DatabaseScheduler"])
+def test_of_two_celery_beats_one_sends_each_task_once(site: Project, own_server: RedisServer, scheduler: str) -> None:
+    need(importlib.util.find_spec("celery"), "celery")
+    [beat] = [command for command in printed(BEAT) if scheduler in command]
+    ask = "python manage.py leader_status beat"
+    assert ask in printed(BEAT)
+    site.begin(BEAT)
+    site.add(OFTEN)
+    if scheduler == "DatabaseScheduler":
+        if django.VERSION >= (6, 1):
+            pytest.skip("django-celery-beat needs a Django before 6.1")
+        need(importlib.util.find_spec("django_celery_beat"), "django-celery-beat")
+        site.add('INSTALLED_APPS += ["django_celery_beat"]\n')
+        site.run("python manage.py migrate -v0")
+    other = site.folder if scheduler == "DatabaseScheduler" else copy(site)
+    broker = redis.Redis(port=own_server.port, db=2)
+
+    def tasks() -> list[str]:
+        found: Any = broker.lrange("celery", 0, -1)
+        heads = [json.loads(text)["headers"] for text in found]
+        return [head["id"] for head in heads if head["task"] == "my_app.tasks.refresh_rates"]
+
+    first = site.start(beat)
+    sends = "Celery beat sends the tasks of"
+    first.waits_for(sends)
+    second = site.start(beat, folder=other)
+    second.waits_for(f"{instance(first, 'beat')} leads")
+    row = status(site, ask)
+    assert (row["leader"], row["candidates"]) == (instance(first, "beat"), 2)
+    eventually(lambda: len(tasks()) > 1, "the leader sends")
+    assert not second.has(sends)
+    first.process.send_signal(signal.SIGTERM)
+    second.waits_for(sends)
+    assert first.process.wait(GENEROUS) == 0
+    assert sends in (ROOT / "docs" / f"{BEAT}.md").read_text(encoding="utf-8")
+    number = len(tasks())
+    eventually(lambda: len(tasks()) > number, "the next one sends")
+    again = sum(line.count("is sent again with the same id") for line in second.said)
+    assert len(tasks()) - len(set(tasks())) <= again
+
+
 @pytest.mark.timeout(300)
 def test_one_celery_beat_runs_and_the_next_one_waits(site: Project, own_server: RedisServer) -> None:
     need(importlib.util.find_spec("celery"), "celery")
-    page = "howto/celery-beat"
-    beat, ask = printed(page)
+    page = BEAT
+    beat, ask = "python manage.py beat", "python manage.py leader_status command:beat"
+    assert {beat, ask} <= printed(page).keys()
     site.begin(page)
-    other = site.folder.parent / "other-host"
-    shutil.copytree(site.folder, other)
+    other = copy(site)
     first = site.start(beat)
     first.waits_for("beat: Starting")
     second = site.start(beat, folder=other)

@@ -15,11 +15,12 @@ from django.utils.timezone import localtime
 from django.utils.translation import override, pgettext, pgettext_lazy
 
 from django_leader import acl
+from django_leader.conf import BEAT_ALIAS
 from django_leader.handler import elections
 from django_leader.management.output import printable, put
 from django_leader.report import Report, reports, translated
 from django_leader.settings import read
-from django_leader.startup.autostart import VARIABLE, Seen, decide_for
+from django_leader.startup.autostart import BEAT, VARIABLE, Seen, decide
 from django_leader.startup.starter import starter
 from django_leader.system import forks
 from django_leader.system.pidfd import unsupported
@@ -175,9 +176,9 @@ def _explain(alias: str) -> list[dict[str, str]]:
         pgettext("leader election", "script or worker of your own"): Seen(variable, here),
         pgettext("leader election", "test run"): Seen(variable, here, testing=True),
     }
-    rows = {
-        where: decide_for(alias, seen, found.autostart, found.serving_commands) for where, seen in processes.items()
-    }
+    rows = {where: decide(seen, found.autostart, found.serving_commands) for where, seen in processes.items()}
+    if alias == BEAT_ALIAS:
+        rows = dict.fromkeys(rows, BEAT)
     if alias in starter.decisions:
         rows = {pgettext("leader election", "this process"): starter.decisions[alias], **rows}
     explained = [
