@@ -15,6 +15,7 @@ from typing import Any
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.job_records import JobRecord
 from django_leader.protocol.jobs import Decided
+from django_leader.protocol.slots import Outcome
 from django_leader.runtime.beat import BeatSlots, Sendable
 from django_leader.runtime.jobs import NOT_RUN
 from django_leader.runtime.runs import instant as shown
@@ -119,12 +120,12 @@ class Ledger:
         before = due.missed or self._last[entry.name] or last
         return self._claim(entry, due.slot, min(before, due.slot - 1))
 
-    def mark_as_sent(self, entry: Any, granted: Sendable, took: float) -> None:
-        """Mark an entry as sent. One round trip; if Redis does not answer, a later request does it."""
+    def mark_as_sent(self, entry: Any, granted: Sendable, took: float, outcome: Outcome = "ok") -> None:
+        """Mark an entry as sent, or as one that cannot be. One round trip, or a later request if Redis is away."""
         self._granted.pop(entry.name, None)
         doubted = self.doubted.get(entry.name)
         self._last[entry.name] = max(self._last.get(entry.name, 0), granted.slot, doubted.last if doubted else 0)
-        self.slots.sent(entry.name, granted, took)
+        self.slots.sent(entry.name, granted, took, outcome)
 
     def _claim(self, entry: Any, slot: int, before: int) -> Sendable | None:
         try:

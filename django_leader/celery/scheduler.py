@@ -25,8 +25,8 @@ then, because Celery calls it again when the thread has unwound.
 
 from __future__ import annotations
 
+import heapq
 import logging
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from django_leader.conf import BEAT_ALIAS
@@ -40,6 +40,7 @@ from django_leader.system.log import log
 from .due import due_after, milliseconds
 from .leadership import Leadership
 from .ledger import Ledger, Reach, set_last_run
+from .messages import UNUSABLE, task_id
 
 if TYPE_CHECKING:
     _Scheduler: Any
@@ -52,13 +53,6 @@ RETRY = 1.0
 """Seconds until an entry that could not be claimed or sent is tried again."""
 SOON = 0.1
 """Seconds until an entry is looked at again, of which an earlier slot was dealt with."""
-NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "beat.django-leader")
-"""Of the ids of tasks."""
-
-
-def task_id(space: str, name: str, slot: int) -> str:
-    """Return the id of the task that is sent for a slot of an entry. ``space``: the election's lock key. Local."""
-    return str(uuid.uuid5(NAMESPACE, f"{space} {slot} {name}"))
 
 
 class LeaderScheduler(_Scheduler):  # type: ignore[misc]
@@ -68,6 +62,8 @@ class LeaderScheduler(_Scheduler):  # type: ignore[misc]
     ``data``, override ``forget_schedule``. Raise ``TypeError`` for a class whose ``tick()`` is its own.
     """
 
+    _heap: Any
+    """Celery's: when to look at which entry again."""
     leader_election = BEAT_ALIAS
     """The alias of the election. Any other than ``beat`` must be declared, with ``AUTOSTART`` False."""
     in_doubt: InDoubt = "rerun"
@@ -93,6 +89,10 @@ class LeaderScheduler(_Scheduler):  # type: ignore[misc]
         """What is being published."""
         self._published: bool | None = None
         """Whether that was done; None if the scheduler publishes in a way of its own."""
+        self._failure: Any = None
+        """What the last try to publish has raised."""
+        self._deferred: tuple[Any, float] | None = None
+        """The entry that was just found not to be due, and the seconds after which it may be."""
         self._sent: dict[str, int] = {}
         """The slots that were sent and not reserved yet, by the name of the entry."""
         super().__init__(*args, **kwargs)
@@ -121,6 +121,11 @@ class LeaderScheduler(_Scheduler):  # type: ignore[misc]
 
     def is_due(self, entry: Any) -> tuple[bool, float]:
         """Send an entry that is due. Return whether that was done, and after how many seconds to ask again."""
+        due, wait = self._is_due(entry)
+        self._deferred = None if due else (entry, wait)
+        return due, wait
+
+    def _is_due(self, entry: Any) -> tuple[bool, float]:
         ledger = self._ledger
         if ledger is None or not self._look_up(ledger, entry):
             return False, RETRY
@@ -149,6 +154,9 @@ class LeaderScheduler(_Scheduler):  # type: ignore[misc]
         entry.options = {"task_id": own, **(plain or {})}
         try:
             result = super().apply_async(entry, producer=producer, advance=advance, **kwargs)
+        except Exception as error:
+            self._failure = error.__context__ or error  # Celery raises an error of its own, and logs it
+            raise
         finally:
             entry.options = plain
         self._published = True
@@ -169,9 +177,10 @@ class LeaderScheduler(_Scheduler):  # type: ignore[misc]
             return
         self._closed = True
         try:
-            if not self._may_save:
+            if self._may_save:
+                super().close()
+            else:
                 self.forget_schedule()
-            super().close()
         finally:
             if self._ledger is not None:
                 self._ledger.slots.close()
@@ -206,9 +215,20 @@ class LeaderScheduler(_Scheduler):  # type: ignore[misc]
         if (left := self._wake_at - clock.now()) > 0:
             return min(left, LONGEST_PAUSE)
         self._settle(ledger)
-        pause: float = super().tick(*args, **kwargs)
+        self._deferred = None
+        pause: float = self._pass_over(super().tick(*args, **kwargs))
         self._wake_at = clock.now() + (min(pause, RETRY) if ledger.doubted else pause)
         return max(0.0, min(pause, LONGEST_PAUSE))
+
+    def _pass_over(self, pause: float) -> float:
+        """Have an entry that is not due make way for those behind it, as Celery does from 5.6 on. Return the pause."""
+        heap = self._heap
+        if self._deferred is None or not heap or heap[0][2] is not self._deferred[0]:
+            return pause
+        entry, wait = self._deferred
+        event = heapq.heappop(heap)
+        heapq.heappush(heap, event._replace(time=self._when(entry, wait)))
+        return pause if heap[0][2] is entry else 0.0
 
     def _begin_term(self) -> Ledger | None:
         """Set up the schedule and read what Redis has recorded of it. Return None if that was not done."""
@@ -307,14 +327,14 @@ class LeaderScheduler(_Scheduler):  # type: ignore[misc]
             return False
 
     def _publish(self, ledger: Ledger, entry: Any, granted: Sendable) -> bool:
-        """Publish an entry and mark it as sent. Return whether that was done. Log why if not."""
+        """Publish an entry and mark it as sent. Return False if that is to be tried again. Log why."""
         if not ledger.slots.is_current():
             return False
         label, began = self._leadership.label, clock.now()
         if granted.again:
             text = "%s: the slot %s of %r is sent again with the same id, because it may not have been sent"
             log(logging.WARNING, text, label, shown(granted.slot), entry.name)
-        self._sending, self._published = granted, None
+        self._sending, self._published, self._failure = granted, None, None
         try:
             super().apply_entry(entry, producer=self.producer)
             self._published = self._published is not False
@@ -322,7 +342,13 @@ class LeaderScheduler(_Scheduler):  # type: ignore[misc]
             self._sending = None
             if self._published:  # also if a signal handler has raised
                 ledger.mark_as_sent(entry, granted, clock.now() - began)
-        if not self._published:
-            text = "%s: the slot %s of %r could not be sent, and is tried again"
-            log(logging.ERROR, text, label, shown(granted.slot), entry.name)
-        return self._published
+        if self._published:
+            return True
+        if isinstance(self._failure, UNUSABLE):
+            text = "%s: the slot %s of %r is not sent, because no message can be made of the entry (%s)"
+            log(logging.ERROR, text, label, shown(granted.slot), entry.name, type(self._failure).__name__)
+            ledger.mark_as_sent(entry, granted, clock.now() - began, "failed")
+            return True
+        text = "%s: the slot %s of %r could not be sent, and is tried again"
+        log(logging.ERROR, text, label, shown(granted.slot), entry.name)
+        return False

@@ -22,7 +22,7 @@ from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.job_records import JobRecord, JobRecords, job_records
 from django_leader.protocol.jobs import Decided, Job, JobSession
 from django_leader.protocol.session import Send
-from django_leader.protocol.slots import LONGEST_NAME, End, InDoubt
+from django_leader.protocol.slots import LONGEST_NAME, End, InDoubt, Outcome
 from django_leader.system import clock
 
 from .jobs import Access
@@ -102,10 +102,13 @@ class BeatSlots:
             decided = self._turn(session, self._access.term.lease_left)
         return decided[0] if decided else None
 
-    def sent(self, name: str, slot: Sendable, took: float) -> None:
-        """Mark an entry as sent. One round trip. If Redis does not answer, the next request of it does it."""
+    def sent(self, name: str, slot: Sendable, took: float, outcome: Outcome = "ok") -> None:
+        """Mark an entry as sent, or as one that cannot be. One round trip.
+
+        If Redis does not answer, the next request about the entry does it, or ``close``.
+        """
         session = self._session(name)
-        session.ended(End(self.token, recorded_as(name), slot.slot, slot.claim_id, "ok", took))
+        session.ended(End(self.token, recorded_as(name), slot.slot, slot.claim_id, outcome, took))
         self._flush(session, self._access.term.lease_left)
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import redis
 
 from django_leader import Config, LeaderElection, LeaderInfo
-from django_leader.celery.scheduler import task_id
+from django_leader.celery.messages import task_id
 from django_leader.protocol.slots import slot_keys
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually, program

@@ -95,10 +95,10 @@ class InventedSlots:
         decision = Decision(verdict, which, 1, known.last, known.slot, known.outcome)
         return Decided(Job(name, Unscheduled()), Claim(name, slot, before, "id", 0.0), decision)
 
-    def sent(self, name: str, slot: Sendable, took: float) -> None:
+    def sent(self, name: str, slot: Sendable, took: float, outcome: str = "ok") -> None:
         self._world.marked.append((name, slot.slot))
         if not self._world.redis_away:
-            self._world.records[name] = self._world.records[name]._replace(outcome="ok")
+            self._world.records[name] = self._world.records[name]._replace(outcome=outcome)
 
     def server_now(self) -> int | None:
         return self._world.slot(self._world.seconds + self._world.server_ahead)
@@ -148,6 +148,8 @@ class Sends(Scheduler):  # type: ignore[misc]
     def send_task(self, name: str, *args: Any, **options: Any) -> Any:
         if self.world.broker_away:
             raise OSError("the broker is away")
+        if name == "bad":
+            raise TypeError("it cannot be serialized")
         self.world.before_publish()
         self.world.sent.append((name, options["task_id"]))
         self.world.after_publish()

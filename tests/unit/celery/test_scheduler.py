@@ -17,7 +17,8 @@ need(find_spec("celery"), "celery")
 from celery.beat import Scheduler  # noqa: E402
 from celery.schedules import crontab  # noqa: E402
 
-from django_leader.celery.scheduler import LeaderScheduler, task_id  # noqa: E402
+from django_leader.celery.messages import task_id  # noqa: E402
+from django_leader.celery.scheduler import LeaderScheduler  # noqa: E402
 from django_leader.protocol.job_records import JobRecord  # noqa: E402
 from tests.support.invented_beat import Beats, Sends, World  # noqa: E402
 
@@ -102,6 +103,26 @@ def test_a_message_that_the_broker_refuses_is_sent_later_by_one_claim(
     beats.tick(beat, 2.0)
     assert beats.world.sent[0] == ids(beats.world, 10)[0]
     assert [slot for _, slot, _ in beats.world.claims].count(beats.world.slot(10)) == 1
+
+
+def test_an_entry_that_no_message_can_carry_is_not_tried_again(
+    monkeypatch: Patch, caplog: pytest.LogCaptureFixture
+) -> None:
+    beats, beat = leading(monkeypatch, bad=10.0, tick=11.0)
+    for _ in range(23):
+        beats.tick(beat, 1.0)
+    assert beats.world.sent == ids(beats.world, 11, 22)
+    assert beats.world.records["bad"].outcome == "failed"
+    assert caplog.text.count("no message can be made of the entry (TypeError)") == 2
+
+
+def test_an_entry_that_is_not_due_makes_way_for_others(monkeypatch: Patch) -> None:
+    """Its place in the heap is that of the store, and Redis has recorded a later run."""
+    beats, beat = leading(monkeypatch, tick=10.0, other=12.0)
+    beat._ledger._last["tick"] = beats.world.slot(1000)
+    for _ in range(13):
+        beats.tick(beat, 1.0)
+    assert beats.world.sent == ids(beats.world, 12, name="other")
 
 
 def test_what_was_not_published_is_sent_by_the_next_leader(monkeypatch: Patch) -> None:
