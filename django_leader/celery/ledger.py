@@ -23,6 +23,9 @@ from django_leader.system.log import log
 
 from .due import instant, milliseconds, next_due
 
+UNUSUAL = 60_000
+"""Milliseconds by which a slot must be in the future to be worth a line of the log."""
+
 
 class Reach:
     """Whether Redis answers beat, as far as the log has said. ``label`` names the election there."""
@@ -83,6 +86,14 @@ class Ledger:
             if made and 0 < record.last < stored:
                 set_last_run(entry, record.last)
             self.catch_up(entry)
+            self._explain_wait(entry)
+
+    def _explain_wait(self, entry: Any) -> None:
+        """Log if the last slot of an entry is in the future, so that it is not sent for long."""
+        last, now = self._last[entry.name], self.slots.server_now()
+        if now is not None and last > now + UNUSUAL:
+            text = "%s: %r is not sent before %s, because that slot was decided before a clock was set back"
+            log(logging.WARNING, text, self._reach.label, entry.name, shown(last))
 
     def catch_up(self, entry: Any) -> None:
         """Have the last run of an entry be no earlier than the last slot that was decided. Local."""
@@ -105,7 +116,12 @@ class Ledger:
 
     def claim_again(self, entry: Any) -> Sendable | None:
         """Claim the slot of an entry in doubt. Return as ``claim_due`` does."""
-        return self._granted.get(entry.name) or self._claim(entry, self.doubted[entry.name].last, 0)
+        doubted = self.doubted[entry.name]
+        granted = self._granted.get(entry.name) or self._claim(entry, doubted.last, 0)
+        if granted is None and self.knows(entry):
+            text = "%s: the slot %s of %r may not have been sent, and is not sent again"
+            log(logging.WARNING, text, self._reach.label, shown(doubted.slot), entry.name)
+        return granted
 
     def claim_due(self, entry: Any, at: int) -> Sendable | None:
         """Claim the slot of an entry that is due at the instant ``at``, unless it is claimed already.
@@ -157,7 +173,7 @@ class Ledger:
 
 def set_last_run(entry: Any, slot: int) -> None:
     """Have an entry, and the row of the database that it was made of, say that it ran last at ``slot``. Local."""
-    when = instant(slot, entry.default_now())
+    when = instant(slot, entry._default_now())  # that of django-celery-beat may be naive
     for changed in _with_model(entry):
         changed.last_run_at = when
 

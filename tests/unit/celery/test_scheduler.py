@@ -14,7 +14,7 @@ from tests.conftest import need
 
 need(find_spec("celery"), "celery")
 
-from celery.beat import Scheduler  # noqa: E402
+from celery.beat import ScheduleEntry, Scheduler  # noqa: E402
 from celery.schedules import crontab  # noqa: E402
 
 from django_leader.celery.messages import task_id  # noqa: E402
@@ -230,13 +230,43 @@ def test_what_is_in_doubt_is_sent_again_at_once_with_its_id(
     assert beats.world.sent == ids(beats.world, 10, 20, name="other")
 
 
-def test_what_is_in_doubt_can_be_skipped(monkeypatch: Patch) -> None:
+def test_what_is_in_doubt_can_be_skipped(monkeypatch: Patch, caplog: pytest.LogCaptureFixture) -> None:
     beats, beat = leading(monkeypatch, tick=10.0)
     dies(beats, beat, "before_publish")
     following = successor(beats, monkeypatch, in_doubt="skip")
     beats.tick(following, 1.0)
     beats.tick(following, 9.0)
     assert beats.world.sent == ids(beats.world, 20)
+    assert caplog.text.count("may not have been sent, and is not sent again") == 1
+
+
+def test_a_slot_in_the_future_is_waited_for_and_told(monkeypatch: Patch, caplog: pytest.LogCaptureFixture) -> None:
+    """The clocks were ahead when it was claimed."""
+    beats = Beats(monkeypatch, tick=10.0)
+    later = beats.world.slot(100)
+    beats.world.records["tick"] = JobRecord(last=later, slot=later, token=9, outcome="ok")
+    beat = successor(beats, monkeypatch)
+    for _ in range(11):
+        beats.tick(beat, 10.0)
+    assert beats.world.sent == ids(beats.world, 110)
+    assert "'tick' is not sent before 2026-01-02 03:01:40+00:00" in caplog.text
+
+
+def test_times_are_naive_where_the_scheduler_has_naive_ones(monkeypatch: Patch) -> None:
+    """As django-celery-beat can be told to."""
+
+    class Naive(ScheduleEntry):  # type: ignore[misc]
+        def _default_now(self) -> Any:
+            return super().default_now().replace(tzinfo=None)
+
+    beats = Beats(monkeypatch, tick=10.0)
+    beat = beats.make(monkeypatch, Entry=Naive)
+    beats.elect(beat)
+    beats.tick(beat)
+    beats.tick(beat, 10.0)
+    beats.tick(beat, 10.0)
+    assert beat.schedule["tick"].last_run_at.tzinfo is None
+    assert beats.world.sent == ids(beats.world, 10, 20)
 
 
 def test_an_entry_in_doubt_that_was_removed_is_not_sent(monkeypatch: Patch) -> None:

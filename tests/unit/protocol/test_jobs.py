@@ -279,3 +279,20 @@ def test_without_jobs_nothing_is_due() -> None:
         [], SlotRequests(CONFIG.keys, ME, 7, SERVER), CONFIG.timing, {}, driven.session._await_replicas
     )
     assert driven.next() == float("inf")
+
+
+def test_a_slot_that_the_caller_names_is_claimed() -> None:
+    driven = Driven()
+    driven.session.want(START - 7, START - 100)
+    [[name, slot, before, *_]] = driven.claims()
+    assert (name, slot, before) == ("job", str(START - 7), str(START - 100))
+
+
+def test_j07_a_named_slot_does_not_replace_one_without_an_answer() -> None:
+    driven = Driven()
+    driven.session.want(START - 7, 0)
+    [first] = driven.claims()
+    driven.session.failed(driven.now)
+    driven.session.want(START - 1, 0)
+    driven.now += 100.0
+    assert driven.claims() == [first]
