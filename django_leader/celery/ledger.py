@@ -84,7 +84,7 @@ class Ledger:
         else:
             self._last[entry.name] = record.last
             if made and 0 < record.last < stored:
-                set_last_run(entry, record.last)
+                self._count_run(entry, record.last)
             self.catch_up(entry)
             self._explain_wait(entry)
 
