@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +26,7 @@ from tests.conftest import need
 from tests.support.candidates import ROOT
 from tests.support.servers import GENEROUS, RedisServer, eventually, program
 
+Start = Callable[..., subprocess.Popen[str]]
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -36,17 +37,27 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def demo(folder: Path) -> Iterator[Start]:
+    """Start the demo. It is killed if the test fails, and its processes end with it."""
     need(program("valkey") or program("redis-server"), "a server to embed")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "REDIS_URL"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "testproject.demo", *arguments],
-        cwd=ROOT,
-        env={**clean, "TMPDIR": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "testproject.demo", *arguments],
+                cwd=ROOT,
+                env={**clean, "TMPDIR": str(folder)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -65,8 +76,8 @@ def left_behind(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_demo_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
-    process = demo(folder)
+def test_the_demo_leaves_nothing_behind(demo: Start, folder: Path, number: signal.Signals) -> None:
+    process = demo()
     assert process.stdout
     with process.stdout:
         for line in process.stdout:
@@ -83,8 +94,8 @@ def test_the_demo_leaves_nothing_behind(folder: Path, number: signal.Signals) ->
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_the_demo_runs_without_a_person(folder: Path) -> None:
-    process = demo(folder, "--rounds", "1")
+def test_the_demo_runs_without_a_person(demo: Start, folder: Path) -> None:
+    process = demo("--rounds", "1")
     out, _ = process.communicate(timeout=280)
     assert process.returncode == 0, out
     assert "SIGSTOP to" in out
@@ -171,9 +182,9 @@ def test_the_demo_finds_each_slot_that_was_lost_or_run_twice(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="takes over on one host")
-def test_the_demo_tells_the_new_pid_and_how_long_nobody_led(folder: Path) -> None:
+def test_the_demo_tells_the_new_pid_and_how_long_nobody_led(demo: Start, folder: Path) -> None:
     """On a busy machine the first leader may lose its lease by itself. So each leader is killed until one is told."""
-    process, pids, killed, leader, lines = demo(folder), dict[str, int](), dict[str, int](), "", list[str]()
+    process, pids, killed, leader, lines = demo(), dict[str, int](), dict[str, int](), "", list[str]()
     took = back = None
     assert process.stdout
     with process.stdout:
