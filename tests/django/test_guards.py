@@ -25,6 +25,7 @@ from django_leader import (
     leader_only,
 )
 from django_leader.testing import following, leading
+from tests.support.servers import GENEROUS
 
 
 @pytest.fixture(autouse=True)
@@ -235,11 +236,11 @@ def test_assert_leader_in_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     election = elections["default"]
     election.start()
     try:
-        assert election.wait_for_leadership(20)
+        assert election.wait_for_leadership(GENEROUS)
         term = assert_leader()
         assert term.token == election.fencing_token
         assert election.resign()
-        assert term.lost.wait(20)
+        assert term.lost.wait(GENEROUS)
         with pytest.raises(NotLeader, match=r"does not lead; no process is known to lead now\. Call"):
             assert_leader()
         monkeypatch.setattr(type(election), "seen_leader", "web-2")
