@@ -14,6 +14,9 @@ after each answer to the candidate, because the server's clock may have been set
   (``not_after``), because a copy that comes late must not follow a later claim (J7).
 - The ends of runs leave before claims, so that a claim finds the last run of its job ended.
 - Of the slots of a job that are due only the last is claimed. The script records the others as missed (J4).
+- While as many runs go on as there may, only jobs whose run goes on are claimed, because those start none. The slots of
+  the others stay due, the earliest first. A claim that is made is never put off.
+- Of the runs of a job at most ``MOST_RUNS`` go on, and all but the last of them are hung (J8).
 - A term begins with a claim of the last slot of each job, whatever became of that slot. So does the time after a loss
   of data. This makes the records this memory's own, and only slots of the lost time stay in doubt (J6).
 - A claim that has no answer yet keeps its slot and its id until it has one (J7).
@@ -40,6 +43,8 @@ from .template import Request
 LONGEST_GRACE = 600.0
 """Seconds after its slot up to which a run may start, at most, where the job does not say it: ten minutes, which is
 longer than a restart of most servers takes."""
+MOST_RUNS = 3
+"""Runs of a job that go on at a time in a process, at most, if the earlier ones are hung."""
 COUNTED = ("run", "missed", "overlapped", "in-doubt", "unknown")
 """The verdicts by which the claim has decided its slot."""
 
@@ -69,6 +74,16 @@ class Decided(NamedTuple):
     decision: Decision
 
 
+class Going(NamedTuple):
+    """The last run of a job, which goes on in this process."""
+
+    since: float
+    number: int = 1
+    """How many runs of the job go on, with this one."""
+    begun: bool = True
+    """Whether it does more than wait for its jitter."""
+
+
 class _Entry:
     """A job in this term."""
 
@@ -84,7 +99,8 @@ class _Entry:
 class JobSession:
     """The jobs of one term. For one thread at a time.
 
-    ``going``: since when the last run of a job goes on in this process, by the name of the job. The caller keeps it.
+    ``going``: the last run of each job, if it goes on in this process, by the name of the job. The caller keeps it.
+    ``threads``: how many runs may go on at a time. Hung ones, and those that wait for their jitter, are not counted.
     """
 
     def __init__(
@@ -92,11 +108,16 @@ class JobSession:
         jobs: Iterable[Job],
         requests: SlotRequests,
         timing: Timing,
-        going: Mapping[str, float],
+        going: Mapping[str, Going],
         await_replicas: Request,
         new_id: Callable[[], str] = new_claim_id,
+        threads: float = math.inf,
     ) -> None:
         self._entries = [_Entry(job) for job in jobs]
+        self._max_run = {entry.job.name: entry.job.max_run for entry in self._entries}
+        self._threads = threads
+        self.put_off = 0
+        """How many jobs have a slot that is due and is not claimed, because too many runs go on."""
         self._requests, self._timing, self._going, self._new_id = requests, timing, going, new_id
         self._await_replicas = await_replicas
         self._memory = ""
@@ -130,14 +151,47 @@ class JobSession:
             return self._finish()
         ahead = self._server_ahead(watch)
         at = math.floor((now + ahead) * 1000)
-        self._sent = [entry for entry in self._entries if entry.claim or entry.due <= at][:MOST_CLAIMS]
+        due = [entry for entry in self._entries if entry.claim or entry.due <= at]
+        self._sent = self._choose(due, now)
         if self._sent:
             self._too_old_at = now + self._timing.operation
             not_after = min(self._too_old_at, deadline) + ahead
             return Send(
                 self._requests.claim([self._claim(entry, at, now) for entry in self._sent], not_after, self._memory)
             )
-        return Wait(min((entry.due / 1000 - ahead for entry in self._entries), default=math.inf))
+        until = min((entry.due / 1000 - ahead for entry in self._entries if entry.due > at), default=math.inf)
+        return Wait(min(until, self._hung_at(now)) if self.put_off else until)
+
+    def _choose(self, due: list[_Entry], now: float) -> list[_Entry]:
+        """Return which jobs to claim. First those whose claim has no answer, then those that are due for longest."""
+        chosen: list[_Entry] = []
+        self.put_off, free = 0, self._threads - sum(self._counts(name, now) for name in self._going)
+        for entry in sorted(due, key=lambda entry: (entry.claim is None, entry.due)):
+            starts = self._last_run(entry.job, now) in ("over", "hung")
+            if starts and free <= 0 and entry.claim is None:
+                self.put_off += 1
+            elif len(chosen) < MOST_CLAIMS:
+                chosen.append(entry)
+                free -= starts
+        return chosen
+
+    def _counts(self, name: str, now: float) -> bool:
+        """Return whether the last run of a job is one of those that go on. Local."""
+        going = self._going[name]
+        return going.begun and now - going.since <= self._max_run.get(name, math.inf)
+
+    def _hung_at(self, now: float) -> float:
+        """Return when the next of the runs that go on is hung. Local."""
+        counted = [name for name in self._going if self._counts(name, now)]
+        return min((self._going[name].since + self._max_run.get(name, math.inf) for name in counted), default=math.inf)
+
+    def _last_run(self, job: Job, now: float) -> LastRun:
+        going = self._going.get(job.name)
+        if going is None:
+            return "over"
+        if now - going.since <= job.max_run:
+            return "goes-on"
+        return "hung" if going.number < MOST_RUNS else "blocks"
 
     def _last_ends(self) -> Send | Leave:
         """Send the ends once the term is over. What fails then is not tried again, because a release may wait."""
@@ -191,14 +245,13 @@ class JobSession:
         return seen.offset_min if seen and seen.asked_at > self._seen_at else self._ahead
 
     def _claim(self, entry: _Entry, at: int, now: float) -> Claim:
-        job, since = entry.job, self._going.get(entry.job.name)
-        last_run: LastRun = "over" if since is None else "hung" if now - since > job.max_run else "goes-on"
+        job = entry.job
         if entry.claim is None:
             slot = job.schedule.latest(at)
             before = job.schedule.latest(slot - 1)
             grace = job.grace_of(slot, before)
             entry.claim = Claim(job.name, slot, before, self._new_id(), grace, job.in_doubt)
-        entry.claim = entry.claim._replace(last_run=last_run, own_last=entry.own_last)
+        entry.claim = entry.claim._replace(last_run=self._last_run(job, now), own_last=entry.own_last)
         return entry.claim
 
     def _answered(self, answer: Decisions, now: float) -> list[Decided]:

@@ -16,13 +16,14 @@ says; with the election, ``state``.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import ValidConfig
-from django_leader.protocol.jobs import Decided, Job, JobSession
+from django_leader.protocol.jobs import MOST_RUNS, Decided, Going, Job, JobSession, next_slot
 from django_leader.protocol.requests import Requests
 from django_leader.protocol.session import Leave, Send
 from django_leader.protocol.slots import MOST_CLAIMS, End, SlotRequests
@@ -35,17 +36,26 @@ from django_leader.system.starts import insist
 
 from .local import open_lease
 from .runs import JobSpec, Previous, Run, Runs, instant
+from .skips import Skips, Why
 from .state import SharedState
 from .term import Term
 
 NOT_RUN = {
-    "missed": (logging.WARNING, "was not run: it could not be claimed before its grace was over"),
-    "overlapped": (logging.WARNING, "was not run: the last run still goes on"),
-    "unknown": (logging.INFO, "was not run: there is no record of the job, which is new, or whose record was lost"),
-    "waiting": (logging.WARNING, "waits: a later one was decided before the server's clock was set back"),
-    "in-doubt": (logging.WARNING, "was not run: Redis has lost data, so it may have been started before"),
+    "missed": Why(logging.WARNING, "was not run: it could not be claimed before its grace was over"),
+    "overlapped": Why(logging.WARNING, "was not run: the last run still goes on"),
+    "unknown": Why(logging.INFO, "was not run: there is no record of the job, which is new, or whose record was lost"),
+    "waiting": Why(logging.WARNING, "waits: a later one was decided before the server's clock was set back"),
+    "in-doubt": Why(logging.WARNING, "was not run: Redis has lost data, so it may have been started before"),
+    "left out": Why(logging.WARNING, "was not run: no process has claimed them before a later one was due"),
+    "blocked": Why(
+        logging.ERROR,
+        f"was not run: {MOST_RUNS} of its runs hang, and no other is started in this process before one of them ends; "
+        "find out what they wait for, and restart the process",
+    ),
 }
-"""What the log says of a slot that was decided otherwise than by a run."""
+"""What the log says of a slot that was decided otherwise than by a run; and of those that were left out before it."""
+PATIENCE = 5.0
+"""Seconds for which a slot may wait for a thread before the log says so."""
 NOT_ENDED = ("hung", "in-doubt", "unreported")
 
 
@@ -63,10 +73,10 @@ class Access(NamedTuple):
         """Return the requests of the term. Local."""
         return SlotRequests(self.config.keys, self.shared.candidate_id, self.term.token, self.began)
 
-    def session(self, jobs: Sequence[Job], requests: SlotRequests, going: Mapping[str, float]) -> JobSession:
+    def session(self, jobs: Sequence[Job], requests: SlotRequests, going: Mapping[str, Going]) -> JobSession:
         """Return the driver of these jobs. Local."""
         wait = Requests(self.config).await_replicas()
-        return JobSession(jobs, requests, self.config.timing, going, wait)
+        return JobSession(jobs, requests, self.config.timing, going, wait, threads=self.config.job_threads)
 
     def open(self) -> Lease:
         """Return a connection of its own, which is made when it is needed. Local."""
@@ -84,10 +94,13 @@ class JobLoop:
         self._over = False
         # Only in the thread of ``run``.
         self._lease = access.open()
-        self._going: dict[str, float] = {}
+        self._going: dict[str, Going] = {}
         self._specs: dict[str, JobSpec] = {}
         self._session = self._begin([])
         self._unreachable = False
+        self._skips = Skips(runs.label)
+        self._late_since: float | None = None
+        """Since when slots wait for a thread; infinity once that was said."""
 
     def _begin(self, specs: Sequence[JobSpec]) -> JobSession:
         self._specs = {spec.job.name: spec for spec in specs}
@@ -98,7 +111,7 @@ class JobLoop:
     @property
     def said(self) -> str:
         """What it is, for the log."""
-        names = ", ".join(sorted(self._runs.since()))
+        names = ", ".join(self._runs.names())
         return f"the thread of the jobs ({names})" if names else "the thread of the jobs"
 
     def end(self) -> None:
@@ -117,6 +130,7 @@ class JobLoop:
         finally:
             self._lease.channel.drop()
             if self._shared.ours():
+                self._skips.flush()
                 self._runs.leave(self._session.unsent())
 
     def record(self, ends: Sequence[End]) -> bool:
@@ -159,11 +173,29 @@ class JobLoop:
             if isinstance(todo, Send):
                 self._send(todo)
             elif not isinstance(todo, Leave):
-                self._runs.wait(todo.until - clock.now())
-            elif not self._runs.busy or (left := self._lease_left()) <= 0:
-                return
-            else:
+                self._skips.flush(now)
+                until = min(todo.until, self._skips.due, self._say_late(now))
+                self._runs.wait(until - clock.now())
+            elif (left := min(self._runs.hung_at() - clock.now(), self._lease_left())) > 0:
                 self._runs.wait(left)
+            else:
+                return
+
+    def _say_late(self, now: float) -> float:
+        """Log, once a term, that slots wait for a thread. Return when to ask again, at the latest."""
+        if self._late_since == math.inf:
+            return math.inf
+        if not self._session.put_off:
+            self._late_since = None
+            return math.inf
+        self._late_since = now if self._late_since is None else self._late_since
+        if now < self._late_since + PATIENCE:
+            return self._late_since + PATIENCE
+        self._late_since = math.inf
+        text = "%s: jobs start late: %d wait for one of the %d threads for jobs (JOB_THREADS), which are busy with %s"
+        names = ", ".join(self._runs.names())
+        log(logging.WARNING, text, self._runs.label, self._session.put_off, self._access.config.job_threads, names)
+        return math.inf
 
     def _lease_left(self) -> float:
         """Return for how many seconds a term that has ended voluntarily still has its lease. Local."""
@@ -197,9 +229,7 @@ class JobLoop:
 
     def _act(self, decided: Decided) -> None:
         name, decision = decided.job.name, decided.decision
-        if decision.verdict in NOT_RUN:
-            level, why = NOT_RUN[decision.verdict]
-            log(level, "%s: the slot %s of the job %r %s", self._runs.label, instant(decision.slot), name, why)
+        self._note(decided)
         if decision.verdict not in ("run", "rerun"):
             return
         end = End(self._term.token, name, decision.slot, decided.claim.claim_id, "failed-to-start", 0.0)
@@ -219,3 +249,14 @@ class JobLoop:
         except (RuntimeError, MemoryError) as error:
             self._session.ended(end._replace(error=str(error)))
             log(logging.ERROR, "%s: the job %r was not started: %s", self._runs.label, name, error)
+
+    def _note(self, decided: Decided) -> None:
+        """Log which slots were not run."""
+        (job, claim, decision), now = decided, clock.now()
+        if decision.since:
+            first = min(next_slot(job.schedule, decision.since), claim.before)
+            self._skips.note(job.name, instant(int(first)), instant(claim.before), NOT_RUN["left out"], now)
+        if decision.verdict in NOT_RUN:
+            blocked = decision.verdict == "overlapped" and claim.last_run == "blocks"
+            why = NOT_RUN["blocked" if blocked else decision.verdict]
+            self._skips.note(job.name, instant(decision.slot), instant(decision.slot), why, now)
