@@ -8,6 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from .conf import configured
 from .registry import MODULE, Registered, jobs
 from .settings import read
+from .system.starvation import green
 
 
 def check_jobs() -> list[CheckMessage]:
@@ -46,6 +47,10 @@ def _check_one(job: Registered, aliases: list[str]) -> list[CheckMessage]:
         text = f"LEADER_ELECTIONS has no {job.election!r}, so the job {name!r} of {job.where} does not run"
         hint = f"Declare the election, or give the job one of: {', '.join(map(repr, aliases))}."
         return [Error(text, hint=hint, id="django_leader.E022")]
+    if job.spec.coroutine and green():
+        text = f"LEADER_ELECTIONS[{job.election!r}]: the job {name!r} of {job.where} does not run, because it is a "
+        text += "coroutine function, and coroutines cannot run under gevent or eventlet"
+        return [Error(text, hint="Make a plain function of it.", id="django_leader.E024")]
     try:
         retry = read(job.election).config.validate().timing.retry
     except ImproperlyConfigured:

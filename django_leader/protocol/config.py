@@ -167,8 +167,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.quarantine is not None:
             self._set("quarantine", _seconds("quarantine", self.quarantine))
-        _check_number("min_replicas", self.min_replicas, "replicas", 0, MOST_REPLICAS)
-        _check_number("job_threads", self.job_threads, "threads", 1, MOST_JOB_THREADS)
+        _check_numbers(self.min_replicas, self.job_threads)
         for name in ("same_host_takeover", "handle_sigterm"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(f"{name} is {value!r}; use True or False")
@@ -315,9 +314,15 @@ def _seconds(name: str, value: Any) -> float:
     return float(value)
 
 
-def _check_number(name: str, value: Any, what: str, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(f"{name} is {value!r}; give a whole number of {what}, {least} to {most}")
+def _check_numbers(replicas: Any, threads: Any) -> None:
+    if not _whole(replicas, 0, MOST_REPLICAS):
+        raise ConfigError(f"min_replicas is {replicas!r}; give a whole number of replicas, 0 to {MOST_REPLICAS}")
+    if not _whole(threads, 1, MOST_JOB_THREADS):
+        raise ConfigError(f"job_threads is {threads!r}; give a whole number of threads, 1 to {MOST_JOB_THREADS}")
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int) and least <= value <= most
 
 
 def _text(name: str, value: Any) -> str:

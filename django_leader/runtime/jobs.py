@@ -33,6 +33,7 @@ from django_leader.system import clock
 from django_leader.system.forks import Forked
 from django_leader.system.log import log
 from django_leader.system.starts import insist
+from django_leader.system.starvation import green
 
 from .local import open_lease
 from .runs import JobSpec, Previous, Run, Runs, instant
@@ -54,6 +55,10 @@ NOT_RUN = {
     ),
 }
 """What the log says of a slot that was decided otherwise than by a run; and of those that were left out before it."""
+GREEN = (
+    "%s: these jobs are not run in this process, because they are coroutine functions: %s. Coroutines cannot run under "
+    "gevent or eventlet; make plain functions of them"
+)
 PATIENCE = 5.0
 """Seconds for which a slot may wait for a thread before the log says so."""
 NOT_ENDED = ("hung", "in-doubt", "unreported")
@@ -103,6 +108,10 @@ class JobLoop:
         """Since when slots wait for a thread; infinity once that was said."""
 
     def _begin(self, specs: Sequence[JobSpec]) -> JobSession:
+        refused = [spec.job.name for spec in specs if spec.coroutine] if green() else []
+        if refused:
+            log(logging.ERROR, GREEN, self._runs.label, ", ".join(refused))
+            specs = [spec for spec in specs if not spec.coroutine]
         self._specs = {spec.job.name: spec for spec in specs}
         return self._access.session([spec.job for spec in specs], self._requests, self._going)
 

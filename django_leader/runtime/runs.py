@@ -89,6 +89,8 @@ class JobSpec(NamedTuple):
     call: Callable[[Run], Any]
     jitter: float = 0.0
     """Seconds over which the starts of the slots are spread, by the name and the slot."""
+    coroutine: bool = False
+    """Whether ``call`` returns a coroutine."""
 
 
 class _Going(NamedTuple):

@@ -166,6 +166,17 @@ def test_no_coroutine_runs_where_greenlets_share_a_thread() -> None:
     assert "never awaited" not in done.stderr
 
 
+def test_a_coroutine_is_no_job_where_greenlets_share_a_thread() -> None:
+    """That is said once, and not at each slot."""
+    pytest.importorskip("gevent", reason="gevent is not installed")
+    command = [sys.executable, "-m", "tests.support.gevent_jobs"]
+    done: Any = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=90)
+    found = json.loads(done.stdout)
+    assert (set(found["ran"]), "django_leader.E024" in found["checks"]) == ({"plain"}, True), done.stderr
+    [line] = [line for line in found["said"] if line.startswith("ERROR")]
+    assert "these jobs are not run in this process, because they are coroutine functions: coroutine." in line
+
+
 @pytest.mark.parametrize("run", [run_coroutine, handler._run_coroutine])
 def test_a_coroutine_that_cannot_run_is_refused_and_closed(
     monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], None]

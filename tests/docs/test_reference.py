@@ -19,7 +19,19 @@ from django.core.management import call_command
 from django.test import override_settings
 
 import django_leader
-from django_leader import Config, LeaderElection, LeaderInfo, acl, admin, asgi, checks, exceptions, signals, testing
+from django_leader import (
+    Config,
+    LeaderElection,
+    LeaderInfo,
+    acl,
+    admin,
+    asgi,
+    checks,
+    exceptions,
+    job_checks,
+    signals,
+    testing,
+)
 from django_leader.conf import UnknownElection
 from django_leader.decorators import GAVE_UP, UNAVAILABLE_EXIT, leader_required
 from django_leader.job_checks import check_jobs
@@ -141,6 +153,9 @@ def told_by_checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Check
     yield from (("always", message) for message in checks.check_process())
 
 
+async def coroutine() -> None: ...
+
+
 def told_of_jobs(monkeypatch: pytest.MonkeyPatch) -> list[CheckMessage]:
     """What is told of a module that raises, of two jobs of one name, and of jobs that cannot run well."""
     for name, value in {"_known": {}, "duplicates": [], "broken": {}, "_specs": {}, "_discoverer": 1}.items():
@@ -151,6 +166,8 @@ def told_of_jobs(monkeypatch: pytest.MonkeyPatch) -> list[CheckMessage]:
     periodic(every=60, name="job")(check_sections)
     periodic(every=1)(code_ids)
     periodic(every=60, name="other", election="reports")(code_ids)
+    periodic(every=60, name="coroutine")(coroutine)
+    monkeypatch.setattr(job_checks, "green", lambda: True)
     with override_settings(LEADER_ELECTIONS={"default": {}}, CACHES=test_checks.OTHER_REDIS):
         return check_jobs()
 

@@ -17,7 +17,8 @@ from django_leader import Config, LeaderElection
 from django_leader.exceptions import LeadershipLost
 from django_leader.protocol.jobs import Job
 from django_leader.protocol.schedule import Cron
-from django_leader.protocol.slots import slot_keys
+from django_leader.protocol.slots import End, slot_keys
+from django_leader.runtime.once import Claimer
 from django_leader.runtime.runs import JobSpec, Run, spread
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -364,6 +365,33 @@ def test_without_a_term_no_slot_can_be_claimed(make: Make) -> None:
     assert election.access()
     election.stop()
     assert election.access() is None
+
+
+def test_j08_at_most_three_calls_of_a_function_hang(make: Make) -> None:
+    election = make()
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    access, claimer = election.access(), Claimer(Job("job", Often(), 60.0, "rerun", 0.01), "test")
+    assert access
+
+    def claim(wanted: Callable[[End | str], bool]) -> End | str:
+        found: End | str = eventually(lambda: found if wanted(found := claimer.claim(access)) else None)
+        return found
+
+    ends = [claim(lambda found: not isinstance(found, str)) for _ in range(3)]
+    time.sleep(0.2)  # so that the third is hung, too
+    assert [claimer.claim(access), claim(lambda found: found != "done")] == ["overlapped"] * 2
+    claimer.ended(access, ends[0])  # type: ignore[arg-type]
+    assert claim(lambda found: not isinstance(found, str))
+
+
+def test_a_forked_child_waits_for_no_claim_of_its_parent() -> None:
+    claimer = Claimer(Job("job", Often()), "test")
+    with claimer._lock:
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if claimer._lock.acquire(blocking=False) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_a_job_may_stop_the_election(make: Make) -> None:
