@@ -94,6 +94,8 @@ class _Entry:
         self.due: float = 0
         """The next slot to claim; 0: the last one, because this term does not know what became of it."""
         self.own_last = 0
+        self.waits_since = math.inf
+        """Since when the slot is due and not claimed, because too many runs go on."""
 
 
 class JobSession:
@@ -118,6 +120,8 @@ class JobSession:
         self._threads = threads
         self.put_off = 0
         """How many jobs have a slot that is due and is not claimed, because too many runs go on."""
+        self.waits_since = math.inf
+        """Since when one of these waits, at the longest."""
         self._requests, self._timing, self._going, self._new_id = requests, timing, going, new_id
         self._await_replicas = await_replicas
         self._memory = ""
@@ -165,12 +169,15 @@ class JobSession:
     def _choose(self, due: list[_Entry], now: float) -> list[_Entry]:
         """Return which jobs to claim. First those whose claim has no answer, then those that are due for longest."""
         chosen: list[_Entry] = []
-        self.put_off, free = 0, self._threads - sum(self._counts(name, now) for name in self._going)
+        self.put_off, self.waits_since = 0, math.inf
+        free = self._threads - sum(self._counts(name, now) for name in self._going)
         for entry in sorted(due, key=lambda entry: (entry.claim is None, entry.due)):
             starts = self._last_run(entry.job, now) in ("over", "hung")
             if starts and free <= 0 and entry.claim is None:
-                self.put_off += 1
+                entry.waits_since = min(entry.waits_since, now)
+                self.put_off, self.waits_since = self.put_off + 1, min(self.waits_since, entry.waits_since)
             elif len(chosen) < MOST_CLAIMS:
+                entry.waits_since = math.inf
                 chosen.append(entry)
                 free -= starts
         return chosen

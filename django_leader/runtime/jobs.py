@@ -104,8 +104,7 @@ class JobLoop:
         self._session = self._begin([])
         self._unreachable = False
         self._skips = Skips(runs.label)
-        self._late_since: float | None = None
-        """Since when slots wait for a thread; infinity once that was said."""
+        self._said_late = False
 
     def _begin(self, specs: Sequence[JobSpec]) -> JobSession:
         refused = [spec.job.name for spec in specs if spec.coroutine] if green() else []
@@ -192,18 +191,13 @@ class JobLoop:
 
     def _say_late(self, now: float) -> float:
         """Log, once a term, that slots wait for a thread. Return when to ask again, at the latest."""
-        if self._late_since == math.inf:
-            return math.inf
-        if not self._session.put_off:
-            self._late_since = None
-            return math.inf
-        self._late_since = now if self._late_since is None else self._late_since
-        if now < self._late_since + PATIENCE:
-            return self._late_since + PATIENCE
-        self._late_since = math.inf
+        session, config = self._session, self._access.config
+        if self._said_late or now < session.waits_since + PATIENCE:
+            return math.inf if self._said_late else session.waits_since + PATIENCE
+        self._said_late = True
         text = "%s: jobs start late: %d wait for one of the %d threads for jobs (JOB_THREADS), which are busy with %s"
         names = ", ".join(self._runs.names())
-        log(logging.WARNING, text, self._runs.label, self._session.put_off, self._access.config.job_threads, names)
+        log(logging.WARNING, text, self._runs.label, session.put_off, config.job_threads, names)
         return math.inf
 
     def _lease_left(self) -> float:

@@ -192,7 +192,7 @@ def test_j08_while_all_threads_are_busy_no_other_job_is_claimed() -> None:
     driven.reply(line("run", START, 1, START), line("run", START, 1, START))
     driven.going.update({"job 0": Going(0.0), "job 1": Going(1.0)})
     assert driven.next() == pytest.approx(60.0), "when the next slot of one that goes on is due"
-    assert driven.session.put_off == 2
+    assert (driven.session.put_off, driven.session.waits_since) == (2, 0.0)
     driven.now = 60.0
     assert [(claim[0], claim[6]) for claim in driven.claims()] == [("job 0", "1"), ("job 1", "1")], "as overlapped"
     driven.reply(line("overlapped", START + MINUTE), line("overlapped", START + MINUTE))
@@ -203,7 +203,7 @@ def test_j08_while_all_threads_are_busy_no_other_job_is_claimed() -> None:
     driven.going["job 2"] = Going(90.1)
     del driven.going["job 1"]
     assert [claim[0] for claim in driven.claims()] == ["job 3"], "the one that is due for longest"
-    assert driven.session.put_off == 0
+    assert (driven.session.put_off, driven.session.waits_since) == (0, float("inf"))
 
 
 def test_j07_a_claim_without_an_answer_waits_for_no_thread() -> None:
