@@ -61,6 +61,8 @@ GREEN = (
 )
 PATIENCE = 5.0
 """Seconds for which a slot may wait for a thread before the log says so."""
+NAMED = 10
+"""Jobs that keep the others waiting that are named, at most."""
 NOT_ENDED = ("hung", "in-doubt", "unreported")
 
 
@@ -196,7 +198,7 @@ class JobLoop:
             return math.inf if self._said_late else session.waits_since + PATIENCE
         self._said_late = True
         text = "%s: jobs start late: %d wait for one of the %d threads for jobs (JOB_THREADS), which are busy with %s"
-        names = ", ".join(self._runs.names())
+        names = ", ".join(self._runs.names()[:NAMED])
         log(logging.WARNING, text, self._runs.label, session.put_off, config.job_threads, names)
         return math.inf
 

@@ -249,7 +249,7 @@ def test_j08_more_runs_than_threads_do_not_go_on(make: Make, some_server: RedisS
             going[0] -= 1
 
     specs = [JobSpec(Job(f"job {number}", Often(), 60.0), waits) for number in range(9)]
-    election = make(*specs, job_threads=2)
+    election = make(*specs, job_threads=2, lock_ttl=60, heartbeat_interval=5)
     election.start()
     eventually(lambda: len(starts) == 9 and min(starts.values()) >= 3, "each gets its turn")
     assert most[0] == 2
@@ -368,7 +368,7 @@ def test_without_a_term_no_slot_can_be_claimed(make: Make) -> None:
 
 
 def test_j08_at_most_three_calls_of_a_function_hang(make: Make) -> None:
-    election = make()
+    election = make(lock_ttl=60, heartbeat_interval=5)
     election.start()
     assert election.wait_for_leadership(GENEROUS)
     access, claimer = election.access(), Claimer(Job("job", Often(), 60.0, "rerun", 0.01), "test")
