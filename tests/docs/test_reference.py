@@ -28,6 +28,7 @@ from django_leader import (
     asgi,
     checks,
     exceptions,
+    huey,
     job_checks,
     signals,
     testing,
@@ -248,7 +249,7 @@ def test_every_public_name_is_on_the_page() -> None:
 
 
 def test_every_public_name_of_a_module_is_on_the_page() -> None:
-    for module in (testing, asgi):
+    for module in (testing, asgi, huey):
         own = {name for name, value in vars(module).items() if isinstance(value, FunctionType) and name[0] != "_"}
         own = {name for name in own if getattr(module, name).__module__ == module.__name__}
         prefix = module.__name__.removeprefix("django_leader.")
