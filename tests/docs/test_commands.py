@@ -24,6 +24,7 @@ RUN_BY = {
     "tutorial": "test_tutorial.py::test_each_step_of_the_tutorial_goes_as_printed",
     "python manage.py beat": "test_howto_processes.py::test_one_celery_beat_runs_and_the_next_one_waits",
     "python manage.py run_huey": "test_howto_processes.py::test_huey_with_processes_enqueues_too",
+    "python manage.py schedule_": "test_howto_schedulers.py::test_one_scheduler_runs_and_the_next_one_waits",
     "python manage.py poll": "test_howto.py::test_a_long_running_command_ends_by_sigterm",
     "python manage.py runserver": "test_howto_processes.py::test_local_leads_at_once_without_redis",
     "until python": "test_howto_operations.py::test_the_script_waits_until_leadership_has_left_the_host",
