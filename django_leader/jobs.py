@@ -189,7 +189,8 @@ def _call(target: Any) -> Callable[[Run], Any]:
     ]
     needed = [parameter for parameter in takes if parameter.default is parameter.empty]
     if len(needed) > 1 or any(parameter.kind is parameter.KEYWORD_ONLY for parameter in needed):
-        raise TypeError(f"periodic: {target!r} cannot be called; give it no parameter, or one, for the run")
+        text = "give it no parameter, or one, for the run; write a function that calls it if it needs other arguments"
+        raise TypeError(f"periodic: {target!r} cannot be called; {text}")
     if needed or [parameter.name for parameter in takes] == ["run"]:
         return lambda run: target(run)
     return lambda run: target()

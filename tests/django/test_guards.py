@@ -145,7 +145,7 @@ def registered(function: Any) -> Any:
         (Jobs, "it is a class; decorate its methods"),
         (Jobs.generator, "it is a generator function, so its body would run after the check"),
         (Jobs.asynchronous_generator, "it is a generator function, so its body would run after the check"),
-        (functools.partial(Jobs.generator, Jobs()), "it is an object of functools.partial"),
+        (functools.partial(Jobs.generator, Jobs()), "it is a functools.partial; write a function that makes the call"),
         (staticmethod(Jobs.plain), "write @leader_only below @staticmethod"),
         (classmethod(Jobs.plain), "write @leader_only below @classmethod"),  # type: ignore[arg-type]
         (

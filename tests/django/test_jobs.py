@@ -312,6 +312,20 @@ def test_a_module_that_cannot_be_imported_ends_nothing(
     assert "(ValueError: periodic: every is 0; give a number of seconds" in message.msg
 
 
+def test_jobs_in_the_folder_of_the_settings_are_told_of(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "site_with_jobs").mkdir()
+    (tmp_path / "site_with_jobs" / "leader_jobs.py").touch()
+    (tmp_path / "flat_settings.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.SETTINGS_MODULE, settings.ROOT_URLCONF = "flat_settings", "site_with_jobs.urls"
+    [message] = check_jobs()
+    assert (message.id, "site_with_jobs.leader_jobs do not run" in message.msg) == ("django_leader.W021", True)
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "site_with_jobs"]
+    assert check_jobs() == []
+
+
 def checked() -> list[CheckMessage]:
     return check_jobs()
 
@@ -431,7 +445,11 @@ def test_the_command_tells_a_slot_that_was_not_run(
 
 
 def test_without_jobs_the_command_says_so(project: Settings) -> None:
-    assert run_command() == (0, "No jobs are registered.\n", "")
+    assert run_command() == (
+        0,
+        "No jobs are registered. They are searched in the module leader_jobs of each app in INSTALLED_APPS.\n",
+        "",
+    )
 
 
 def test_the_command_cannot_say_anything_of_an_unknown_election(project: Settings) -> None:

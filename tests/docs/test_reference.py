@@ -169,6 +169,7 @@ def told_of_jobs(monkeypatch: pytest.MonkeyPatch) -> list[CheckMessage]:
     periodic(every=60, name="other", election="reports")(code_ids)
     periodic(every=60, name="coroutine")(coroutine)
     monkeypatch.setattr(job_checks, "green", lambda: True)
+    monkeypatch.setattr(job_checks, "find_spec", lambda name: name)
     with override_settings(LEADER_ELECTIONS={"default": {}}, CACHES=test_checks.OTHER_REDIS):
         return check_jobs()
 

@@ -29,6 +29,7 @@ from django_leader.texts import Text
 ALL_WELL, TROUBLE, UNKNOWN = 0, 1, 2
 BAD = ("failed", "failed-to-start", "in-doubt", "unreported", "missed", "hung")
 """What became of the last run of a job, or of its last slot, where the exit status is 1."""
+NO_JOBS = Text("No jobs are registered. They are searched in the module leader_jobs of each app in INSTALLED_APPS.")
 TITLES = {
     "job": pgettext_lazy("leader election", "JOB"),
     "election": pgettext_lazy("leader election", "ELECTION"),
@@ -94,7 +95,7 @@ class Command(BaseCommand):
             elif rows:
                 put_table(TITLES.values(), [[_shown(cell) for cell in _cells(row)] for row in rows], self.stdout)
             else:
-                put(translated(Text("No jobs are registered.")), self.stdout)
+                put(translated(NO_JOBS), self.stdout)
         except OSError as error:
             with suppress(OSError):
                 put(translated(Text("The output cannot be written: %(error)s", error=error.strerror)), self.stderr)
