@@ -120,7 +120,7 @@ def enqueued(*consumers: Terminal) -> int:
 def consumers(site: Project) -> str:
     """The command of the page, in a project with its tasks, where a minute takes a second."""
     need(importlib.util.find_spec("huey"), "huey")
-    run, _ = printed("howto/huey")
+    run, *_ = printed("howto/huey")
     site.begin("howto/huey")
     site.add(HUEY)
     tasks = (site.folder / "my_app" / "tasks.py").read_text(encoding="utf-8")
@@ -132,7 +132,7 @@ def consumers(site: Project) -> str:
 def test_huey_enqueues_each_minute_at_most_once_across_a_kill(
     site: Project, own_server: RedisServer, consumers: str
 ) -> None:
-    _, ask = printed("howto/huey")
+    _, ask, _ = printed("howto/huey")
     web, first, second = (site.start(command) for command in (RUNSERVER, consumers, consumers))
     web.waits_for("['default']: leader, with token")
     [leader] = eventually(lambda: [one for one in (first, second) if one.has("leader, with token")], "one leads")
@@ -151,6 +151,36 @@ def test_huey_enqueues_each_minute_at_most_once_across_a_kill(
     run = [entry["slot"] for _, entry in client.xrange(stream) if entry["outcome"] == "ok"]
     assert len(run) == len(set(run))
     assert len(run) - enqueued(leader, follower) in (0, 1), "one may be lost with the killed leader"
+
+
+WAITS = """
+
+import pathlib, time
+from huey.contrib.djhuey import task
+
+@task()
+def wait() -> None:
+    while not pathlib.Path("go").exists():
+        time.sleep(0.1)
+"""
+"""Added to the tasks: one that lasts as long as the test says."""
+
+
+@pytest.mark.timeout(300)
+def test_a_huey_consumer_hands_over_before_its_tasks_end(site: Project, consumers: str) -> None:
+    tasks = site.folder / "my_app" / "tasks.py"
+    tasks.write_text(tasks.read_text(encoding="utf-8") + WAITS, encoding="utf-8")
+    first = site.start(consumers)
+    first.waits_for("leader, with token")
+    site.run("python manage.py shell --no-imports --command 'from my_app.tasks import wait; wait()'")
+    first.waits_for("Executing my_app.tasks.wait")
+    second = site.start(consumers)
+    second.waits_for(f"{instance(first, 'command:run_huey')} leads")
+    first.process.send_signal(signal.SIGINT)
+    eventually(lambda: enqueued(second), "the next one schedules")
+    assert first.process.poll() is None, "it works on its task"
+    site.write("go", "")
+    assert first.process.wait(GENEROUS) == 0
 
 
 def test_huey_with_processes_enqueues_too(site: Project, consumers: str) -> None:
