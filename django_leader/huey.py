@@ -20,6 +20,7 @@ Huey is not imported here.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -74,9 +75,10 @@ def leading(validate: Validate, *, election: str = RUN_HUEY) -> Validate:
     any other one the process must be a candidate; if it is none, the log says so once.
 
     Local, and reads no setting. The returned function is local where the process does not lead. In the leader it takes
-    a few round trips on a new connection if a minute is due that it has not claimed, and some milliseconds for a task
-    that is rarely due. It raises what ``validate`` raises, and nothing else: what keeps it from asking is logged, and
-    the answer is False. In a test it claims nothing, and ``testing.leading`` says who leads.
+    a few round trips on a new connection if a minute is due that it has not claimed. Before that it searches the last
+    month for the minute before, which may take some tenths of a second if the task is rarely due. It raises what
+    ``validate`` raises, and nothing else: what keeps it from asking is logged, and the answer is False. In a test it
+    claims nothing, and ``testing.leading`` says who leads.
 
     Raise ``TypeError`` at once if ``validate`` cannot be called or ``election`` is no ``str``.
     """
@@ -169,14 +171,19 @@ class _Leading:
         slot = minutes.recent(round((clock.now() + seen.offset_min) * 1000))
         if slot is None:
             return False
-        begun = claims.begin()
-        if not isinstance(begun, NotRun):
-            begun(None)  # before it is enqueued, so that it is not done twice
-            return True
-        if begun.reason in NOT_RUN:
-            level, why = NOT_RUN[begun.reason]
-            log(level, "%s: the slot %s of the job %r %s", election.label, instant(slot), name, why)
-        return False
+        granted = False
+        try:
+            begun = claims.begin()
+            if not isinstance(begun, NotRun):
+                granted = True
+                begun(None)  # before Huey enqueues it, so that nobody does it a second time
+            elif begun.reason in NOT_RUN:
+                level, why = NOT_RUN[begun.reason]
+                log(level, "%s: the slot %s of the job %r %s", election.label, instant(slot), name, why)
+        except Exception:  # or the scheduler of Huey would end
+            text = "%s: the job %r was not started, because of a fault of this package"
+            log(logging.ERROR, text, election.label, name, exc_info=True)
+        return granted
 
 
 def _task(frame: FrameType | None) -> str:
@@ -196,25 +203,26 @@ class _Candidates:
     """The elections that schedulers of this process have started. Any thread."""
 
     def __init__(self) -> None:
-        # Only set, atomically; a forked child has other threads.
-        self._threads: dict[str, threading.Thread] = {}
+        # Only set, atomically. A forked child begins anew, although its thread is the object of the parent's.
+        self._threads: dict[str, tuple[int, threading.Thread]] = {}
 
     def enter(self, alias: str) -> None:
         """Make this process a candidate until the calling thread ends. Local. Raise as ``start`` does."""
-        here = threading.current_thread()
+        here = os.getpid(), threading.current_thread()
         election = elections[alias]
-        if (self._threads.get(alias) is here and election.running) or election.overridden or is_test_process():
+        if self._threads.get(alias) == here or election.overridden or is_test_process():
             return
         with suppress(ImproperlyConfigured):  # is_leader() logs it
             election.start()
             self._threads[alias] = here
-            if here is not threading.main_thread():
+            if here[1] is not threading.main_thread():
                 threading.Thread(target=self._leave, args=(alias, here), name=f"{alias}: the end", daemon=True).start()
 
-    def _leave(self, alias: str, scheduler: threading.Thread) -> None:
+    def _leave(self, alias: str, here: tuple[int, threading.Thread]) -> None:
+        _, scheduler = here
         with suppress(AssertionError, RuntimeError):  # no thread of Python's own, as in a greenlet
             scheduler.join()
-        if not scheduler.is_alive() and self._threads.get(alias) is scheduler:
+        if not scheduler.is_alive() and self._threads.get(alias) == here:
             elections[alias].stop()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from django_leader import NotRun, elections, huey
+from django_leader import LeaderElection, NotRun, elections, huey
 from django_leader.huey import MINUTE, RUN_HUEY, Minutes, leading
 from django_leader.testing import following, slots
 from django_leader.testing import leading as led
@@ -190,6 +190,28 @@ def test_a_scheduler_is_a_candidate_while_its_thread_lives(local: None, monkeypa
         end.set()
         scheduler.join(GENEROUS)
         eventually(lambda: not elections[RUN_HUEY].running, "it is none any more")
+
+
+def test_a_scheduler_starts_its_election_once(local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where that has no effect, as on a platform that supports no elections."""
+    monkeypatch.setattr(huey, "is_test_process", lambda: False)
+    starts: list[int] = []
+    monkeypatch.setattr(LeaderElection, "start", lambda self: starts.append(1))
+    ask = task(leading(always))
+    assert [ask(), ask()] == [False, False]
+    assert starts == [1]
+
+
+def test_a_fault_does_not_reach_huey(
+    local: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = Answers(monkeypatch)
+    lead()
+    monkeypatch.setattr(answers, "begin", lambda: 1 / 0)
+    assert not task(leading(always))()
+    assert "the job 'my_app.tasks.tidy' was not started, because of a fault of this package" in caplog.text
+    monkeypatch.setattr(answers, "begin", lambda: lambda error: 1 / 0)
+    assert task(leading(always))(), "its slot is taken"
 
 
 def test_another_election_is_only_asked(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ class Recipe(NamedTuple):
     """Added to the tasks of the page: one that is due each second."""
     runs: str
     """The line of a run."""
+    since: tuple[int, int] = (3, 10)
+    """The version of Python that the package needs."""
 
 
 RECIPES = [
@@ -42,6 +44,7 @@ RECIPES = [
         "import dramatiq\nfrom dramatiq.brokers.stub import StubBroker\ndramatiq.set_broker(StubBroker())\n",
         "from dramatiq_crontab import interval\ninterval(seconds=1)(clear_sessions)\n",
         'Running job "clear_sessions',
+        (3, 11),
     ),
     Recipe(
         "schedule_tasks",
@@ -50,6 +53,7 @@ RECIPES = [
         "from apscheduler.triggers.interval import IntervalTrigger\nfrom crontask import cron\n"
         "from django.tasks import task\n\n@cron(IntervalTrigger(seconds=1))\n@task\ndef tidy():\n    pass\n",
         'Running job "tidy',
+        (3, 12),
     ),
     Recipe(
         "schedule_rq",
@@ -70,8 +74,8 @@ def site(tmp_path: Path, own_server: RedisServer) -> Iterator[Project]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.package)
 def test_one_scheduler_runs_and_the_next_one_waits(site: Project, own_server: RedisServer, recipe: Recipe) -> None:
-    if recipe.package == "crontask" and sys.version_info < (3, 12):
-        pytest.skip("django-crontask needs Python 3.12")
+    if sys.version_info < recipe.since:
+        pytest.skip(f"{recipe.package} needs Python {recipe.since}")
     need(importlib.util.find_spec(recipe.package), recipe.package)
     printed = {command for block in blocks(PAGE, "console") for command in commands(block)}
     [run] = [command for command in printed if command.endswith(f" {recipe.command}")]
