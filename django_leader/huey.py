@@ -2,8 +2,8 @@
 
 NOT guaranteed here:
 
-- That each minute of a schedule is enqueued. One that no consumer asks for within ten minutes is recorded as missed. So
-  is a minute whose leader is killed between the claim and the enqueueing, but its record says ``ok``.
+- That each minute of a schedule is enqueued. One that no leader asks for within ten minutes is recorded as missed. A
+  minute whose leader is killed between the claim and the enqueueing is lost, although its record says ``ok``.
 - That a task runs once. Huey decides what becomes of a message, and a task may be retried.
 
 Huey's scheduler asks each periodic task once a minute whether it is due, in each consumer at another second. If only
@@ -189,7 +189,7 @@ class _Leading:
 def _task(frame: FrameType | None) -> str:
     """Return module and name of the task whose ``validate_datetime`` calls; empty if none does. Local.
 
-    Huey hands its task to no schedule. It has a name only when the schedule has been made.
+    Huey passes no task to a schedule, and makes the task after its schedule. So only a frame of a caller has the name.
     """
     for _ in range(MOST_FRAMES):
         task = frame and frame.f_locals.get("self")
