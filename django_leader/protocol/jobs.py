@@ -18,6 +18,9 @@ after each answer to the candidate, because the server's clock may have been set
   of data. This makes the records this memory's own, and only slots of the lost time stay in doubt (J6).
 - A claim that has no answer yet keeps its slot and its id until it has one (J7).
 - With ``MIN_REPLICAS`` an answer counts when ``WAIT``, which follows on the same connection, says so (J9).
+- Orders to run a job now are taken when no claim is under way or without an answer, so that the two do not overlap. The
+  session remembers those that were started, because a message may come twice when data were restored (J11). It need not
+  wait for replicas, because no other process may take an order of this term.
 
 Instants are seconds on the boot clock, slots are milliseconds on the server's.
 """
@@ -32,9 +35,22 @@ from typing import Any, NamedTuple
 from .config import Timing
 from .expiry import ExpiryProof
 from .machine import FIRST_BACKOFF
+from .orders import Order
 from .schedule import Schedule
 from .session import Leave, Send, Wait
-from .slots import MOST_CLAIMS, Claim, Decision, Decisions, End, InDoubt, LastRun, SlotRequests, new_claim_id
+from .slots import (
+    MOST_CLAIMS,
+    Claim,
+    Decision,
+    Decisions,
+    End,
+    InDoubt,
+    LastRun,
+    SlotRequests,
+    Taken,
+    Verdict,
+    new_claim_id,
+)
 from .template import Request
 
 LONGEST_GRACE = 600.0
@@ -42,6 +58,8 @@ LONGEST_GRACE = 600.0
 longer than a restart of most servers takes."""
 COUNTED = ("run", "missed", "overlapped", "in-doubt", "unknown")
 """The verdicts by which the claim has decided its slot."""
+MOST_ORDERS = 100
+"""Orders that wait at a time. Any program that writes to Redis can cause some."""
 
 
 class Job(NamedTuple):
@@ -62,11 +80,13 @@ class Job(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """What became of the slot of a job."""
+    """What became of the slot of a job, or of an order to run it now."""
 
     job: Job
     claim: Claim
     decision: Decision
+    order: Order | None = None
+    """Of an order, the slot is the instant at which it was given."""
 
 
 class _Entry:
@@ -106,6 +126,9 @@ class JobSession:
         """What counts as soon as enough replicas have it."""
         self._ends: deque[End] = deque()
         self._sent_ends = 0
+        self._orders: deque[Order] = deque()
+        self._started: set[str] = set()
+        """The ids of the orders that this term has started."""
         self._seen_at, self._ahead = -math.inf, 0.0
         """When the last claims were answered, and how far the server's clock was ahead of ours then, at least."""
         self._too_old_at = -math.inf
@@ -137,6 +160,12 @@ class JobSession:
             return Send(
                 self._requests.claim([self._claim(entry, at, now) for entry in self._sent], not_after, self._memory)
             )
+        if self._orders:
+            self._too_old_at = now + self._timing.operation
+            order = self._orders[0]
+            job = self._job(order)
+            last_run = self._last_run(job, now) if job else None
+            return Send(self._requests.take(order, last_run, min(self._too_old_at, deadline) + ahead))
         return Wait(min((entry.due / 1000 - ahead for entry in self._entries), default=math.inf))
 
     def _last_ends(self) -> Send | Leave:
@@ -158,6 +187,8 @@ class JobSession:
         meaning = request.read(reply)
         if isinstance(meaning, Decisions):
             return self._answered(meaning, now)
+        if isinstance(meaning, Taken):
+            return self._took(meaning, now)
         if request is self._await_replicas:
             return self._confirmed(meaning, now)
         for _ in range(self._sent_ends):
@@ -176,6 +207,11 @@ class JobSession:
         self._ends.append(end)
         self._last_try = False
 
+    def ordered(self, order: Order) -> None:
+        """Note an order to run a job now. Do nothing if it was received before. Local."""
+        if order not in self._orders and order.order_id not in self._started and len(self._orders) < MOST_ORDERS:
+            self._orders.append(order)
+
     @property
     def undecided(self) -> bool:
         """Whether a claim has no answer yet. Local."""
@@ -191,15 +227,35 @@ class JobSession:
         return seen.offset_min if seen and seen.asked_at > self._seen_at else self._ahead
 
     def _claim(self, entry: _Entry, at: int, now: float) -> Claim:
-        job, since = entry.job, self._going.get(entry.job.name)
-        last_run: LastRun = "over" if since is None else "hung" if now - since > job.max_run else "goes-on"
+        job = entry.job
         if entry.claim is None:
             slot = job.schedule.latest(at)
             before = job.schedule.latest(slot - 1)
             grace = job.grace_of(slot, before)
             entry.claim = Claim(job.name, slot, before, self._new_id(), grace, job.in_doubt)
-        entry.claim = entry.claim._replace(last_run=last_run, own_last=entry.own_last)
+        entry.claim = entry.claim._replace(last_run=self._last_run(job, now), own_last=entry.own_last)
         return entry.claim
+
+    def _last_run(self, job: Job, now: float) -> LastRun:
+        since = self._going.get(job.name)
+        return "over" if since is None else "hung" if now - since > job.max_run else "goes-on"
+
+    def _job(self, order: Order) -> Job | None:
+        return next((entry.job for entry in self._entries if entry.job.name == order.name), None)
+
+    def _took(self, taken: Taken, now: float) -> list[Decided]:
+        self._seen_at, self._ahead = now, taken.at - now
+        if taken.verdict in ("stale", "late"):
+            self._pause(now)
+            return []
+        self._failures, order = 0, self._orders.popleft()
+        job = self._job(order)
+        if job is None or taken.verdict not in ("run", "overlapped"):
+            return []
+        verdict: Verdict = "run" if taken.verdict == "run" else "overlapped"
+        self._started.add(order.order_id)
+        claim = Claim(job.name, taken.given, 0, order.order_id, 0.0)
+        return [Decided(job, claim, Decision(verdict, taken.given, 1, 0, 0, "none"), order)]
 
     def _answered(self, answer: Decisions, now: float) -> list[Decided]:
         self._seen_at, self._ahead = now, answer.at - now

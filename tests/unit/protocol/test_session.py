@@ -12,6 +12,7 @@ from django_leader.protocol import machine
 from django_leader.protocol.config import Config, ValidConfig
 from django_leader.protocol.errands import MAX_ERRANDS
 from django_leader.protocol.hold import Clocks
+from django_leader.protocol.orders import Order
 from django_leader.protocol.records import Answer
 from django_leader.protocol.session import WAITING_FOLLOWERS, Leave, Send, Session, Wait
 from django_leader.protocol.template import GarbledReply, Request
@@ -52,6 +53,9 @@ class Driver:
 
     def project(self, other: str) -> None:
         self.seen.append(("project", other))
+
+    def ordered(self, order: Order) -> None:
+        self.seen.append(("ordered", order))
 
     def server(self, info: dict[str, str]) -> None:
         self.seen.append(("server", info))
