@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import CommandError
+from django.utils.formats import number_format
 
 from django_leader.handler import elections
 from django_leader.protocol.orders import LONGEST_BY
@@ -85,7 +86,12 @@ def as_dict(job: Registered, carried: Carried) -> dict[str, Any]:
 def sentence(job: Registered, carried: Carried, timeout: float) -> Text:
     """Return what is printed for a user."""
     look, ttl = carried.look, elections[job.election].config.timing.ttl
-    names = {"job": job.spec.job.name, "process": look.instance_id, "took": f"{look.took:.1f} s", "error": look.error}
+    names = {
+        "job": job.spec.job.name,
+        "process": look.instance_id,
+        "took": f"{number_format(look.took, 1)} s",
+        "error": look.error,
+    }
     match carried.outcome:
         case "ok":
             return Text("%(job)s has run in %(process)s: ok after %(took)s.", **names)

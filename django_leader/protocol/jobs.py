@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .config import Timing
 from .expiry import ExpiryProof
@@ -163,8 +163,8 @@ class JobSession:
         if self._orders:
             self._too_old_at = now + self._timing.operation
             order = self._orders[0]
-            job = self._job(order)
-            last_run = self._last_run(job, now) if job else None
+            goes_on: Literal["goes-on", "over"] = "goes-on" if order.name in self._going else "over"
+            last_run = goes_on if self._job(order) else "absent"
             return Send(self._requests.take(order, last_run, min(self._too_old_at, deadline) + ahead))
         return Wait(min((entry.due / 1000 - ahead for entry in self._entries), default=math.inf))
 
@@ -227,18 +227,15 @@ class JobSession:
         return seen.offset_min if seen and seen.asked_at > self._seen_at else self._ahead
 
     def _claim(self, entry: _Entry, at: int, now: float) -> Claim:
-        job = entry.job
+        job, since = entry.job, self._going.get(entry.job.name)
+        last_run: LastRun = "over" if since is None else "hung" if now - since > job.max_run else "goes-on"
         if entry.claim is None:
             slot = job.schedule.latest(at)
             before = job.schedule.latest(slot - 1)
             grace = job.grace_of(slot, before)
             entry.claim = Claim(job.name, slot, before, self._new_id(), grace, job.in_doubt)
-        entry.claim = entry.claim._replace(last_run=self._last_run(job, now), own_last=entry.own_last)
+        entry.claim = entry.claim._replace(last_run=last_run, own_last=entry.own_last)
         return entry.claim
-
-    def _last_run(self, job: Job, now: float) -> LastRun:
-        since = self._going.get(job.name)
-        return "over" if since is None else "hung" if now - since > job.max_run else "goes-on"
 
     def _job(self, order: Order) -> Job | None:
         return next((entry.job for entry in self._entries if entry.job.name == order.name), None)

@@ -44,7 +44,8 @@ A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redi
   once, and only by the term for which it was given, while that term leads by what Redis knows. The process of that term
   knows what it has started, so a loss of data, a copy of the order and a lost reply start nothing twice. It is not
   started after it is too old, nor after it was withdrawn. If the last run of the job goes on in that process, it is
-  ``overlapped``; a slot that comes while it goes on is, too (J8).
+  ``overlapped``, even if that run counts as hung, because only a claim records that. A slot that comes while the run of
+  an order goes on is ``overlapped``, too (J8).
 
 Why J1 holds. A claim is one step in Redis, and the last slot that was decided only grows there, so two claims of one
 slot on the same data cannot both be granted. Each loss of data that Redis can tell makes another *memory* of the state,
@@ -224,12 +225,12 @@ class SlotRequests:
 
         return Request(script("finish", tuple(keys), tuple(words), parse))
 
-    def take(self, order: Order, last_run: LastRun | None, not_after: float) -> Request:
+    def take(self, order: Order, last_run: Literal["over", "goes-on", "absent"], not_after: float) -> Request:
         """Take an order to run a job now. The answer is ``Taken``.
 
-        ``last_run``: see ``Claim``; None if there is no such job here. ``not_after``: as of ``claim``.
+        ``last_run``: see ``Claim``; ``absent`` if there is no such job here. ``not_after``: as of ``claim``.
         """
-        known = _LAST_RUN[last_run] if last_run else "absent"
+        known = "absent" if last_run == "absent" else _LAST_RUN[last_run]
         words = self._candidate_id, self._token, math.floor(not_after * 1000), order.name, known
         keys = self._state, order_key(self._keys, order.order_id), self._names[1]
         return Request(script("take", keys, words, _taken, single=True))

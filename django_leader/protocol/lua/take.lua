@@ -6,8 +6,8 @@
 -- ARGV  1 request id   2 candidate id   3 token of its term
 --       4 not after: server's ms after which the request is too old to be executed
 --       5 name of the job
---       6 the last run of this job, as far as the caller's process knows: '1' it goes on, 'hung' it goes on but blocks
---         no other, '0' it does not go on here; or 'absent': the caller has no such job
+--       6 the last run of this job, as far as the caller's process knows: '1' it goes on, '0' it does not go on here;
+--         or 'absent': the caller has no such job
 -- Reply lines of text: request id, verdict, now (server's ms), at, by
 --       verdict 'run'         the caller starts the run, once
 --               'overlapped'  it does not, because the last run goes on

@@ -320,7 +320,7 @@ def test_j11_an_order_that_comes_twice_is_started_once(driven: Driven) -> None:
     assert driven.next() == 60.0
 
 
-def test_j07_j11_an_order_whose_reply_was_lost_is_taken_again_when_the_first_is_too_old(driven: Driven) -> None:
+def test_j07_j11_an_order_is_taken_again_when_the_first_is_too_old(driven: Driven) -> None:
     known(driven)
     driven.session.ordered(ORDER)
     take(driven)
