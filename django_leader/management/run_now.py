@@ -88,9 +88,13 @@ def sentence(job: Registered, carried: Carried, timeout: float) -> Text:
     look, ttl = carried.look, elections[job.election].config.timing.ttl
     names = {
         "job": job.spec.job.name,
+        "election": job.election,
         "process": look.instance_id,
         "took": f"{number_format(look.took, 1)} s",
         "error": look.error,
+        "outcome": carried.outcome,
+        "within": f"{ttl:g} s",
+        "timeout": f"{timeout:g} s",
     }
     match carried.outcome:
         case "ok":
@@ -102,7 +106,6 @@ def sentence(job: Registered, carried: Carried, timeout: float) -> Text:
                 "%(process)s has taken the request to run %(job)s, and has told no end of the run within %(timeout)s. "
                 "The run goes on, or its process has ended without telling.",
                 **names,
-                timeout=f"{timeout:g} s",
             )
         case "unknown":
             return Text(
@@ -111,7 +114,7 @@ def sentence(job: Registered, carried: Carried, timeout: float) -> Text:
                 **names,
             )
         case _:
-            return _not_run(carried.outcome, names | {"election": job.election, "within": f"{ttl:g} s"})
+            return _not_run(carried.outcome, names)
 
 
 def _not_run(outcome: str, names: dict[str, str]) -> Text:
@@ -137,5 +140,4 @@ def _not_run(outcome: str, names: dict[str, str]) -> Text:
                 "It is not known whether %(job)s was run: the leader has answered %(outcome)r, which this release does "
                 "not know.",
                 **names,
-                outcome=outcome,
             )

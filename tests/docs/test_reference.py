@@ -24,15 +24,18 @@ from django_leader.conf import UnknownElection
 from django_leader.decorators import GAVE_UP, UNAVAILABLE_EXIT, leader_required
 from django_leader.job_checks import check_jobs
 from django_leader.jobs import periodic
+from django_leader.management import run_now
 from django_leader.management.commands import leader_jobs, leader_status
 from django_leader.protocol import config, pace, requests
 from django_leader.protocol.jobs import LONGEST_GRACE
 from django_leader.protocol.machine import Reason
+from django_leader.protocol.orders import Look, Order, order_key
 from django_leader.protocol.records import LONGEST_NAME, Event
 from django_leader.protocol.schedule import SHORTEST_PERIOD
 from django_leader.protocol.slots import Verdict, slot_keys
 from django_leader.registry import jobs
 from django_leader.runtime import diagnostics
+from django_leader.runtime.orders import OPEN, Carried
 from django_leader.settings import FIELDS, KEYS, ElectionSettings, as_settings, read
 from django_leader.startup import autostart, starter
 from django_leader.system import log, sigterm, wakeup
@@ -100,7 +103,7 @@ def test_every_value_of_the_variable_is_told() -> None:
 def test_every_key_in_redis_is_told() -> None:
     keys = given(REDIS_KEY_NAME="<lock>").config.keys
     told = names(within(SETTINGS, 2, "REDIS_KEY_NAME"))
-    assert told == [keys.lock, *keys[2:], *slot_keys(keys), config.inbox(keys, "<candidate>")]
+    assert told == [keys.lock, *keys[2:], *slot_keys(keys), config.inbox(keys, "<candidate>"), order_key(keys, "<id>")]
 
 
 # Checks
@@ -414,11 +417,13 @@ def test_every_option_of_the_command_is_on_the_page(module: Any) -> None:
     own = [action for action in parser._actions if not set(action.option_strings) & command_options()]
     text = sections(COMMANDS, 2)[name]
     assert shown(text)[0].split(f"{name} ")[1] == "[-h] " + " ".join(
-        f"[{action.option_strings[0]}]" if action.option_strings else f"[{action.dest} ...]"
+        f"[{' '.join(filter(None, (action.option_strings[0], action.metavar)))}]"
+        if action.option_strings
+        else f"[{action.dest} ...]"
         for action in sorted(own, key=lambda action: not action.option_strings)
     )
     [table, *_] = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert {name.rstrip(" …") for name in names(rows(table))} == {
+    assert {name.rstrip(" …").partition(" ")[0] for name in names(rows(table))} == {
         action.option_strings[0] if action.option_strings else action.dest for action in own
     }
 
@@ -496,6 +501,21 @@ def test_every_field_of_a_job_is_in_its_table(monkeypatch: pytest.MonkeyPatch) -
     text = sections(JSON, 2)["leader_jobs --json"]
     [example] = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
     assert names(rows(text)) == list(row) == list(example[0])
+    nullable = {name for name, value in row.items() if value is None}
+    assert {first.strip("`") for first, _, _, null, _ in rows(text) if null != "never"} == nullable
+
+
+def test_every_outcome_and_field_of_a_run_now_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told_of_jobs(monkeypatch)
+    table = within(COMMANDS, 3, "leader_jobs --run")
+    statuses = {first.strip("`"): int(status) for first, _, status in table}
+    assert statuses == run_now.STATUS | dict.fromkeys(set(OPEN.values()), run_now.UNKNOWN)
+    job = next(job for job in jobs.all() if not job.called)
+    nothing = Look(0.0, "", 0, "", 0, "", 0.0, "")
+    row = run_now.as_dict(job, Carried(Order("id", job.spec.job.name, "anna"), "unknown", nothing))
+    text = sections(JSON, 2)["leader_jobs --run --json"]
+    [example] = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    assert names(rows(text)) == list(row) == list(example)
     nullable = {name for name, value in row.items() if value is None}
     assert {first.strip("`") for first, _, _, null, _ in rows(text) if null != "never"} == nullable
 
