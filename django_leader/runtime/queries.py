@@ -97,6 +97,10 @@ class Questions:
         records: JobRecords = lease.ask(job_records(self.config.keys, names))
         return records
 
+    def connection(self) -> tuple[Connect, ValidConfig]:
+        """For this package: return how to connect, and the settings. Local. Raise as ``status()`` does for settings."""
+        return self._connect(), self.config
+
     def look(self, order_id: str, *, withdraw: bool = False) -> Look:
         """For this package: return what has become of an order. Cost and errors: as of ``status()``."""
         request = orders.look(self.config.keys, order_id, withdraw=withdraw)

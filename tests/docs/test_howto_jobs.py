@@ -79,7 +79,9 @@ def test_each_slot_is_run_once_through_a_hand_over(site: Project, own_server: Re
         assert any(instant(one.get("since", one["slot"])) <= slot <= instant(one["slot"]) for one in told), (slot, told)
     assert any("and its end is ok" in line for line in second.said)
 
-    [(ask, printed), (order, expected)] = [(ask, said) for ask, said in printed_commands().items() if "leader_jobs" in ask]
+    [(ask, printed), (order, expected)] = [
+        (ask, said) for ask, said in printed_commands().items() if "leader_jobs" in ask
+    ]
     rows = eventually(lambda: (found := shown(site, ask, " --json")) and all_well(found) and found, "no run goes on")
     assert [row["by"] for row in json.loads(rows)] == [instance(second)] * 2
     table = shown(site, ask).splitlines()

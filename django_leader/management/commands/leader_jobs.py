@@ -176,7 +176,7 @@ def _row(registered: Registered, record: JobRecord | None, at: int) -> dict[str,
     due = next_slot(job.schedule, max(at, record.last if record else 0))
     return {
         "job": job.name,
-        "election": registered.election,
+        "election": None if registered.leaderless else registered.election,
         "schedule": job.schedule.text,
         "next": instant(int(due)) if math.isfinite(due) else None,  # none behind a forged record
         "overdue": record is not None and record.last < job.schedule.latest(at - math.ceil(_grace(job, at) * 1000)),
@@ -184,7 +184,7 @@ def _row(registered: Registered, record: JobRecord | None, at: int) -> dict[str,
         "outcome": ("running" if record.outcome == "-" else record.outcome) if record and ran else None,
         "took": record.took / 1000 if record and ran and record.took else None,
         "by": record.instance_id if record and ran else None,
-        "token": record.token if record and ran else None,
+        "token": record.token or None if record and ran else None,
         "decided": instant(record.last) if record and record.last else None,
         "decision": record.why if record and record.last else None,
     }
