@@ -329,7 +329,7 @@ def test_every_argument_of_a_job_is_in_the_table() -> None:
 def test_every_outcome_of_a_slot_is_in_the_table() -> None:
     table = names([row for row in within(API, 2, "periodic") if len(row) == 2 and row[0].startswith("`")])
     scripts = "".join(
-        (PACKAGE / f"protocol/lua/{name}.lua").read_text(encoding="utf-8") for name in ("claim", "finish")
+        (PACKAGE / f"protocol/lua/{name}.lua").read_text(encoding="utf-8") for name in ("claim", "once", "finish")
     )
     written = re.findall(r"\bremember\([^)]*?, '([a-z-]+)'", scripts) + re.findall(r"decide\('([a-z-]+)'", scripts)
     written += re.findall(r"record\.outcome = '([a-z-]+)'", scripts) + re.findall(r"'(unreported|in-doubt)'", scripts)
@@ -349,7 +349,9 @@ def test_every_field_of_a_record_is_in_its_table(record: Any) -> None:
 def test_every_kind_of_event_is_in_its_table() -> None:
     """The scripts write the beginnings, and the reasons of an end are kinds, too."""
     scripts = {path.stem: path.read_text(encoding="utf-8") for path in (PACKAGE / "protocol/lua").glob("*.lua")}
-    lua = "".join(scripts[name] for name in scripts.keys() - {"claim", "finish"})  # these write the runs of jobs
+    lua = "".join(
+        scripts[name] for name in scripts.keys() - {"claim", "once", "finish"}
+    )  # these write the runs of jobs
     written = [call for call in re.findall(r"\bremember\((.*)\)", lua) if not call.startswith("event")]
     kinds = {kind for call in written for kind in re.findall(r"'([a-z-]+)'", call)}
     losses = set(re.findall(r"\blost = '([a-z ]+)'", lua))
@@ -501,7 +503,8 @@ def test_every_field_of_a_job_is_in_its_table(monkeypatch: pytest.MonkeyPatch) -
     text = sections(JSON, 2)["leader_jobs --json"]
     [example] = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
     assert names(rows(text)) == list(row) == list(example[0])
-    nullable = {name for name, value in row.items() if value is None}
+    alone = leader_jobs._row(job._replace(leaderless=True), None, 0)
+    nullable = {name for name in row if row[name] is None or alone[name] is None}
     assert {first.strip("`") for first, _, _, null, _ in rows(text) if null != "never"} == nullable
 
 

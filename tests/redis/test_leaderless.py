@@ -120,7 +120,7 @@ def test_a_clock_that_was_set_back_makes_jobs_wait(processes: tuple[Process, Pro
     assert first.claim(slot).verdict == "waiting"
 
 
-def test_a_run_without_an_end_is_in_doubt_and_blocks_for_its_longest_time(
+def test_a_run_without_an_end_blocks_for_its_longest_time(
     processes: tuple[Process, Process], slot: int, client: Any
 ) -> None:
     first, second = processes
