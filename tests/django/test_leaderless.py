@@ -20,7 +20,7 @@ from django_leader.protocol.slots import slot_keys
 from django_leader.redis.lease import Lease
 from django_leader.testing import leading, slots
 from tests.django.test_jobs import no_jobs, run_command  # noqa: F401
-from tests.support.servers import GENEROUS, RedisServer
+from tests.support.servers import GENEROUS, RedisServer, eventually
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=timezone.utc)
 KNOWN = (
@@ -73,6 +73,33 @@ def _in_child(function: Any) -> str:
     os.waitpid(pid, 0)
     with os.fdopen(read) as stream:
         return stream.read()
+
+
+def test_each_slot_is_run_once_by_several_processes(known: Settings, some_server: RedisServer) -> None:
+    client: Any = some_server.client()
+    stream = slot_keys(elections["default"].config.keys)[1]
+
+    def ran() -> list[int]:
+        return [int(fields[b"slot"]) for _, fields in client.xrange(stream) if fields[b"outcome"] == b"ok"]
+
+    tick = once_per_slot(every=1, grace=3600, name="job", election=None)(lambda: "ran")
+    children = []
+    client.set("go-on", 1)
+    for _ in range(4):
+        if (child := os.fork()) == 0:
+            try:
+                while client.exists("go-on"):
+                    tick()
+            finally:
+                os._exit(0)
+        children.append(child)
+    try:
+        eventually(lambda: len(ran()) >= 4)
+    finally:
+        client.delete("go-on")
+        for child in children:
+            os.waitpid(child, 0)
+    assert len(ran()) == len(set(ran()))
 
 
 def test_the_first_slot_of_a_job_is_unknown(project: Settings, some_server: RedisServer) -> None:

@@ -441,6 +441,17 @@ def test_a_refused_errand_is_the_last_for_now() -> None:
     driver.waits()
 
 
+def test_an_order_to_the_leader_comes_with_the_answer_to_its_heartbeat() -> None:
+    """So a leader that nobody orders anything sends nothing more."""
+    driver = Driver()
+    driver.lead()
+    driver.now = driver.state.next_at
+    driver.reply(driver.asks("renew"), b"1 renewed 1000003 lease:7:2:2 1")
+    order = b'{"order": "one", "what": "run-job", "name": "job", "by": "anna"}'
+    driver.reply(driver.asks("collect"), [b"1", order, order.replace(b"run-job", b"else")])
+    assert [seen for seen in driver.seen if seen[0] == "ordered"] == [("ordered", Order("one", "job", "anna"))]
+
+
 def test_a_duplicate_that_a_campaign_finds_is_told_of_us() -> None:
     driver = Driver()
     driver.held(driver.asks("campaign"), duplicate="me:1")
