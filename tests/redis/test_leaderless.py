@@ -140,6 +140,21 @@ def test_a_run_that_goes_on_in_the_process_blocks(processes: tuple[Process, Proc
     assert first.finish(slot - MINUTE), "its record still stands"
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_slot_that_is_not_run_leaves_what_is_known_of_the_last_run(
+    ended: bool, processes: tuple[Process, Process], slot: int
+) -> None:
+    first, second = processes
+    first.claim(slot - MINUTE)
+    if ended:
+        first.finish(slot - MINUTE)
+    assert second.claim(slot, grace=-3600.0).verdict == "missed"
+    [record] = first.lease.lease.ask(job_records(KEYS, ["job"])).each
+    assert (record.last, record.why, record.slot, record.instance_id) == (slot, "missed", slot - MINUTE, "a")
+    assert (record.outcome, record.took) == (("ok", 1500) if ended else ("-", 0))
+    assert record.started > 0
+
+
 @pytest.mark.parametrize("text", ["", "1 last=x process=", "x" * 5000, "1 " + "last=5" * 1000, "2 last=5 process=x"])
 def test_a_record_that_cannot_be_read_starts_nothing(lease: Lease, slot: int, client: Any, text: str) -> None:
     client.hset(SLOTS, FIELD, text)

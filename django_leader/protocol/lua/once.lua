@@ -31,13 +31,15 @@ local text = redis.call('HMGET', KEYS[1], 'job:' .. name)[1] or ''
 local function answer(verdict, ...) return table.concat({request_id, verdict, int(now), '-', ...}, '\n') end
 if now > tonumber(ARGV[3]) then return answer('late') end
 
-local words = {}
+local words, by = {}, nil
 if #text <= 4096 and string.sub(text, 1, 2) == '1 ' then  -- first, because a pattern may take long on a long text
-  for key, value in string.gmatch(string.match(text, '^(.-) process=') or '', '(%w+)=(%S+)') do words[key] = value end
+  local front, last_process = string.match(text, '^(.-) process=(.*)$')
+  for key, value in string.gmatch(front or '', '(%w+)=(%S+)') do words[key] = value end
+  by = last_process
 end
-local last, last_slot, started = number(words.last), number(words.slot), number(words.started)
-local known = last and last_slot and started and words.outcome and words.claim
-if not known then last, last_slot, started = 0, 0, 0 end
+local last, last_slot, started, took = number(words.last), number(words.slot), number(words.started), number(words.took)
+local known = last and last_slot and started and took and words.outcome and words.claim
+if not known then last, last_slot, started, took, by = 0, 0, 0, 0, '' end
 local outcome = known and words.outcome or 'none'
 local function decided(verdict, runs)
   return answer('decided', table.concat({verdict, int(slot), runs or 0, int(last), int(last_slot), outcome}, ' '))
@@ -49,8 +51,8 @@ local function remember(which, what, since)
 end
 local function save(why, run, how, id)
   redis.call('HSET', KEYS[1], 'job:' .. name, '1 last=' .. int(last) .. ' doubt=0 slot=' .. int(run) ..
-    ' token=0 started=' .. int(started) .. ' attempt=1 took=0 why=' .. why .. ' memory=- claim=' .. id ..
-    ' policy=skip outcome=' .. how .. ' process=' .. process)
+    ' token=0 started=' .. int(started) .. ' attempt=1 took=' .. int(took) .. ' why=' .. why .. ' memory=- claim=' ..
+    id .. ' policy=skip outcome=' .. how .. ' process=' .. by)
 end
 
 local own = known and words.claim == claim_id and outcome == '-' and last_slot == slot
@@ -77,6 +79,6 @@ if verdict ~= 'run' then
   return decided(verdict)
 end
 if outcome == '-' then remember(last_slot, 'in-doubt') end  -- nobody has told the end of the last run
-started = now
+started, took, by = now, 0, process
 save('run', slot, '-', claim_id)
 return decided('run', 1)
