@@ -81,7 +81,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # uWSGI is compiled: a server that does not install here is left out.
-SERVERS := celery cheroot daphne django-extensions eventlet gevent granian gunicorn huey Hypercorn uvicorn uWSGI watchfiles Werkzeug
+SERVERS := celery cheroot daphne django-extensions django-rq dramatiq-crontab eventlet gevent granian gunicorn huey Hypercorn uvicorn uWSGI watchfiles Werkzeug
 $(VENV)/.servers: pyproject.toml
 	@$(INSTALL) servers || { $(INSTALL) test && for server in $(SERVERS); do $(PIP) "$$server" || true; done; }
 	@touch $@

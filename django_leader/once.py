@@ -165,7 +165,7 @@ class Claims:
 
     def __init__(self, alias: str, job: Job) -> None:
         self._alias, self._job = alias, job
-        self._claimer: Claimer | None = None
+        self._claimer = Claimer(job, f"LEADER_ELECTIONS[{alias!r}]")  # one for all threads, as it knows what has run
         self._tested: tuple[object, int] = None, 0
         """In tests: the override, and the last slot that was run in it."""
 
@@ -186,8 +186,6 @@ class Claims:
         access = election.access()
         if access is None:
             return self.not_leading()
-        if self._claimer is None:
-            self._claimer = Claimer(self._job, election.label)
         claimed, since = self._claimer.claim(access), clock.now()
         if isinstance(claimed, str):
             return NotRun(claimed)

@@ -14,6 +14,9 @@ after each answer to the candidate, because the server's clock may have been set
   (``not_after``), because a copy that comes late must not follow a later claim (J7).
 - The ends of runs leave before claims, so that a claim finds the last run of its job ended.
 - Of the slots of a job that are due only the last is claimed. The script records the others as missed (J4).
+- While as many runs go on as there may, only jobs whose run goes on are claimed, because those start none. The slots of
+  the others stay due, the earliest first. A claim that is made is never put off.
+- Of the runs of a job at most ``MOST_RUNS`` go on, and all but the last of them are hung (J8).
 - A term begins with a claim of the last slot of each job, whatever became of that slot. So does the time after a loss
   of data. This makes the records this memory's own, and only slots of the lost time stay in doubt (J6).
 - A claim that has no answer yet keeps its slot and its id until it has one (J7).
@@ -56,6 +59,8 @@ from .template import Request
 LONGEST_GRACE = 600.0
 """Seconds after its slot up to which a run may start, at most, where the job does not say it: ten minutes, which is
 longer than a restart of most servers takes."""
+MOST_RUNS = 3
+"""Runs of a job that go on at a time in a process, at most, if the earlier ones are hung."""
 COUNTED = ("run", "missed", "overlapped", "in-doubt", "unknown")
 """The verdicts by which the claim has decided its slot."""
 MOST_ORDERS = 100
@@ -89,6 +94,16 @@ class Decided(NamedTuple):
     """Of an order, the slot is the instant at which it was given."""
 
 
+class Going(NamedTuple):
+    """The last run of a job, which goes on in this process."""
+
+    since: float
+    number: int = 1
+    """How many runs of the job go on, with this one."""
+    begun: bool = True
+    """Whether it does more than wait for its jitter."""
+
+
 class _Entry:
     """A job in this term."""
 
@@ -99,12 +114,15 @@ class _Entry:
         self.due: float = 0
         """The next slot to claim; 0: the last one, because this term does not know what became of it."""
         self.own_last = 0
+        self.waits_since = math.inf
+        """Since when the slot is due and not claimed, because too many runs go on."""
 
 
 class JobSession:
     """The jobs of one term. For one thread at a time.
 
-    ``going``: since when the last run of a job goes on in this process, by the name of the job. The caller keeps it.
+    ``going``: the last run of each job, if it goes on in this process, by the name of the job. The caller keeps it.
+    ``threads``: how many runs may go on at a time. Hung ones, and those that wait for their jitter, are not counted.
     """
 
     def __init__(
@@ -112,11 +130,18 @@ class JobSession:
         jobs: Iterable[Job],
         requests: SlotRequests,
         timing: Timing,
-        going: Mapping[str, float],
+        going: Mapping[str, Going],
         await_replicas: Request,
         new_id: Callable[[], str] = new_claim_id,
+        threads: float = math.inf,
     ) -> None:
         self._entries = [_Entry(job) for job in jobs]
+        self._max_run = {entry.job.name: entry.job.max_run for entry in self._entries}
+        self._threads = threads
+        self.put_off = 0
+        """How many jobs have a slot that is due and is not claimed, because too many runs go on."""
+        self.waits_since = math.inf
+        """Since when one of these waits, at the longest."""
         self._requests, self._timing, self._going, self._new_id = requests, timing, going, new_id
         self._await_replicas = await_replicas
         self._memory = ""
@@ -129,6 +154,8 @@ class JobSession:
         self._orders: deque[Order] = deque()
         self._started: set[str] = set()
         """The ids of the orders that this term has started."""
+        self._free: float = 0
+        """Runs that may be started now."""
         self._seen_at, self._ahead = -math.inf, 0.0
         """When the last claims were answered, and how far the server's clock was ahead of ours then, at least."""
         self._too_old_at = -math.inf
@@ -153,20 +180,63 @@ class JobSession:
             return self._finish()
         ahead = self._server_ahead(watch)
         at = math.floor((now + ahead) * 1000)
-        self._sent = [entry for entry in self._entries if entry.claim or entry.due <= at][:MOST_CLAIMS]
+        due = [entry for entry in self._entries if entry.claim or entry.due <= at]
+        self._sent = self._choose(due, now)
         if self._sent:
             self._too_old_at = now + self._timing.operation
             not_after = min(self._too_old_at, deadline) + ahead
             return Send(
                 self._requests.claim([self._claim(entry, at, now) for entry in self._sent], not_after, self._memory)
             )
+        until = min((entry.due / 1000 - ahead for entry in self._entries if entry.due > at), default=math.inf)
         if self._orders:
-            self._too_old_at = now + self._timing.operation
             order = self._orders[0]
-            goes_on: Literal["goes-on", "over"] = "goes-on" if order.name in self._going else "over"
-            last_run = goes_on if self._job(order) else "absent"
-            return Send(self._requests.take(order, last_run, min(self._too_old_at, deadline) + ahead))
-        return Wait(min((entry.due / 1000 - ahead for entry in self._entries), default=math.inf))
+            last_run = self._known(order)
+            if self._free > 0 or last_run != "over":
+                self._too_old_at = now + self._timing.operation
+                return Send(self._requests.take(order, last_run, min(self._too_old_at, deadline) + ahead))
+        return Wait(min(until, self._hung_at(now)) if self.put_off or self._orders else until)
+
+    def _known(self, order: Order) -> Literal["over", "goes-on", "absent"]:
+        """Return what is known here of the last run of the job that is to be run. Local."""
+        if self._job(order) is None:
+            return "absent"
+        return "goes-on" if order.name in self._going else "over"
+
+    def _choose(self, due: list[_Entry], now: float) -> list[_Entry]:
+        """Return which jobs to claim. First those whose claim has no answer, then those that are due for longest."""
+        chosen: list[_Entry] = []
+        self.put_off, self.waits_since = 0, math.inf
+        free = self._threads - sum(self._counts(name, now) for name in self._going)
+        for entry in sorted(due, key=lambda entry: (entry.claim is None, entry.due)):
+            starts = self._last_run(entry.job, now) in ("over", "hung")
+            if starts and free <= 0 and entry.claim is None:
+                entry.waits_since = min(entry.waits_since, now)
+                self.put_off, self.waits_since = self.put_off + 1, min(self.waits_since, entry.waits_since)
+            elif len(chosen) < MOST_CLAIMS:
+                entry.waits_since = math.inf
+                chosen.append(entry)
+                free -= starts
+        self._free = free
+        return chosen
+
+    def _counts(self, name: str, now: float) -> bool:
+        """Return whether the last run of a job is one of those that go on. Local."""
+        going = self._going[name]
+        return going.begun and now - going.since <= self._max_run.get(name, math.inf)
+
+    def _hung_at(self, now: float) -> float:
+        """Return when the next of the runs that go on is hung. Local."""
+        counted = [name for name in self._going if self._counts(name, now)]
+        return min((self._going[name].since + self._max_run.get(name, math.inf) for name in counted), default=math.inf)
+
+    def _last_run(self, job: Job, now: float) -> LastRun:
+        going = self._going.get(job.name)
+        if going is None:
+            return "over"
+        if now - going.since <= job.max_run:
+            return "goes-on"
+        return "hung" if going.number < MOST_RUNS else "blocks"
 
     def _last_ends(self) -> Send | Leave:
         """Send the ends once the term is over. What fails then is not tried again, because a release may wait."""
@@ -227,14 +297,13 @@ class JobSession:
         return seen.offset_min if seen and seen.asked_at > self._seen_at else self._ahead
 
     def _claim(self, entry: _Entry, at: int, now: float) -> Claim:
-        job, since = entry.job, self._going.get(entry.job.name)
-        last_run: LastRun = "over" if since is None else "hung" if now - since > job.max_run else "goes-on"
+        job = entry.job
         if entry.claim is None:
             slot = job.schedule.latest(at)
             before = job.schedule.latest(slot - 1)
             grace = job.grace_of(slot, before)
             entry.claim = Claim(job.name, slot, before, self._new_id(), grace, job.in_doubt)
-        entry.claim = entry.claim._replace(last_run=last_run, own_last=entry.own_last)
+        entry.claim = entry.claim._replace(last_run=self._last_run(job, now), own_last=entry.own_last)
         return entry.claim
 
     def _job(self, order: Order) -> Job | None:

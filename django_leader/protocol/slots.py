@@ -36,7 +36,8 @@ A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redi
   when the first is too old to be executed, so a copy that comes late starts nothing and writes nothing. A run that was
   never told to have begun or ended, and does not go on, is ``unreported``.
 - J8 A slot that comes while the last run of its job goes on in this process is ``overlapped``, and not run. A run that
-  its process takes for hung is recorded as ``hung``, and the next may start beside it.
+  its process takes for hung is recorded as ``hung``, and the next may start beside it, up to three at a time. While as
+  many runs go on in a process as may, nothing is claimed that could start another.
 - J9 With ``MIN_REPLICAS`` a claim counts only when that many replicas have it, like a grant.
 - J10 Whatever others write to the keys, nothing is started twice. A record that cannot be read puts slots up to now in
   doubt. A forged record or stream may keep a job from running, until somebody deletes it.
@@ -90,10 +91,10 @@ MOST_CLAIMS = 50
 Verdict = Literal["run", "rerun", "done", "waiting", "missed", "overlapped", "in-doubt", "unknown", "early"]
 Overall = Literal["decided", "stale", "late", "forgotten"]
 InDoubt = Literal["skip", "rerun"]
-LastRun = Literal["over", "goes-on", "hung"]
+LastRun = Literal["over", "goes-on", "hung", "blocks"]
 Outcome = Literal["ok", "failed", "failed-to-start"]
 T = TypeVar("T")
-_LAST_RUN: dict[LastRun, str] = {"over": "0", "goes-on": "1", "hung": "hung"}
+_LAST_RUN: dict[LastRun, str] = {"over": "0", "goes-on": "1", "hung": "hung", "blocks": "blocks"}
 
 
 class Claim(NamedTuple):
@@ -110,7 +111,8 @@ class Claim(NamedTuple):
     """Seconds after the slot up to which its run may start."""
     in_doubt: InDoubt = "skip"
     last_run: LastRun = "over"
-    """What this process knows of the last run of the job. ``hung``: it goes on, but blocks no other."""
+    """What this process knows of the last run of the job. ``hung``: it goes on, but blocks no other. ``blocks``: it is
+    hung, too, and no other may start, because too many are."""
     own_last: int = 0
     """The last slot of the job that a claim of this very term has decided, or started again; 0 if there was none."""
 
@@ -130,6 +132,11 @@ class Decision(NamedTuple):
     """The slot of the run before; 0 if there was none."""
     last_outcome: str
     """How that run has ended; ``none`` if there was none."""
+    since: int = 0
+    """If not 0, the slots after this one and before the one that was claimed were recorded as ``missed``.
+
+    After a loss of data some of them may be ``unknown``.
+    """
 
 
 class Decisions(NamedTuple):
@@ -259,10 +266,10 @@ def _taken(reply: bytes) -> Taken:
 
 
 def _decision(line: str) -> Decision:
-    verdict, slot, attempt, last, last_slot, outcome = line.split(" ")
-    if max(map(len, (slot, attempt, last, last_slot))) > LONGEST_NUMBER or verdict not in get_args(Verdict):
+    verdict, slot, attempt, last, last_slot, outcome, since = line.split(" ")
+    if max(map(len, (slot, attempt, last, last_slot, since))) > LONGEST_NUMBER or verdict not in get_args(Verdict):
         raise ValueError("no decision")
-    return Decision(cast(Verdict, verdict), int(slot), int(attempt), int(last), int(last_slot), outcome)
+    return Decision(cast(Verdict, verdict), int(slot), int(attempt), int(last), int(last_slot), outcome, int(since))
 
 
 def _counted(found: Sequence[T], count: int) -> Sequence[T]:

@@ -138,7 +138,7 @@ OUTCOMES = {
     "failed-to-start": (1, "work could not be started in web-1: E"),
     "overlapped": (1, "work was not run: its last run still goes on in web-1."),
     "absent": (1, "work was not run: the leader, web-1, has no such job. It may run another release."),
-    "withdrawn": (1, "work was not run: no leader has taken the request within 6 s,"),
+    "withdrawn": (1, "work was not run: no leader has taken the request within"),
     "nobody-leads": (1, "work was not run: no process leads in the election default."),
     "running": (2, "web-1 has taken the request to run work, and has told no end of the run within 60 s."),
     "unknown": (2, "It is not known whether work was run: Redis does not know the request."),

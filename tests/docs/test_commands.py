@@ -23,7 +23,8 @@ from tests.support.servers import GENEROUS, RedisServer, program
 RUN_BY = {
     "tutorial": "test_tutorial.py::test_each_step_of_the_tutorial_goes_as_printed",
     "python manage.py beat": "test_howto_processes.py::test_one_celery_beat_runs_and_the_next_one_waits",
-    "python manage.py run_huey": "test_howto_processes.py::test_huey_with_processes_runs_no_periodic_task_and_warns",
+    "python manage.py run_huey": "test_howto_processes.py::test_huey_with_processes_enqueues_too",
+    "python manage.py schedule_": "test_howto_schedulers.py::test_one_scheduler_runs_and_the_next_one_waits",
     "python manage.py poll": "test_howto.py::test_a_long_running_command_ends_by_sigterm",
     "python manage.py runserver": "test_howto_processes.py::test_local_leads_at_once_without_redis",
     "until python": "test_howto_operations.py::test_the_script_waits_until_leadership_has_left_the_host",
@@ -102,9 +103,7 @@ def server() -> Iterator[RedisServer]:
 def site(tmp_path_factory: pytest.TempPathFactory, server: RedisServer) -> Site:
     """A project with the commands of the pages, in which nobody leads, and a folder of programs."""
     made = Site(tmp_path_factory.mktemp("site"), server, "howto/cron")
-    made.write(
-        "mysite/settings.py", 'LEADER_ELECTIONS |= {"reports": {"CACHE": "leader"}, "huey": {"CACHE": "leader"}}\n'
-    )
+    made.write("mysite/settings.py", 'LEADER_ELECTIONS |= {"reports": {"CACHE": "leader"}}\n')
     made.write("my_app/management/commands/strict.py", STRICT)
     made.write("redis_cli.py", REDIS_CLI.format(port=server.port))
     for name, words in (("python", ""), ("manage.py", "manage.py"), ("redis-cli", "redis_cli.py")):

@@ -19,7 +19,20 @@ from django.core.management import call_command
 from django.test import override_settings
 
 import django_leader
-from django_leader import Config, LeaderElection, LeaderInfo, acl, admin, asgi, checks, exceptions, signals, testing
+from django_leader import (
+    Config,
+    LeaderElection,
+    LeaderInfo,
+    acl,
+    admin,
+    asgi,
+    checks,
+    exceptions,
+    huey,
+    job_checks,
+    signals,
+    testing,
+)
 from django_leader.conf import UnknownElection
 from django_leader.decorators import GAVE_UP, UNAVAILABLE_EXIT, leader_required
 from django_leader.job_checks import check_jobs
@@ -144,6 +157,9 @@ def told_by_checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Check
     yield from (("always", message) for message in checks.check_process())
 
 
+async def coroutine() -> None: ...
+
+
 def told_of_jobs(monkeypatch: pytest.MonkeyPatch) -> list[CheckMessage]:
     """What is told of a module that raises, of two jobs of one name, and of jobs that cannot run well."""
     for name, value in {"_known": {}, "duplicates": [], "broken": {}, "_specs": {}, "_discoverer": 1}.items():
@@ -154,6 +170,9 @@ def told_of_jobs(monkeypatch: pytest.MonkeyPatch) -> list[CheckMessage]:
     periodic(every=60, name="job")(check_sections)
     periodic(every=1)(code_ids)
     periodic(every=60, name="other", election="reports")(code_ids)
+    periodic(every=60, name="coroutine")(coroutine)
+    monkeypatch.setattr(job_checks, "green", lambda: True)
+    monkeypatch.setattr(job_checks, "find_spec", lambda name: name)
     with override_settings(LEADER_ELECTIONS={"default": {}}, CACHES=test_checks.OTHER_REDIS):
         return check_jobs()
 
@@ -234,7 +253,7 @@ def test_every_public_name_is_on_the_page() -> None:
 
 
 def test_every_public_name_of_a_module_is_on_the_page() -> None:
-    for module in (testing, asgi):
+    for module in (testing, asgi, huey):
         own = {name for name, value in vars(module).items() if isinstance(value, FunctionType) and name[0] != "_"}
         own = {name for name in own if getattr(module, name).__module__ == module.__name__}
         prefix = module.__name__.removeprefix("django_leader.")

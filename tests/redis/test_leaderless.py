@@ -141,7 +141,7 @@ def test_a_run_that_goes_on_in_the_process_blocks(processes: tuple[Process, Proc
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_slot_that_is_not_run_leaves_what_is_known_of_the_last_run(
+def test_a_slot_that_is_not_run_leaves_the_record_of_the_last(
     ended: bool, processes: tuple[Process, Process], slot: int
 ) -> None:
     first, second = processes

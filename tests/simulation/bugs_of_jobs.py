@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from django_leader.protocol.jobs import Decided, Job, JobSession
 from django_leader.protocol.orders import Order
 from django_leader.protocol.schedule import Every
 from django_leader.protocol.session import Leave, Send, Wait
-from django_leader.protocol.slots import Claim, Decisions, End
+from django_leader.protocol.slots import Claim, Decisions, End, LastRun
 
 from .bugs import changed
 from .episode import play
@@ -77,6 +78,22 @@ class ForgetsOrders(JobSession):
         super().ordered(order)
 
 
+class Unlimited(JobSession):
+    """It claims whatever is due, however many runs go on."""
+
+    def next(self, now: float, watch: ExpiryProof, deadline: float) -> Send | Wait | Leave:
+        self._threads = math.inf
+        return super().next(now, watch, deadline)
+
+
+class Piling(JobSession):
+    """It starts a run beside any number of those that hang."""
+
+    def _last_run(self, job: Job, now: float) -> LastRun:
+        found = super()._last_run(job, now)
+        return "hung" if found == "blocks" else found
+
+
 RECORD = "local known = record ~= nil and record ~= false"
 LAST = "if slot <= record.last then"
 LED = " and state[2] == token and state[4] == candidate_id"
@@ -138,6 +155,8 @@ BUGS_OF_JOBS: dict[str, tuple[Callable[[], Rules], tuple[str, ...], str]] = {
         ("order", "link-slow"),
         "J11",
     ),
+    "claims wait for no thread": (lambda: Rules(jobs=Unlimited), ("resign",), "J8"),
+    "any number of runs may hang": (lambda: Rules(jobs=Piling), ("resign",), "J8"),
     "claims are not confirmed by replicas": (lambda: Rules(jobs=Unconfirmed), ("split", "lag"), "J9"),
 }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from django_leader.protocol import machine
 from django_leader.protocol.config import Timing
-from django_leader.protocol.jobs import Decided, Job
+from django_leader.protocol.jobs import Decided, Going, Job
 from django_leader.protocol.orders import Order
 from django_leader.protocol.session import Leave, Send
 from django_leader.protocol.slots import End, Outcome, SlotRequests
@@ -61,6 +61,7 @@ class Worker:
             self.process.going,
             candidate.session.requests.await_replicas(),
             lambda: f"c{world.number()}",
+            world.setup.threads,
         )
         self.request: Sent | None = None
         self.connected: tuple[Server, int, int] | None = None
@@ -179,7 +180,9 @@ class Worker:
             ledger.carries_out(self, run, decided.order, sent)
         else:
             ledger.starts(self, run, decision.verdict, sent)
-        self.process.going[decided.job.name], self.process.runs[decided.job.name] = local, run
+        self.process.all[run.job.name].append(run)
+        self.process.runs[run.job.name] = run
+        self._count(run.job.name)
         self.world.after(self.world.setup.takes(self.rng), self._over, run)
 
     def _over(self, run: Run) -> None:
@@ -188,9 +191,17 @@ class Worker:
     def _ended(self, run: Run) -> None:
         run.ended_at = self.world.now
         name = run.job.name
+        self.process.all[name].remove(run)
         if self.process.runs.get(name) is run:
-            del self.process.going[name], self.process.runs[name]
+            del self.process.runs[name]
+        self._count(name)
         self._tell(run, "ok" if self.rng.random() < 0.8 else "failed")
+
+    def _count(self, name: str) -> None:
+        """Have the sessions know what goes on of a job."""
+        self.process.going.pop(name, None)
+        if last := self.process.runs.get(name):
+            self.process.going[name] = Going(last.began, len(self.process.all[name]))
 
     def _tell(self, run: Run, outcome: Outcome) -> None:
         """Have the end told by the thread of this term, or by that of a later one."""

@@ -10,7 +10,7 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from django_leader.protocol.jobs import COUNTED
+from django_leader.protocol.jobs import COUNTED, MOST_RUNS
 from django_leader.protocol.orders import Order
 from django_leader.protocol.slots import AHEAD, Claim, Decision, Decisions, End
 
@@ -94,6 +94,8 @@ class Ledger:
         """By term and job: the last slot that a claim of this term has decided."""
         self._latest: Counter[str] = Counter()
         """By job: the latest slot that was decided, whatever became of the data."""
+        self._claimed = set[str]()
+        """The ids of all claims."""
         self._sent: dict[Worker, Sent] = {}
         self._orders: dict[str, Ordered] = {}
         self._due: dict[str, tuple[Worker, Run]] = {}
@@ -127,9 +129,17 @@ class Ledger:
         self._sent[worker] = sent
         if sent.name == "claim" and not again:
             local = worker.candidate.local()
+            free = self.world.setup.threads - sum(not run.hung(local) for run in worker.process.runs.values())
             for claim in claims(sent):
-                run = worker.process.runs.get(claim.name)
-                known = "0" if run is None else "hung" if run.hung(local) else "1"
+                run, number = worker.process.runs.get(claim.name), len(worker.process.all[claim.name])
+                known = (
+                    "0" if run is None else "1" if not run.hung(local) else "hung" if number < MOST_RUNS else "blocks"
+                )
+                new = claim.claim_id not in self._claimed and known in ("0", "hung")
+                self._claimed.add(claim.claim_id)
+                free -= new
+                if new and free < 0:
+                    self._violated("J8", f"{worker.name} claims {claim.name}, and too many runs go on")
                 if claim.last_run != known:
                     self._violated("J8", f"{worker.name} says {claim.last_run} of {claim.name}, not {known}")
 
@@ -154,6 +164,11 @@ class Ledger:
         going = worker.process.runs.get(name)
         if going and not going.hung(worker.candidate.local()):
             self._violated("J8", f"{worker.name} starts {name} {run.slot} while {going.slot} goes on")
+        if len(worker.process.all[name]) >= MOST_RUNS:
+            self._violated("J8", f"{worker.name} starts {name} {run.slot} beside {MOST_RUNS} others that hang")
+        busy = sum(not one.hung(worker.candidate.local()) for one in worker.process.runs.values())
+        self.counts["starts in the last free thread"] += busy == self.world.setup.threads - 1
+        self.counts["starts beyond the threads, by a claim that was sent again"] += busy >= self.world.setup.threads
         claimed = worker.claimed
         assert claimed
         assert claimed.connection
@@ -406,7 +421,8 @@ class Ledger:
                 self._violated("J5", f"{worker.name} has never told the end of {run.job.name} {run.slot}")
         shows = world.server.wall(world.now)
         slack = AHEAD + leader.timing.retry + 4 * leader.timing.operation
-        for job in world.setup.jobs if world.began_at < world.now - slack else ():
+        late = world.setup.long > 0 and world.setup.threads < math.inf  # slots wait for the end of runs
+        for job in world.setup.jobs if world.began_at < world.now - slack and not late else ():
             due = job.schedule.latest(math.floor((shows - slack) * 1000))
             if self._latest[job.name] < due:
                 self._violated("J4", f"{due} of {job.name} is not decided, only {self._latest[job.name]}")

@@ -20,7 +20,7 @@ from django.utils.translation import override, pgettext_lazy
 from django_leader.exceptions import RedisUnavailable
 from django_leader.handler import elections
 from django_leader.management import run_now
-from django_leader.management.output import printable, put
+from django_leader.management.output import put, put_table
 from django_leader.protocol.job_records import JobRecord
 from django_leader.protocol.jobs import Job, next_slot
 from django_leader.registry import Registered, jobs
@@ -32,6 +32,7 @@ from django_leader.texts import Text
 ALL_WELL, TROUBLE, UNKNOWN = 0, 1, 2
 BAD = ("failed", "failed-to-start", "in-doubt", "unreported", "missed", "hung")
 """What became of the last run of a job, or of its last slot, where the exit status is 1."""
+NO_JOBS = Text("No jobs are registered. They are searched in the module leader_jobs of each app in INSTALLED_APPS.")
 TITLES = {
     "job": pgettext_lazy("leader election", "JOB"),
     "election": pgettext_lazy("leader election", "ELECTION"),
@@ -126,9 +127,9 @@ class Command(BaseCommand):
             if as_json:
                 put(json.dumps(rows, indent=2, default=datetime.isoformat), self.stdout)
             elif rows:
-                self._table(rows)
+                put_table(TITLES.values(), [[_shown(cell) for cell in _cells(row)] for row in rows], self.stdout)
             else:
-                put(translated(Text("No jobs are registered.")), self.stdout)
+                put(translated(NO_JOBS), self.stdout)
 
     @contextmanager
     def _output(self) -> Iterator[None]:
@@ -138,13 +139,6 @@ class Command(BaseCommand):
             with suppress(OSError):
                 put(translated(Text("The output cannot be written: %(error)s", error=error.strerror)), self.stderr)
             raise SystemExit(UNKNOWN) from error
-
-    def _table(self, rows: list[dict[str, Any]]) -> None:
-        table = [[printable(str(title), self.stdout) for title in TITLES.values()]]
-        table += [[printable(_shown(cell), self.stdout) for cell in _cells(row)] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for line in table:
-            put("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), self.stdout)
 
 
 def _aliases(options: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@
 --       8 grace: ms after the slot up to which its run may start
 --       9 '1': the last run of this job goes on in the caller's process
 --       10 ms after which a run without an end counts as hung, and blocks no other any more; or 0: it blocks none
--- Reply as in claim.lua, with one claim and without a memory
+-- Reply as in claim.lua, with one claim, without a memory, and with 0 for the slots that were left out
 --       verdict on all  'decided', or 'late'
 --       verdict 'run'          the slot is the caller's, to start now
 --               'done'         the slot, or a later one, was decided before
@@ -42,7 +42,7 @@ local known = last and last_slot and started and took and words.outcome and word
 if not known then last, last_slot, started, took, by = 0, 0, 0, 0, '' end
 local outcome = known and words.outcome or 'none'
 local function decided(verdict, runs)
-  return answer('decided', table.concat({verdict, int(slot), runs or 0, int(last), int(last_slot), outcome}, ' '))
+  return answer('decided', table.concat({verdict, int(slot), runs or 0, int(last), int(last_slot), outcome, 0}, ' '))
 end
 local function remember(which, what, since)
   local entry = {'name', name, 'slot', int(which), 'outcome', what, 'token', '0', 'process', process}
