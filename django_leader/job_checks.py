@@ -74,7 +74,11 @@ def _check_one(job: Registered, aliases: list[str]) -> list[CheckMessage]:
     if job.election not in aliases:
         text = f"LEADER_ELECTIONS has no {job.election!r}, so the job {name!r} of {job.where} does not run"
         hint = f"Declare the election, or give the job one of: {', '.join(map(repr, aliases))}."
+        if job.leaderless:
+            hint = f"With election=None give it one of these as using=: {', '.join(map(repr, aliases))}."
         return [Error(text, hint=hint, id="django_leader.E022")]
+    if job.leaderless:
+        return []  # no hand-over skips its slots
     if job.spec.coroutine and green():
         text = f"LEADER_ELECTIONS[{job.election!r}]: the job {name!r} of {job.where} does not run, because it is a "
         text += "coroutine function, and coroutines cannot run under gevent or eventlet"

@@ -41,6 +41,8 @@ class Registered(NamedTuple):
     """What was decorated."""
     called: bool = False
     """Whether the application calls it itself (``once_per_slot``), so that the leader does not."""
+    leaderless: bool = False
+    """Whether it needs no leader. ``election`` is then the one whose Redis it uses."""
 
 
 class Jobs:

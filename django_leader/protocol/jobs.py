@@ -21,6 +21,9 @@ after each answer to the candidate, because the server's clock may have been set
   of data. This makes the records this memory's own, and only slots of the lost time stay in doubt (J6).
 - A claim that has no answer yet keeps its slot and its id until it has one (J7).
 - With ``MIN_REPLICAS`` an answer counts when ``WAIT``, which follows on the same connection, says so (J9).
+- Orders to run a job now are taken when no claim is under way or without an answer, so that the two do not overlap. The
+  session remembers those that were started, because a message may come twice when data were restored (J11). It need not
+  wait for replicas, because no other process may take an order of this term.
 
 Instants are seconds on the boot clock, slots are milliseconds on the server's.
 """
@@ -30,14 +33,27 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .config import Timing
 from .expiry import ExpiryProof
 from .machine import FIRST_BACKOFF
+from .orders import Order
 from .schedule import Schedule
 from .session import Leave, Send, Wait
-from .slots import MOST_CLAIMS, Claim, Decision, Decisions, End, InDoubt, LastRun, SlotRequests, new_claim_id
+from .slots import (
+    MOST_CLAIMS,
+    Claim,
+    Decision,
+    Decisions,
+    End,
+    InDoubt,
+    LastRun,
+    SlotRequests,
+    Taken,
+    Verdict,
+    new_claim_id,
+)
 from .template import Request
 
 LONGEST_GRACE = 600.0
@@ -47,6 +63,8 @@ MOST_RUNS = 3
 """Runs of a job that go on at a time in a process, at most, if the earlier ones are hung."""
 COUNTED = ("run", "missed", "overlapped", "in-doubt", "unknown")
 """The verdicts by which the claim has decided its slot."""
+MOST_ORDERS = 100
+"""Orders that wait at a time. Any program that writes to Redis can cause some."""
 
 
 class Job(NamedTuple):
@@ -67,11 +85,13 @@ class Job(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """What became of the slot of a job."""
+    """What became of the slot of a job, or of an order to run it now."""
 
     job: Job
     claim: Claim
     decision: Decision
+    order: Order | None = None
+    """Of an order, the slot is the instant at which it was given."""
 
 
 class Going(NamedTuple):
@@ -131,6 +151,11 @@ class JobSession:
         """What counts as soon as enough replicas have it."""
         self._ends: deque[End] = deque()
         self._sent_ends = 0
+        self._orders: deque[Order] = deque()
+        self._started: set[str] = set()
+        """The ids of the orders that this term has started."""
+        self._free: float = 0
+        """Runs that may be started now."""
         self._seen_at, self._ahead = -math.inf, 0.0
         """When the last claims were answered, and how far the server's clock was ahead of ours then, at least."""
         self._too_old_at = -math.inf
@@ -164,7 +189,19 @@ class JobSession:
                 self._requests.claim([self._claim(entry, at, now) for entry in self._sent], not_after, self._memory)
             )
         until = min((entry.due / 1000 - ahead for entry in self._entries if entry.due > at), default=math.inf)
-        return Wait(min(until, self._hung_at(now)) if self.put_off else until)
+        if self._orders:
+            order = self._orders[0]
+            last_run = self._known(order)
+            if self._free > 0 or last_run != "over":
+                self._too_old_at = now + self._timing.operation
+                return Send(self._requests.take(order, last_run, min(self._too_old_at, deadline) + ahead))
+        return Wait(min(until, self._hung_at(now)) if self.put_off or self._orders else until)
+
+    def _known(self, order: Order) -> Literal["over", "goes-on", "absent"]:
+        """Return what is known here of the last run of the job that is to be run. Local."""
+        if self._job(order) is None:
+            return "absent"
+        return "goes-on" if order.name in self._going else "over"
 
     def _choose(self, due: list[_Entry], now: float) -> list[_Entry]:
         """Return which jobs to claim. First those whose claim has no answer, then those that are due for longest."""
@@ -180,6 +217,7 @@ class JobSession:
                 entry.waits_since = math.inf
                 chosen.append(entry)
                 free -= starts
+        self._free = free
         return chosen
 
     def _counts(self, name: str, now: float) -> bool:
@@ -219,6 +257,8 @@ class JobSession:
         meaning = request.read(reply)
         if isinstance(meaning, Decisions):
             return self._answered(meaning, now)
+        if isinstance(meaning, Taken):
+            return self._took(meaning, now)
         if request is self._await_replicas:
             return self._confirmed(meaning, now)
         for _ in range(self._sent_ends):
@@ -236,6 +276,11 @@ class JobSession:
         """Note that a run has ended, or could not be started. Local."""
         self._ends.append(end)
         self._last_try = False
+
+    def ordered(self, order: Order) -> None:
+        """Note an order to run a job now. Do nothing if it was received before. Local."""
+        if order not in self._orders and order.order_id not in self._started and len(self._orders) < MOST_ORDERS:
+            self._orders.append(order)
 
     @property
     def undecided(self) -> bool:
@@ -260,6 +305,23 @@ class JobSession:
             entry.claim = Claim(job.name, slot, before, self._new_id(), grace, job.in_doubt)
         entry.claim = entry.claim._replace(last_run=self._last_run(job, now), own_last=entry.own_last)
         return entry.claim
+
+    def _job(self, order: Order) -> Job | None:
+        return next((entry.job for entry in self._entries if entry.job.name == order.name), None)
+
+    def _took(self, taken: Taken, now: float) -> list[Decided]:
+        self._seen_at, self._ahead = now, taken.at - now
+        if taken.verdict in ("stale", "late"):
+            self._pause(now)
+            return []
+        self._failures, order = 0, self._orders.popleft()
+        job = self._job(order)
+        if job is None or taken.verdict not in ("run", "overlapped"):
+            return []
+        verdict: Verdict = "run" if taken.verdict == "run" else "overlapped"
+        self._started.add(order.order_id)
+        claim = Claim(job.name, taken.given, 0, order.order_id, 0.0)
+        return [Decided(job, claim, Decision(verdict, taken.given, 1, 0, 0, "none"), order)]
 
     def _answered(self, answer: Decisions, now: float) -> list[Decided]:
         self._seen_at, self._ahead = now, answer.at - now

@@ -4,7 +4,7 @@ NOT guaranteed here: that slots are claimed on time in a starved process. See ``
 
 A term with jobs has one thread more, a gain thread (``callbacks``), which runs ``JobLoop``. It has a connection of its
 own, so a slow claim delays no heartbeat. Between two slots it sleeps, and only an event wakes it: the end of a run, the
-end of the term, a step of the server's clock. It survives every exception.
+end of the term, a step of the server's clock, an order to run a job now. It survives every exception.
 
 When the term ends voluntarily, the loop goes on while runs go on and the lease lasts. Until then the lease is not
 released, as with loss callbacks.
@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from django_leader.exceptions import RedisUnavailable
 from django_leader.protocol.config import ValidConfig
-from django_leader.protocol.jobs import MOST_RUNS, Decided, Going, Job, JobSession, next_slot
+from django_leader.protocol.jobs import MOST_ORDERS, MOST_RUNS, Decided, Going, Job, JobSession, next_slot
+from django_leader.protocol.orders import Order
 from django_leader.protocol.requests import Requests
 from django_leader.protocol.session import Leave, Send
 from django_leader.protocol.slots import MOST_CLAIMS, End, SlotRequests
@@ -99,6 +101,8 @@ class JobLoop:
         self._shared, self._term, self._requests = access.shared, access.term, access.requests()
         # Set by any thread, and never reset.
         self._over = False
+        # The election thread adds, the thread of ``run`` removes.
+        self._orders: deque[Order] = deque(maxlen=MOST_ORDERS)
         # Only in the thread of ``run``.
         self._lease = access.open()
         self._going: dict[str, Going] = {}
@@ -129,11 +133,15 @@ class JobLoop:
         self._over = True
         self._runs.wake()
 
+    def _ordered(self, order: Order) -> None:
+        self._orders.append(order)
+        self._runs.wake()
+
     def run(self) -> None:
         """Claim slots and start runs until the term is over; then wait for the runs while the lease lasts."""
         self._session = self._begin(self._registered())
         self._runs.enter(self.record)
-        self._shared.clock_stepped = self._runs.wake
+        self._shared.clock_stepped, self._shared.ordered = self._runs.wake, self._ordered
         try:
             with suppress(Forked):
                 insist(self._take_turns_until_over, f"{self._runs.label}: the jobs")
@@ -175,6 +183,8 @@ class JobLoop:
             ends, going = self._runs.take()
             for end in ends:
                 self._session.ended(end)
+            while self._orders:
+                self._session.ordered(self._orders.popleft())
             self._going.clear()
             self._going.update(going)
             now = clock.now()
@@ -235,12 +245,14 @@ class JobLoop:
     def _act(self, decided: Decided) -> None:
         name, decision = decided.job.name, decided.decision
         self._note(decided)
+        order = decided.order
         if decision.verdict not in ("run", "rerun"):
             return
-        end = End(self._term.token, name, decision.slot, decided.claim.claim_id, "failed-to-start", 0.0)
+        who = self._term.token, name, decision.slot, decided.claim.claim_id
+        end = End(*who, "failed-to-start", 0.0, order=order)
         if not self._term.is_current():
             log(logging.INFO, "%s: the job %r was not started: the term ended before", self._runs.label, name)
-            if decided.claim.in_doubt == "skip":  # otherwise the next leader starts it
+            if order or decided.claim.in_doubt == "skip":  # otherwise the next leader starts it
                 self._session.ended(end._replace(error="the term ended before"))
             return
         if decision.last_outcome in NOT_ENDED:
@@ -248,7 +260,7 @@ class JobLoop:
             log(logging.WARNING, text, self._runs.label, name, instant(decision.last_slot), decision.last_outcome)
         known = decision.last_outcome != "none"
         previous = Previous(instant(decision.last_slot), decision.last_outcome) if known else None
-        run = Run(name, instant(decision.slot), decision.attempt, previous, self._term)
+        run = Run(name, instant(decision.slot), decision.attempt, previous, self._term, order.by if order else "")
         try:
             self._runs.start(self._specs[name], run, end)
         except (RuntimeError, MemoryError) as error:
@@ -256,8 +268,12 @@ class JobLoop:
             log(logging.ERROR, "%s: the job %r was not started: %s", self._runs.label, name, error)
 
     def _note(self, decided: Decided) -> None:
-        """Log which slots were not run."""
-        (job, claim, decision), now = decided, clock.now()
+        """Log which slots were not run, and what becomes of orders."""
+        (job, claim, decision, order), now = decided, clock.now()
+        if order:
+            text = "%s: %s has asked to run the job %r now: %s"
+            log(logging.INFO, text, self._runs.label, order.by, job.name, decision.verdict)
+            return
         if decision.since:
             first = min(next_slot(job.schedule, decision.since), claim.before)
             self._skips.note(job.name, instant(int(first)), instant(claim.before), NOT_RUN["left out"], now)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from django_leader.protocol.slots import AHEAD
 
-CLAIM, END = 8, 7
+CLAIM, END = 8, 9
 """Words of a claim, and of the end of a run."""
 
 

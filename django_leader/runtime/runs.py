@@ -67,6 +67,11 @@ class Run:
     """The run before; None if none is known."""
     term: Term
     """The term in which the run was started."""
+    requested_by: str = ""
+    """Who has asked for a run outside of the schedule (``leader_jobs --run``). Empty for the run of a slot.
+
+    ``scheduled_for`` is then the instant at which it was asked for, and ``previous`` is None.
+    """
 
     @property
     def token(self) -> int:
@@ -188,7 +193,8 @@ class Runs:
             self._record_alone()
 
     def _run(self, spec: JobSpec, run: Run, going: _Going) -> None:
-        if spec.jitter and run.term.lost.wait(spread(run.name, run.scheduled_for, spec.jitter)):
+        jitter = 0.0 if run.requested_by else spec.jitter
+        if jitter and run.term.lost.wait(spread(run.name, run.scheduled_for, jitter)):
             log(logging.INFO, "%s: the job %r was not started: the term ended before", self.label, run.name)
             self._over(going, going.end._replace(error="the term ended before"))
             return

@@ -128,6 +128,8 @@ def test_a_command_of_the_manual_runs(site: Site, command: str) -> None:
     expected = {0, 1} if "leader_status" in command else {0}
     if "> /dev/full" in command:
         expected = {2}
+    if "leader_jobs --run" in command:  # the project of this test has no jobs; the page about them is tested with some
+        expected = {2}
     assert done.returncode in expected, said
 
 

@@ -80,12 +80,17 @@ def test_each_slot_is_run_once_through_a_hand_over(site: Project, own_server: Re
         assert any(instant(one.get("since", one["slot"])) <= slot <= instant(one["slot"]) for one in told), (slot, told)
     assert any("and its end is ok" in line for line in second.said)
 
-    [(ask, printed)] = [(ask, said) for ask, said in printed_commands().items() if "leader_jobs" in ask]
+    [(ask, printed), (order, expected)] = [
+        (ask, said) for ask, said in printed_commands().items() if "leader_jobs" in ask
+    ]
     rows = eventually(lambda: (found := shown(site, ask, " --json")) and all_well(found) and found, "no run goes on")
     assert [row["by"] for row in json.loads(rows)] == [instance(second)] * 2
     table = shown(site, ask).splitlines()
     assert [table[0].split(), len(table)] == [printed[0].split(), 3]
     assert table[2].split()[:4] == printed[1].replace("300", "1").split()[:4]
+    told_now = eventually(lambda: (said := shown(site, order)) and "ok" in said and said, "no slot is run just then")
+    assert told_now.split()[:4] == expected[0].split()[:4]
+    assert told_now.split()[4] == f"{instance(second)}:"
     second.end(signal.SIGKILL)
     eventually(lambda: shown(site, ask).count("overdue") == 2, "nobody leads")
     site.run(ask, status=1)

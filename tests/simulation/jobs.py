@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from django_leader.protocol import machine
 from django_leader.protocol.config import Timing
 from django_leader.protocol.jobs import Decided, Going, Job
+from django_leader.protocol.orders import Order
 from django_leader.protocol.session import Leave, Send
 from django_leader.protocol.slots import End, Outcome, SlotRequests
 
@@ -31,8 +32,10 @@ FAILS_EARLY = 0.5
 class Run:
     """One run of a job in a process."""
 
-    def __init__(self, job: Job, slot: int, claim_id: str, token: int, began: float) -> None:
-        self.job, self.slot, self.claim_id, self.token = job, slot, claim_id, token
+    def __init__(
+        self, job: Job, slot: int, claim_id: str, token: int, began: float, order: Order | None = None
+    ) -> None:
+        self.job, self.slot, self.claim_id, self.token, self.order = job, slot, claim_id, token, order
         self.began = began
         """By the clock of its process."""
         self.ended_at = math.inf
@@ -149,7 +152,7 @@ class Worker:
         self.request = None
         if sent.reply is None:
             self.connected = None
-            if sent.closed and sent.name not in ("WAIT", "claim"):
+            if sent.closed and sent.name not in ("WAIT", "claim", "take"):
                 self._send(Sent(self, sent.request, self.world.now))  # on a new connection, as ``Runner`` does
                 return
             self.session.failed(self.candidate.local())
@@ -162,18 +165,21 @@ class Worker:
 
     def _decided(self, decided: Decided, sent: Sent) -> None:
         decision, ledger = decided.decision, self.world.ledger
-        ledger.counts[decision.verdict] += 1
+        ledger.counts[f"orders {decision.verdict}" if decided.order else decision.verdict] += 1
         if decision.verdict not in ("run", "rerun"):
             return
         if self.world.rules.own_term and not self.stands():
             ledger.counts["not started"] += 1
             return
         local = self.candidate.local()
-        run = Run(decided.job, decision.slot, decided.claim.claim_id, self.token, local)
+        run = Run(decided.job, decision.slot, decided.claim.claim_id, self.token, local, decided.order)
         if self.rng.random() < FAILS_TO_START:
             self._tell(run, "failed-to-start")
             return
-        ledger.starts(self, run, decision.verdict, sent)
+        if decided.order:
+            ledger.carries_out(self, run, decided.order, sent)
+        else:
+            ledger.starts(self, run, decision.verdict, sent)
         self.process.all[run.job.name].append(run)
         self.process.runs[run.job.name] = run
         self._count(run.job.name)
@@ -203,5 +209,6 @@ class Worker:
         took = self.candidate.local() - run.began
         self.world.ledger.ends(worker, run)
         worker.gave_up = False
-        worker.session.ended(End(run.token, run.job.name, run.slot, run.claim_id, outcome, took, "e" * (took > 1)))
+        who = run.token, run.job.name, run.slot, run.claim_id
+        worker.session.ended(End(*who, outcome, took, "e" * (took > 1), run.order))
         worker.go_on()

@@ -9,8 +9,10 @@ import pytest
 
 from django_leader.protocol.config import Config
 from django_leader.protocol.expiry import ExpiryProof
-from django_leader.protocol.jobs import MOST_RUNS, Decided, Going, Job, JobSession
+from django_leader.protocol.jobs import MOST_ORDERS, MOST_RUNS, Decided, Going, Job, JobSession
+from django_leader.protocol.orders import LONGEST_BY, Look, Order, give, received
 from django_leader.protocol.records import Answer
+from django_leader.protocol.replies import message
 from django_leader.protocol.requests import Requests
 from django_leader.protocol.schedule import Every
 from django_leader.protocol.session import Leave, Send, Wait
@@ -332,3 +334,149 @@ def test_without_jobs_nothing_is_due() -> None:
         [], SlotRequests(CONFIG.keys, ME, 7, SERVER), CONFIG.timing, {}, driven.session._await_replicas
     )
     assert driven.next() == float("inf")
+
+
+ORDER = Order("order1", "job", "anna@laptop")
+
+
+def take(driven: Driven) -> list[str]:
+    """Asserts that an order is taken; the job, and what is known of its last run."""
+    assert driven.next() == "take"
+    assert driven.request
+    return [word.decode() for word in driven.request.words(b"1")][5 + 3 :]
+
+
+def took(driven: Driven, verdict: str) -> list[Decided]:
+    return driven.receive(f"1\n{verdict}\n{(driven.now + SERVER) * 1000:.0f}\n{START + 7}\nanna".encode())
+
+
+def test_j11_an_order_is_taken_and_decides_no_slot(driven: Driven) -> None:
+    until = known(driven).next()
+    driven.session.ordered(ORDER)
+    assert take(driven) == ["job", "0"]
+    assert driven.not_after() == SERVER + CONFIG.timing.operation
+    [decided] = took(driven, "run")
+    assert (decided.order, decided.decision.verdict, decided.decision.slot) == (ORDER, "run", START + 7)
+    assert decided.claim.claim_id == "order1"
+    assert driven.next() == until
+    driven.now = 60.0
+    assert driven.claims()[0][-1] == "0", "no slot was decided by it"
+
+
+def test_j11_an_order_that_comes_twice_is_started_once(driven: Driven) -> None:
+    known(driven)
+    for _ in range(2):
+        driven.session.ordered(ORDER)
+    assert take(driven)
+    took(driven, "run")
+    driven.session.ordered(ORDER)
+    assert driven.next() == 60.0
+
+
+def test_j07_j11_an_order_is_taken_again_when_the_first_is_too_old(driven: Driven) -> None:
+    known(driven)
+    driven.session.ordered(ORDER)
+    take(driven)
+    not_after = driven.not_after()
+    driven.fails()
+    assert driven.next() == pytest.approx(not_after - SERVER)
+    driven.now = not_after - SERVER
+    driven.going["job"] = Going(driven.now)
+    assert take(driven) == ["job", "1"]
+    [decided] = took(driven, "overlapped")
+    assert decided.decision.verdict == "overlapped"
+
+
+def test_j08_j11_an_order_waits_for_claims_without_an_answer(driven: Driven) -> None:
+    driven.session.ordered(ORDER)
+    driven.claims()
+    driven.fails()
+    driven.now = 10.0
+    driven.claims()
+    driven.reply(line("done", START, last=START))
+    assert take(driven) == ["job", "0"]
+
+
+@pytest.mark.parametrize("verdict", ["gone", "absent"])
+def test_an_order_that_is_not_to_be_carried_out_is_forgotten(verdict: str, driven: Driven) -> None:
+    known(driven)
+    driven.session.ordered(ORDER._replace(name="other"))
+    assert take(driven) == ["other", "absent"]
+    assert took(driven, verdict) == []
+    assert driven.next() == 60.0
+
+
+@pytest.mark.parametrize("verdict", ["stale", "late"])
+def test_an_order_that_cannot_be_taken_yet_is_tried_again(verdict: str, driven: Driven) -> None:
+    known(driven)
+    driven.session.ordered(ORDER)
+    take(driven)
+    assert took(driven, verdict) == []
+    driven.now = float(driven.next())
+    assert 0 < driven.now < CONFIG.timing.retry
+    take(driven)
+    driven.deadline = driven.now
+    assert driven.next() == "leave", "it ends with the term"
+
+
+def test_orders_that_wait_are_limited(driven: Driven) -> None:
+    known(driven)
+    for number in range(MOST_ORDERS + 5):
+        driven.session.ordered(ORDER._replace(order_id=f"order{number}"))
+    for _ in range(MOST_ORDERS):
+        take(driven)
+        took(driven, "gone")
+    assert driven.next() == 60.0
+
+
+def test_a_garbled_answer_to_an_order_is_none(driven: Driven) -> None:
+    known(driven)
+    driven.session.ordered(ORDER)
+    take(driven)
+    for reply in (b"", b"1\nrun", b"1\nrun\n5\nx\n", b"1\nrun\n5\n" + b"9" * 5000 + b"\n", None):
+        with pytest.raises(GarbledReply):
+            driven.receive(reply)
+
+
+GIVEN = {"order": "order1", "what": "run-job", "name": "job", "by": "anna@laptop"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, ORDER),
+        ({"later": 1}, ORDER),
+        ({"by": "anna\n@laptop"}, ORDER),
+        ({"what": "else"}, None),
+        ({"order": "a b"}, None),
+        ({"order": "a" * 65}, None),
+        ({"order": 5}, None),
+        ({"name": None}, None),
+        ({"name": "j\nob"}, None),
+        ({"by": None}, None),
+    ],
+)
+def test_which_messages_are_orders(change: dict[str, Any], expected: Order | None) -> None:
+    assert received(GIVEN | change) == expected
+
+
+def test_a_long_order_fits_into_a_message() -> None:
+    order = ORDER._replace(name="\U0001f600" * 200, by="\U0001f600" * LONGEST_BY)
+    seen = Look(5.0, ME, 7, "", 0, "", 0.0, "")
+    [text] = [word for word in give(CONFIG, order, seen, 5.0).words(b"1") if word.startswith(b'{"')]
+    assert received(message(text)) == order
+
+
+def test_j08_j11_an_order_waits_for_a_free_thread() -> None:
+    """That it was given for a job that goes on, or is not there, can be said without one."""
+    driven = Driven(JOB, JOB._replace(name="other"), threads=1)
+    for _ in range(2):
+        driven.claims()
+        driven.reply(line("done", START, last=START))
+    driven.going["other"] = Going(driven.now)
+    driven.session.ordered(ORDER)
+    assert driven.next() == 60.0
+    del driven.going["other"]
+    assert take(driven) == ["job", "0"]
+    driven.going["job"] = Going(driven.now)
+    assert take(driven) == ["job", "1"]
