@@ -2,6 +2,7 @@
 # make test    all tests, WORKERS at a time   (ARGS=tests/unit; REDIS_SERVER=/usr/bin/valkey-server: all on this server)
 # make simulate   the protocol against faults, for as long as it is told   (ARGS="--seconds 600 --jobs 2")
 # make chaos   harms a fleet in every way known, FAULTS times, and tells whether it held   (SEED=7 ARGS=--dup-id)
+# make handovers   a job of every second passes from leader to leader, NUMBER times: each slot is run once, or told of
 # make lint    format, lint, types, import contracts
 # make coverage   every branch of the modules that decide is tested
 # make rules   which tests hold which rule of safety; an error if one has none
@@ -18,6 +19,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ROUNDS ?= 0
 FAULTS ?= 100
+NUMBER ?= 70
 SEED ?=
 # Most tests wait most of the time, so there are more of them at a time than processors.
 WORKERS ?= $(shell expr 3 '*' $$(getconf _NPROCESSORS_ONLN))
@@ -25,7 +27,7 @@ ARGS ?=
 # Tests start hundreds of processes. Each would compile the package again where this variable is set, as in containers.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test simulate chaos lint coverage rules bench servers docs messages release-check clean
+.PHONY: demo test simulate chaos handovers lint coverage rules bench servers docs messages release-check clean
 
 # A stamp for each dependency group, so that the second run starts at once. Older versions of pip know no groups.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -48,6 +50,9 @@ test: $(VENV)/.test
 
 chaos: $(VENV)/.test
 	@$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+handovers: $(VENV)/.test
+	@$(BIN)/python -m tests.process.handovers --number $(NUMBER) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 simulate: $(VENV)/.test
 	@$(BIN)/python -m tests.simulation $(ARGS)
@@ -81,7 +86,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # uWSGI is compiled: a server that does not install here is left out.
-SERVERS := celery cheroot daphne django-extensions eventlet gevent granian gunicorn huey Hypercorn uvicorn uWSGI watchfiles Werkzeug
+SERVERS := celery cheroot daphne django-extensions django-rq dramatiq-crontab eventlet gevent granian gunicorn huey Hypercorn uvicorn uWSGI watchfiles Werkzeug
 $(VENV)/.servers: pyproject.toml
 	@$(INSTALL) servers || { $(INSTALL) test && for server in $(SERVERS); do $(PIP) "$$server" || true; done; }
 	@touch $@

@@ -35,6 +35,7 @@ NUMBERS = {
     "SAME_HOST_TAKEOVER": "016",
     "HANDLE_SIGTERM": "017",
     "LOCAL": "018",
+    "JOB_THREADS": "023",
 }
 """The number of the checks of each setting, which projects may silence: it never changes. 013 is about two elections
 with one key, and others stand where they are used."""

@@ -88,7 +88,9 @@ def leader_required(
 ) -> Any:
     """Run a management command only while its process leads. For the class or its ``handle``; with or without ().
 
-    ``election``: the alias to campaign in; by default ``command:<name>``, an election of the command's own.
+    ``election``: the alias to campaign in; by default ``command:<name>``, an election of the command's own. While the
+    command leads another one, such as ``default``, no other process does, so all that its leader does is done here: the
+    jobs of ``periodic``, the work of ``while_leading``, and callbacks.
     ``wait``: seconds to wait for leadership. 0 is one attempt; None waits for ever, as a hot standby.
     ``hold``: seconds for which the lease is kept after the end, so that a short job that is started on several hosts
     by clocks that differ runs once. ``on_loss``: what happens to the body when the lease cannot be kept:

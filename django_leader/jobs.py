@@ -18,6 +18,7 @@ from collections.abc import Callable
 from datetime import timedelta, tzinfo
 from typing import Any, TypeVar, overload
 
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 
 from .conf import DEFAULT_ALIAS
@@ -78,7 +79,9 @@ def periodic(
     """Have the leader of ``election`` run the decorated function on a schedule.
 
     The function is a plain or a coroutine function with no parameter, or with one, to which a ``Run`` is passed. Or it
-    is a task of ``django.tasks``, which the leader enqueues. It is returned as it is. Each run has a thread of its own.
+    is a task of ``django.tasks``, which the leader enqueues. It is returned as it is. Each run has a thread of its own,
+    and ``JOB_THREADS`` says how many may go on at a time. Under gevent and eventlet no coroutine function is run, and
+    the log says so. The process that leads runs the job, also if it is one of a command under ``@leader_required``.
 
     ``every``: the period, with ``offset`` from the beginning of 1970 (UTC). ``cron``: five fields, in the time zone
     ``tz`` (default: ``TIME_ZONE``); it needs ``pip install django-leader[cron]``. ``name``: 1 to 200 characters, unique
@@ -86,9 +89,9 @@ def periodic(
     should give a name the same schedule.
     ``grace``: how late a run may start; by default half of the period, and ten minutes at most. ``in_doubt``: what
     becomes of a slot whose run a dead or deposed leader has not ended: ``skip`` it (run at most once), or ``rerun`` it
-    (at least once; three starts at most). ``max_run``: after which a run counts as hung and no longer blocks the next;
-    by default never. ``jitter``: over which the starts are spread; it is not counted against ``grace``.
-    Durations are seconds, or ``timedelta``.
+    (at least once; three starts at most). ``max_run``: after which a run counts as hung and no longer blocks the next,
+    nor a stop; by default never. When three runs of a job hang in a process, it starts no other. ``jitter``: over which
+    the starts are spread; it is not counted against ``grace``. Durations are seconds, or ``timedelta``.
 
     Local. Raise ``TypeError`` and ``ValueError`` at once for what cannot be a job, and ``ImportError`` for ``cron``
     without its extra. An election that is not declared is an error of ``manage.py check``.
@@ -98,7 +101,8 @@ def periodic(
 
     def register(target: Target) -> Target:
         call, where = _call(target), described(target)
-        jobs.add(Registered(election, JobSpec(make(name or where), call, spread), where, target))
+        spec = JobSpec(make(name or where), call, spread, iscoroutinefunction(target))
+        jobs.add(Registered(election, spec, where, target))
         return target
 
     return register
@@ -185,7 +189,8 @@ def _call(target: Any) -> Callable[[Run], Any]:
     ]
     needed = [parameter for parameter in takes if parameter.default is parameter.empty]
     if len(needed) > 1 or any(parameter.kind is parameter.KEYWORD_ONLY for parameter in needed):
-        raise TypeError(f"periodic: {target!r} cannot be called; give it no parameter, or one, for the run")
+        text = "give it no parameter, or one, for the run; write a function that calls it if it needs other arguments"
+        raise TypeError(f"periodic: {target!r} cannot be called; {text}")
     if needed or [parameter.name for parameter in takes] == ["run"]:
         return lambda run: target(run)
     return lambda run: target()

@@ -6,6 +6,7 @@ NOT guaranteed here: that a slot is run, because nobody may call for it; otherwi
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable, Coroutine
 from datetime import tzinfo
@@ -19,10 +20,9 @@ from .jobs import Seconds, declared, described
 from .overrides import overrides
 from .protocol.jobs import Job
 from .protocol.records import NotRun
-from .protocol.slots import InDoubt, Outcome
+from .protocol.slots import End, InDoubt, Outcome
 from .registry import Registered, jobs
-from .runtime.grant import Grant
-from .runtime.jobs import Access
+from .runtime.leaderless import LeaderlessClaimer
 from .runtime.once import Claimer
 from .runtime.runs import JobSpec, text_of
 from .system import clock
@@ -50,7 +50,8 @@ def once_per_slot(
     *,
     offset: Seconds = ...,
     name: str = ...,
-    election: str = ...,
+    election: str | None = ...,
+    using: str = ...,
     grace: Seconds | None = ...,
     in_doubt: InDoubt = ...,
     max_run: Seconds | None = ...,
@@ -63,14 +64,22 @@ def once_per_slot(
     cron: str,
     tz: str | tzinfo | None = ...,
     name: str = ...,
-    election: str = ...,
+    election: str | None = ...,
+    using: str = ...,
     grace: Seconds | None = ...,
     in_doubt: InDoubt = ...,
     max_run: Seconds | None = ...,
 ) -> OncePerSlot: ...
 
 
-def once_per_slot(every: Any = None, *, election: str = DEFAULT_ALIAS, name: str = "", **options: Any) -> OncePerSlot:
+def once_per_slot(
+    every: Any = None,
+    *,
+    election: str | None = DEFAULT_ALIAS,
+    using: str = DEFAULT_ALIAS,
+    name: str = "",
+    **options: Any,
+) -> OncePerSlot:
     """Run a function once in each slot of a schedule, in the leader, however often and wherever it is called.
 
     For a function that a scheduler of each process calls. A call runs the last slot that is due, unless that was
@@ -81,26 +90,41 @@ def once_per_slot(every: Any = None, *, election: str = DEFAULT_ALIAS, name: str
     The options are those of ``periodic``, but for ``jitter``, and mean the same. The decorated function has the
     parameters of the function. A coroutine function asks Redis in a thread.
 
-    Where this process does not lead, a call is local. In the leader it takes a few round trips on a new connection,
-    and one more when the function has returned or raised. What it raises is recorded, and raised. Any thread.
+    ``election=None``: no leader is needed, and the process that calls first runs the slot. Redis and the names of the
+    keys are those of the election ``using``, which need not be started. This promises less: a slot is started at most
+    once as long as Redis loses no data. If it comes back with older data, the slots since then may be started once
+    more. If it has lost all of them, the slot that is due is ``unknown``, and is not run. A run whose end nobody tells
+    is in doubt, and is never started again. It blocks a run in another process only if the job has a ``max_run``, for
+    so long.
 
-    Raise as ``periodic`` does, and ``TypeError`` for what cannot be guarded, such as a generator function or a task of
+    Where this process does not lead, a call is local. In the leader it takes a few round trips on a new connection,
+    and one more when the function has returned or raised. With ``election=None`` each call takes one at least. What the
+    function raises is recorded, and raised. Any thread.
+
+    Raise as ``periodic`` does, ``TypeError`` for ``using`` with an election, ``ValueError`` for ``in_doubt="rerun"``
+    without one, and ``TypeError`` for what cannot be guarded, such as a generator function or a task of
     another framework. The decorated function raises ``UnknownElection`` if the alias is not declared.
     """
-    make = declared("once_per_slot", every, election=election, **options)
+    alias = using if election is None else election
+    make = declared("once_per_slot", every, election=alias, **options)
+    if election is not None and using != DEFAULT_ALIAS:
+        raise TypeError("once_per_slot: using belongs to election=None; give one of the two")
+    if election is None and options.get("in_doubt") == "rerun":
+        text = "in_doubt='rerun' needs a leader, who knows which runs have no end; leave it out, or name an election"
+        raise ValueError(f"once_per_slot: {text}")
 
     def decorate(target: Any) -> Any:
         check_function("once_per_slot", target)
-        job = make(name or described(target))
-        guarded = _guarded(target, election, job)
-        jobs.add(Registered(election, JobSpec(job, lambda run: target()), described(target), guarded, called=True))
+        job, where = make(name or described(target)), described(target)
+        guarded = _guarded(target, (Leaderless if election is None else Claims)(alias, job))
+        spec = JobSpec(job, lambda run: target())
+        jobs.add(Registered(alias, spec, where, guarded, called=True, leaderless=election is None))
         return guarded
 
     return decorate
 
 
-def _guarded(target: Any, alias: str, job: Job) -> Any:
-    claims = Claims(alias, job)
+def _guarded(target: Any, claims: Claims) -> Any:
     if iscoroutinefunction(target):
 
         @functools.wraps(target)
@@ -141,8 +165,8 @@ class Claims:
 
     def __init__(self, alias: str, job: Job) -> None:
         self._alias, self._job = alias, job
-        self._claimer: Claimer | None = None
-        self._tested: tuple[Grant | None, int] = None, 0
+        self._claimer = Claimer(job, f"LEADER_ELECTIONS[{alias!r}]")  # one for all threads, as it knows what has run
+        self._tested: tuple[object, int] = None, 0
         """In tests: the override, and the last slot that was run in it."""
 
     def may(self) -> bool:
@@ -162,19 +186,17 @@ class Claims:
         access = election.access()
         if access is None:
             return self.not_leading()
-        if self._claimer is None:
-            self._claimer = Claimer(self._job, election.label)
         claimed, since = self._claimer.claim(access), clock.now()
         if isinstance(claimed, str):
             return NotRun(claimed)
-        return functools.partial(self._end, self._claimer, access, claimed, since)
+        return functools.partial(self._end, functools.partial(self._claimer.ended, access), claimed, since)
 
-    def _end(self, claimer: Claimer, access: Access, end: Any, since: float, error: BaseException | None) -> None:
+    def _end(self, record: Callable[[End], None], end: End, since: float, error: BaseException | None) -> None:
         outcome: Outcome = "ok" if error is None else "failed"
         text = "" if error is None else text_of(error)
-        claimer.ended(access, end._replace(outcome=outcome, took=clock.now() - since, error=text))
+        record(end._replace(outcome=outcome, took=clock.now() - since, error=text))
 
-    def _in_test(self, override: Grant) -> NotRun | Callable[[BaseException | None], None]:
+    def _in_test(self, override: object) -> NotRun | Callable[[BaseException | None], None]:
         said = overrides.slots
         slot = self._job.schedule.latest(int((time.time() if said.at is None else said.at) * 1000))
         if said.verdict not in ("", "run"):
@@ -184,3 +206,26 @@ class Claims:
             return NotRun("done")
         self._tested = override, slot
         return lambda error: None
+
+
+class Leaderless(Claims):
+    """The claims of a function that needs no leader."""
+
+    _own: LeaderlessClaimer | None = None
+
+    def may(self) -> bool:
+        """Return True: any process may claim. Local."""
+        return True
+
+    def begin(self) -> NotRun | Callable[[BaseException | None], None]:
+        """Claim the last slot. Return what to call when its run has ended, or why it is not run."""
+        election = elections[self._alias]
+        if override := election.overridden or overrides.decides_slots:
+            return self._in_test(override)
+        if self._own is None or self._own.pid != os.getpid():  # a child must not claim with the ids of its parent
+            self._own = LeaderlessClaimer(self._job, election.label)
+        where = election.connection()
+        claimed, since = self._own.claim(*where), clock.now()
+        if isinstance(claimed, str):
+            return NotRun(claimed)
+        return functools.partial(self._end, functools.partial(self._own.ended, *where), claimed, since)

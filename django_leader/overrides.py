@@ -86,9 +86,14 @@ class Overrides:
             self._slots.remove(override)
 
     @property
+    def decides_slots(self) -> SlotOverride | None:
+        """What a test has said of slots; None if none has. Local."""
+        return self._slots[-1] if self._slots else None
+
+    @property
     def slots(self) -> SlotOverride:
         """What tests say of slots now. Local."""
-        return self._slots[-1] if self._slots else SlotOverride(None, "")
+        return self.decides_slots or SlotOverride(None, "")
 
     @property
     def real_elections(self) -> bool:

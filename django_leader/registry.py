@@ -23,6 +23,10 @@ MODULE = "leader_jobs"
 LONGEST_WAIT = 60.0
 """Seconds for which a thread waits for Django's apps, or for another thread that imports modules."""
 BROKEN = "LEADER_ELECTIONS: the jobs of the app %r do not run, because its module %s cannot be imported"
+LATE = (
+    "LEADER_ELECTIONS[%r]: the job %r of %s was registered late: a term that goes on is without it, and so is each "
+    "process that has not imported its module. Import that module in the module leader_jobs of an app"
+)
 TWICE = "LEADER_ELECTIONS[%r]: two jobs have the name %r, so the one of %s does not run; give it another name"
 
 
@@ -37,6 +41,8 @@ class Registered(NamedTuple):
     """What was decorated."""
     called: bool = False
     """Whether the application calls it itself (``once_per_slot``), so that the leader does not."""
+    leaderless: bool = False
+    """Whether it needs no leader. ``election`` is then the one whose Redis it uses."""
 
 
 class Jobs:
@@ -59,6 +65,9 @@ class Jobs:
     def add(self, job: Registered) -> None:
         """Register a job. A function that is made again, as when its module is loaded anew, replaces itself. Local.
 
+        Log it if the job comes after the search. A term does not take it up, because other processes would not: the job
+        would run in some terms, and nothing would say why it does not in the others.
+
         Raise ``ValueError`` for a function that has a job of this name already.
         """
         key = job.election, job.spec.job.name
@@ -79,6 +88,8 @@ class Jobs:
                 alias: tuple(one.spec for one in run if one.election == alias)
                 for alias in {one.election for one in run}
             }
+        if known is None and not job.called and self._discovered.is_set():
+            log(logging.WARNING, LATE, *key, job.where)
 
     def of(self, alias: str) -> tuple[JobSpec, ...]:
         """Return the jobs of an election that are registered so far. Local."""

@@ -25,6 +25,7 @@ FIELDS = {
     "MIN_REPLICAS": "min_replicas",
     "SAME_HOST_TAKEOVER": "same_host_takeover",
     "HANDLE_SIGTERM": "handle_sigterm",
+    "JOB_THREADS": "job_threads",
 }
 """The settings that are fields of ``Config``."""
 KEYS = ("CACHE", *FIELDS, "AUTOSTART", "SERVING_COMMANDS", "LOCAL")

@@ -57,10 +57,10 @@ def check_function(name: str, target: Any) -> None:
         problem = "it is a class; decorate its methods"
     elif isinstance(target, staticmethod | classmethod):
         problem = f"write @{name} below @{type(target).__qualname__}"
-    # Since Python 3.14 a ``partial`` counts as a routine, because a class binds it.
-    elif (isinstance(target, functools.partial) or not inspect.isroutine(target)) and (
-        problem := _problem_of_object(target)
-    ):
+    # Before the next condition: since Python 3.14 a ``partial`` counts as a routine, because a class binds it.
+    elif isinstance(target, functools.partial):
+        problem = "it is a functools.partial; write a function that makes the call"
+    elif not inspect.isroutine(target) and (problem := _problem_of_object(target)):
         problem += f"; write @{name} below the decorator that has made it"
     elif _is_generator_function(target):
         problem = "it is a generator function, so its body would run after the check"

@@ -51,6 +51,8 @@ def following(using: str = DEFAULT_ALIAS) -> Scope:
 def slots(at: datetime | None = None, *, verdict: str = "") -> Scope:
     """Decide what becomes of the calls of ``@once_per_slot`` functions in this process while ``leading()`` counts.
 
+    With ``election=None`` a function needs no ``leading()``, and a slot runs once within one use of ``slots()``.
+
     ``at``: an aware time in place of the clock, from which the slot follows. A slot runs once within one use of
     ``leading()``. ``verdict``: what each claim is answered, whatever the slot: ``run``, or the reason of a ``NotRun``.
     Use it as ``leading``. Local. Raise ``TypeError`` at once for a time that is not aware, or is none.

@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timezone
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,21 +62,6 @@ class Grant(NamedTuple):
     reason: str = ""
 
 
-def free_ports(first: int, number: int) -> list[int]:
-    """Ports on 127.0.0.1 from ``first`` on that nobody listens on."""
-    found: list[int] = []
-    while len(found) < number:
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(("127.0.0.1", first))
-                found.append(first)
-            except OSError:
-                pass
-        first += 1
-    return found
-
-
 class Web:
     """One web process: its name, its port, and the process while there is one."""
 
@@ -87,32 +72,38 @@ class Web:
         """When the last process that ended did."""
 
     def start(self) -> None:
-        """Start it, and wait until it serves."""
+        """Start it, and wait until it serves. It finds the first free port from its own on, and tells it."""
         with self.log.open("ab") as log:
             self.process = process = subprocess.Popen(
                 [sys.executable, "-m", "testproject.serve", str(self.port)],
                 cwd=ROOT,
                 env={**os.environ, "INSTANCE_ID": self.name},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=subprocess.PIPE,
                 stderr=log,
                 preexec_fn=embedded.die_with_parent,
             )
         threading.Thread(target=self._note_end, args=(process,), daemon=True).start()
-        wait_for(lambda: self.ask() is not None, f"{self.name} serves on port {self.port}")
+        assert process.stdout
+        with process.stdout:
+            told = process.stdout.readline()
+        if not told:
+            raise Failure(f"{self.name} ended before it served")
+        self.port = int(told)
+        wait_for(self.ask, f"{self.name} serves on port {self.port}")
 
     def _note_end(self, process: subprocess.Popen[bytes]) -> None:
         process.wait()
         self.ended_at = time.time()
 
     def ask(self) -> dict[str, Any] | None:
-        """Return what it says of itself; None when it does not answer."""
+        """Return what it says of itself; None when it does not answer. Another demo may answer on its port."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5) as answer:
                 said: dict[str, Any] = json.load(answer)
-                return said
-        except OSError:
+        except (OSError, HTTPException):
             return None
+        return said if self.process and said["pid"] == self.process.pid else None
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -160,11 +151,11 @@ class Slots:
         """The last slot that was told."""
 
     def news(self) -> str:
-        """Return what became of the slots since the last call."""
+        """Return what became of the slots since the last call; "" if none was run."""
         ran, skipped = self._decided()
         new = {slot: name for slot, name in ran.items() if slot > self._told}
         if not new:
-            return "no slot was run meanwhile"
+            return ""
         first, self._told = min([*new, *(slot for slot in skipped if slot > self._told)]), max(ran)
         who = ", ".join(f"{name} ran {number}" for name, number in sorted(Counter(new.values()).items()))
         why = Counter(skipped[slot] for slot in skipped if slot >= first)
@@ -246,8 +237,8 @@ class Demo:
         os.environ["DJANGO_SETTINGS_MODULE"] = "testproject.settings"
         url = os.environ.get("REDIS_URL") or embedded.url()
         self.client = redis.Redis.from_url(url, socket_timeout=LONG)
-        ports = enumerate(free_ports(first_port, 3), 1)
-        self.webs = [Web(f"web-{number}", port, folder / f"web-{number}.log") for number, port in ports]
+        names = [f"web-{number}" for number in (1, 2, 3)]
+        self.webs = [Web(name, first_port + index, folder / f"{name}.log") for index, name in enumerate(names)]
         self.history = History(self.client)
         self.slots = Slots(self.client, folder / "db.sqlite3")
 
@@ -293,7 +284,7 @@ class Demo:
             if grant:
                 say(f"{grant.name} leads ({grant.kind}{self._took(grant, last, beat)})")
                 if last.name:
-                    say(self.slots.news())
+                    say(self.slots.news() or "no slot was run meanwhile")
                 last = grant
             beat = self._last_beat() or beat
             for web in self.webs:
@@ -360,7 +351,7 @@ def rounds(demo: Demo, number: int) -> None:
     for _ in range(number):
         for name, what in FAULTS.items():
             took[name].append(demo.round(what))
-            say(demo.slots.news())
+            say(wait_for(demo.slots.news, "the new leader has run a slot"))
     ttl = float(DURATIONS["LOCK_TTL"])
     print(f"\nSeconds until another process led (the lease is {ttl:g} s)\n")
     print("  round  " + "".join(name.rjust(15) for name in FAULTS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from django.contrib import admin
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
@@ -16,6 +18,7 @@ def index(request: HttpRequest) -> JsonResponse:
     return JsonResponse(
         {
             "instance_id": election.instance_id,
+            "pid": os.getpid(),
             "is_leader": is_leader(),
             "fencing_token": election.fencing_token,
             "is_candidate": election.running,

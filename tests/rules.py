@@ -51,6 +51,7 @@ RULES = {
     "J8": "A slot that comes during a run is skipped, and a hung run blocks no other.",
     "J9": "With MIN_REPLICAS a claim counts only when that many replicas have it.",
     "J10": "Whatever others write to the keys starts nothing twice, and keeps no job from running for ever.",
+    "J11": "An order to run a job now is started at most once, by the term that was meant, and decides no slot.",
 }
 
 

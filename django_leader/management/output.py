@@ -7,6 +7,7 @@ leader.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from django.core.management.base import OutputWrapper
@@ -34,3 +35,11 @@ def put(text: str, stream: OutputWrapper) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError):
             raise
+
+
+def put_table(titles: Iterable[object], rows: Iterable[Sequence[str]], stream: OutputWrapper) -> None:
+    """Write a table, with each column as wide as its longest cell. Raise ``OSError`` like ``put``."""
+    table = [[printable(str(cell), stream) for cell in row] for row in ([*titles], *rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        put("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), stream)

@@ -34,6 +34,8 @@ FINGERPRINT_LENGTH = 8
 """Characters of the fingerprint by which other projects recognize a project."""
 MOST_REPLICAS = 100
 """Replicas. No primary has so many, so a higher value is a mistake."""
+MOST_JOB_THREADS = 1000
+"""Threads. With more of them a process spends its time on changing between them."""
 
 TEXTS = ("redis_key_name", "redis_info_key_name", "instance_id", "hostname")
 PARTS = ("state", "candidates", "events", "wake", "inbox", "slots", "runs")
@@ -143,6 +145,12 @@ class Config:
     Such a take-over takes milliseconds instead of the rest of the lease. Usually True. Set it to False where child
     processes continue to work for a dead leader, and on machines resumed from a snapshot of running candidates.
     """
+    job_threads: int = 32
+    """How many runs of jobs may go on at a time in this process, in this election. Each has a thread.
+
+    A slot that is due waits meanwhile, for its ``grace`` at most. Usually 32. Give less than the database takes
+    connections, because each run may open one. Give more if many jobs mostly wait for something else.
+    """
     handle_sigterm: bool = True
     """Whether this process hands over at SIGTERM, before it ends as it would have ended without this package.
 
@@ -159,7 +167,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.quarantine is not None:
             self._set("quarantine", _seconds("quarantine", self.quarantine))
-        _check_replicas(self.min_replicas)
+        _check_numbers(self.min_replicas, self.job_threads)
         for name in ("same_host_takeover", "handle_sigterm"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(f"{name} is {value!r}; use True or False")
@@ -306,9 +314,15 @@ def _seconds(name: str, value: Any) -> float:
     return float(value)
 
 
-def _check_replicas(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_REPLICAS:
-        raise ConfigError(f"min_replicas is {value!r}; give a whole number of replicas, 0 to {MOST_REPLICAS}")
+def _check_numbers(replicas: Any, threads: Any) -> None:
+    if not _whole(replicas, 0, MOST_REPLICAS):
+        raise ConfigError(f"min_replicas is {replicas!r}; give a whole number of replicas, 0 to {MOST_REPLICAS}")
+    if not _whole(threads, 1, MOST_JOB_THREADS):
+        raise ConfigError(f"job_threads is {threads!r}; give a whole number of threads, 1 to {MOST_JOB_THREADS}")
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int) and least <= value <= most
 
 
 def _text(name: str, value: Any) -> str:

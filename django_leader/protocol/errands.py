@@ -7,6 +7,7 @@ it fails, nothing follows from that.
   server then.
 - A follower compares its project with the leader's. The follower asks, because the project that starts second is the
   one that follows. If the two differ, it tells the leader by a message.
+- The orders of operators (``orders``) are messages, too. They are passed on.
 - Each candidate has an inbox, a list at Redis. The answer to a request says whether there is something in it. A
   candidate that sees another one with its own instance id writes to that one, which answers once.
 """
@@ -16,6 +17,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Protocol
 
+from . import orders
+from .orders import Order
 from .records import Answer, ElectionStatus, instance_of, other_project, printable
 from .requests import Requests
 from .template import Request
@@ -34,6 +37,9 @@ class Informed(Protocol):
 
     def project(self, other: str) -> None:
         """Note that a candidate of the project ``other`` participates."""
+
+    def ordered(self, order: Order) -> None:
+        """Note that an operator has given an order to this candidacy."""
 
     def server(self, info: dict[str, str]) -> None:
         """Note a part of the server's configuration."""
@@ -93,6 +99,8 @@ class Errands:
             self._informed.duplicate(duplicate)
             if not message.get("answer"):
                 self._later(self._requests.post(duplicate, {"duplicate": self._candidate_id, "answer": True}))
+        elif order := orders.received(message):
+            self._informed.ordered(order)
         elif self._projects and isinstance(other := message.get("project"), str):
             self._informed.project(other)
 

@@ -29,7 +29,7 @@ SOURCES = {
     for file in (files(__package__) / "lua").iterdir()  # no path: the package may lie in a zip
 }
 STATE_SCRIPTS = ("campaign", "reclaim", "release")
-WITH_FLAGS = (*STATE_SCRIPTS, "renew", "poll", "claim", "finish", "mark")
+WITH_FLAGS = (*STATE_SCRIPTS, "renew", "poll", "claim", "once", "take", "finish", "mark")
 """Scripts that are sent with ``FLAGS``, so that a full memory refuses no heartbeat, no job and no fence."""
 FLAGS = "#!lua flags=allow-oom\n"
 NOT_UNDERSTOOD = "near '#'"

@@ -36,10 +36,17 @@ A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redi
   when the first is too old to be executed, so a copy that comes late starts nothing and writes nothing. A run that was
   never told to have begun or ended, and does not go on, is ``unreported``.
 - J8 A slot that comes while the last run of its job goes on in this process is ``overlapped``, and not run. A run that
-  its process takes for hung is recorded as ``hung``, and the next may start beside it.
+  its process takes for hung is recorded as ``hung``, and the next may start beside it, up to three at a time. While as
+  many runs go on in a process as may, nothing is claimed that could start another.
 - J9 With ``MIN_REPLICAS`` a claim counts only when that many replicas have it, like a grant.
 - J10 Whatever others write to the keys, nothing is started twice. A record that cannot be read puts slots up to now in
   doubt. A forged record or stream may keep a job from running, until somebody deletes it.
+- J11 An order to run a job now (``orders``) is a run outside of the schedule: it decides no slot. It is started at most
+  once, and only by the term for which it was given, while that term leads by what Redis knows. The process of that term
+  knows what it has started, so a loss of data, a copy of the order and a lost reply start nothing twice. It is not
+  started after it is too old, nor after it was withdrawn. If the last run of the job goes on in that process, it is
+  ``overlapped``, even if that run counts as hung, because only a claim records that. A slot that comes while the run of
+  an order goes on is ``overlapped``, too (J8).
 
 Why J1 holds. A claim is one step in Redis, and the last slot that was decided only grows there, so two claims of one
 slot on the same data cannot both be granted. Each loss of data that Redis can tell makes another *memory* of the state,
@@ -67,6 +74,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeVar, cast, get_args
 
 from .config import Keys
+from .orders import Order, order_key
 from .template import Request, script
 
 AHEAD = 1.0
@@ -83,10 +91,10 @@ MOST_CLAIMS = 50
 Verdict = Literal["run", "rerun", "done", "waiting", "missed", "overlapped", "in-doubt", "unknown", "early"]
 Overall = Literal["decided", "stale", "late", "forgotten"]
 InDoubt = Literal["skip", "rerun"]
-LastRun = Literal["over", "goes-on", "hung"]
+LastRun = Literal["over", "goes-on", "hung", "blocks"]
 Outcome = Literal["ok", "failed", "failed-to-start"]
 T = TypeVar("T")
-_LAST_RUN: dict[LastRun, str] = {"over": "0", "goes-on": "1", "hung": "hung"}
+_LAST_RUN: dict[LastRun, str] = {"over": "0", "goes-on": "1", "hung": "hung", "blocks": "blocks"}
 
 
 class Claim(NamedTuple):
@@ -103,7 +111,8 @@ class Claim(NamedTuple):
     """Seconds after the slot up to which its run may start."""
     in_doubt: InDoubt = "skip"
     last_run: LastRun = "over"
-    """What this process knows of the last run of the job. ``hung``: it goes on, but blocks no other."""
+    """What this process knows of the last run of the job. ``hung``: it goes on, but blocks no other. ``blocks``: it is
+    hung, too, and no other may start, because too many are."""
     own_last: int = 0
     """The last slot of the job that a claim of this very term has decided, or started again; 0 if there was none."""
 
@@ -123,6 +132,11 @@ class Decision(NamedTuple):
     """The slot of the run before; 0 if there was none."""
     last_outcome: str
     """How that run has ended; ``none`` if there was none."""
+    since: int = 0
+    """If not 0, the slots after this one and before the one that was claimed were recorded as ``missed``.
+
+    After a loss of data some of them may be ``unknown``.
+    """
 
 
 class Decisions(NamedTuple):
@@ -150,6 +164,19 @@ class End(NamedTuple):
     took: float
     """Seconds."""
     error: str = ""
+    order: Order | None = None
+    """That it has carried out. ``slot`` is then the instant at which that was given."""
+
+
+class Taken(NamedTuple):
+    """The answer to the leader that takes an order."""
+
+    verdict: str
+    """See ``take.lua``."""
+    at: float
+    """Seconds on the server's clock when that was decided."""
+    given: int
+    """When the order was given, in milliseconds on the server's clock."""
 
 
 def new_claim_id() -> str:
@@ -164,7 +191,7 @@ class SlotRequests:
     """
 
     def __init__(self, keys: Keys, candidate_id: str, token: int, began: float) -> None:
-        self._state, self._names = keys.state, slot_keys(keys)
+        self._keys, self._state, self._names = keys, keys.state, slot_keys(keys)
         self._candidate_id, self._token = candidate_id, token
         self._began = math.ceil(began * 1000)
 
@@ -191,20 +218,29 @@ class SlotRequests:
     def finish(self, ends: Sequence[End]) -> Request:
         """Say how runs have ended. The answer is of each whether its record was still there."""
         words: list[str | int | bytes] = [self._candidate_id]
+        keys = [*self._names]
         for end in ends:
-            who = end.token, end.name, end.slot, end.claim_id
-            words += (
-                *who,
-                end.outcome,
-                math.ceil(end.took * 1000),
-                end.error.encode("utf-8", "replace")[:LONGEST_ERROR],
-            )
+            words += end.token, end.name, end.slot, end.claim_id, end.outcome, math.ceil(end.took * 1000)
+            words.append(end.error.encode("utf-8", "replace")[:LONGEST_ERROR])
+            if end.order:
+                keys.append(order_key(self._keys, end.order.order_id))
+            words += (len(keys), end.order.by) if end.order else (0, "")
 
         def parse(reply: bytes) -> Sequence[bool]:
             finished = [line == b"finished" for line in reply.split(b"\n")[1:]]
             return _counted(finished, len(ends))
 
-        return Request(script("finish", self._names, tuple(words), parse))
+        return Request(script("finish", tuple(keys), tuple(words), parse))
+
+    def take(self, order: Order, last_run: Literal["over", "goes-on", "absent"], not_after: float) -> Request:
+        """Take an order to run a job now. The answer is ``Taken``.
+
+        ``last_run``: see ``Claim``; ``absent`` if there is no such job here. ``not_after``: as of ``claim``.
+        """
+        known = "absent" if last_run == "absent" else _LAST_RUN[last_run]
+        words = self._candidate_id, self._token, math.floor(not_after * 1000), order.name, known
+        keys = self._state, order_key(self._keys, order.order_id), self._names[1]
+        return Request(script("take", keys, words, _taken, single=True))
 
 
 def slot_keys(keys: Keys) -> tuple[str, str]:
@@ -222,11 +258,18 @@ def decisions(reply: bytes, count: int) -> Decisions:
     return Decisions(cast(Overall, verdict), int(at) / 1000, memory, each)
 
 
+def _taken(reply: bytes) -> Taken:
+    _, verdict, at, given, _ = reply.decode("utf-8", "replace").split("\n", 4)
+    if max(len(at), len(given)) > LONGEST_NUMBER:
+        raise ValueError("a number is too long")
+    return Taken(verdict, int(at) / 1000, int(given))
+
+
 def _decision(line: str) -> Decision:
-    verdict, slot, attempt, last, last_slot, outcome = line.split(" ")
-    if max(map(len, (slot, attempt, last, last_slot))) > LONGEST_NUMBER or verdict not in get_args(Verdict):
+    verdict, slot, attempt, last, last_slot, outcome, since = line.split(" ")
+    if max(map(len, (slot, attempt, last, last_slot, since))) > LONGEST_NUMBER or verdict not in get_args(Verdict):
         raise ValueError("no decision")
-    return Decision(cast(Verdict, verdict), int(slot), int(attempt), int(last), int(last_slot), outcome)
+    return Decision(cast(Verdict, verdict), int(slot), int(attempt), int(last), int(last_slot), outcome, int(since))
 
 
 def _counted(found: Sequence[T], count: int) -> Sequence[T]:

@@ -19,10 +19,12 @@ NOT guaranteed here: that a request which raised was not executed. Each script d
   - post: the message arrives twice, and the receivers act on it once.
   - collect: the messages that the first has taken are lost with its reply, as they are without a second one.
   - finish: the second finds the same end recorded, or adds a second entry to the stream.
+  - order: the second finds the order, and changes nothing.
+  - look: the second finds withdrawn what the first has withdrawn.
   - status, history, jobs and INFO only read.
 
   A claim is not sent a second time here, because the first could still be executed, behind a later claim (J7 in
-  ``slots``). ``jobs`` sends it again when the first is too old.
+  ``slots``). ``jobs`` sends it again when the first is too old. The same is true of take and once.
 
   A renewal or a poll is sent only on a connection that is open already, and the session chooses which, because a new
   one may lead to another server. reclaim or campaign, which check that, are sent instead. ``WAIT`` is never sent on

@@ -43,7 +43,7 @@ class Candidacy:
         log = TermLog(label, name, config.instance_id)
         candidate_id = f"{config.instance_id}:{secrets.token_hex(NONCE_LENGTH // 2)}"
         self._label, self._listeners, self._waker = label, listeners, Waker()
-        self.diagnostics = Diagnostics(label, config, log.about)
+        self.diagnostics = Diagnostics(label, config, log.about, lambda order: self.shared.ordered(order))
         self.shared = SharedState(
             config, candidate_id, label, listeners, publish, log, feed=self.feed, delivered=self._delivered
         )

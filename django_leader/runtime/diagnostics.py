@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from django_leader.protocol.config import FINGERPRINT_LENGTH, ValidConfig
 from django_leader.protocol.machine import State, Term
+from django_leader.protocol.orders import Order
 from django_leader.protocol.records import Answer, printable
 from django_leader.protocol.requests import SERVER_TIMER
 from django_leader.protocol.template import GarbledReply
@@ -66,8 +68,14 @@ UNEXPECTED = Outage(
 class Diagnostics(Hooks):
     """The warnings of one candidacy. Local, any thread; never raises."""
 
-    def __init__(self, label: str, config: ValidConfig, about: dict[str, str] | None = None) -> None:
-        self.label, self._config, self._about = label, config, about
+    def __init__(
+        self,
+        label: str,
+        config: ValidConfig,
+        about: dict[str, str] | None = None,
+        pass_on: Callable[[Order], object] = lambda order: None,
+    ) -> None:
+        self.label, self._config, self._about, self._pass_on = label, config, about, pass_on
         self._duplicates: set[str] = set()
         self._shared = False
         self._due, self._rested = clock.now(), True
@@ -170,6 +178,10 @@ class Diagnostics(Hooks):
         if not self._shared and other not in self._config.projects:
             self._shared = True
             self._warn("%s", shared_key(other, self._config))
+
+    def ordered(self, order: Order) -> None:
+        """Pass an order on to the thread that carries it out."""
+        self._pass_on(order)
 
     def server(self, info: dict[str, str]) -> None:
         """Warn of the server's configuration, as its ``INFO`` says it."""

@@ -10,6 +10,7 @@ short, and it must not raise. ``diagnostics`` implements the hooks as warnings i
 from __future__ import annotations
 
 from django_leader.protocol.machine import State
+from django_leader.protocol.orders import Order
 from django_leader.protocol.records import Answer
 
 
@@ -36,6 +37,9 @@ class Hooks:
 
     def project(self, other: str) -> None:
         """Handle that a candidate of the project ``other`` participates."""
+
+    def ordered(self, order: Order) -> None:
+        """Handle an order of an operator to this candidacy."""
 
     def server(self, info: dict[str, str]) -> None:
         """Handle a part of the server's configuration, as its ``INFO`` says it."""

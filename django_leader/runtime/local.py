@@ -80,6 +80,7 @@ class LocalLease(Lease):
             "release": self._release,
             "claim": self._claim,
             "finish": lambda candidate_id, *ends: local.slots.finish(ends),
+            "once": self._once,
         }
 
     def send(self, request: Request, wait: Request | None = None, until: float = 0.0) -> bytes | int:
@@ -147,6 +148,10 @@ class LocalLease(Lease):
         local = self._local
         leads = (local.holder, local.token) == (candidate_id, int(token)) and clock.now() < local.until
         return local.slots.claim(time.time_ns() // 1_000_000, int(began), claims, leads=leads)
+
+    def _once(self, process: str, not_after: str, *claim: str) -> bytes:
+        now, (*what, grace, goes_on, _) = time.time_ns() // 1_000_000, claim
+        return self._local.slots.claim(now, now, (*what, grace, "skip", goes_on, "0"), leads=True)
 
     def _answer(self, verdict: str, now: float) -> bytes:
         local = self._local

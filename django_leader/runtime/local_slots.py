@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from django_leader.protocol.slots import AHEAD
 
-CLAIM, END = 8, 7
+CLAIM, END = 8, 9
 """Words of a claim, and of the end of a run."""
 
 
@@ -58,11 +58,12 @@ class LocalSlots:
     ) -> str:
         record = self._records.setdefault(name, {"last": 0, "slot": 0, "outcome": "none"})
         before_slot, outcome, due = record["slot"], record["outcome"], int(slot)
+        left_out = int(record["last"]) if 0 < int(record["last"]) < int(before) else 0
         if due > now + AHEAD * 1000:
             verdict = "early"
         elif due <= int(record["last"]):
             verdict = "done"
-        elif here == "1":
+        elif here in ("1", "blocks"):
             verdict = "overlapped"
         elif not record["last"] and due <= began and policy != "rerun":
             verdict = "unknown"
@@ -70,6 +71,8 @@ class LocalSlots:
             verdict = "missed" if now > due + int(grace) else "run"
         if verdict not in ("early", "done"):
             record["last"] = due
+        else:
+            left_out = 0
         if verdict == "run":
             record |= {"slot": due, "claim": claim_id, "outcome": "-"}
-        return f"{verdict} {slot} {int(verdict == 'run')} {record['last']} {before_slot} {outcome}"
+        return f"{verdict} {slot} {int(verdict == 'run')} {record['last']} {before_slot} {outcome} {left_out}"

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from weakref import WeakSet
 
 from django_leader.exceptions import RedisUnavailable
-from django_leader.protocol.jobs import Decided, Job, JobSession
+from django_leader.protocol.jobs import Decided, Going, Job, JobSession
 from django_leader.protocol.session import Leave, Send
 from django_leader.protocol.slots import End
 from django_leader.redis.lease import Lease
 from django_leader.system import clock
+from django_leader.system.forks import register
 from django_leader.system.log import log
 
 from .jobs import Access
@@ -28,11 +30,21 @@ class Claimer:
 
     def __init__(self, job: Job, label: str) -> None:
         self._job, self._label = job, label
+        self.forget()
+        _claimers.add(self)
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child too, where no run goes on, and no thread is left to release the lock. Local."""
         self._lock = threading.Lock()
         # Under the lock:
         self._token = 0
         self._session: JobSession | None = None
-        self._going: dict[str, float] = {}
+        self._going: dict[str, Going] = {}
+        """The last run, if it goes on."""
+        self._last = ""
+        """Its claim."""
+        self._number = 0
+        """Of runs that go on."""
 
     def claim(self, access: Access) -> End | str:
         """Claim the last slot. Return how its run will have ended, but for the outcome; or why it is not run.
@@ -72,13 +84,17 @@ class Claimer:
         if not access.term.is_current():
             session.ended(end._replace(error="the term was over"))
             return "not-leading"
-        self._going[self._job.name] = clock.now()
+        self._number, self._last = self._number + 1, end.claim_id
+        self._going[self._job.name] = Going(clock.now(), self._number)
         return end
 
     def ended(self, access: Access, end: End) -> None:
         """Record the end of a run. One round trip on a new connection. Log it if that fails."""
         with self._lock:
-            self._going.pop(self._job.name, None)
+            self._number = max(self._number - 1, 0)  # in a child of a fork it was never counted
+            last = self._going.pop(self._job.name, None)
+            if last and self._last != end.claim_id:
+                self._going[self._job.name] = last._replace(number=self._number)
             lease = access.open()
             try:
                 lease.ask(access.requests().finish([end]))
@@ -87,3 +103,13 @@ class Claimer:
                 log(logging.WARNING, text, self._label, self._job.name, error)
             finally:
                 lease.channel.drop()
+
+
+def _after_fork() -> None:
+    for claimer in _claimers:
+        claimer.forget()
+
+
+_claimers: WeakSet[Claimer] = WeakSet()
+"""Those of this process, for a forked child."""
+register(after_in_child=_after_fork)

@@ -13,8 +13,10 @@ from typing import TypeVar
 import redis
 
 from django_leader.exceptions import RedisUnavailable
+from django_leader.protocol import orders
 from django_leader.protocol.config import ValidConfig
 from django_leader.protocol.job_records import JobRecords, job_records
+from django_leader.protocol.orders import Look, Order
 from django_leader.protocol.records import ElectionStatus, Event, LeaderInfo, printable
 from django_leader.redis.connector import Connect, connector
 from django_leader.redis.lease import Lease
@@ -94,6 +96,21 @@ class Questions:
     def _records(self, lease: Lease, names: Sequence[str]) -> JobRecords:
         records: JobRecords = lease.ask(job_records(self.config.keys, names))
         return records
+
+    def connection(self) -> tuple[Connect, ValidConfig]:
+        """For this package: return how to connect, and the settings. Local. Raise as ``status()`` does for settings."""
+        return self._connect(), self.config
+
+    def look(self, order_id: str, *, withdraw: bool = False) -> Look:
+        """For this package: return what has become of an order. Cost and errors: as of ``status()``."""
+        request = orders.look(self.config.keys, order_id, withdraw=withdraw)
+        seen: Look = ask(self._connect(), self.config, self.label, lambda lease: lease.ask(request))
+        return seen
+
+    def give(self, order: Order, seen: Look, not_after: float) -> str:
+        """For this package: give an order; see ``protocol.orders``. Cost and errors: as of ``status()``."""
+        request = orders.give(self.config, order, seen, not_after)
+        return str(ask(self._connect(), self.config, self.label, lambda lease: lease.ask(request)))
 
     def status(self) -> ElectionStatus:
         """Return the election as Redis has it. One round trip, on a new connection of its own; any thread.

@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, NamedTuple
 
-from django_leader.protocol.jobs import Job
+from django_leader.protocol.jobs import Going, Job
 from django_leader.protocol.slots import LONGEST_ERROR, End, Outcome
 from django_leader.system import clock
 from django_leader.system.log import log
@@ -66,6 +67,11 @@ class Run:
     """The run before; None if none is known."""
     term: Term
     """The term in which the run was started."""
+    requested_by: str = ""
+    """Who has asked for a run outside of the schedule (``leader_jobs --run``). Empty for the run of a slot.
+
+    ``scheduled_for`` is then the instant at which it was asked for, and ``previous`` is None.
+    """
 
     @property
     def token(self) -> int:
@@ -88,6 +94,8 @@ class JobSpec(NamedTuple):
     call: Callable[[Run], Any]
     jitter: float = 0.0
     """Seconds over which the starts of the slots are spread, by the name and the slot."""
+    coroutine: bool = False
+    """Whether ``call`` returns a coroutine."""
 
 
 class _Going(NamedTuple):
@@ -96,6 +104,9 @@ class _Going(NamedTuple):
     end: End
     """How it will have ended, but for the outcome."""
     since: float
+    max_run: float
+    begun: bool
+    """Whether its function was called. Before that it waits for its jitter."""
     pid: int
     """The process in which it goes on: its children have a copy of the thread."""
 
@@ -113,8 +124,8 @@ class Runs:
         # Under the lock:
         self._going: dict[str, _Going] = {}
         """The last run of each job, while it goes on."""
-        self._number = 0
-        """Of runs that go on, hung ones that were overtaken included."""
+        self._numbers: Counter[str] = Counter()
+        """How many runs of each job go on, hung ones that were overtaken included."""
         self._ended: deque[End] = deque()
         """What no loop has taken yet."""
         self._loops = 0
@@ -129,36 +140,38 @@ class Runs:
             self._woken = True
             self._changed.notify_all()
 
-    def since(self) -> dict[str, float]:
-        """Return since when the last run of a job goes on, by name. Local."""
+    def names(self) -> list[str]:
+        """Return the jobs whose last run goes on. Local."""
         with self._changed:
-            return {name: going.since for name, going in self._going.items()}
+            return sorted(self._going)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a run goes on. Local."""
-        return self._number > 0
+    def hung_at(self) -> float:
+        """Return the instant at which all that goes on will be hung; minus infinity if nothing goes on. Local."""
+        with self._changed:
+            return max((going.since + going.max_run for going in self._going.values()), default=-math.inf)
 
     def start(self, spec: JobSpec, run: Run, end: End) -> None:
         """Start a run in a thread of its own. Raise ``RuntimeError`` or ``MemoryError`` if none can be started."""
-        going = _Going(end, clock.now(), os.getpid())
+        going = _Going(end, clock.now(), spec.job.max_run, not spec.jitter, os.getpid())
         with self._changed:
-            self._going[end.name], self._number = going, self._number + 1
+            self._going[end.name] = going
+            self._numbers[end.name] += 1
         try:
             OwnThread(partial(self._run, spec, run, going), f"{self.label} job {run.name}").start()
         except BaseException:
             self._over(going)
             raise
 
-    def take(self) -> tuple[list[End], dict[str, float]]:
-        """Return what has ended since the last call, and since when the last run of a job goes on, by name. Local.
+    def take(self) -> tuple[list[End], dict[str, Going]]:
+        """Return what has ended since the last call, and the last run of each job if it goes on, by name. Local.
 
         Together, because a claim must not find a run neither going on nor ended.
         """
         with self._changed:
             ends, self._woken = list(self._ended), False
             self._ended.clear()
-            return ends, {name: going.since for name, going in self._going.items()}
+            known = self._going.items()
+            return ends, {name: Going(going.since, self._numbers[name], going.begun) for name, going in known}
 
     def wait(self, seconds: float) -> None:
         """Wait so long, or until something has changed. Local."""
@@ -180,14 +193,15 @@ class Runs:
             self._record_alone()
 
     def _run(self, spec: JobSpec, run: Run, going: _Going) -> None:
-        if spec.jitter and run.term.lost.wait(spread(run.name, run.scheduled_for, spec.jitter)):
+        jitter = 0.0 if run.requested_by else spec.jitter
+        if jitter and run.term.lost.wait(spread(run.name, run.scheduled_for, jitter)):
             log(logging.INFO, "%s: the job %r was not started: the term ended before", self.label, run.name)
             self._over(going, going.end._replace(error="the term ended before"))
             return
         began = clock.now()
         with self._changed:
             if self._going.get(run.name) is going:
-                self._going[run.name] = going._replace(since=began)
+                self._going[run.name] = going._replace(since=began, begun=True)
         outcome, error = self._outcome(spec, run, going)
         if os.getpid() == going.pid:
             self._over(going, going.end._replace(outcome=outcome, took=clock.now() - began, error=error))
@@ -204,7 +218,7 @@ class Runs:
 
     def _over(self, going: _Going, end: End | None = None) -> None:
         with self._changed:
-            self._number -= 1
+            self._numbers[going.end.name] -= 1
             known = self._going.get(going.end.name)
             if known and known.end is going.end:
                 del self._going[going.end.name]

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from django_leader.protocol import machine
 from django_leader.protocol.config import ValidConfig
 from django_leader.protocol.expiry import stepped
+from django_leader.protocol.orders import Order
 from django_leader.system import clock
 
 from .announcer import Announcer
@@ -67,6 +68,8 @@ class SharedState:
         self.stop_asked = False
         # Set by the thread of the jobs, called by the thread that applies an event. Local.
         self.clock_stepped: Callable[[], object] = lambda: None
+        # Set by the thread of the jobs, called by the election thread. Local.
+        self.ordered: Callable[[Order], object] = lambda order: None
         # Only in the election thread: a grant reaches only that one.
         self._next_cell: Cell | None = None
         # Lines are added under ``changed``. Any thread writes them to the log, without it.

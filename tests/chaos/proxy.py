@@ -42,6 +42,9 @@ class Direction:
         self.open.set()
         self.lost = False
         self.delay = (0.0, 0.0)
+        self.wanted = b""
+        """The next piece with this is kept until ``late`` is set, and so is what follows on its connection."""
+        self.late = asyncio.Event()
 
     async def carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[], bool] = lambda: True
@@ -58,6 +61,9 @@ class Direction:
                 await self.open.wait()
                 if not passes():
                     break
+                if self.wanted and self.wanted in data:
+                    self.wanted = b""
+                    await self.late.wait()
                 if self.delay[1]:
                     await asyncio.sleep(random.uniform(*self.delay))
                 if not self.lost and not gone:
@@ -224,6 +230,19 @@ class Proxy:
 
         self._network.run(hold())
 
+    def hold_one(self, text: bytes) -> None:
+        """Keeps the next request with ``text`` here, to deliver it when all is well again. Others pass."""
+
+        async def hold_one() -> None:
+            self.requests.wanted, self.requests.late = text, asyncio.Event()
+
+        self._network.run(hold_one())
+
+    @property
+    def holds_one(self) -> bool:
+        """Whether it has that request."""
+        return not self.requests.wanted
+
     def lose_replies(self) -> None:
         """Requests arrive, and their replies are lost."""
 
@@ -283,6 +302,8 @@ class Proxy:
         for direction in (self.requests, self.replies):
             direction.lost, direction.delay = False, (0.0, 0.0)
             direction.open.set()
+            direction.wanted = b""
+            direction.late.set()
         if self._acceptor.done():
             self._listener.close()
             self._listen()

@@ -14,7 +14,7 @@ from django_leader.handler import elections
 from django_leader.startup.starter import Starter
 from tests.support.servers import RedisServer
 
-FAST = {"LOCK_TTL": 6, "HEARTBEAT_INTERVAL": 0.4, "RETRY_INTERVAL": 0.3, "QUARANTINE": 0}
+FAST = {"LOCK_TTL": 9, "HEARTBEAT_INTERVAL": 0.4, "RETRY_INTERVAL": 0.3, "QUARANTINE": 0}
 
 
 def caches(url: str, backend: str = "django_redis.cache.RedisCache") -> dict[str, Any]:

@@ -39,7 +39,7 @@ from tests.support.servers import GENEROUS, RedisServer, eventually
 def test_the_queries_can_be_awaited(project: Settings) -> None:
     election = elections["default"]
     election.start()
-    assert election.wait_for_leadership(20)
+    assert election.wait_for_leadership(GENEROUS)
 
     async def ask() -> tuple[Any, ...]:
         answers = election.aget_leader_info(), election.aget_leader_id(), election.astatus(), election.ahistory(1)
@@ -166,6 +166,17 @@ def test_no_coroutine_runs_where_greenlets_share_a_thread() -> None:
     assert "never awaited" not in done.stderr
 
 
+def test_a_coroutine_is_no_job_where_greenlets_share_a_thread() -> None:
+    """That is said once, and not at each slot."""
+    pytest.importorskip("gevent", reason="gevent is not installed")
+    command = [sys.executable, "-m", "tests.support.gevent_jobs"]
+    done: Any = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=90)
+    found = json.loads(done.stdout)
+    assert (set(found["ran"]), "django_leader.E024" in found["checks"]) == ({"plain"}, True), done.stderr
+    [line] = [line for line in found["said"] if line.startswith("ERROR")]
+    assert "these jobs are not run in this process, because they are coroutine functions: coroutine." in line
+
+
 @pytest.mark.parametrize("run", [run_coroutine, handler._run_coroutine])
 def test_a_coroutine_that_cannot_run_is_refused_and_closed(
     monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], None]
@@ -181,7 +192,7 @@ def test_a_coroutine_that_cannot_run_is_refused_and_closed(
 def test_an_async_view_asks_directly(project: Settings, settings: Settings) -> None:
     settings.ROOT_URLCONF = "tests.django.async_urls"
     elections["default"].start()
-    assert elections["default"].wait_for_leadership(20)
+    assert elections["default"].wait_for_leadership(GENEROUS)
 
     async def get() -> Any:
         return (await AsyncClient().get("/")).json()
@@ -213,12 +224,12 @@ COMPLETE = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 def test_lifespan_hands_over_for_an_application_that_knows_none(project: Settings) -> None:
     elections["default"].start()
-    assert elections["default"].wait_for_leadership(20)
+    assert elections["default"].wait_for_leadership(GENEROUS)
     assert lifespan(ASGIHandler(), "startup", "shutdown") == COMPLETE
     assert not elections["default"].running
     assert elections["default"].get_leader_info() is None
     elections["default"].start()
-    assert elections["default"].wait_for_leadership(20), "the process goes on, and may be a candidate again"
+    assert elections["default"].wait_for_leadership(GENEROUS), "the process goes on, and may be a candidate again"
 
 
 def test_lifespan_is_answered_for_an_application_that_just_returns() -> None:
@@ -230,7 +241,7 @@ def test_lifespan_is_answered_for_an_application_that_just_returns() -> None:
 
 def test_lifespan_hands_over_though_the_pool_of_the_loop_is_busy(project: Settings) -> None:
     elections["default"].start()
-    assert elections["default"].wait_for_leadership(20)
+    assert elections["default"].wait_for_leadership(GENEROUS)
     over = threading.Event()
 
     async def application(scope: Any, receive: Any, send: Any) -> None:

@@ -99,6 +99,9 @@ CASES: list[tuple[str, Any, str]] = [
     ("E015", {"default": {"MIN_REPLICAS": "1"}}, "give a whole number of replicas"),
     ("E015", {"default": {"MIN_REPLICAS": -1}}, "give a whole number of replicas, 0 to 100"),
     ("E015", {"default": {}, "a": {"MIN_REPLICAS": True}}, "give a whole number of replicas"),
+    ("E023", {"default": {"JOB_THREADS": 0}}, "JOB_THREADS is 0; give a whole number of threads, 1 to 1000"),
+    ("E023", {"default": {"JOB_THREADS": "8"}}, "give a whole number of threads"),
+    ("E023", {"default": {}, "a": {"JOB_THREADS": True}}, "give a whole number of threads"),
     ("E016", {"default": {"SAME_HOST_TAKEOVER": 1}}, "use True or False"),
     ("E016", {"default": {}, "a": {"SAME_HOST_TAKEOVER": None}}, "use True or False"),
     ("E017", {"default": {"HANDLE_SIGTERM": "yes"}}, "use True or False"),
@@ -312,5 +315,5 @@ def test_the_numbers_never_change() -> None:
         "CACHE": "003", "REDIS_KEY_NAME": "004", "REDIS_INFO_KEY_NAME": "005", "LOCK_TTL": "006",
         "HEARTBEAT_INTERVAL": "007", "RETRY_INTERVAL": "008", "INSTANCE_ID": "009", "HOSTNAME": "010",
         "AUTOSTART": "011", "SERVING_COMMANDS": "012", "QUARANTINE": "014", "MIN_REPLICAS": "015",
-        "SAME_HOST_TAKEOVER": "016", "HANDLE_SIGTERM": "017", "LOCAL": "018",
+        "SAME_HOST_TAKEOVER": "016", "HANDLE_SIGTERM": "017", "LOCAL": "018", "JOB_THREADS": "023",
     }  # fmt: skip

@@ -25,6 +25,7 @@ from django_leader import (
     leader_only,
 )
 from django_leader.testing import following, leading
+from tests.support.servers import GENEROUS
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +145,7 @@ def registered(function: Any) -> Any:
         (Jobs, "it is a class; decorate its methods"),
         (Jobs.generator, "it is a generator function, so its body would run after the check"),
         (Jobs.asynchronous_generator, "it is a generator function, so its body would run after the check"),
-        (functools.partial(Jobs.generator, Jobs()), "it is an object of functools.partial"),
+        (functools.partial(Jobs.generator, Jobs()), "it is a functools.partial; write a function that makes the call"),
         (staticmethod(Jobs.plain), "write @leader_only below @staticmethod"),
         (classmethod(Jobs.plain), "write @leader_only below @classmethod"),  # type: ignore[arg-type]
         (
@@ -235,11 +236,11 @@ def test_assert_leader_in_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     election = elections["default"]
     election.start()
     try:
-        assert election.wait_for_leadership(20)
+        assert election.wait_for_leadership(GENEROUS)
         term = assert_leader()
         assert term.token == election.fencing_token
         assert election.resign()
-        assert term.lost.wait(20)
+        assert term.lost.wait(GENEROUS)
         with pytest.raises(NotLeader, match=r"does not lead; no process is known to lead now\. Call"):
             assert_leader()
         monkeypatch.setattr(type(election), "seen_leader", "web-2")

@@ -13,18 +13,20 @@ import types
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage
 from django.core.management import CommandError, call_command
+from django.core.management.base import BaseCommand
 from pytest_django import Settings
 
-from django_leader import Run, elections, periodic
+from django_leader import Run, elections, leader_required, once_per_slot, periodic
 from django_leader.job_checks import check_jobs
 from django_leader.protocol.slots import slot_keys
 from django_leader.registry import jobs
+from django_leader.testing import real_elections
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 
@@ -236,6 +238,22 @@ def elsewhere() -> None:
     assert not thread.is_alive()
 
 
+def test_a_job_that_comes_after_the_search_is_logged(
+    an_app: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    an_app("from django_leader import periodic\n@periodic(every=60)\ndef tidy(): pass\n")
+    jobs.discover()
+    assert caplog.text == ""
+    periodic(every=5, election="reports", name="late")(work)
+    [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert line.startswith(
+        "LEADER_ELECTIONS['reports']: the job 'late' of tests.django.test_jobs.work was registered late: "
+    )
+    assert line.endswith("Import that module in the module leader_jobs of an app")
+    once_per_slot(every=5, name="called")(work)
+    assert len(caplog.records) == 1, "that one is called by the application"
+
+
 def test_apps_that_are_not_ready_are_waited_for(an_app: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     an_app("from django_leader import periodic\n@periodic(every=60)\ndef tidy(): pass\n")
     ready = threading.Event()
@@ -292,6 +310,20 @@ def test_a_module_that_cannot_be_imported_ends_nothing(
     [message] = check_jobs()
     assert message.id == "django_leader.E020"
     assert "(ValueError: periodic: every is 0; give a number of seconds" in message.msg
+
+
+def test_jobs_in_the_folder_of_the_settings_are_told_of(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "site_with_jobs").mkdir()
+    (tmp_path / "site_with_jobs" / "leader_jobs.py").touch()
+    (tmp_path / "flat_settings.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.SETTINGS_MODULE, settings.ROOT_URLCONF = "flat_settings", "site_with_jobs.urls"
+    [message] = check_jobs()
+    assert (message.id, "site_with_jobs.leader_jobs do not run" in message.msg) == ("django_leader.W021", True)
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "site_with_jobs"]
+    assert check_jobs() == []
 
 
 def checked() -> list[CheckMessage]:
@@ -358,6 +390,29 @@ def test_the_leader_runs_jobs_and_the_command_shows_them(project: Settings, some
     assert some_server.client().exists(*slot_keys(elections["default"].config.keys)) == 2
 
 
+class WebCommand(BaseCommand):
+    """A command that competes with the web processes for their election."""
+
+    @leader_required(election="default")
+    def handle(self, *args: Any, **options: Any) -> None:
+        eventually(lambda: WebCommand.ran)
+
+    ran: ClassVar[list[Run]] = []
+
+
+def test_a_command_that_leads_an_election_runs_its_jobs(project: Settings, some_server: RedisServer) -> None:
+    """No other process does while it leads."""
+    some_server.client().flushall()
+
+    def job(run: Run) -> None:
+        WebCommand.ran.append(run)
+
+    periodic(every=1, name="job")(job)
+    with real_elections():
+        call_command(WebCommand())
+    assert WebCommand.ran[0].term.label == "LEADER_ELECTIONS['default']"
+
+
 DAY = 86400
 
 
@@ -390,7 +445,11 @@ def test_the_command_tells_a_slot_that_was_not_run(
 
 
 def test_without_jobs_the_command_says_so(project: Settings) -> None:
-    assert run_command() == (0, "No jobs are registered.\n", "")
+    assert run_command() == (
+        0,
+        "No jobs are registered. They are searched in the module leader_jobs of each app in INSTALLED_APPS.\n",
+        "",
+    )
 
 
 def test_the_command_cannot_say_anything_of_an_unknown_election(project: Settings) -> None:

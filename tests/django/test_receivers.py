@@ -439,7 +439,7 @@ async def lost(**kwargs):
 became_leader.connect(gained)
 lost_leadership.connect(lost)
 elections["default"].start()
-assert elections["default"].wait_for_leadership(20)
+assert elections["default"].wait_for_leadership(90)
 """
 
 

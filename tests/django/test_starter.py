@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -42,10 +42,24 @@ def starter(project: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def uwsgi(monkeypatch: pytest.MonkeyPatch) -> Any:
+def timers() -> Iterator[Callable[[], list[threading.Timer]]]:
+    """Return the timers of the test itself. They end with it."""
+    before = set(threading.enumerate())
+
+    def timers() -> list[threading.Timer]:
+        return [thread for thread in set(threading.enumerate()) - before if isinstance(thread, threading.Timer)]
+
+    yield timers
+    for timer in timers():
+        timer.cancel()
+        timer.join()
+
+
+@pytest.fixture
+def uwsgi(monkeypatch: pytest.MonkeyPatch, timers: Callable[[], list[threading.Timer]]) -> Any:
     """The module that uWSGI gives to its processes, in the master."""
     module: Any = ModuleType("uwsgi")
-    module.worker_id, module.opt, module.has_threads = lambda: 0, {}, 1
+    module.worker_id, module.opt, module.has_threads, module.timers = lambda: 0, {}, 1, timers
     monkeypatch.setitem(sys.modules, "uwsgi", module)
     monkeypatch.delitem(sys.modules, "uwsgidecorators", raising=False)
     return module
@@ -79,7 +93,7 @@ def test_a_worker_of_uwsgi_starts_when_it_serves_and_not_again(
     assert not elections["default"].running
     request_started.send(sender=None)
     eventually(lambda: elections["default"].running)
-    [timer] = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    [timer] = uwsgi.timers()
     timer.cancel()
     timer.function()
     assert caplog.text.count("started because") == 1
@@ -93,7 +107,7 @@ def test_s19_a_child_forked_by_a_worker_of_uwsgi_does_not_start(
     starter.ready()
     uwsgi.worker_id = lambda: 1
     uwsgi.post_fork_hook()
-    [timer] = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    [timer] = uwsgi.timers()
     timer.cancel()
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: -1)
@@ -132,7 +146,7 @@ def test_a_worker_that_loads_the_application_itself_stops_with_uwsgi_too(
 def test_a_mule_of_uwsgi_serves_nobody(starter: Starter, uwsgi: Any) -> None:
     starter.ready()
     uwsgi.post_fork_hook()
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert not uwsgi.timers()
     assert not elections["default"].running
 
 

@@ -115,7 +115,7 @@ def test_the_admin_shows_a_leader_in_german(reader: Client) -> None:
     assert "Leader-Wahlen" in shown
     assert f"{election.instance_id} (dieser Prozess) ist Leader" in shown
     assert re.search(r"Leader seit \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC Dauer: 0\sMinuten", shown)
-    assert re.search(r"Lease gilt noch \d,\d \d,\d s von 6 s", shown)
+    assert re.search(r"Lease gilt noch \d,\d \d,\d s von 9 s", shown)
     assert f"Dieser Prozess {election.instance_id} ist Leader startet nie: Dies ist ein Testlauf" in shown
     index = text(reader, "/admin/")
     assert "Leader-Wahl" in index

@@ -24,7 +24,8 @@ RUN_BY = {
     "tutorial": "test_tutorial.py::test_each_step_of_the_tutorial_goes_as_printed",
     "celery --app mysite beat": "test_howto_processes.py::test_of_two_celery_beats_one_sends_each_task_once",
     "python manage.py beat": "test_howto_processes.py::test_one_celery_beat_runs_and_the_next_one_waits",
-    "python manage.py run_huey": "test_howto_processes.py::test_huey_with_processes_runs_no_periodic_task_and_warns",
+    "python manage.py run_huey": "test_howto_processes.py::test_huey_with_processes_enqueues_too",
+    "python manage.py schedule_": "test_howto_schedulers.py::test_one_scheduler_runs_and_the_next_one_waits",
     "python manage.py poll": "test_howto.py::test_a_long_running_command_ends_by_sigterm",
     "python manage.py runserver": "test_howto_processes.py::test_local_leads_at_once_without_redis",
     "until python": "test_howto_operations.py::test_the_script_waits_until_leadership_has_left_the_host",
@@ -103,9 +104,7 @@ def server() -> Iterator[RedisServer]:
 def site(tmp_path_factory: pytest.TempPathFactory, server: RedisServer) -> Site:
     """A project with the commands of the pages, in which nobody leads, and a folder of programs."""
     made = Site(tmp_path_factory.mktemp("site"), server, "howto/cron")
-    made.write(
-        "mysite/settings.py", 'LEADER_ELECTIONS |= {"reports": {"CACHE": "leader"}, "huey": {"CACHE": "leader"}}\n'
-    )
+    made.write("mysite/settings.py", 'LEADER_ELECTIONS |= {"reports": {"CACHE": "leader"}}\n')
     made.write("my_app/management/commands/strict.py", STRICT)
     made.write("redis_cli.py", REDIS_CLI.format(port=server.port))
     for name, words in (("python", ""), ("manage.py", "manage.py"), ("redis-cli", "redis_cli.py")):
@@ -129,6 +128,8 @@ def test_a_command_of_the_manual_runs(site: Site, command: str) -> None:
     assert not re.search(r"Traceback|usage:|not found|Unknown command|unrecognized|No such", said), said
     expected = {0, 1} if "leader_status" in command else {0}
     if "> /dev/full" in command:
+        expected = {2}
+    if "leader_jobs --run" in command:  # the project of this test has no jobs; the page about them is tested with some
         expected = {2}
     assert done.returncode in expected, said
 

@@ -6,14 +6,15 @@ import json
 import re
 import signal
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from tests.docs.pages import GIVEN, block, blocks, page
+from django_leader.jobs import declared
+from tests.docs.pages import GIVEN, block, blocks, page, rows
 from tests.docs.site import Site
 from tests.docs.terminals import Project, Terminal, commands, project
 from tests.support.servers import RedisServer, eventually
@@ -79,12 +80,17 @@ def test_each_slot_is_run_once_through_a_hand_over(site: Project, own_server: Re
         assert any(instant(one.get("since", one["slot"])) <= slot <= instant(one["slot"]) for one in told), (slot, told)
     assert any("and its end is ok" in line for line in second.said)
 
-    [(ask, printed)] = [(ask, said) for ask, said in printed_commands().items() if "leader_jobs" in ask]
+    [(ask, printed), (order, expected)] = [
+        (ask, said) for ask, said in printed_commands().items() if "leader_jobs" in ask
+    ]
     rows = eventually(lambda: (found := shown(site, ask, " --json")) and all_well(found) and found, "no run goes on")
     assert [row["by"] for row in json.loads(rows)] == [instance(second)] * 2
     table = shown(site, ask).splitlines()
     assert [table[0].split(), len(table)] == [printed[0].split(), 3]
     assert table[2].split()[:4] == printed[1].replace("300", "1").split()[:4]
+    told_now = eventually(lambda: (said := shown(site, order)) and "ok" in said and said, "no slot is run just then")
+    assert told_now.split()[:4] == expected[0].split()[:4]
+    assert told_now.split()[4] == f"{instance(second)}:"
     second.end(signal.SIGKILL)
     eventually(lambda: shown(site, ask).count("overdue") == 2, "nobody leads")
     site.run(ask, status=1)
@@ -120,6 +126,25 @@ def test_a_snippet_makes_its_jobs(found: Any, tmp_path: Path, some_server: Redis
     site.write("my_app/leader_jobs.py", GIVEN + found.text)
     number = len(json.loads(site.manage("leader_jobs", "--json")[0]))
     assert number == len(re.findall(r"^@?periodic\(", found.text, re.MULTILINE))
+
+
+TRIGGERS = [row for row in rows(page(PAGE)) if row[0].startswith(('`"interval"', '`"cron"'))]
+
+
+@pytest.mark.parametrize(("trigger", "schedule"), TRIGGERS, ids=lambda cell: cell)
+def test_a_trigger_of_apscheduler_is_due_as_its_schedule(trigger: str, schedule: str) -> None:
+    scheduler = pytest.importorskip("apscheduler.schedulers.background").BackgroundScheduler(timezone=timezone.utc)
+    given = eval(f"arguments({trigger.strip('`')})", {"arguments": lambda kind, **fields: (kind, fields)})
+    at = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
+    job = scheduler.add_job(print, given[0], start_date=at, **given[1])
+    slots = declared(
+        "periodic", **eval(f"dict({schedule.strip('`')})"), **({"tz": "UTC"} if given[0] == "cron" else {})
+    )
+    before, slot = at - SECOND, at - SECOND
+    for _ in range(3):
+        before = job.trigger.get_next_fire_time(None if before < at else before, before + SECOND)
+        slot = datetime.fromtimestamp(slots("job").schedule.next(int(slot.timestamp() * 1000)) / 1000, timezone.utc)
+        assert before == slot
 
 
 def test_the_exit_statuses_are_those_of_the_reference() -> None:

@@ -152,59 +152,100 @@ INSTALLED_APPS += ["huey.contrib.djhuey"]
 HUEY = {"name": "mysite", "immediate": False, "connection": {"url": "redis://127.0.0.1:6379/2"}}
 """
 """What the page takes for granted: Huey's integration with Django, at the server of the test."""
-SCHEDULE = """
-from datetime import datetime
-from django_leader.testing import following, leading
-from huey.contrib.djhuey import HUEY
-from my_app import tasks
+SPED_UP = """
 
-def due(minute):
-    return [task.name for task in HUEY.read_periodic(datetime(2026, 1, 2, 3, minute))]
+import django_leader.huey
+from huey.consumer import Scheduler
 
-with leading("huey"), following("default"):
-    print(due(0), due(1))
-with leading("default"), following("huey"):
-    print(due(0), due(1))
+django_leader.huey.MINUTE = 1000
+Scheduler.periodic_task_seconds = 1
 """
-"""Asks Huey which tasks its scheduler would put into the queue in the minutes 0 and 1 of an hour."""
-DUE = ["['clear_sessions'] []", "[] []"]
+"""Added to the tasks: a minute takes a second."""
+
+
+def enqueued(*consumers: Terminal) -> int:
+    """How often these consumers have put the task into the queue."""
+    return sum("Enqueueing periodic task" in line for one in consumers for line in one.said)
+
+
+@pytest.fixture
+def consumers(site: Project) -> str:
+    """The command of the page, in a project with its tasks, where a minute takes a second."""
+    need(importlib.util.find_spec("huey"), "huey")
+    run, *_ = printed("howto/huey")
+    site.begin("howto/huey")
+    site.add(HUEY)
+    tasks = (site.folder / "my_app" / "tasks.py").read_text(encoding="utf-8")
+    site.write("my_app/tasks.py", tasks.replace('crontab(minute="0")', 'crontab(minute="*")') + SPED_UP)
+    return run
 
 
 @pytest.mark.timeout(300)
-def test_huey_puts_periodic_tasks_into_the_queue_in_one_consumer(site: Project) -> None:
-    need(importlib.util.find_spec("huey"), "huey")
-    page = "howto/huey"
-    run, ask = printed(page)
-    site.begin(page)
-    site.add(HUEY)
-    web, first, second = (site.start(command) for command in (RUNSERVER, run, run))
+def test_huey_enqueues_each_minute_at_most_once_across_a_kill(
+    site: Project, own_server: RedisServer, consumers: str
+) -> None:
+    _, ask, _ = printed("howto/huey")
+    web, first, second = (site.start(command) for command in (RUNSERVER, consumers, consumers))
     web.waits_for("['default']: leader, with token")
-    site.write("schedule.py", SCHEDULE)
-    assert site.run("python manage.py shell --no-imports < schedule.py").splitlines() == DUE
     [leader] = eventually(lambda: [one for one in (first, second) if one.has("leader, with token")], "one leads")
     [follower] = {first, second} - {leader}
     eventually(lambda: status(site, ask)["candidates"] == 2, "both consumers are candidates")
-    assert status(site, ask)["leader"] == instance(leader, "huey")
-    row = status(site, ask.replace("huey", "default"))
-    assert (row["leader"], row["candidates"]) == (instance(web, "default"), 1)
-    assert not follower.has("leader, with token")
-    leader.process.send_signal(signal.SIGINT)
-    assert instance(follower, "huey") != instance(leader, "huey")
-    assert leader.process.wait(GENEROUS) == 0
+    assert status(site, ask)["leader"] == instance(leader, "command:run_huey")
+    eventually(lambda: enqueued(leader) >= 3, "the leader enqueues")
+    assert enqueued(follower) == 0
+    leader.process.kill()
+    eventually(lambda: enqueued(follower) >= 3, "the next one does")
+    assert follower.end() == 0
+    assert follower.has("lost leadership: resigned")
+    client: Any = redis.Redis(port=own_server.port, db=1, decode_responses=True)
+    assert status(site, ask, exit_status=1)["leader"] is None
+    [stream] = client.keys("*command:run_huey*:runs")
+    run = [entry["slot"] for _, entry in client.xrange(stream) if entry["outcome"] == "ok"]
+    assert len(run) == len(set(run))
+    assert len(run) - enqueued(leader, follower) in (0, 1), "one may be lost with the killed leader"
 
 
-def test_huey_with_processes_runs_no_periodic_task_and_warns(site: Project) -> None:
+WAITS = """
+
+import pathlib, time
+from huey.contrib.djhuey import task
+
+@task()
+def wait() -> None:
+    while not pathlib.Path("go").exists():
+        time.sleep(0.1)
+"""
+"""Added to the tasks: one that lasts as long as the test says."""
+
+
+@pytest.mark.timeout(300)
+def test_a_huey_consumer_hands_over_before_its_tasks_end(site: Project, consumers: str) -> None:
+    tasks = site.folder / "my_app" / "tasks.py"
+    tasks.write_text(tasks.read_text(encoding="utf-8") + WAITS, encoding="utf-8")
+    first = site.start(consumers)
+    first.waits_for("leader, with token")
+    site.run("python manage.py shell --no-imports --command 'from my_app.tasks import wait; wait()'")
+    first.waits_for("Executing my_app.tasks.wait")
+    second = site.start(consumers)
+    second.waits_for(f"{instance(first, 'command:run_huey')} leads")
+    first.process.send_signal(signal.SIGINT)
+    eventually(lambda: enqueued(second), "the next one schedules")
+    assert first.process.poll() is None, "it works on its task"
+    site.write("go", "")
+    assert first.process.wait(GENEROUS) == 0
+
+
+def test_huey_with_processes_enqueues_too(site: Project, consumers: str) -> None:
+    consumer = site.start(f"{consumers} --worker-type process")
+    eventually(lambda: enqueued(consumer) >= 2, "its scheduler, which is a child, leads")
+    assert consumer.end() == 0
+
+
+def test_the_tests_of_huey_pass(site: Project) -> None:
     need(importlib.util.find_spec("huey"), "huey")
-    page = "howto/huey"
-    run, _ = printed(page)
-    site.begin(page)
-    site.add(HUEY + 'LEADER_ELECTIONS["huey"]["QUARANTINE"] = 0\n')
-    tasks = (site.folder / "my_app" / "tasks.py").read_text(encoding="utf-8")
-    site.write("my_app/tasks.py", tasks.replace('crontab(minute="0")', 'crontab(minute="*")'))
-    consumer = site.start(f"{run} --worker-type process")
-    consumer.waits_for(f"not participating: it is a child of process {consumer.process.pid}, which is the candidate")
-    assert not consumer.has("Enqueueing periodic task")
-    instance(consumer, "huey")
+    site.begin("howto/huey")
+    site.add(HUEY)
+    site.run("python manage.py test my_app")
 
 
 def test_local_leads_at_once_without_redis(tmp_path: Path) -> None:

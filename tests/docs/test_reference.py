@@ -19,20 +19,36 @@ from django.core.management import call_command
 from django.test import override_settings
 
 import django_leader
-from django_leader import Config, LeaderElection, LeaderInfo, acl, admin, asgi, checks, exceptions, signals, testing
+from django_leader import (
+    Config,
+    LeaderElection,
+    LeaderInfo,
+    acl,
+    admin,
+    asgi,
+    checks,
+    exceptions,
+    huey,
+    job_checks,
+    signals,
+    testing,
+)
 from django_leader.conf import UnknownElection
 from django_leader.decorators import GAVE_UP, UNAVAILABLE_EXIT, leader_required
 from django_leader.job_checks import check_jobs
 from django_leader.jobs import periodic
+from django_leader.management import run_now
 from django_leader.management.commands import leader_jobs, leader_status
 from django_leader.protocol import config, pace, requests
 from django_leader.protocol.jobs import LONGEST_GRACE
 from django_leader.protocol.machine import Reason
+from django_leader.protocol.orders import Look, Order, order_key
 from django_leader.protocol.records import LONGEST_NAME, Event
 from django_leader.protocol.schedule import SHORTEST_PERIOD
 from django_leader.protocol.slots import Verdict, slot_keys
 from django_leader.registry import jobs
 from django_leader.runtime import diagnostics
+from django_leader.runtime.orders import OPEN, Carried
 from django_leader.settings import FIELDS, KEYS, ElectionSettings, as_settings, read
 from django_leader.startup import autostart, starter
 from django_leader.system import log, sigterm, wakeup
@@ -100,7 +116,7 @@ def test_every_value_of_the_variable_is_told() -> None:
 def test_every_key_in_redis_is_told() -> None:
     keys = given(REDIS_KEY_NAME="<lock>").config.keys
     told = names(within(SETTINGS, 2, "REDIS_KEY_NAME"))
-    assert told == [keys.lock, *keys[2:], *slot_keys(keys), config.inbox(keys, "<candidate>")]
+    assert told == [keys.lock, *keys[2:], *slot_keys(keys), config.inbox(keys, "<candidate>"), order_key(keys, "<id>")]
 
 
 # Checks
@@ -141,6 +157,9 @@ def told_by_checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Check
     yield from (("always", message) for message in checks.check_process())
 
 
+async def coroutine() -> None: ...
+
+
 def told_of_jobs(monkeypatch: pytest.MonkeyPatch) -> list[CheckMessage]:
     """What is told of a module that raises, of two jobs of one name, and of jobs that cannot run well."""
     for name, value in {"_known": {}, "duplicates": [], "broken": {}, "_specs": {}, "_discoverer": 1}.items():
@@ -151,6 +170,9 @@ def told_of_jobs(monkeypatch: pytest.MonkeyPatch) -> list[CheckMessage]:
     periodic(every=60, name="job")(check_sections)
     periodic(every=1)(code_ids)
     periodic(every=60, name="other", election="reports")(code_ids)
+    periodic(every=60, name="coroutine")(coroutine)
+    monkeypatch.setattr(job_checks, "green", lambda: True)
+    monkeypatch.setattr(job_checks, "find_spec", lambda name: name)
     with override_settings(LEADER_ELECTIONS={"default": {}}, CACHES=test_checks.OTHER_REDIS):
         return check_jobs()
 
@@ -231,7 +253,7 @@ def test_every_public_name_is_on_the_page() -> None:
 
 
 def test_every_public_name_of_a_module_is_on_the_page() -> None:
-    for module in (testing, asgi):
+    for module in (testing, asgi, huey):
         own = {name for name, value in vars(module).items() if isinstance(value, FunctionType) and name[0] != "_"}
         own = {name for name in own if getattr(module, name).__module__ == module.__name__}
         prefix = module.__name__.removeprefix("django_leader.")
@@ -326,7 +348,7 @@ def test_every_argument_of_a_job_is_in_the_table() -> None:
 def test_every_outcome_of_a_slot_is_in_the_table() -> None:
     table = names([row for row in within(API, 2, "periodic") if len(row) == 2 and row[0].startswith("`")])
     scripts = "".join(
-        (PACKAGE / f"protocol/lua/{name}.lua").read_text(encoding="utf-8") for name in ("claim", "finish")
+        (PACKAGE / f"protocol/lua/{name}.lua").read_text(encoding="utf-8") for name in ("claim", "once", "finish")
     )
     written = re.findall(r"\bremember\([^)]*?, '([a-z-]+)'", scripts) + re.findall(r"decide\('([a-z-]+)'", scripts)
     written += re.findall(r"record\.outcome = '([a-z-]+)'", scripts) + re.findall(r"'(unreported|in-doubt)'", scripts)
@@ -346,7 +368,9 @@ def test_every_field_of_a_record_is_in_its_table(record: Any) -> None:
 def test_every_kind_of_event_is_in_its_table() -> None:
     """The scripts write the beginnings, and the reasons of an end are kinds, too."""
     scripts = {path.stem: path.read_text(encoding="utf-8") for path in (PACKAGE / "protocol/lua").glob("*.lua")}
-    lua = "".join(scripts[name] for name in scripts.keys() - {"claim", "finish"})  # these write the runs of jobs
+    lua = "".join(
+        scripts[name] for name in scripts.keys() - {"claim", "once", "finish"}
+    )  # these write the runs of jobs
     written = [call for call in re.findall(r"\bremember\((.*)\)", lua) if not call.startswith("event")]
     kinds = {kind for call in written for kind in re.findall(r"'([a-z-]+)'", call)}
     losses = set(re.findall(r"\blost = '([a-z ]+)'", lua))
@@ -414,11 +438,13 @@ def test_every_option_of_the_command_is_on_the_page(module: Any) -> None:
     own = [action for action in parser._actions if not set(action.option_strings) & command_options()]
     text = sections(COMMANDS, 2)[name]
     assert shown(text)[0].split(f"{name} ")[1] == "[-h] " + " ".join(
-        f"[{action.option_strings[0]}]" if action.option_strings else f"[{action.dest} ...]"
+        f"[{' '.join(filter(None, (action.option_strings[0], action.metavar)))}]"
+        if action.option_strings
+        else f"[{action.dest} ...]"
         for action in sorted(own, key=lambda action: not action.option_strings)
     )
     [table, *_] = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert {name.rstrip(" …") for name in names(rows(table))} == {
+    assert {name.rstrip(" …").partition(" ")[0] for name in names(rows(table))} == {
         action.option_strings[0] if action.option_strings else action.dest for action in own
     }
 
@@ -496,6 +522,22 @@ def test_every_field_of_a_job_is_in_its_table(monkeypatch: pytest.MonkeyPatch) -
     text = sections(JSON, 2)["leader_jobs --json"]
     [example] = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
     assert names(rows(text)) == list(row) == list(example[0])
+    alone = leader_jobs._row(job._replace(leaderless=True), None, 0)
+    nullable = {name for name in row if row[name] is None or alone[name] is None}
+    assert {first.strip("`") for first, _, _, null, _ in rows(text) if null != "never"} == nullable
+
+
+def test_every_outcome_and_field_of_a_run_now_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told_of_jobs(monkeypatch)
+    table = within(COMMANDS, 3, "leader_jobs --run")
+    statuses = {first.strip("`"): int(status) for first, _, status in table}
+    assert statuses == run_now.STATUS | dict.fromkeys(set(OPEN.values()), run_now.UNKNOWN)
+    job = next(job for job in jobs.all() if not job.called)
+    nothing = Look(0.0, "", 0, "", 0, "", 0.0, "")
+    row = run_now.as_dict(job, Carried(Order("id", job.spec.job.name, "anna"), "unknown", nothing))
+    text = sections(JSON, 2)["leader_jobs --run --json"]
+    [example] = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    assert names(rows(text)) == list(row) == list(example)
     nullable = {name for name, value in row.items() if value is None}
     assert {first.strip("`") for first, _, _, null, _ in rows(text) if null != "never"} == nullable
 

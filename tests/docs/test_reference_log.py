@@ -118,8 +118,9 @@ def test_the_page_has_no_line_that_is_not_logged() -> None:
 def test_the_table_of_all_lines_names_each_section_and_its_level() -> None:
     table = rows(sections(page("reference/log"), 2)["All lines"])
     named = [(level, re.findall(r"^\[(.+?)\]\(", name)[0]) for level, name, _ in table]
-    both = {"WARNING": "WARNING, INFO"}
-    assert named == [(both[level] if "Level: " in body else level, name) for name, (level, body) in LOG.items()]
+    told = {name: re.findall("^Level: .*$", body, re.MULTILINE) for name, (_, body) in LOG.items()}
+    others = {name: [level for level in ("INFO", "ERROR") if level in "".join(told[name])] for name in LOG}
+    assert named == [(", ".join([level, *others[name]]), name) for name, (level, _) in LOG.items()]
 
 
 def test_the_fields_of_the_records_are_in_their_table() -> None:

@@ -25,9 +25,9 @@ strict = true
 plugins = mypy_django_plugin.main
 [mypy-apscheduler.*]
 ignore_missing_imports = true
-[mypy-django_redis.*,huey.*,celery.*]
+[mypy-django_redis.*,huey.*,celery.*,dramatiq.*,dramatiq_crontab.*,rq.*]
 ignore_missing_imports = true
-[mypy-howto_huey_my_app.*]
+[mypy-howto_huey_my_app.*,howto_schedulers_my_app.*]
 disallow_untyped_decorators = false
 [mypy.plugins.django-stubs]
 django_settings_module = "settings"
@@ -37,6 +37,7 @@ PYRIGHT = {
     "reportUntypedFunctionDecorator": "error",
     "reportUntypedClassDecorator": "error",
     "extraPaths": [str(ROOT)],
+    "ignore": ["howto_schedulers_my_app"],  # packages without types, which not every environment has
 }
 
 pytestmark = pytest.mark.timeout(600)

@@ -16,7 +16,7 @@ import pytest
 
 from django_leader.system.clock import now
 from tests.support.candidates import ROOT, Candidate
-from tests.support.servers import RedisServer, eventually
+from tests.support.servers import GENEROUS, RedisServer, eventually
 
 FORKS = int(os.environ.get("FORKS", "500"))
 """Of the storm. CI has twice as many."""
@@ -148,7 +148,7 @@ def test_s19_a_callback_that_forks_leaves_the_term_to_its_parent(
     else:
         check_goes_on(parent, token, own_server)
     parent.tell("exit")
-    assert parent.process.wait(20) == 0
+    assert parent.process.wait(GENEROUS) == 0
     assert [kind for kind, _, _ in history(own_server)] == ["elected", "resigned"]
 
 
@@ -217,7 +217,7 @@ def hook(event, args):
 
 sys.addaudithook(hook)
 election.start()
-assert election.wait_for_leadership(20)
+assert election.wait_for_leadership(90)
 election.stop()
 print(imported)
 """
@@ -281,7 +281,7 @@ import multiprocessing
 
 def work():
     import starts
-    assert starts.election.wait_for_leadership(20)
+    assert starts.election.wait_for_leadership(90)
     print("led", flush=True)
 
 if __name__ == "__main__":

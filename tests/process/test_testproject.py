@@ -16,7 +16,7 @@ import pytest
 
 from testproject.embedded import die_with_parent
 from tests.support.candidates import ROOT
-from tests.support.servers import RedisServer, eventually, free_port
+from tests.support.servers import GENEROUS, RedisServer, eventually, free_port
 
 MANAGE = [sys.executable, str(ROOT / "testproject" / "manage.py")]
 
@@ -42,7 +42,7 @@ def web(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
         )
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    assert process.wait(20) == -signal.SIGTERM, "as without us"
+    assert process.wait(GENEROUS) == -signal.SIGTERM, "as without us"
     said = (tmp_path / "log").read_text()
     assert "scheduler started" in said
     assert "scheduler stopped" in said, "at the end of the process the receiver was told"
@@ -85,7 +85,7 @@ def test_of_two_processes_one_writes_the_report(environment: dict[str, str]) -> 
         assert (second.returncode, second.stdout) == (0, "")
         assert f"(pid {first.pid}) leads the election 'command:nightly_report'" in second.stderr
         first.send_signal(2)  # Ctrl-C
-        first.wait(20)
+        first.wait(GENEROUS)
     third = subprocess.run([*MANAGE, "nightly_report"], env=environment, capture_output=True, text=True, check=True)
     assert third.stdout.endswith("done\n"), "the interrupted command has let go"
 

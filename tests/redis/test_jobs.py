@@ -17,7 +17,8 @@ from django_leader import Config, LeaderElection
 from django_leader.exceptions import LeadershipLost
 from django_leader.protocol.jobs import Job
 from django_leader.protocol.schedule import Cron
-from django_leader.protocol.slots import slot_keys
+from django_leader.protocol.slots import End, slot_keys
+from django_leader.runtime.once import Claimer
 from django_leader.runtime.runs import JobSpec, Run, spread
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
@@ -200,6 +201,87 @@ def test_j08_a_hung_run_does_not_block_the_next(make: Make, some_server: RedisSe
     eventually(lambda: (slot, "ok") in outcomes(some_server, election), "it has ended after all")
 
 
+def test_j08_at_most_three_runs_of_a_job_hang(make: Make, some_server: RedisServer, caplog: Any) -> None:
+    record, go = Recorder(), threading.Event()
+
+    def hangs(run: Run) -> None:
+        record(run)
+        go.wait(GENEROUS)
+
+    election = make(job(hangs, max_run=0.05))
+    election.start()
+    eventually(lambda: [outcome for _, outcome in outcomes(some_server, election)].count("overlapped") >= 5)
+    assert len(record.runs) == 3
+    [entry] = [entry for entry in caplog.records if entry.levelno == logging.ERROR]
+    assert "the job 'job' was not run: 3 of its runs hang" in entry.getMessage()
+    told = [fields[b"outcome"] for fields in entries(some_server, election)]
+    assert told.count(b"hung") == 3, "the third is recorded as hung, too"
+    go.set()
+    eventually(lambda: len(record.runs) > 3)
+
+
+def test_a_stop_does_not_wait_for_runs_that_hang(make: Make, some_server: RedisServer) -> None:
+    began, go = threading.Event(), threading.Event()
+
+    def hangs(run: Run) -> None:
+        began.set()
+        go.wait()
+
+    elections = [make(job(hangs, HOURLY, in_doubt="rerun", grace=4000, max_run=0.2), lock_ttl=600) for _ in range(2)]
+    for election in elections:
+        election.start()
+        assert election.wait_for_leadership(GENEROUS)
+        assert began.wait(GENEROUS)
+        election.stop()  # otherwise nobody leads before the lease of ten minutes is over
+    go.set()
+
+
+def test_j08_more_runs_than_threads_do_not_go_on(make: Make, some_server: RedisServer, caplog: Any) -> None:
+    lock, most, going, starts = threading.Lock(), [0], [0], Counter[str]()
+
+    def waits(run: Run) -> None:
+        with lock:
+            going[0] += 1
+            most[0] = max(most[0], going[0])
+            starts[run.name] += 1
+        time.sleep(0.02)
+        with lock:
+            going[0] -= 1
+
+    specs = [JobSpec(Job(f"job {number}", Often(), 60.0), waits) for number in range(9)]
+    election = make(*specs, job_threads=2, lock_ttl=60, heartbeat_interval=5)
+    election.start()
+    eventually(lambda: len(starts) == 9 and min(starts.values()) >= 3, "each gets its turn")
+    assert most[0] == 2
+
+
+def test_the_log_says_that_jobs_wait_for_threads(make: Make, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django_leader.runtime.jobs.PATIENCE", 0.1)
+    go = threading.Event()
+    busy = JobSpec(Job("busy", HOURLY, 4000, "rerun"), lambda run: go.wait(GENEROUS))
+    others = [JobSpec(Job(f"job {number}", HOURLY, 4000, "rerun"), lambda run: None) for number in range(2)]
+    election = make(busy, *others, job_threads=1)
+    election.start()
+    text = "jobs start late: 2 wait for one of the 1 threads for jobs (JOB_THREADS), which are busy with busy"
+    eventually(lambda: text in caplog.text)
+    go.set()
+
+
+def test_slots_that_were_left_out_are_logged_once(make: Make, some_server: RedisServer, caplog: Any) -> None:
+    record = Recorder()
+    elections = [make(job(record, grace=0.05)) for _ in range(2)]
+    for election in elections:
+        election.start()
+        assert election.wait_for_leadership(GENEROUS)
+        count = len(record.runs)
+        eventually(lambda: len(record.runs) > count + 1)  # noqa: B023
+        election.stop()
+        time.sleep(0.35)  # so that slots are missed
+    lines = [entry.getMessage() for entry in caplog.records if "for the slots from" in entry.getMessage()]
+    assert len(lines) == 1
+    assert lines[0].endswith("the job 'job' was not run: no process has claimed them before a later one was due")
+
+
 def test_a_stop_waits_for_runs_and_records_their_ends(make: Make, some_server: RedisServer) -> None:
     began, go = threading.Event(), threading.Event()
     lost: list[bool] = []
@@ -283,6 +365,33 @@ def test_without_a_term_no_slot_can_be_claimed(make: Make) -> None:
     assert election.access()
     election.stop()
     assert election.access() is None
+
+
+def test_j08_at_most_three_calls_of_a_function_hang(make: Make) -> None:
+    election = make(lock_ttl=60, heartbeat_interval=5)
+    election.start()
+    assert election.wait_for_leadership(GENEROUS)
+    access, claimer = election.access(), Claimer(Job("job", Often(), 60.0, "rerun", 0.01), "test")
+    assert access
+
+    def claim(wanted: Callable[[End | str], bool]) -> End | str:
+        found: End | str = eventually(lambda: found if wanted(found := claimer.claim(access)) else None)
+        return found
+
+    ends = [claim(lambda found: not isinstance(found, str)) for _ in range(3)]
+    time.sleep(0.2)  # so that the third is hung, too
+    assert [claimer.claim(access), claim(lambda found: found != "done")] == ["overlapped"] * 2
+    claimer.ended(access, ends[0])  # type: ignore[arg-type]
+    assert claim(lambda found: not isinstance(found, str))
+
+
+def test_a_forked_child_waits_for_no_claim_of_its_parent() -> None:
+    claimer = Claimer(Job("job", Often()), "test")
+    with claimer._lock:
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if claimer._lock.acquire(blocking=False) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_a_job_may_stop_the_election(make: Make) -> None:
@@ -415,7 +524,7 @@ def test_an_end_that_was_not_told_is_told_in_the_next_term(make: Make, start_ser
         server.freeze()
         eventually(lambda: not election.is_leader())
         go.set()
-        eventually(lambda: not election.runs.busy)
+        eventually(lambda: not election.runs.names())
         server.thaw()
         assert election.wait_for_leadership(GENEROUS)
         eventually(lambda: (round(record.slots()[0] * 1000), "ok") in outcomes(server, election))
@@ -449,7 +558,7 @@ def test_a_run_that_jitter_has_kept_from_starting_has_not_failed(
     record = Recorder()
     election = make(job(record, HOURLY, in_doubt="rerun", grace=4000, jitter=3600.0))
     election.start()
-    eventually(lambda: election.runs.busy)
+    eventually(lambda: election.runs.names())
     election.stop()
     eventually(lambda: outcomes(some_server, election)[-1][1] == "failed-to-start")
     assert record.runs == []

@@ -17,6 +17,10 @@ from pytest_django import Settings
 
 from django_leader import Config, LeaderElection, RedisUnavailable, acl
 from django_leader.protocol.fence import mark_key
+from django_leader.protocol.jobs import Job
+from django_leader.protocol.schedule import Every
+from django_leader.runtime.orders import run_now
+from django_leader.runtime.runs import JobSpec
 from django_leader.settings import read
 from tests.docs.pages import block
 from tests.support.candidates import ROOT
@@ -65,6 +69,18 @@ def test_an_election_needs_no_more_than_the_manual_says(user: redis.Redis, own_s
     finally:
         first.stop()
         second.stop()
+
+
+def test_jobs_and_orders_need_no_more_than_the_manual_says(user: redis.Redis) -> None:
+    spec = JobSpec(Job("job", Every(1)), lambda run: None)
+    election = LeaderElection(user, Config(**FAST | {"lock_ttl": 30}), jobs=lambda: [spec])
+    try:
+        election.start()
+        assert election.wait_for_leadership(GENEROUS)
+        eventually(lambda: run_now(election, "job", "anna", GENEROUS).outcome == "ok", "no slot is run just then")
+        eventually(lambda: (told := election.job_records(["job"]).each[0]) and told.outcome == "ok", "a slot is run")
+    finally:
+        election.stop()
 
 
 def test_the_user_may_touch_nothing_else(own_server: RedisServer) -> None:

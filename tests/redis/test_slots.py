@@ -46,6 +46,7 @@ class Told(NamedTuple):
     last: int = 0
     last_slot: int = 0
     last_outcome: str = ""
+    since: int = 0
 
 
 class Leader:

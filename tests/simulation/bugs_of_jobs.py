@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from django_leader.protocol.config import Config
 from django_leader.protocol.expiry import ExpiryProof
 from django_leader.protocol.jobs import Decided, Job, JobSession
+from django_leader.protocol.orders import Order
 from django_leader.protocol.schedule import Every
 from django_leader.protocol.session import Leave, Send, Wait
-from django_leader.protocol.slots import Claim, Decisions, End
+from django_leader.protocol.slots import Claim, Decisions, End, LastRun
 
 from .bugs import changed
 from .episode import play
@@ -68,6 +70,30 @@ class Forgetful(JobSession):
         return super()._claim(entry, at, now)._replace(own_last=0)
 
 
+class ForgetsOrders(JobSession):
+    """It does not know which orders it has carried out."""
+
+    def ordered(self, order: Order) -> None:
+        self._started.clear()
+        super().ordered(order)
+
+
+class Unlimited(JobSession):
+    """It claims whatever is due, however many runs go on."""
+
+    def next(self, now: float, watch: ExpiryProof, deadline: float) -> Send | Wait | Leave:
+        self._threads = math.inf
+        return super().next(now, watch, deadline)
+
+
+class Piling(JobSession):
+    """It starts a run beside any number of those that hang."""
+
+    def _last_run(self, job: Job, now: float) -> LastRun:
+        found = super()._last_run(job, now)
+        return "hung" if found == "blocks" else found
+
+
 RECORD = "local known = record ~= nil and record ~= false"
 LAST = "if slot <= record.last then"
 LED = " and state[2] == token and state[4] == candidate_id"
@@ -104,6 +130,33 @@ BUGS_OF_JOBS: dict[str, tuple[Callable[[], Rules], tuple[str, ...], str]] = {
     "a claim is sent again before the first is too old": (lambda: Rules(jobs=Hasty), ("link-late",), "J7"),
     "a run starts although its term is over": (lambda: Rules(own_term=False), ("link-slow", "resign", "pause"), "J2"),
     "ends are sent after claims": (lambda: Rules(jobs=ClaimsFirst), ("link-lossy", "link-mute"), "J7"),
+    "a stale leader takes an order": (
+        lambda: Rules(scripts=changed("take", " and state[2] == ARGV[3] and state[4] == ARGV[2]", "")),
+        ("order", "late-claims", "resign"),
+        "J2",
+    ),
+    "an order is not for one term": (
+        lambda: Rules(scripts=changed("take", "found[2] ~= ARGV[3] or ", "")),
+        ("order", "resign", "link-lossy"),
+        "J11",
+    ),
+    "an order is taken however old it is": (
+        lambda: Rules(scripts=changed("take", "if now > number(found[3]) then", "if false then")),
+        ("order", "link-slow"),
+        "J11",
+    ),
+    "a leader does not know which orders it has carried out": (
+        lambda: Rules(jobs=ForgetsOrders),
+        ("order", "restart-old"),
+        "J11",
+    ),
+    "an order that was withdrawn is taken": (
+        lambda: Rules(scripts=changed("take", "local open = found[1] == 'waiting'", "local open = true")),
+        ("order", "link-slow"),
+        "J11",
+    ),
+    "claims wait for no thread": (lambda: Rules(jobs=Unlimited), ("resign",), "J8"),
+    "any number of runs may hang": (lambda: Rules(jobs=Piling), ("resign",), "J8"),
     "claims are not confirmed by replicas": (lambda: Rules(jobs=Unconfirmed), ("split", "lag"), "J9"),
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from django_leader.protocol import machine
 from django_leader.protocol.config import Timing, ValidConfig
 from django_leader.protocol.hold import Clocks
+from django_leader.protocol.orders import Order
 from django_leader.protocol.records import Answer
 from django_leader.protocol.session import Leave, Send
 from django_leader.protocol.template import Request
@@ -122,6 +123,19 @@ class Sent:
         return self.request.template.name
 
 
+class _Orders(Hooks):
+    """Passes orders on to the thread of the jobs."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        self._candidate = candidate
+
+    def ordered(self, order: Order) -> None:
+        worker = self._candidate.process.worker
+        if worker and worker.candidate is self._candidate:
+            worker.session.ordered(order)
+            worker.go_on()
+
+
 class Candidate:
     """One process in the election: what ``runtime`` does around a session, without threads and at once."""
 
@@ -144,7 +158,7 @@ class Candidate:
             self.id,
             config,
             0,
-            Hooks(),
+            _Orders(self),
             random=rng.random,
             wall=lambda: WALL,
             clocks=self._clocks,

@@ -185,6 +185,8 @@ class Mischief:
             case "refuse":
                 server.refuses = "OOM command not allowed when used memory > 'maxmemory'."
                 self._later(fault, fault.lasts(ttl), self._accept)
+            case "order":
+                world.operators.orders(fault)
             case kind if kind in OF_REPLICAS:
                 self._replicas(fault)
             case _:

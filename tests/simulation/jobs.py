@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from django_leader.protocol import machine
 from django_leader.protocol.config import Timing
-from django_leader.protocol.jobs import Decided, Job
+from django_leader.protocol.jobs import Decided, Going, Job
+from django_leader.protocol.orders import Order
 from django_leader.protocol.session import Leave, Send
 from django_leader.protocol.slots import End, Outcome, SlotRequests
 
@@ -31,8 +32,10 @@ FAILS_EARLY = 0.5
 class Run:
     """One run of a job in a process."""
 
-    def __init__(self, job: Job, slot: int, claim_id: str, token: int, began: float) -> None:
-        self.job, self.slot, self.claim_id, self.token = job, slot, claim_id, token
+    def __init__(
+        self, job: Job, slot: int, claim_id: str, token: int, began: float, order: Order | None = None
+    ) -> None:
+        self.job, self.slot, self.claim_id, self.token, self.order = job, slot, claim_id, token, order
         self.began = began
         """By the clock of its process."""
         self.ended_at = math.inf
@@ -58,6 +61,7 @@ class Worker:
             self.process.going,
             candidate.session.requests.await_replicas(),
             lambda: f"c{world.number()}",
+            world.setup.threads,
         )
         self.request: Sent | None = None
         self.connected: tuple[Server, int, int] | None = None
@@ -148,7 +152,7 @@ class Worker:
         self.request = None
         if sent.reply is None:
             self.connected = None
-            if sent.closed and sent.name not in ("WAIT", "claim"):
+            if sent.closed and sent.name not in ("WAIT", "claim", "take"):
                 self._send(Sent(self, sent.request, self.world.now))  # on a new connection, as ``Runner`` does
                 return
             self.session.failed(self.candidate.local())
@@ -161,19 +165,24 @@ class Worker:
 
     def _decided(self, decided: Decided, sent: Sent) -> None:
         decision, ledger = decided.decision, self.world.ledger
-        ledger.counts[decision.verdict] += 1
+        ledger.counts[f"orders {decision.verdict}" if decided.order else decision.verdict] += 1
         if decision.verdict not in ("run", "rerun"):
             return
         if self.world.rules.own_term and not self.stands():
             ledger.counts["not started"] += 1
             return
         local = self.candidate.local()
-        run = Run(decided.job, decision.slot, decided.claim.claim_id, self.token, local)
+        run = Run(decided.job, decision.slot, decided.claim.claim_id, self.token, local, decided.order)
         if self.rng.random() < FAILS_TO_START:
             self._tell(run, "failed-to-start")
             return
-        ledger.starts(self, run, decision.verdict, sent)
-        self.process.going[decided.job.name], self.process.runs[decided.job.name] = local, run
+        if decided.order:
+            ledger.carries_out(self, run, decided.order, sent)
+        else:
+            ledger.starts(self, run, decision.verdict, sent)
+        self.process.all[run.job.name].append(run)
+        self.process.runs[run.job.name] = run
+        self._count(run.job.name)
         self.world.after(self.world.setup.takes(self.rng), self._over, run)
 
     def _over(self, run: Run) -> None:
@@ -182,9 +191,17 @@ class Worker:
     def _ended(self, run: Run) -> None:
         run.ended_at = self.world.now
         name = run.job.name
+        self.process.all[name].remove(run)
         if self.process.runs.get(name) is run:
-            del self.process.going[name], self.process.runs[name]
+            del self.process.runs[name]
+        self._count(name)
         self._tell(run, "ok" if self.rng.random() < 0.8 else "failed")
+
+    def _count(self, name: str) -> None:
+        """Have the sessions know what goes on of a job."""
+        self.process.going.pop(name, None)
+        if last := self.process.runs.get(name):
+            self.process.going[name] = Going(last.began, len(self.process.all[name]))
 
     def _tell(self, run: Run, outcome: Outcome) -> None:
         """Have the end told by the thread of this term, or by that of a later one."""
@@ -192,5 +209,6 @@ class Worker:
         took = self.candidate.local() - run.began
         self.world.ledger.ends(worker, run)
         worker.gave_up = False
-        worker.session.ended(End(run.token, run.job.name, run.slot, run.claim_id, outcome, took, "e" * (took > 1)))
+        who = run.token, run.job.name, run.slot, run.claim_id
+        worker.session.ended(End(*who, outcome, took, "e" * (took > 1), run.order))
         worker.go_on()

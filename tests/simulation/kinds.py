@@ -63,7 +63,7 @@ WEIGHTS = {
     "resetstat": 4,
 }
 KINDS = [*WEIGHTS]
-OF_JOBS = {"clock-second": 4, "clock-hour": 4, "lose-slots": 6, "forge-record": 1, "late-claims": 6}
+OF_JOBS = {"clock-second": 4, "clock-hour": 4, "lose-slots": 6, "forge-record": 1, "late-claims": 6, "order": 12}
 """Kinds that concern jobs, and their weights."""
 UNDO = "undo"
 """The opposite of an earlier fault, if that has one: the clock goes back, a link is mended, and so on."""
@@ -111,6 +111,7 @@ THEMES_OF_JOBS = (
         "pause",
     ),
     ("promote", "split", "rejoin", "lag", "link-late", "clock-second", "crash-leader", "resign"),
+    ("order", "restart-old", "flush", "lose-key", "link-late", "link-lossy", "resign", "stop", "crash-leader", "pause"),
 )
 
 

@@ -1,4 +1,4 @@
-"""What must hold of jobs, by the rules J1 to J10 of ``django_leader.protocol.slots``: what was claimed, run and told.
+"""What must hold of jobs, by the rules J1 to J11 of ``django_leader.protocol.slots``: what was claimed, run and told.
 
 The ledger sees what no process sees: each execution of a claim, with the records before and after it, and each start at
 its true instant. What the rules do not guarantee is left out here and nowhere else: see ``_excused`` and ``_void``.
@@ -10,7 +10,8 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from django_leader.protocol.jobs import COUNTED
+from django_leader.protocol.jobs import COUNTED, MOST_RUNS
+from django_leader.protocol.orders import Order
 from django_leader.protocol.slots import AHEAD, Claim, Decision, Decisions, End
 
 from . import protocol
@@ -51,6 +52,17 @@ class Start(NamedTuple):
     """Where that was. A primary that was replaced unawares goes on, and what it is told is lost."""
 
 
+class Ordered:
+    """One order to run a job now."""
+
+    def __init__(self, token: int, not_after: float) -> None:
+        self.token, self.not_after = token, not_after
+        """The term that may carry it out, and the server's time up to which it may be begun."""
+        self.started = False
+        self.withdrawn = math.inf
+        """The true instant at which an operator was told that nobody will begin it."""
+
+
 class Execution(NamedTuple):
     """What was there before a script of jobs ran."""
 
@@ -82,7 +94,10 @@ class Ledger:
         """By term and job: the last slot that a claim of this term has decided."""
         self._latest: Counter[str] = Counter()
         """By job: the latest slot that was decided, whatever became of the data."""
+        self._claimed = set[str]()
+        """The ids of all claims."""
         self._sent: dict[Worker, Sent] = {}
+        self._orders: dict[str, Ordered] = {}
         self._due: dict[str, tuple[Worker, Run]] = {}
         """By the id of the claim: ends that are still to be told."""
 
@@ -114,9 +129,17 @@ class Ledger:
         self._sent[worker] = sent
         if sent.name == "claim" and not again:
             local = worker.candidate.local()
+            free = self.world.setup.threads - sum(not run.hung(local) for run in worker.process.runs.values())
             for claim in claims(sent):
-                run = worker.process.runs.get(claim.name)
-                known = "0" if run is None else "hung" if run.hung(local) else "1"
+                run, number = worker.process.runs.get(claim.name), len(worker.process.all[claim.name])
+                known = (
+                    "0" if run is None else "1" if not run.hung(local) else "hung" if number < MOST_RUNS else "blocks"
+                )
+                new = claim.claim_id not in self._claimed and known in ("0", "hung")
+                self._claimed.add(claim.claim_id)
+                free -= new
+                if new and free < 0:
+                    self._violated("J8", f"{worker.name} claims {claim.name}, and too many runs go on")
                 if claim.last_run != known:
                     self._violated("J8", f"{worker.name} says {claim.last_run} of {claim.name}, not {known}")
 
@@ -141,6 +164,11 @@ class Ledger:
         going = worker.process.runs.get(name)
         if going and not going.hung(worker.candidate.local()):
             self._violated("J8", f"{worker.name} starts {name} {run.slot} while {going.slot} goes on")
+        if len(worker.process.all[name]) >= MOST_RUNS:
+            self._violated("J8", f"{worker.name} starts {name} {run.slot} beside {MOST_RUNS} others that hang")
+        busy = sum(not one.hung(worker.candidate.local()) for one in worker.process.runs.values())
+        self.counts["starts in the last free thread"] += busy == self.world.setup.threads - 1
+        self.counts["starts beyond the threads, by a claim that was sent again"] += busy >= self.world.setup.threads
         claimed = worker.claimed
         assert claimed
         assert claimed.connection
@@ -149,6 +177,52 @@ class Ledger:
         if starts:
             self._again(starts, start, verdict)
         starts.append(start)
+
+    # Orders
+
+    def orders(self, order: Order, token: int, not_after: float) -> None:
+        """An operator gives an order."""
+        self.world.note(f"an operator orders {order.order_id} of {token}, up to {not_after:.3f}")
+        self._orders[order.order_id] = Ordered(token, not_after)
+
+    def withdraws(self, order: Order) -> None:
+        """An operator was told that nobody will begin it."""
+        self._orders[order.order_id].withdrawn = self.world.now
+
+    def carries_out(self, worker: Worker, run: Run, order: Order, sent: Sent) -> None:
+        """J11: an order is carried out."""
+        now, known, name = self.world.now, self._orders[order.order_id], run.job.name
+        self.world.note(f"{worker.name}: runs {name} by {order.order_id}")
+        term, what = worker.candidate.state.term, f"{worker.name} carries out {order.order_id}"
+        if known.started:
+            self._violated("J11", f"{what} once more")
+        known.started = True
+        if run.token != known.token:
+            self._violated("J11", f"{what} by {run.token}, and {known.token} was meant")
+        if not (worker.candidate.leads(now) and term and term.token == run.token):
+            self._violated("J2", f"{what}, and does not lead by {run.token}")
+        if sent.wall > known.not_after + 0.001:
+            self._violated("J11", f"{what}, which it has taken {sent.wall - known.not_after:.3f} s too late")
+        lost = any(at >= known.withdrawn for at, _ in self._lost) or len(self.world.cluster.nodes) > 1
+        if sent.executed > known.withdrawn and not lost:
+            self._violated("J11", f"{what}, which was withdrawn")
+        if name in worker.process.runs:
+            self._violated("J8", f"{what} while {worker.process.runs[name].slot} of {name} goes on")
+
+    def _taken(self, server: Server, sent: Sent, reply: bytes, before: Execution) -> None:
+        """J2, J11: only the term that leads is heard, and no slot is decided."""
+        words, state, now = sent.request.words(b""), before.state, self.world.now
+        verdict, worker = reply.split(b"\n")[1].decode(), sent.candidate
+        self.counts[f"orders: {verdict}"] += 1
+        if server.store.values.get(protocol.SLOTS, {}) != before.records:
+            self._violated("J11", f"{worker.name} takes an order, and the record of a job has changed")
+        if verdict in ("stale", "late"):
+            if self._entries(server, before):
+                self._violated("J2", f"an order that is {verdict} has written")
+            return
+        led = state[b"kind"] in (b"lease", b"reclaimed") and (state[b"token"], state[b"holder"]) == (words[6], words[5])
+        if not led or float(state[b"until"]) <= server.wall(now) * 1000 - 1:
+            self._violated("J2", f"{worker.name} takes an order, and does not lead")
 
     # Starts
 
@@ -200,9 +274,12 @@ class Ledger:
 
     def after(self, server: Server, sent: Sent, reply: Any, before: Execution) -> None:
         """Check what a script of jobs has done."""
-        self.counts["claims" if sent.name == "claim" else "ends told"] += 1
+        self.counts[{"claim": "claims", "take": "orders taken"}.get(sent.name, "ends told")] += 1
         if sent.name == "finish":
             self._finished(server, sent)
+            return
+        if sent.name == "take":
+            self._taken(server, sent, reply, before)
             return
         answer: Decisions = sent.request.read(reply)
         records, entries = server.store.values.get(protocol.SLOTS, {}), self._entries(server, before)
@@ -223,8 +300,9 @@ class Ledger:
             self._covered(sent, claim, decision, (known, read(records.get(field))), told)
 
     def _finished(self, server: Server, sent: Sent) -> None:
-        words = [word.decode() for word in sent.request.words(b"")][5:]
-        for first in range(0, len(words), 7):
+        count, *words = [word.decode() for word in sent.request.words(b"")]
+        words = words[int(count) + 2 :]
+        for first in range(0, len(words), 9):
             self._due.pop(words[first + 3], None)
             if server is self.world.server:
                 self._ended[words[first + 3]] = self.world.now
@@ -343,7 +421,8 @@ class Ledger:
                 self._violated("J5", f"{worker.name} has never told the end of {run.job.name} {run.slot}")
         shows = world.server.wall(world.now)
         slack = AHEAD + leader.timing.retry + 4 * leader.timing.operation
-        for job in world.setup.jobs if world.began_at < world.now - slack else ():
+        late = world.setup.long > 0 and world.setup.threads < math.inf  # slots wait for the end of runs
+        for job in world.setup.jobs if world.began_at < world.now - slack and not late else ():
             due = job.schedule.latest(math.floor((shows - slack) * 1000))
             if self._latest[job.name] < due:
                 self._violated("J4", f"{due} of {job.name} is not decided, only {self._latest[job.name]}")

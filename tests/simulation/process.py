@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from django_leader.protocol.jobs import Going
+
 from .witness import Witness
 
 if TYPE_CHECKING:
@@ -26,10 +28,12 @@ class Process:
         self.witness = Witness()
         self.worker: Worker | None = None
         """The thread of the jobs of its last term."""
-        self.going: dict[str, float] = {}
-        """Since when, by its clock, the last run of a job goes on, by the name of the job."""
+        self.going: dict[str, Going] = {}
+        """The last run of each job, if it goes on, by the name of the job."""
         self.runs: dict[str, Run] = {}
         """These runs."""
+        self.all: dict[str, list[Run]] = defaultdict(list)
+        """All runs that go on, those too that hang while another one was started."""
         self.asleep: list[Callable[[], None]] = []
         """What the threads of its jobs will do when it goes on."""
 

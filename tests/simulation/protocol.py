@@ -13,15 +13,17 @@ from django_leader.protocol.slots import slot_keys
 
 from .process import Process, identity
 
+CONFIG = Config(instance_id="operator", hostname="h").validate()
 KEYS = tuple(Config().keys)
 LOCK, _, STATE, _, _, WAKE = (key.encode() for key in KEYS)
 SLOTS, RUNS = (key.encode() for key in slot_keys(Config().keys))
 NAMES = ("campaign", "poll", "renew", "reclaim", "release", "status", "post", "collect", "claim", "finish")
+OF_ORDERS = ("take", "order", "look")
 
 
 def sources() -> dict[str, str]:
     """The scripts as they are."""
-    return {name: scripts.script(name, scripts.FLAGS).source for name in NAMES}
+    return {name: scripts.script(name, scripts.FLAGS).source for name in (*NAMES, *OF_ORDERS)}
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class Setup:
     """Of each leader; none in many episodes."""
     long: float = 0.0
     """How likely a run of a job takes longer than its period."""
+    threads: float = math.inf
+    """How many runs may go on in a process at a time."""
 
     @property
     def timings(self) -> tuple[Timing, ...]:
@@ -79,7 +81,8 @@ def draw_jobs(setup: Setup) -> Setup:
                 rng.choice([math.inf, rng.uniform(0.5, 5)]),
             )
         )
-    return replace(setup, jobs=tuple(jobs), long=rng.choice([0.0, 0.1, 0.5]))
+    long = rng.choice([0.0, 0.1, 0.5])
+    return replace(setup, jobs=tuple(jobs), long=long, threads=rng.choice([math.inf, math.inf, 1, 2]))
 
 
 def draw_setup(seed: int, *, replicated: bool = False) -> Setup:

@@ -30,6 +30,8 @@ SOON = {
     "a process that does not exist here is taken for dead": 22,
     "a release compares nothing": 61,
     "a run starts although its term is over": 34,
+    "a stale leader takes an order": 29,
+    "an order is not for one term": 59,
     "no quarantine": 4,
     "the instant of a request is that of its confirmation": 52,
     "the token is only the time": 7,

@@ -24,6 +24,7 @@ from .candidate import ALARM_ROUNDING, Caller, Candidate, Clock, Sent
 from .cluster import Cluster
 from .jobs import Worker
 from .ledger import Ledger
+from .operator import Operators
 from .process import Hosts
 from .server import Server
 from .setup import Setup
@@ -61,7 +62,7 @@ class World:
         self.snapshots: deque[tuple[float, Any]] = deque(maxlen=SNAPSHOTS)
         self.candidates: list[Candidate] = []
         self.hosts = Hosts(self)
-        self.ledger = Ledger(self)
+        self.ledger, self.operators = Ledger(self), Operators(self)
         self.inherited = 0
         """How many terms began for a candidate that had seen the process of the last leader die."""
         self.token, self.began_at = 0, 0.0
@@ -255,7 +256,7 @@ class World:
 
     def _evaluate(self, server: Server, request: Sent, age: float) -> Any:
         name, reply = request.candidate.name, None
-        known = self.ledger.before(server) if request.name in ("claim", "finish") else None
+        known = self.ledger.before(server) if request.name in ("claim", "take", "finish") else None
         count, *words = request.request.words(b"%d" % request.number)
         keys, args = tuple(words[: int(count)]), tuple(words[int(count) :])
         try:
@@ -271,15 +272,19 @@ class World:
             self.ledger.after(server, request, reply, known)
         elif reply is not None and request.name in ("campaign", "reclaim"):
             self.ledger.tells(request, reply.split(b"\n", 2)[1].decode())
-        if self.rng.random() < 0.25:
-            self.snapshots.append((self.now, server.store.copy()))
-        self.cluster.wrote(server)
-        for key in (protocol.WAKE, keys[0]) if request.name == "post" else (protocol.WAKE,):
-            self._hand_out(server, key)
+        self.wrote(server, keys[:1] if request.name == "post" else ())
         if request.name == "release" and reply and reply.endswith(b"released") and request.delay:
             # Less what clocks may be wrong by over such a time.
             self.held_until = request.sent + 0.98 * request.delay - 0.002
         return reply
+
+    def wrote(self, server: Server, inboxes: tuple[bytes, ...] = ()) -> None:
+        """Have what a script has written reach those for whom it is."""
+        if self.rng.random() < 0.25:
+            self.snapshots.append((self.now, server.store.copy()))
+        self.cluster.wrote(server)
+        for key in (protocol.WAKE, *inboxes):
+            self._hand_out(server, key)
 
     def _answer(self, request: Sent, reply: Any) -> None:
         if request.candidate.request is request:
@@ -289,7 +294,7 @@ class World:
     def _hand_out(self, server: Server, key: bytes) -> None:
         """Answer the waits for elements of a list."""
         store = server.store
-        while key in store.values:
+        while key in store.values and store.cmd_exists(key):  # it may have expired
             waits = [(c, c.wait) for c in self.candidates if c.listening and c.wait and key in c.wait.template.words]
             if not waits:
                 return

@@ -17,7 +17,10 @@ from typing import Any
 import redis
 
 from django_leader.protocol.config import Config
+from django_leader.protocol.jobs import Job
+from django_leader.protocol.schedule import Every
 from django_leader.runtime.election import LeaderElection
+from django_leader.runtime.runs import JobSpec, Run
 from django_leader.system.clock import now
 from testproject.embedded import die_with_parent
 
@@ -35,13 +38,18 @@ class Say(logging.Handler):
         say("log", level=record.levelname, text=record.getMessage())
 
 
+def told(run: Run) -> None:
+    say("run", slot=run.scheduled_for.timestamp(), token=run.token)
+
+
 def main() -> None:
     options = json.loads(sys.argv[1])
     port, block, fail = options.pop("port"), options.pop("block", ""), options.pop("fail", "")
     attempt, in_callback = options.pop("attempt", False), options.pop("in_callback", {})
     logging.getLogger("django_leader").addHandler(Say())
     logging.getLogger("django_leader").setLevel("INFO")
-    election = LeaderElection(redis.Redis(port=port), Config(**options))
+    jobs = [JobSpec(Job("job", Every(1), 60.0), told)] if options.pop("job", False) else []
+    election = LeaderElection(redis.Redis(port=port), Config(**options), jobs=lambda: jobs)
 
     def gained(token: int) -> None:
         say("gain", token=token, leads=election.is_leader())

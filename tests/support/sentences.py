@@ -312,7 +312,7 @@ def filled(template: str, *values: str, **named: str) -> str:
     waiting = iter(values)
 
     def fill(found: re.Match[str]) -> str:
-        return "%" if found[2] == "%" else named[found[1]] if found[1] else next(waiting, VALUE)
+        return "%" if found[2] == "%" else named.get(found[1], VALUE) if found[1] else next(waiting, VALUE)
 
     return CONVERSION.sub(fill, template)
 

@@ -88,7 +88,7 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """A client of the test's own."""
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=30)
 
     def start(self) -> RedisServer:
         """Starts it, on the same port as before, and waits until it answers."""

@@ -17,7 +17,7 @@ from django.utils.translation import override, pgettext, pgettext_lazy
 from django_leader import acl
 from django_leader.conf import BEAT_ALIAS
 from django_leader.handler import elections
-from django_leader.management.output import printable, put
+from django_leader.management.output import put, put_table
 from django_leader.report import Report, reports, translated
 from django_leader.settings import read
 from django_leader.startup.autostart import BEAT, VARIABLE, Seen, decide
@@ -117,12 +117,9 @@ class Command(BaseCommand):
             put(row["acl"], self.stdout)
 
     def _print(self, rows: list[dict[str, Any]]) -> None:
-        titles = [name for name in rows[0] if name not in HIDDEN]
-        table = [[printable(str(TITLES[name]), self.stdout) for name in titles]]
-        table += [[printable(_show(row[name]), self.stdout) for name in titles] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for line in table:
-            put("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), self.stdout)
+        names = [name for name in rows[0] if name not in HIDDEN]
+        titles, cells = [TITLES[name] for name in names], [[_show(row[name]) for name in names] for row in rows]
+        put_table(titles, cells, self.stdout)
         for row in rows:
             if row.get("error"):
                 put(row["error"], self.stderr)

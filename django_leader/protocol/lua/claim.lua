@@ -23,10 +23,11 @@
 --       5 grace: ms after the slot up to which its run may start
 --       6 'skip' or 'rerun': what becomes of a slot that is in doubt
 --       7 the last run of this job, as far as the caller's process knows: '1' it goes on, 'hung' it goes on but blocks
---         no other, '0' it does not go on here
+--         no other, 'blocks' it is hung but no other may start, '0' it does not go on here
 --       8 the last slot that a claim of this term has decided, or started again; or 0
 -- Reply lines of text: request id, verdict on all, now (server's ms), memory of the state; and if the first verdict is
---       'decided', a line for each claim: verdict, slot, attempt, last, the last run's slot and outcome before
+--       'decided', a line for each claim: verdict, slot, attempt, last, the last run's slot and outcome before, since
+--       (if not 0, the slots after that one and before the claimed one were recorded as missed or unknown)
 --       verdict on all  'decided'
 --                       'stale'       the caller does not lead
 --                       'late'        the request is too old
@@ -85,10 +86,10 @@ local function claim(found, name, slot, before, claim_id, grace, policy, here, o
     record = {last = 0, why = 'none', doubt = found and now + AHEAD or 0, memory = '', slot = 0, token = 0, claim = '-',
       started = 0, attempt = 0, policy = 'skip', outcome = 'none', took = 0, process = ''}
   end
-  local before_slot, before_outcome = int(record.slot), record.outcome
+  local before_slot, before_outcome, left_out = int(record.slot), record.outcome, 0
   local function decision(verdict, which, attempt)
     return table.concat({verdict, int(which or slot), int(attempt or 0), int(record.last), before_slot,
-      before_outcome}, ' ')
+      before_outcome, int(left_out)}, ' ')
   end
   local function save()
     redis.call('HSET', KEYS[2], 'job:' .. name, string.format('1 last=%.0f doubt=%.0f slot=%.0f token=%.0f ' ..
@@ -137,9 +138,9 @@ local function claim(found, name, slot, before, claim_id, grace, policy, here, o
   if changed then save() end
 
   -- The last run. One that goes on in this process does so whatever the record says.
-  local goes_on = here == '1'
-  if record.outcome == '-' and not goes_on then
-    if here == 'hung' then  -- also one that an earlier term of this process has started
+  local goes_on = here == '1' or here == 'blocks'
+  if record.outcome == '-' and here ~= '1' then
+    if here == 'hung' or here == 'blocks' then  -- also one that an earlier term of this process has started
       record.outcome = 'hung'
     elseif record.policy == 'rerun' and policy == 'rerun' and record.attempt < STARTS and not own
       and own_last < record.slot then  -- otherwise the record is older than a claim of this term, which has dealt with it
@@ -160,6 +161,7 @@ local function claim(found, name, slot, before, claim_id, grace, policy, here, o
   if not known then
     remember(before, 'unknown', token, candidate_id, 0)
   elseif since < before then
+    left_out = since
     if since < doubt then
       remember(doubt, 'unknown', token, candidate_id, since)
       since = doubt

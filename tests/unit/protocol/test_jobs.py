@@ -9,8 +9,10 @@ import pytest
 
 from django_leader.protocol.config import Config
 from django_leader.protocol.expiry import ExpiryProof
-from django_leader.protocol.jobs import Decided, Job, JobSession
+from django_leader.protocol.jobs import MOST_ORDERS, MOST_RUNS, Decided, Going, Job, JobSession
+from django_leader.protocol.orders import LONGEST_BY, Look, Order, give, received
 from django_leader.protocol.records import Answer
+from django_leader.protocol.replies import message
 from django_leader.protocol.requests import Requests
 from django_leader.protocol.schedule import Every
 from django_leader.protocol.session import Leave, Send, Wait
@@ -35,15 +37,15 @@ def seen(at: float = 0.0, ahead: float = SERVER) -> ExpiryProof:
 class Driven:
     """A session of jobs, its clock, and what was asked of the server."""
 
-    def __init__(self, *jobs: Job, replicas: int = 0) -> None:
+    def __init__(self, *jobs: Job, replicas: int = 0, threads: float = float("inf")) -> None:
         config = CONFIG
         if replicas:
             config = Config(lock_ttl=10, retry_interval=2, heartbeat_interval=3, min_replicas=replicas).validate()
-        self.going: dict[str, float] = {}
+        self.going: dict[str, Going] = {}
         ids = (f"id{number}" for number in itertools.count(1))
         requests = SlotRequests(config.keys, ME, 7, SERVER)
         wait = Requests(config, ME).await_replicas()
-        self.session = JobSession(jobs or (JOB,), requests, config.timing, self.going, wait, ids.__next__)
+        self.session = JobSession(jobs or (JOB,), requests, config.timing, self.going, wait, ids.__next__, threads)
         self.now, self.deadline, self.watch = 0.0, 1e9, seen()
         self.request: Request | None = None
 
@@ -83,7 +85,7 @@ class Driven:
 
 
 def line(verdict: str, slot: int, attempt: int = 0, last: int = 0, last_slot: int = 0, outcome: str = "none") -> str:
-    return f"{verdict} {slot} {attempt} {last} {last_slot} {outcome}"
+    return f"{verdict} {slot} {attempt} {last} {last_slot} {outcome} 0"
 
 
 @pytest.fixture
@@ -153,7 +155,7 @@ def test_what_others_have_decided_is_not(driven: Driven, verdict: str) -> None:
 def test_a_second_start_leaves_the_slot_to_be_claimed_anew(driven: Driven) -> None:
     driven.claims()
     driven.reply(line("rerun", START - MINUTE, 2))
-    driven.going["job"] = 0.0
+    driven.going["job"] = Going(0.0)
     claim = driven.claims()[0]
     assert (claim[1], claim[3], claim[6], claim[7]) == (str(START), "id2", "1", str(START - MINUTE))
 
@@ -170,11 +172,64 @@ def test_a_slot_that_is_early_waits_for_the_servers_clock(driven: Driven) -> Non
 
 def test_a_run_that_goes_on_is_told_and_a_hung_one_too() -> None:
     driven = known(Driven(JOB._replace(max_run=90.0)))
-    driven.going["job"], driven.now = 50.0, 120.0
+    driven.going["job"], driven.now = Going(50.0), 120.0
     assert driven.claims()[0][6] == "1"
     driven.reply(line("overlapped", START + 2 * MINUTE))
     driven.now = 180.0
     assert driven.claims()[0][6] == "hung"
+
+
+def test_j08_beside_three_runs_that_hang_none_is_started() -> None:
+    driven = known(Driven(JOB._replace(max_run=90.0)))
+    driven.now = 180.0
+    for number in range(1, MOST_RUNS + 2):
+        driven.going["job"] = Going(50.0, number)
+        assert driven.claims()[0][6] == ("hung" if number < MOST_RUNS else "blocks")
+
+
+def test_j08_while_all_threads_are_busy_no_other_job_is_claimed() -> None:
+    jobs = [JOB._replace(name=f"job {number}", max_run=90.0) for number in range(4)]
+    driven = Driven(*jobs, threads=2)
+    assert [claim[0] for claim in driven.claims()] == ["job 0", "job 1"]
+    driven.reply(line("run", START, 1, START), line("run", START, 1, START))
+    driven.going.update({"job 0": Going(0.0), "job 1": Going(1.0)})
+    assert driven.next() == pytest.approx(60.0), "when the next slot of one that goes on is due"
+    assert (driven.session.put_off, driven.session.waits_since) == (2, 0.0)
+    driven.now = 60.0
+    assert [(claim[0], claim[6]) for claim in driven.claims()] == [("job 0", "1"), ("job 1", "1")], "as overlapped"
+    driven.reply(line("overlapped", START + MINUTE), line("overlapped", START + MINUTE))
+    assert driven.next() == pytest.approx(90.0), "when a run will be hung"
+    driven.now = 90.1
+    assert [(claim[0], claim[2]) for claim in driven.claims()] == [("job 2", str(START))]
+    driven.reply(line("run", START + MINUTE, 1, START + MINUTE))
+    driven.going["job 2"] = Going(90.1)
+    del driven.going["job 1"]
+    assert [claim[0] for claim in driven.claims()] == ["job 3"], "the one that is due for longest"
+    assert (driven.session.put_off, driven.session.waits_since) == (0, float("inf"))
+
+
+def test_j07_a_claim_without_an_answer_waits_for_no_thread() -> None:
+    driven = Driven(JOB, JOB._replace(name="other"), threads=1)
+    first = driven.claims()
+    driven.fails()
+    driven.going["other"] = Going(0.0)
+    driven.now = float(driven.next())
+    assert driven.claims()[:1] == first
+
+
+def test_a_run_that_waits_for_its_jitter_takes_no_thread() -> None:
+    driven = Driven(JOB, JOB._replace(name="other"), threads=1)
+    driven.claims()
+    driven.reply(line("run", START, 1, START))
+    driven.going["job"] = Going(0.0, 1, begun=False)
+    assert [claim[0] for claim in driven.claims()] == ["other"]
+
+
+@pytest.mark.parametrize("since", [0, START - 5 * MINUTE])
+def test_an_answer_says_which_slots_were_left_out(driven: Driven, since: int) -> None:
+    driven.claims()
+    [decided] = driven.reply(line("run", START, 1, START).removesuffix("0") + str(since))
+    assert decided.decision.since == since
 
 
 def test_j07_a_claim_without_an_answer_waits_until_it_is_too_old(driven: Driven) -> None:
@@ -296,3 +351,149 @@ def test_j07_a_named_slot_does_not_replace_one_without_an_answer() -> None:
     driven.session.want(START - 1, 0)
     driven.now += 100.0
     assert driven.claims() == [first]
+
+
+ORDER = Order("order1", "job", "anna@laptop")
+
+
+def take(driven: Driven) -> list[str]:
+    """Asserts that an order is taken; the job, and what is known of its last run."""
+    assert driven.next() == "take"
+    assert driven.request
+    return [word.decode() for word in driven.request.words(b"1")][5 + 3 :]
+
+
+def took(driven: Driven, verdict: str) -> list[Decided]:
+    return driven.receive(f"1\n{verdict}\n{(driven.now + SERVER) * 1000:.0f}\n{START + 7}\nanna".encode())
+
+
+def test_j11_an_order_is_taken_and_decides_no_slot(driven: Driven) -> None:
+    until = known(driven).next()
+    driven.session.ordered(ORDER)
+    assert take(driven) == ["job", "0"]
+    assert driven.not_after() == SERVER + CONFIG.timing.operation
+    [decided] = took(driven, "run")
+    assert (decided.order, decided.decision.verdict, decided.decision.slot) == (ORDER, "run", START + 7)
+    assert decided.claim.claim_id == "order1"
+    assert driven.next() == until
+    driven.now = 60.0
+    assert driven.claims()[0][-1] == "0", "no slot was decided by it"
+
+
+def test_j11_an_order_that_comes_twice_is_started_once(driven: Driven) -> None:
+    known(driven)
+    for _ in range(2):
+        driven.session.ordered(ORDER)
+    assert take(driven)
+    took(driven, "run")
+    driven.session.ordered(ORDER)
+    assert driven.next() == 60.0
+
+
+def test_j07_j11_an_order_is_taken_again_when_the_first_is_too_old(driven: Driven) -> None:
+    known(driven)
+    driven.session.ordered(ORDER)
+    take(driven)
+    not_after = driven.not_after()
+    driven.fails()
+    assert driven.next() == pytest.approx(not_after - SERVER)
+    driven.now = not_after - SERVER
+    driven.going["job"] = Going(driven.now)
+    assert take(driven) == ["job", "1"]
+    [decided] = took(driven, "overlapped")
+    assert decided.decision.verdict == "overlapped"
+
+
+def test_j08_j11_an_order_waits_for_claims_without_an_answer(driven: Driven) -> None:
+    driven.session.ordered(ORDER)
+    driven.claims()
+    driven.fails()
+    driven.now = 10.0
+    driven.claims()
+    driven.reply(line("done", START, last=START))
+    assert take(driven) == ["job", "0"]
+
+
+@pytest.mark.parametrize("verdict", ["gone", "absent"])
+def test_an_order_that_is_not_to_be_carried_out_is_forgotten(verdict: str, driven: Driven) -> None:
+    known(driven)
+    driven.session.ordered(ORDER._replace(name="other"))
+    assert take(driven) == ["other", "absent"]
+    assert took(driven, verdict) == []
+    assert driven.next() == 60.0
+
+
+@pytest.mark.parametrize("verdict", ["stale", "late"])
+def test_an_order_that_cannot_be_taken_yet_is_tried_again(verdict: str, driven: Driven) -> None:
+    known(driven)
+    driven.session.ordered(ORDER)
+    take(driven)
+    assert took(driven, verdict) == []
+    driven.now = float(driven.next())
+    assert 0 < driven.now < CONFIG.timing.retry
+    take(driven)
+    driven.deadline = driven.now
+    assert driven.next() == "leave", "it ends with the term"
+
+
+def test_orders_that_wait_are_limited(driven: Driven) -> None:
+    known(driven)
+    for number in range(MOST_ORDERS + 5):
+        driven.session.ordered(ORDER._replace(order_id=f"order{number}"))
+    for _ in range(MOST_ORDERS):
+        take(driven)
+        took(driven, "gone")
+    assert driven.next() == 60.0
+
+
+def test_a_garbled_answer_to_an_order_is_none(driven: Driven) -> None:
+    known(driven)
+    driven.session.ordered(ORDER)
+    take(driven)
+    for reply in (b"", b"1\nrun", b"1\nrun\n5\nx\n", b"1\nrun\n5\n" + b"9" * 5000 + b"\n", None):
+        with pytest.raises(GarbledReply):
+            driven.receive(reply)
+
+
+GIVEN = {"order": "order1", "what": "run-job", "name": "job", "by": "anna@laptop"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, ORDER),
+        ({"later": 1}, ORDER),
+        ({"by": "anna\n@laptop"}, ORDER),
+        ({"what": "else"}, None),
+        ({"order": "a b"}, None),
+        ({"order": "a" * 65}, None),
+        ({"order": 5}, None),
+        ({"name": None}, None),
+        ({"name": "j\nob"}, None),
+        ({"by": None}, None),
+    ],
+)
+def test_which_messages_are_orders(change: dict[str, Any], expected: Order | None) -> None:
+    assert received(GIVEN | change) == expected
+
+
+def test_a_long_order_fits_into_a_message() -> None:
+    order = ORDER._replace(name="\U0001f600" * 200, by="\U0001f600" * LONGEST_BY)
+    seen = Look(5.0, ME, 7, "", 0, "", 0.0, "")
+    [text] = [word for word in give(CONFIG, order, seen, 5.0).words(b"1") if word.startswith(b'{"')]
+    assert received(message(text)) == order
+
+
+def test_j08_j11_an_order_waits_for_a_free_thread() -> None:
+    """That it was given for a job that goes on, or is not there, can be said without one."""
+    driven = Driven(JOB, JOB._replace(name="other"), threads=1)
+    for _ in range(2):
+        driven.claims()
+        driven.reply(line("done", START, last=START))
+    driven.going["other"] = Going(driven.now)
+    driven.session.ordered(ORDER)
+    assert driven.next() == 60.0
+    del driven.going["other"]
+    assert take(driven) == ["job", "0"]
+    driven.going["job"] = Going(driven.now)
+    assert take(driven) == ["job", "1"]

@@ -12,6 +12,7 @@ from django_leader.protocol import machine
 from django_leader.protocol.config import Config, ValidConfig
 from django_leader.protocol.errands import MAX_ERRANDS
 from django_leader.protocol.hold import Clocks
+from django_leader.protocol.orders import Order
 from django_leader.protocol.records import Answer
 from django_leader.protocol.session import WAITING_FOLLOWERS, Leave, Send, Session, Wait
 from django_leader.protocol.template import GarbledReply, Request
@@ -52,6 +53,9 @@ class Driver:
 
     def project(self, other: str) -> None:
         self.seen.append(("project", other))
+
+    def ordered(self, order: Order) -> None:
+        self.seen.append(("ordered", order))
 
     def server(self, info: dict[str, str]) -> None:
         self.seen.append(("server", info))
@@ -435,6 +439,17 @@ def test_a_refused_errand_is_the_last_for_now() -> None:
     driver.reply(driver.asks("collect"), [b"1", *[b'{"duplicate": "me:1"}'] * 9])
     assert driver.fails(driver.asks("post"), "NOPERM") is False
     driver.waits()
+
+
+def test_an_order_to_the_leader_comes_with_the_answer_to_its_heartbeat() -> None:
+    """So a leader that nobody orders anything sends nothing more."""
+    driver = Driver()
+    driver.lead()
+    driver.now = driver.state.next_at
+    driver.reply(driver.asks("renew"), b"1 renewed 1000003 lease:7:2:2 1")
+    order = b'{"order": "one", "what": "run-job", "name": "job", "by": "anna"}'
+    driver.reply(driver.asks("collect"), [b"1", order, order.replace(b"run-job", b"else")])
+    assert [seen for seen in driver.seen if seen[0] == "ordered"] == [("ordered", Order("one", "job", "anna"))]
 
 
 def test_a_duplicate_that_a_campaign_finds_is_told_of_us() -> None:
