@@ -96,6 +96,8 @@ class Fleet:
         self.server = RedisServer(path, "--appendonly", "yes", "--appendfsync", "always").start()
         self._last = b"0-0"
         """The last entry of the stream that was read."""
+        self.begun: list[tuple[float, str]] = []
+        """When each fault began, by the clock that the server has, too."""
         self.candidates = [self._candidate() for _ in range(3)]
         self.leader = self._leads(self.candidates)
 
@@ -162,6 +164,7 @@ class Fleet:
         self.collect()
         self._forget_gains()
         before, how = self.leader, FAULTS[fault]
+        self.begun.append((time.time(), fault))
         how(self, before)
         self.leader = self._leads(others)
         took = time.monotonic() - began
@@ -244,8 +247,8 @@ class Result(NamedTuple):
     """What one fleet has seen."""
 
     handovers: Counter[str]
-    run: int
-    not_run: Counter[str]
+    slots: Counter[tuple[str, str]]
+    """Of the last fault before the slot, and of what became of the slot."""
     problems: list[str]
 
 
@@ -257,9 +260,23 @@ def passed_on(faults: list[str], seed: int) -> Result:
             fleet.hand_over(fault)
     finally:
         fleet.close()
-    book = fleet.book
-    not_run = Counter(book.why_not(slot) for slot in book.left_out())
-    return Result(Counter(faults), len(book.runs), not_run, [f"seed {seed}: {one}" for one in book.problems()])
+    book, slots = fleet.book, Counter[tuple[str, str]]()
+    for slot in book.all():
+        after = next((fault for began, fault in reversed(fleet.begun) if began <= slot), "before the first")
+        slots[after, "run" if slot in book.runs else book.why_not(slot) or "untold"] += 1
+    return Result(Counter(faults), slots, [f"seed {seed}: {one}" for one in book.problems()])
+
+
+def table(results: list[Result]) -> list[str]:
+    """Return the rows of what became of the slots after each fault."""
+    handovers = sum((one.handovers for one in results), Counter[str]())
+    slots = sum((one.slots for one in results), Counter[tuple[str, str]]())
+    fates = sorted({fate for _, fate in slots}, key=lambda fate: (fate != "run", fate))
+    rows = [["fault", "hand-overs", *fates], ["---"] * (2 + len(fates))]
+    rows += [[name, str(number), *(str(slots[name, fate]) for fate in fates)] for name, number in handovers.items()]
+    totals = [sum(number for (_, one), number in slots.items() if one == fate) for fate in fates]
+    rows.append(["all", str(handovers.total()), *map(str, totals)])
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def say(text: str) -> None:
@@ -281,13 +298,8 @@ def main() -> int:
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         shares = [faults[index::AT_A_TIME] for index in range(AT_A_TIME)]
         results = list(pool.map(passed_on, shares, [options.seed + index for index in range(AT_A_TIME)]))
-    handovers = sum((one.handovers for one in results), Counter[str]())
     problems = [problem for one in results for problem in one.problems]
-    say("\n".join(f"{number:6} hand-overs: {name}" for name, number in handovers.items()))
-    say(f"{handovers.total():6} hand-overs in all")
-    say(f"{sum(one.run for one in results):6} slots run")
-    for reason, number in sum((one.not_run for one in results), Counter[str]()).items():
-        say(f"{number:6} slots not run: {reason or 'nothing says why'}")
+    say("\n".join(table(results)))
     say("\n".join(problems) or "no slot was run twice, and none was left out in silence")
     return 1 if problems else 0
 

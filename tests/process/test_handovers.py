@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.process.handovers import FAULTS, Book, passed_on
+from tests.process.handovers import FAULTS, Book, passed_on, table
 
 
 @pytest.mark.timeout(600)
 def test_each_slot_is_run_once_or_told_of_across_all_faults() -> None:
     result = passed_on(list(FAULTS), seed=1)
     assert result.problems == []
-    assert result.run >= len(FAULTS)
+    assert sum(number for (_, fate), number in result.slots.items() if fate == "run") >= len(FAULTS)
     assert result.handovers.total() == len(FAULTS)
+    assert len(table([result])) == len(FAULTS) + 3
 
 
 def entry(slot: int, outcome: str, since: int | None = None) -> dict[bytes, bytes]:
