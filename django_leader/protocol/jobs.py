@@ -286,8 +286,9 @@ class JobSession:
         entry.claim = entry.claim or self._new_claim(entry.job, slot, before)
 
     def ordered(self, order: Order) -> None:
-        """Note an order to run a job now. Do nothing if it was received before. Local."""
-        if order not in self._orders and order.order_id not in self._started and len(self._orders) < MOST_ORDERS:
+        """Note an order to run a job now. Do nothing if one of its id was received before. Local."""
+        known = self._started.union(one.order_id for one in self._orders)
+        if order.order_id not in known and len(self._orders) < MOST_ORDERS:
             self._orders.append(order)
 
     @property
