@@ -289,7 +289,7 @@ def test_j7_a_claim_that_was_never_confirmed_blocks_no_later_slot(fleet: Fleet, 
     assert "in-doubt" not in told.values()
 
 
-def test_j7_a_claim_that_was_never_confirmed_blocks_others_until_its_process_calls(fleet: Fleet) -> None:
+def test_j7_an_unconfirmed_claim_blocks_others_until_its_process_calls(fleet: Fleet) -> None:
     first, second = fleet.process(LONG), fleet.process(LONG)
     fleet.lost = {"once"}
     assert first.call() == "redis-unavailable"
@@ -342,7 +342,7 @@ def test_j7_a_claim_that_redis_never_had_ends_no_other_run(fleet: Fleet, client:
     assert fleet.record().outcome == "ok"
 
 
-def test_j7_an_end_that_could_not_be_recorded_is_told_by_the_next_call(fleet: Fleet, client: Any) -> None:
+def test_j7_an_end_that_was_not_recorded_is_told_again(fleet: Fleet, client: Any) -> None:
     first, second = fleet.process(LONG), fleet.process(LONG)
     end = first.starts()
     fleet.undelivered = {"finish"}
