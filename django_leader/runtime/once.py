@@ -95,7 +95,7 @@ class Claimer:
     def ended(self, access: Access, end: End) -> None:
         """Record the end of a run. One round trip on a new connection. Log it if that fails."""
         with self._lock:
-            self._number = max(self._number - 1, 0)  # in a child of a fork it was never counted
+            self._number -= 1
             last = self._going.pop(self._job.name, None)
             if last and self._last != end.claim_id:
                 self._going[self._job.name] = last._replace(number=self._number)
