@@ -143,6 +143,13 @@ say("ready")
 """A leader whose loss callback hangs."""
 
 
+def ends_of_terms(script: Script) -> list[str]:
+    """The lines that are left and that are about the end of a term: a busy machine may have late heartbeats, too."""
+    assert script.process.stdout
+    lines = script.process.stdout.read().splitlines()
+    return [line for line in lines if "lost leadership" in line or "waits for loss callbacks" in line]
+
+
 @pytest.mark.parametrize(("end", "seconds"), [("wait()", "0.5"), ("sys.exit()", "1.5")], ids=["SIGTERM", "exit"])
 def test_a_process_that_ends_says_once_what_it_waits_for(run: Run, end: str, seconds: str) -> None:
     script = run(f"{LOGS}\nlogging.getLogger('django_leader').setLevel('WARNING')\n{end}")
@@ -152,8 +159,7 @@ def test_a_process_that_ends_says_once_what_it_waits_for(run: Run, end: str, sec
         assert script.ends() == -signal.SIGTERM
     else:
         assert script.process.wait(GENEROUS) == 0
-    assert script.process.stdout
-    [line] = script.process.stdout.read().splitlines()
+    [line] = ends_of_terms(script)
     before, _, after = line.partition(" for another ")
     assert before == "WARNING LEADER_ELECTIONS['default']: the process ends, and waits for loss callbacks"
     assert 0 < float(after[:3]) <= float(seconds)
@@ -165,8 +171,7 @@ def test_the_end_of_a_term_is_logged_before_the_process_ends(run: Run) -> None:
     script.says("ready")
     script.says("ready")
     assert script.ends() == -signal.SIGTERM
-    assert script.process.stdout
-    first, second = script.process.stdout.read().splitlines()
+    first, second = ends_of_terms(script)
     assert first.startswith("INFO LEADER_ELECTIONS['default']: lost leadership: resigned (")
     assert "waits for loss callbacks" in second
 
