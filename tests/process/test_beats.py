@@ -137,6 +137,8 @@ def test_ticks_that_are_recorded_as_missed_are_counted() -> None:
     verdict = sent(1000, 2000, 5300, marked=[1000, 2000, 5300], missed=[(2000, 5299)])
     assert (verdict.total.skipped, verdict.total.lost) == ({"missed": 2}, [])
     assert "recorded as not sent: 2 missed" in table([verdict])
+    verdict = sent(1000, 2000, 5300, marked=[1000, 2000, 5300], missed=[(2000, 3500), (3600, 5299)])
+    assert verdict.total.lost == ["something between 2000 and 5300"]
 
 
 @pytest.mark.timeout(300)

@@ -82,9 +82,12 @@ class Book:
         return self.rows[self._names[bisect_right(self._instants, run.at)]]
 
 
-def left_out(run: Run, period: int) -> int:
-    """Return how many ticks an entry of the stream stands for: all of the gap but the one that is sent at its end."""
-    return max(1, (run.slot + 1 - run.since) // period - 1)
+def covers(skips: Iterable[Run], since: int, to: int) -> bool:
+    """Return whether each instant after ``since``, up to ``to``, is recorded as not sent."""
+    for run in sorted(skips, key=lambda run: run.since):
+        if run.since <= since:
+            since = max(since, run.slot)
+    return since >= to
 
 
 def judge(fleet: Fleet, faults: Sequence[Fault] = (), name: str = "tick", period: int = PERIOD) -> Verdict:
@@ -103,8 +106,6 @@ def judge(fleet: Fleet, faults: Sequence[Fault] = (), name: str = "tick", period
         else:
             book.of_message(number).doubled.append(f"{one} is of no slot")
     skips = [run for run in runs if run.outcome in SKIPS]
-    for run in skips:
-        book.of_run(run).skipped[run.outcome] += left_out(run, period)
     for run in runs:
         if run.outcome == "ok":
             book.of_run(run).late.append((run.at - run.slot) / 1000)
@@ -115,8 +116,13 @@ def judge(fleet: Fleet, faults: Sequence[Fault] = (), name: str = "tick", period
         row = book.of_message(number)
         if slot - before < period:
             row.doubled.append(f"{slot} comes {slot - before} ms after {before}")
-        if slot - before > period and not any(run.since <= before and slot - 1 <= run.slot for run in skips):
+        if slot - before > period and not covers(skips, before, slot - 1):
             row.lost.append(f"something between {before} and {slot}")
+        else:  # the last tick of a gap is sent, at its end
+            gap = [run for run in skips if before < run.slot < slot]
+            for tick in range(before + period, slot - period + 1, period):
+                run = next(run for run in gap if run.since < tick <= run.slot)
+                book.of_run(run).skipped[run.outcome] += 1
     count(book.rows, faults, runs)
     return Verdict(dict(book.rows))
 
