@@ -14,8 +14,8 @@ from .fleet import Beat, Fleet
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGSTOP": signal.SIGSTOP}
 ENDS = ["SIGKILL", "SIGTERM"]
-BROKER = ["broker killed, back after 3 s", "broker frozen for 3 s"]
-AND_ENDS = ", and the leader ends"
+BROKER = ["broker killed for 3 s", "broker frozen for 3 s"]
+AND_ENDS = ", leader ends"
 AWAY = 3.0
 """Seconds."""
 CLOCKS = {"ahead": 30, "behind": -30}

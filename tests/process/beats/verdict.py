@@ -139,18 +139,18 @@ def count(rows: dict[str, Row], faults: Iterable[Fault], runs: Sequence[Run]) ->
 
 
 HEAD = (
-    f"{'':50}{'':7}{'hand-':>7}{'':7}{'same id':>9}{'':10}{'':6}{'':9}{'next message, s':>19}{'after slot, s':>19}\n"
-    f"{'fault':50}{'faults':>7}{'overs':>7}{'sent':>7}{'again':>9}{'not sent':>10}{'lost':>6}{'doubled':>9}"
-    f"{'median':>10}{'longest':>9}{'from':>9}{'to':>10}"
+    f"{'':35}{'':6}{'hand-':>6}{'':6}{'same id':>8}{'not':>6}{'':5}{'':8}{'next message, s':>18}{'after slot, s':>17}\n"
+    f"{'fault':35}{'times':>6}{'overs':>6}{'sent':>6}{'again':>8}{'sent':>6}{'lost':>5}{'doubled':>8}"
+    f"{'median':>10}{'longest':>8}{'from':>9}{'to':>8}"
 )
 
 
 def line(name: str, row: Row) -> str:
     """One line of the table."""
-    text = f"{name:50}{row.faults:7}{row.handed_over:7}{row.sent:7}{row.again:9}{row.skipped.total():10}"
-    text += f"{len(row.lost):6}{len(row.doubled):9}"
-    text += f"{statistics.median(row.took):10.3f}{max(row.took):9.3f}" if row.took else f"{'-':>10}{'-':>9}"
-    return text + (f"{min(row.late):9.3f}{max(row.late):10.3f}" if row.late else "")
+    text = f"{name:35}{row.faults:6}{row.handed_over:6}{row.sent:6}{row.again:8}{row.skipped.total():6}"
+    text += f"{len(row.lost):5}{len(row.doubled):8}"
+    text += f"{statistics.median(row.took):10.3f}{max(row.took):8.3f}" if row.took else f"{'-':>10}{'-':>8}"
+    return text + (f"{min(row.late):9.3f}{max(row.late):8.3f}" if row.late else "")
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
