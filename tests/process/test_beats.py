@@ -25,6 +25,8 @@ from django_leader.celery.messages import task_id  # noqa: E402
 from tests.process.beats.__main__ import DURABLE  # noqa: E402
 from tests.process.beats.faults import BROKER, CLOCKS, SIGNALS, Fault, inject  # noqa: E402
 from tests.process.beats.fleet import CONFIG, Fleet, Run, fleet_of_two, stop  # noqa: E402
+from tests.process.beats.peers import PEERS, Measured, together  # noqa: E402
+from tests.process.beats.peers import table as peers_table  # noqa: E402
 from tests.process.beats.verdict import Verdict, judge, table  # noqa: E402
 
 SCHEDULERS = ["PersistentScheduler", "DatabaseScheduler"]
@@ -89,6 +91,12 @@ def test_each_tick_is_sent_once_by_hosts_whose_clocks_differ(tmp_path: Path, own
     with fleet_of_two(own_server, "PersistentScheduler") as fleet:
         verdict = holds(fleet, list(CLOCKS))
         assert verdict.rows["from a clock 30 s behind"].skipped["missed"] > 20
+
+
+def test_kills_of_several_fleets_are_shown_as_those_of_one_peer() -> None:
+    measured = together([Measured(PEERS[0], [2.0, 4.0]), Measured(PEERS[0], [9.0], none=1)])
+    line = peers_table([measured], limit=60).splitlines()[1]
+    assert line.split()[-8:] == ["4", "2.000", "4.000", "9.000", "none", "within", "60", "s"]
 
 
 class Sent:

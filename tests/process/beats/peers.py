@@ -108,8 +108,8 @@ def measure(peer: Peer, server: RedisServer, kills: int, limit: float) -> Measur
             sender(fleet)
             standby(fleet)
             while len(took) < kills:
-                time.sleep(random.uniform(0.0, max(1.0, peer.renews)))
                 beat = sender(fleet)
+                time.sleep(random.uniform(0.0, max(1.0, peer.renews)))
                 began = time.monotonic()
                 beat.process.kill()
                 beat.process.wait(GENEROUS)
