@@ -95,7 +95,7 @@ def once_per_slot(
     once as long as Redis loses no data. If it comes back with older data, the slots since then may be started once
     more. If it has lost all of them, the slot that is due is ``unknown``, and is not run. A run whose end nobody tells
     is in doubt, and is never started again. It blocks a run in another process only if the job has a ``max_run``, for
-    so long.
+    so long. A process whose own run goes on leaves the slot to the others, and its call returns ``overlapped``.
 
     Where this process does not lead, a call is local. In the leader it takes a few round trips on a new connection,
     and one more when the function has returned or raised. With ``election=None`` each call takes one at least. What the
@@ -134,12 +134,15 @@ def _guarded(target: Any, claims: Claims) -> Any:
             )
             if isinstance(begun, NotRun):
                 return begun
+            pid = os.getpid()
             try:
                 result = await target(*args, **kwargs)
             except BaseException as error:
-                await sync_to_async(begun, thread_sensitive=False)(error)
+                if os.getpid() == pid:  # in a forked child no thread is left to do it
+                    await sync_to_async(begun, thread_sensitive=False)(error)
                 raise
-            await sync_to_async(begun, thread_sensitive=False)(None)
+            if os.getpid() == pid:
+                await sync_to_async(begun, thread_sensitive=False)(None)
             return result
 
         return guarded_coroutine
@@ -189,9 +192,17 @@ class Claims:
         claimed, since = self._claimer.claim(access), clock.now()
         if isinstance(claimed, str):
             return NotRun(claimed)
-        return functools.partial(self._end, functools.partial(self._claimer.ended, access), claimed, since)
+        return self._end(functools.partial(self._claimer.ended, access), claimed, since)
 
-    def _end(self, record: Callable[[End], None], end: End, since: float, error: BaseException | None) -> None:
+    def _end(self, record: Callable[[End], None], end: End, since: float) -> Callable[[BaseException | None], None]:
+        """Return what records the end of a run, and does nothing in a child that the run has forked."""
+        return functools.partial(self._record, record, end, since, os.getpid())
+
+    def _record(
+        self, record: Callable[[End], None], end: End, since: float, pid: int, error: BaseException | None
+    ) -> None:
+        if os.getpid() != pid:
+            return
         outcome: Outcome = "ok" if error is None else "failed"
         text = "" if error is None else text_of(error)
         record(end._replace(outcome=outcome, took=clock.now() - since, error=text))
@@ -211,7 +222,10 @@ class Claims:
 class Leaderless(Claims):
     """The claims of a function that needs no leader."""
 
-    _own: LeaderlessClaimer | None = None
+    def __init__(self, alias: str, job: Job) -> None:
+        super().__init__(alias, job)
+        self._own: dict[int, LeaderlessClaimer] = {}
+        """By the process. A child must not claim with the ids of its parent, whose threads may hold the lock."""
 
     def may(self) -> bool:
         """Return True: any process may claim. Local."""
@@ -222,10 +236,11 @@ class Leaderless(Claims):
         election = elections[self._alias]
         if override := election.overridden or overrides.decides_slots:
             return self._in_test(override)
-        if self._own is None or self._own.pid != os.getpid():  # a child must not claim with the ids of its parent
-            self._own = LeaderlessClaimer(self._job, election.label)
+        own = self._own.get(os.getpid()) or self._own.setdefault(
+            os.getpid(), LeaderlessClaimer(self._job, election.label)
+        )
         where = election.connection()
-        claimed, since = self._own.claim(*where), clock.now()
+        claimed, since = own.claim(*where), clock.now()
         if isinstance(claimed, str):
             return NotRun(claimed)
-        return functools.partial(self._end, functools.partial(self._own.ended, *where), claimed, since)
+        return self._end(functools.partial(own.ended, *where), claimed, since)

@@ -30,6 +30,8 @@ class JobRecord(NamedTuple):
     outcome: str = ""
     instance_id: str = ""
     """The process that has started the last run."""
+    claim: str = ""
+    """The claim of the last run."""
 
 
 class JobRecords(NamedTuple):
@@ -72,4 +74,5 @@ def _record(text: str) -> JobRecord | None:
         took=number("took"),
         outcome=printable(words.get("outcome", "")),
         instance_id=printable(instance_of(process)),
+        claim=printable(words.get("claim", "")),
     )

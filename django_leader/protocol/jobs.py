@@ -151,7 +151,8 @@ class JobSession:
         """What counts as soon as enough replicas have it."""
         self._ends: deque[End] = deque()
         self._sent_ends = 0
-        self._orders: deque[Order] = deque()
+        self._orders: dict[str, Order] = {}
+        """What waits, by the id of the order; the oldest first."""
         self._started: set[str] = set()
         """The ids of the orders that this term has started."""
         self._free: float = 0
@@ -190,7 +191,7 @@ class JobSession:
             )
         until = min((entry.due / 1000 - ahead for entry in self._entries if entry.due > at), default=math.inf)
         if self._orders:
-            order = self._orders[0]
+            order = next(iter(self._orders.values()))
             last_run = self._known(order)
             if self._free > 0 or last_run != "over":
                 self._too_old_at = now + self._timing.operation
@@ -286,9 +287,9 @@ class JobSession:
         entry.claim = entry.claim or self._new_claim(entry.job, slot, before)
 
     def ordered(self, order: Order) -> None:
-        """Note an order to run a job now. Do nothing if it was received before. Local."""
-        if order not in self._orders and order.order_id not in self._started and len(self._orders) < MOST_ORDERS:
-            self._orders.append(order)
+        """Note an order to run a job now. Do nothing if one of its id was received before. Local."""
+        if order.order_id not in self._started and len(self._orders) < MOST_ORDERS:
+            self._orders.setdefault(order.order_id, order)
 
     @property
     def undecided(self) -> bool:
@@ -323,7 +324,7 @@ class JobSession:
         if taken.verdict in ("stale", "late"):
             self._pause(now)
             return []
-        self._failures, order = 0, self._orders.popleft()
+        self._failures, order = 0, self._orders.pop(next(iter(self._orders)))
         job = self._job(order)
         if job is None or taken.verdict not in ("run", "overlapped"):
             return []

@@ -274,10 +274,16 @@ class JobLoop:
             text = "%s: %s has asked to run the job %r now: %s"
             log(logging.INFO, text, self._runs.label, order.by, job.name, decision.verdict)
             return
-        if decision.since:
-            first = min(next_slot(job.schedule, decision.since), claim.before)
-            self._skips.note(job.name, instant(int(first)), instant(claim.before), NOT_RUN["left out"], now)
+        note_left_out(self._skips, decided, now)
         if decision.verdict in NOT_RUN:
             blocked = decision.verdict == "overlapped" and claim.last_run == "blocks"
             why = NOT_RUN["blocked" if blocked else decision.verdict]
             self._skips.note(job.name, instant(decision.slot), instant(decision.slot), why, now)
+
+
+def note_left_out(skips: Skips, decided: Decided, now: float) -> None:
+    """Log that slots before the one that was claimed were not claimed, if there are any. Local."""
+    job, claim, since = decided.job, decided.claim, decided.decision.since
+    if since:
+        first = min(next_slot(job.schedule, since), claim.before)
+        skips.note(job.name, instant(int(first)), instant(claim.before), NOT_RUN["left out"], now)

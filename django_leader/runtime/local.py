@@ -150,8 +150,8 @@ class LocalLease(Lease):
         return local.slots.claim(time.time_ns() // 1_000_000, int(began), claims, leads=leads)
 
     def _once(self, process: str, not_after: str, *claim: str) -> bytes:
-        now, (*what, grace, goes_on, _) = time.time_ns() // 1_000_000, claim
-        return self._local.slots.claim(now, now, (*what, grace, "skip", goes_on, "0"), leads=True)
+        now, (*what, grace, _) = time.time_ns() // 1_000_000, claim
+        return self._local.slots.claim(now, now, (*what, grace, "skip", "0", "0"), leads=True)
 
     def _answer(self, verdict: str, now: float) -> bytes:
         local = self._local

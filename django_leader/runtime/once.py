@@ -22,7 +22,8 @@ from django_leader.system import clock
 from django_leader.system.forks import register
 from django_leader.system.log import log
 
-from .jobs import Access
+from .jobs import Access, note_left_out
+from .skips import Skips
 
 
 class Claimer:
@@ -45,6 +46,7 @@ class Claimer:
         """Its claim."""
         self._number = 0
         """Of runs that go on."""
+        self._skips = Skips(self._label)
 
     def claim(self, access: Access) -> End | str:
         """Claim the last slot. Return how its run will have ended, but for the outcome; or why it is not run.
@@ -52,6 +54,7 @@ class Claimer:
         A few round trips on a new connection; waits for another thread that does the same.
         """
         with self._lock:
+            self._skips.flush(clock.now())
             if self._session is None or access.term.token != self._token:
                 self._session = access.session([self._job], access.requests(), self._going)
                 self._token = access.term.token
@@ -75,6 +78,7 @@ class Claimer:
             if not isinstance(todo, Send):
                 return "undecided" if session.undecided else reason
             for one in session.reply(todo.request, lease.send(todo.request), clock.now()):
+                note_left_out(self._skips, one, clock.now())
                 if one.decision.verdict in ("run", "rerun"):
                     return self._start(access, session, one)
                 reason = one.decision.verdict
@@ -91,7 +95,7 @@ class Claimer:
     def ended(self, access: Access, end: End) -> None:
         """Record the end of a run. One round trip on a new connection. Log it if that fails."""
         with self._lock:
-            self._number = max(self._number - 1, 0)  # in a child of a fork it was never counted
+            self._number -= 1
             last = self._going.pop(self._job.name, None)
             if last and self._last != end.claim_id:
                 self._going[self._job.name] = last._replace(number=self._number)

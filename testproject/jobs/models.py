@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from django.db import models
 
+from django_leader.fencing import fenced_update
+
 
 class Run(models.Model):
     """One run of a job. Its token tells in which term it was done."""
@@ -37,10 +39,6 @@ class Report(models.Model):
 
     @classmethod
     def write(cls, name: str, text: str, fencing_token: int) -> bool:
-        """Write, unless a later leader has already done so. Return whether it has.
-
-        The comparison and the write are one statement, so that the database makes them one step.
-        """
+        """Write, unless a later leader has already done so. Return whether it has."""
         cls.objects.get_or_create(name=name)
-        mine = cls.objects.filter(name=name, fencing_token__lte=fencing_token)
-        return mine.update(text=text, fencing_token=fencing_token) == 1
+        return fenced_update(cls.objects.filter(name=name), token=fencing_token, text=text) == 1

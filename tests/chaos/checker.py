@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from .journal import Callback, Fault, History, Stretch
 
+NOBODY = "nobody led again"
 SECOND = 1_000_000_000
 TOLERANCE = SECOND // 50
 """What a lease's deadline may be less than asked for, as the sampler computes it from two clock readings."""
@@ -218,4 +219,4 @@ def _name(fault: Fault) -> str:
 
 
 def _took(time: int | None) -> str:
-    return "nobody led again" if time is None else f"one led again after {time / SECOND:.2f} s"
+    return NOBODY if time is None else f"one led again after {time / SECOND:.2f} s"

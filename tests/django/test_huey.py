@@ -17,6 +17,7 @@ from pytest_django import Settings
 
 from django_leader import LeaderElection, NotRun, elections, huey
 from django_leader.huey import MINUTE, RUN_HUEY, Minutes, leading
+from django_leader.runtime.runs import instant
 from django_leader.testing import following, slots
 from django_leader.testing import leading as led
 from tests.support.servers import GENEROUS, eventually
@@ -24,14 +25,31 @@ from tests.support.servers import GENEROUS, eventually
 NOON = datetime(2026, 5, 1, 12)  # noqa: DTZ001
 
 
-def task(validate: Callable[[datetime], bool], name: str = "tidy") -> Callable[..., bool]:
-    """What Huey makes of a function: its scheduler calls ``validate_datetime`` of an object of the task's class."""
+class Scheduler:
+    """What Huey has in each consumer."""
+
+    def enqueue_periodic_tasks(self, ask: Callable[[datetime], bool], now: datetime) -> bool:
+        return ask(now)
+
+
+def read(validate: Callable[[datetime], bool], name: str = "tidy") -> Callable[..., bool]:
+    """What Huey makes of a function: ``read_periodic`` calls ``validate_datetime`` of an object of the task's class."""
 
     def method_validate(self: Any, timestamp: datetime) -> bool:
         return validate(timestamp)
 
     made = type(name, (), {"validate_datetime": method_validate, "__module__": "my_app.tasks"})()
     return lambda at=None: made.validate_datetime(at or datetime.now(timezone.utc).replace(tzinfo=None))
+
+
+def task(validate: Callable[[datetime], bool], name: str = "tidy") -> Callable[..., bool]:
+    """A periodic task, which the scheduler of a consumer asks."""
+    ask = read(validate, name)
+    return lambda at=None: Scheduler().enqueue_periodic_tasks(ask, at)
+
+
+def this_minute() -> datetime:
+    return datetime.now(timezone.utc).replace(tzinfo=None, second=0, microsecond=0)
 
 
 def always(at: datetime) -> bool:
@@ -116,11 +134,22 @@ def test_the_name_of_the_record_is_that_of_the_task(local: None, monkeypatch: py
 def test_a_minute_that_nobody_asked_for_is_made_up_for(local: None, monkeypatch: pytest.MonkeyPatch) -> None:
     Answers(monkeypatch)
     lead()
-    now = datetime.now(timezone.utc).replace(tzinfo=None, second=0, microsecond=0)
-    minute = timedelta(minutes=1)
+    now, minute = this_minute(), timedelta(minutes=1)
     assert task(leading(on(now - 5 * minute)))()
     assert not task(leading(on(now - 62 * minute)))()
     assert not task(leading(on(now + 2 * minute)))(), "nor one that is not due yet"
+
+
+def test_j04_minutes_that_no_leader_asked_for_are_logged(local: None, caplog: pytest.LogCaptureFixture) -> None:
+    """Only the last is enqueued, so the log names the others."""
+    lead()
+    first, second, third, last = (this_minute() - timedelta(minutes=back) for back in (9, 5, 4, 3))
+    task(leading(on(first)))()
+    assert "for the slots" not in caplog.text
+    task(leading(on(first, second, third, last)))()  # as the next leader, which has not claimed the first one
+    named = [instant(ms(one)) for one in (second, third)]
+    text = "LEADER_ELECTIONS['command:run_huey']: for the slots from {} to {} the job 'my_app.tasks.tidy' was not run: "
+    assert text.format(*named) + "no process has claimed them before a later one was due" in caplog.text
 
 
 @pytest.mark.parametrize(("reason", "told"), [("missed", "before its grace was over"), ("done", "")])
@@ -227,7 +256,7 @@ def test_in_a_test_no_election_starts(local: None) -> None:
 
 
 def test_a_test_says_who_leads() -> None:
-    ask = task(leading(on(NOON)))
+    ask = read(leading(on(NOON)))
     with led(RUN_HUEY):
         assert [ask(NOON), ask(NOON), ask(NOON + timedelta(minutes=1))] == [True, True, False]
         with slots(verdict="in-doubt"):
@@ -239,8 +268,28 @@ def test_a_test_says_who_leads() -> None:
 def test_without_a_task_of_huey_it_says_so_once(local: None, caplog: pytest.LogCaptureFixture) -> None:
     lead()
     ask = leading(always)
-    assert [ask(NOON), ask(NOON)] == [False, False]
+    assert [Scheduler().enqueue_periodic_tasks(ask, NOON) for _ in range(2)] == [False, False]
     assert caplog.text.count("leading() was not called by a task of Huey") == 1
+
+
+def test_whoever_else_reads_the_tasks_is_no_candidate(
+    local: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shell, or a page that shows what is due."""
+    monkeypatch.setattr(huey, "is_test_process", lambda: False)
+    ask = read(leading(always))
+    assert [ask(), ask()] == [False, False]
+    assert not elections[RUN_HUEY].running
+    assert caplog.text.count("the scheduler of a Huey consumer has not called leading()") == 1
+
+
+def test_whoever_else_reads_the_tasks_claims_no_minute(local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that asks in the consumer that leads. Huey would enqueue nothing for it."""
+    answers = Answers(monkeypatch)
+    lead()
+    assert not read(leading(always))()
+    assert not answers.names
+    assert task(leading(always))()
 
 
 @pytest.mark.parametrize("election", ["other", RUN_HUEY])
@@ -255,13 +304,29 @@ def test_what_keeps_it_from_asking_is_logged_once(
     assert ("there is no such election" if election == "other" else "LOCK_TTL is 'x'") in caplog.text
 
 
-def test_what_the_schedule_raises_reaches_huey(local: None) -> None:
-    def fails(at: datetime) -> bool:
-        raise ZeroDivisionError
+def fails(at: datetime) -> bool:
+    raise KeyError(at.minute)
 
+
+def test_a_schedule_that_raises_takes_no_other_down(local: None, caplog: pytest.LogCaptureFixture) -> None:
+    """Huey asks all tasks before it enqueues any, and its scheduler ends when one raises."""
     lead()
-    with pytest.raises(ZeroDivisionError):
-        task(leading(fails))()
+    assert not task(leading(fails))()
+    text = "the job 'my_app.tasks.tidy' was not started, because its schedule, the function in leading(), raised"
+    [record] = [one for one in caplog.records if text in one.getMessage()]
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+    assert record.exc_info[0] is KeyError
+
+
+def test_a_schedule_that_raises_for_later_minutes_loses_none(local: None) -> None:
+    """The next minute is searched when Redis has granted this one."""
+    assert Minutes(fails).next(ms(NOON)) == ms(NOON) + MINUTE
+
+
+def test_in_a_test_what_the_schedule_raises_is_raised() -> None:
+    with led(RUN_HUEY), pytest.raises(KeyError):
+        read(leading(fails))(NOON)
 
 
 def test_what_is_no_schedule_is_refused() -> None:

@@ -241,6 +241,41 @@ def test_huey_with_processes_enqueues_too(site: Project, consumers: str) -> None
     assert consumer.end() == 0
 
 
+PATCHED = """from gevent import monkey
+
+monkey.patch_all()
+
+"""
+"""Before everything else in manage.py, as Huey wants it for greenlets."""
+
+
+def test_huey_with_greenlets_enqueues_too(site: Project, consumers: str) -> None:
+    need(importlib.util.find_spec("gevent"), "gevent")
+    manage = (site.folder / "manage.py").read_text(encoding="utf-8")
+    site.write("manage.py", manage.replace("import os\n", PATCHED + "import os\n", 1))
+    consumer = site.start(f"{consumers} --worker-type greenlet")
+    eventually(lambda: enqueued(consumer) >= 2, "its scheduler, which is a greenlet, leads")
+    assert not consumer.has("monkey-patch has not been applied")
+    assert consumer.end() == 0
+
+
+READS = """python manage.py shell --command '
+import my_app.tasks
+from huey.contrib.djhuey import HUEY
+print("due:", HUEY.read_periodic(None))'"""
+
+
+def test_a_shell_that_reads_the_tasks_of_huey_is_no_candidate(
+    site: Project, own_server: RedisServer, consumers: str
+) -> None:
+    shell = site.start(READS)
+    assert shell.process.wait(GENEROUS) == 0
+    assert shell.has("the scheduler of a Huey consumer has not called leading()")
+    assert shell.has("due: []")
+    client: Any = redis.Redis(port=own_server.port, db=1, decode_responses=True)
+    assert client.keys("*command:run_huey*") == []
+
+
 def test_the_tests_of_huey_pass(site: Project) -> None:
     need(importlib.util.find_spec("huey"), "huey")
     site.begin("howto/huey")
@@ -345,7 +380,7 @@ def test_with_the_handler_of_the_page_a_full_pipe_costs_no_term(
         while True:
             os.write(writer, b"x" * 4096)
     os.set_blocking(writer, True)
-    leader = site.start("python leads.py", stderr=writer)
+    leader = site.start("python -W ignore leads.py", stderr=writer)  # a warning would block it, too
     config = Config(redis_key_name="mysite:leader:lock", redis_info_key_name="mysite:leader:info")
     asked = LeaderElection(redis.Redis(port=own_server.port, db=1), config)
     [elected] = eventually(asked.history, "it leads")

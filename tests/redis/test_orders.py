@@ -161,10 +161,21 @@ def test_j10_j11_a_forged_order_starts_nothing_that_was_not_asked_for(leader: Le
     client.hset(KEY, mapping={"at": "9" * 400, "by": "b" * 5000})
     answer = leader.lease.lease.ask(leader.requests.take(ORDER, "over", LATE))
     assert (answer.verdict, answer.given) == ("run", 0)
+
+
+def test_j10_j11_an_order_of_another_type_stops_no_other(leader: Leader, client: Any) -> None:
+    """Redis refused the request, which was sent again for ever, so that no end and no claim left any more."""
+    assert given(leader.lease) == "given"
     client.delete(KEY)
-    client.set(KEY, "x")
-    with pytest.raises(RedisUnavailable, match="WRONGTYPE"):
-        taken(leader)
+    client.set(KEY, "forged")
+    assert taken(leader) == "gone"
+    ends = [
+        End(leader.token, "job", 60_000, "order1", "ok", 1.5, "", ORDER),
+        End(leader.token, "job", 60_000, "nobody", "ok", 1.5),
+    ]
+    assert leader.lease.lease.ask(leader.requests.finish(ends)) == [False, False]
+    told = [entry[b"outcome"] for _, entry in client.xrange(RUNS)]
+    assert (told, client.get(KEY)) == ([b"ok", b"ok"], b"forged")
 
 
 def test_an_end_makes_a_lost_order_anew(leader: Leader, client: Any) -> None:

@@ -14,27 +14,28 @@ redis.call('XLEN', KEYS[2])
 local reply = {ARGV[1]}
 for first = FIRST, #ARGV, WORDS do
   local token, name, slot, claim_id, outcome, took, error, key, by = unpack(ARGV, first, first + WORDS - 1)
-  local order = KEYS[tonumber(key)]
-  local text = not order and redis.call('HMGET', KEYS[1], 'job:' .. name)[1] or ''
+  local order, ordered = KEYS[tonumber(key)], key ~= '0'
+  local text = not ordered and redis.call('HMGET', KEYS[1], 'job:' .. name)[1] or ''
   if #text > 4096 then text = '' end  -- first, because a pattern takes long on a text that others have made for it
   local front, process = string.match(text, '^(1 .-)( process=.*)$')
   local own = front and string.match(front, ' claim=(%S+)') == claim_id
   local told = own and string.match(front, ' outcome=(%S+)') == outcome  -- so the first reply was lost
   if order then
-    local found = redis.call('HMGET', order, 'state', 'token')
+    local found = redis.pcall('HMGET', order, 'state', 'token')
+    if found.err then order = nil end  -- others have made it a key of another type: nothing can be written there
     own, told = found[2] == token, found[2] == token and found[1] == outcome
   end
   if not told then
     local entry = {'name', name, 'slot', slot, 'outcome', outcome, 'token', token, 'process', ARGV[2], 'took', took,
       'error', error}
-    if order then entry[15], entry[16] = 'by', by end
+    if ordered then entry[15], entry[16] = 'by', by end
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', 5000, '*', unpack(entry))
   end
   if order then  -- one that was lost is made anew, because somebody may wait for its end
     redis.call('HSET', order, 'state', outcome, 'token', token, 'process', ARGV[2], 'took', took, 'error', error,
       'at', slot)
     redis.call('PEXPIRE', order, KEPT)
-  elseif own then
+  elseif own and not ordered then
     front = string.gsub(string.gsub(front, ' took=%d+', ' took=' .. took, 1), ' outcome=%S+', ' outcome=' .. outcome, 1)
     redis.call('HSET', KEYS[1], 'job:' .. name, front .. process)
   end

@@ -5,8 +5,7 @@
 --       3 not after: server's ms after which the request is too old to be executed
 --       4 name   5 slot   6 the slot before that one   7 claim id, without a space
 --       8 grace: ms after the slot up to which its run may start
---       9 '1': the last run of this job goes on in the caller's process
---       10 ms after which a run without an end counts as hung, and blocks no other any more; or 0: it blocks none
+--       9 ms after which a run without an end counts as hung, and blocks no other any more; or 0: it blocks none
 -- Reply as in claim.lua, with one claim, without a memory, and with 0 for the slots that were left out
 --       verdict on all  'decided', or 'late'
 --       verdict 'run'          the slot is the caller's, to start now
@@ -15,10 +14,11 @@
 --               'missed', 'overlapped'   it is not run, and the stream says so
 --               'unknown'      nor is it, because it may have been started before: there is no record that can be read
 --               'early'        it is more than a second ahead of the server's clock
--- A request that is sent again gets the same answer while the run has no end: nothing was started for it.
+-- A request that is sent again gets the same answer while the run has no end: nothing was started for it. It is sent
+-- again only when the first is too old to be executed, so a copy that comes late writes nothing.
 local request_id, process, claim_id = ARGV[1], ARGV[2], ARGV[7]
 local AHEAD, RUNS = 1000, 5000
-local name, slot, before, grace, max_run = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[8], tonumber(ARGV[10])
+local name, slot, before, grace, max_run = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[8], tonumber(ARGV[9])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function int(number) return string.format('%.0f', number) end
@@ -71,7 +71,7 @@ if not known then
 elseif last < before then
   remember(before, 'missed', last)
 end
-if verdict == 'run' and (ARGV[9] == '1' or outcome == '-' and now < started + max_run) then verdict = 'overlapped' end
+if verdict == 'run' and outcome == '-' and now < started + max_run then verdict = 'overlapped' end
 last = slot
 if verdict ~= 'run' then
   remember(slot, verdict)

@@ -20,7 +20,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('XLEN', KEYS[3])  -- an error if it is a key of another type, before anything is written
 local state = redis.call('HMGET', KEYS[1], 'kind', 'token', 'until', 'holder')
-local found = redis.call('HMGET', KEYS[2], 'state', 'token', 'not_after', 'what', 'name', 'at', 'by')
+-- If others have made it a key of another type, this order is lost, and no other one. An error would be tried again.
+local found = redis.pcall('HMGET', KEYS[2], 'state', 'token', 'not_after', 'what', 'name', 'at', 'by')
 local function number(text) return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) or 0 end
 local at, by = number(found[6]), string.sub(found[7] or '', 1, 1024)
 local function answer(verdict)

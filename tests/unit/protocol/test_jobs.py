@@ -390,6 +390,12 @@ def test_j11_an_order_that_comes_twice_is_started_once(driven: Driven) -> None:
     assert driven.next() == 60.0
 
 
+def test_j10_j11_a_copy_of_an_order_with_another_name_is_none(driven: Driven) -> None:
+    driven.session.ordered(ORDER)
+    driven.session.ordered(ORDER._replace(by="eve@laptop"))
+    assert len(driven.session._orders) == 1
+
+
 def test_j07_j11_an_order_is_taken_again_when_the_first_is_too_old(driven: Driven) -> None:
     known(driven)
     driven.session.ordered(ORDER)
