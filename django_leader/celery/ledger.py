@@ -161,7 +161,7 @@ class Ledger:
         if verdict == "early":
             if not self._skewed:
                 self._skewed = True
-                text = "%s: tasks are sent late, because the clock of this host is ahead of that of the Redis server"
+                text = "%s: tasks are sent early, by up to a second, because the clock of this host is ahead of Redis's"
                 log(logging.WARNING, text, self._reach.label)
             return None
         if verdict in NOT_RUN:

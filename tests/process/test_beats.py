@@ -6,20 +6,28 @@ import json
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import django
 import pytest
 import redis
 
+from tests.chaos.servers import Clock
 from tests.conftest import need
 from tests.support.servers import GENEROUS, RedisServer, eventually
 
 need(find_spec("celery"), "celery")
 
-from tests.process.beats import FAULTS, Fleet, fleet_of_two, hand_over, judge, stop  # noqa: E402
+from django_leader.celery.messages import task_id  # noqa: E402
+from tests.process.beats.__main__ import DURABLE  # noqa: E402
+from tests.process.beats.faults import BROKER, CLOCKS, SIGNALS, Fault, inject  # noqa: E402
+from tests.process.beats.fleet import CONFIG, Fleet, Run, fleet_of_two, stop  # noqa: E402
+from tests.process.beats.peers import PEERS, Measured, together  # noqa: E402
+from tests.process.beats.peers import table as peers_table  # noqa: E402
+from tests.process.beats.verdict import Verdict, judge, table  # noqa: E402
 
 SCHEDULERS = ["PersistentScheduler", "DatabaseScheduler"]
 
@@ -47,16 +55,98 @@ def fleet(tmp_path: Path, own_server: RedisServer, scheduler: str) -> Iterator[F
     made.close()
 
 
+def holds(fleet: Fleet, kinds: list[str]) -> Verdict:
+    """Inject these faults, and find each tick sent once or recorded as not sent."""
+    chance, done = random.Random(), list[Fault]()
+    for kind in kinds:
+        done += inject(fleet, kind, chance)
+    stop(fleet)
+    verdict = judge(fleet, done)
+    assert verdict.total.sent > 1
+    assert (verdict.total.lost, verdict.total.doubled) == ([], []), (done, fleet.runs())
+    assert verdict.total.faults == len(done)
+    return verdict
+
+
 @pytest.mark.timeout(600)
 def test_each_tick_is_sent_once_through_hand_overs(own_server: RedisServer, scheduler: str) -> None:
-    chance = random.Random()
     with fleet_of_two(own_server, scheduler) as fleet:
-        for fault in [*FAULTS, *FAULTS]:
-            hand_over(fleet, fault, chance)
-        stop(fleet)
-        verdict = judge(fleet)
-        assert verdict.sent > 1
-        assert (verdict.lost, verdict.doubled) == ([], []), fleet.runs()
+        verdict = holds(fleet, [*SIGNALS, *SIGNALS])
+        assert verdict.total.handed_over == 2 * len(SIGNALS)
+
+
+@pytest.mark.timeout(600)
+def test_each_tick_is_sent_once_while_the_broker_is_away(own_server: RedisServer) -> None:
+    broker = RedisServer(own_server.path, *DURABLE).start()
+    try:
+        with fleet_of_two(own_server, "PersistentScheduler", broker) as fleet:
+            holds(fleet, [*BROKER, *BROKER])
+    finally:
+        broker.close()
+
+
+@pytest.mark.timeout(600)
+def test_each_tick_is_sent_once_by_hosts_whose_clocks_differ(tmp_path: Path, own_server: RedisServer) -> None:
+    need(not Clock(tmp_path).missing, "a C compiler")
+    with fleet_of_two(own_server, "PersistentScheduler") as fleet:
+        verdict = holds(fleet, list(CLOCKS))
+        assert verdict.rows["from a clock 30 s behind"].skipped["missed"] > 20
+
+
+def test_kills_of_several_fleets_are_shown_as_those_of_one_peer() -> None:
+    measured = together([Measured(PEERS[0], [2.0, 4.0]), Measured(PEERS[0], [9.0], none=1)])
+    line = peers_table([measured], limit=60).splitlines()[1]
+    assert line.split()[-8:] == ["4", "2.000", "4.000", "9.000", "none", "within", "60", "s"]
+
+
+class Sent:
+    """What a fleet has sent and recorded."""
+
+    def __init__(self, messages: list[int], runs: list[Run]) -> None:
+        self._messages, self._runs = messages, runs
+
+    def messages(self) -> list[str]:
+        return [task_id(CONFIG.redis_key_name, "tick", slot) for slot in self._messages]
+
+    def runs(self) -> list[Run]:
+        return self._runs
+
+    def record(self, name: str) -> dict[str, str]:
+        return {"slot": str(max(run.slot for run in self._runs))}
+
+
+def sent(*messages: int, marked: list[int], missed: Sequence[tuple[int, int]] = ()) -> Verdict:
+    """Judge the messages of these slots, one of which was the first after a fault."""
+    runs = [Run(slot + 5, "tick", slot, "ok", 1, slot - 1) for slot in marked]
+    runs += [Run(slot, "tick", slot, "missed", 1, since) for since, slot in missed]
+    runs.sort()
+    fleet: Any = Sent(list(messages), runs)
+    return judge(fleet, [Fault("SIGKILL", 2500, 2500, 2, 0, True)])
+
+
+def test_a_tick_that_was_not_sent_is_found() -> None:
+    assert sent(1000, 2000, 4000, marked=[1000, 2000, 4000]).total.lost == ["something between 2000 and 4000"]
+    assert sent(1000, 2000, marked=[1000, 2000, 3000]).rows["SIGKILL"].lost == ["3000 is marked as sent"]
+
+
+def test_a_tick_that_was_sent_under_two_ids_is_found() -> None:
+    verdict = sent(1000, 2000, 2400, marked=[1000, 2000, 2400])
+    assert verdict.rows["SIGKILL"].doubled == ["2400 comes 400 ms after 2000"]
+    assert len(sent(1000, 1500, 2000, marked=[1000, 2000]).total.doubled) == 1
+
+
+def test_a_tick_that_was_sent_again_is_counted_after_its_fault() -> None:
+    row = sent(1000, 2000, 2000, 3000, marked=[1000, 2000, 3000]).rows["SIGKILL"]
+    assert (row.again, row.sent, row.lost, row.doubled) == (1, 1, [], [])
+    assert row.took == [0.505]
+
+
+def test_ticks_that_are_recorded_as_missed_are_counted() -> None:
+    verdict = sent(1000, 2000, 5300, marked=[1000, 2000, 5300], missed=[(2000, 5299)])
+    assert (verdict.total.skipped, verdict.total.lost) == ({"missed": 2}, [])
+    assert "recorded as not sent: 2 missed" in table([verdict])
+    verdict = sent(1000, 2000, 5300, marked=[1000, 2000, 5300], missed=[(2000, 3500), (3600, 5299)])
+    assert verdict.total.lost == ["something between 2000 and 5300"]
 
 
 @pytest.mark.timeout(300)
@@ -81,7 +171,7 @@ def test_a_follower_touches_no_store_and_leads_at_once(fleet: Fleet) -> None:
 def test_without_redis_beat_sends_nothing_and_goes_on(
     tmp_path: Path, own_server: RedisServer, some_server: RedisServer
 ) -> None:
-    fleet = Fleet(tmp_path, own_server, "PersistentScheduler", broker=some_server.port)
+    fleet = Fleet(tmp_path, own_server, "PersistentScheduler", some_server)
     beat = fleet.start()
     broker = redis.Redis(port=some_server.port, db=1)
 
