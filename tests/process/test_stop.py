@@ -48,7 +48,9 @@ class Script:
 
     def __init__(self, server: RedisServer, code: str, *around: str, stdin: int | None = None) -> None:
         command = [*around, sys.executable, "-c", PRELUDE + textwrap.dedent(code), str(server.port)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def says(self, text: str) -> None:
         assert self.process.stdout
@@ -60,7 +62,8 @@ class Script:
         return self.process.wait(GENEROUS)
 
     def close(self) -> None:
-        self.process.kill()
+        with suppress(ProcessLookupError):  # nothing of it is left
+            os.killpg(self.process.pid, signal.SIGKILL)  # its children, too
         with suppress(subprocess.TimeoutExpired):  # a child of it that is left may hold the other end
             self.process.communicate(timeout=GENEROUS)
 
