@@ -98,6 +98,8 @@ class Fleet:
         """The last entry of the stream that was read."""
         self.begun: list[tuple[float, str]] = []
         """When each fault began, by the clock that the server has, too."""
+        self._token = 0
+        """Of the last term that the faults have met."""
         self.candidates = [self._candidate() for _ in range(3)]
         self.leader = self._leads(self.candidates)
 
@@ -105,30 +107,30 @@ class Fleet:
         return Candidate(self.server.port, **OPTIONS)
 
     def _leads(self, among: list[Candidate]) -> Candidate:
-        """Wait until one of these has run a slot in a new term, and return it."""
+        """Wait until one of these has run a slot in a later term, and return it.
 
-        def gained() -> Candidate | None:
-            self.collect()
-            return next((one for one in among if any(said["event"] == "gain" for said in one.unheard)), None)
+        On a busy machine the next leader may lose its term before it runs one. Then the one after it does.
+        """
 
-        found: Candidate = eventually(gained, "another process leads", every=0.05)
-        token = [said for said in found.unheard if said["event"] == "gain"][-1]["token"]
-        for one in among:
-            one.unheard.clear()
-        eventually(
-            lambda: token in [said.get("token") for said in self.collect() if said["event"] == "run"], every=0.05
-        )
+        def ran() -> Candidate | None:
+            for one, token in self.collect():
+                if one in among and token > self._token:
+                    self._token = token
+                    return one
+            return None
+
+        found: Candidate = eventually(ran, f"a slot is run in a later term than {self._token}", every=0.05)
         return found
 
-    def collect(self) -> list[dict[str, Any]]:
-        """Take what the processes have said. Return what is new of the runs."""
+    def collect(self) -> list[tuple[Candidate, int]]:
+        """Take what the processes have said. Return which has run a slot since, and in which term."""
         runs = []
         for one in self.candidates:
             for said in one.pending():
                 if said["event"] == "run":
-                    one.unheard.remove(said)
                     self.book.ran(round(said["slot"]))
-                    runs.append(said)
+                    runs.append((one, int(said["token"])))
+            one.unheard.clear()
         return runs
 
     def read(self, *, then: Callable[[Any], object] = lambda commands: None) -> None:
@@ -162,7 +164,6 @@ class Fleet:
         time.sleep(self.random.uniform(0.0, LONGEST_PAUSE))
         began, others = time.monotonic(), [one for one in self.candidates if one is not self.leader]
         self.collect()
-        self._forget_gains()
         before, how = self.leader, FAULTS[fault]
         self.begun.append((time.time(), fault))
         how(self, before)
@@ -173,10 +174,6 @@ class Fleet:
         else:
             self._replace(before)
         return took
-
-    def _forget_gains(self) -> None:
-        for one in self.candidates:
-            one.unheard.clear()
 
     def _replace(self, ended: Candidate) -> None:
         ended.close()  # so all that it has said is here
