@@ -11,8 +11,8 @@ NOT guaranteed here:
 - Anything, if data are lost, the server's clock was set back before that, and nobody who saw the clock as it was has
   told so: the leaders since, or a candidate in the quarantine. Slots then come once more, and nobody knows of the first
   time. The same is true of a clock that is set there and back between two answers to each of these.
-- Anything, if the server's clock is set back while a claim is under way, its caller has given it up, and the records of
-  jobs are deleted before it arrives.
+- Anything, if the server's clock is set back while a claim is under way, or after the last answer before it, its caller
+  has given it up, and the records of jobs are deleted before it arrives.
 
 A *slot* is one scheduled instant of one job (``schedule``). A *claim* asks Redis for the right to start its run.
 ``claim.lua`` decides it in one step. ``jobs`` decides what to claim, and when. The rules, which the tests name:

@@ -84,6 +84,8 @@ class Ledger:
         """When records were lost, and what the server's clock showed then."""
         self._forgot = -math.inf
         """When the state was lost last."""
+        self._reckoned: dict[Sent, float] = {}
+        """Of each request, when the server's clock was read by which it has its last instant."""
         self._set_back = -math.inf
         """When the server's clock was set back last, or another server's became that."""
         self._told: list[tuple[float, float]] = []
@@ -123,10 +125,16 @@ class Ledger:
         if verdict in ("granted", "quarantined", "renewed"):
             self._told.append((now, shown))
 
+    def _clock_read_at(self, worker: Worker) -> float:
+        """Return the true instant of the last answer by which a process reckons the server's clock."""
+        seen = worker.candidate.state.watch.observation
+        read = max(worker.session._seen_at, seen.asked_at if seen else -math.inf)
+        return self.world.now - (worker.candidate.local() - read) * (1 + WRONG) if read > -math.inf else self.world.now
+
     def sends(self, worker: Worker, sent: Sent) -> None:
         """A request of jobs leaves."""
         again = worker in self._sent and self._sent[worker].request is sent.request
-        self._sent[worker] = sent
+        self._sent[worker], self._reckoned[sent] = sent, self._clock_read_at(worker)
         if sent.name == "claim" and not again:
             local = worker.candidate.local()
             free = self.world.setup.threads - sum(not run.hung(local) for run in worker.process.runs.values())
@@ -329,7 +337,7 @@ class Ledger:
         latest, operation, waits_for = self._sent[worker], worker.timing.operation, worker.request
         if waits_for and waits_for.request is sent.request:
             return
-        if self._set_back >= sent.sent:
+        if self._set_back >= self._reckoned[sent]:
             if any(at >= sent.sent for at, _ in self._lost):
                 self._excuse("a claim came late, by a clock that was set back, and records were lost")
         elif latest.request is not sent.request and latest.sent - sent.sent < operation * (1 - WRONG):
