@@ -1,4 +1,4 @@
-"""The claim of a slot without a leader: whoever comes first starts the run. No I/O.
+"""The claim of a slot without a leader: the process that asks first starts the run. No I/O.
 
 NOT guaranteed here:
 

@@ -1,7 +1,7 @@
 """Orders: what an operator asks the leader to do, from any process. Today that is to run a job now. No I/O.
 
-NOT guaranteed here: that an order is carried out. It may be lost on its way, and whoever gave it then learns that
-nobody has begun it.
+NOT guaranteed here: that an order is carried out. It may be lost on its way, and the process that gave it then
+learns that nobody has begun it.
 
 An order is a hash of its own in Redis (``order.lua``), and a message in the inbox of the leader, which looks there with
 each heartbeat. It names the term that may carry it out, because only the process of that term can know what it has

@@ -50,7 +50,7 @@ class LeaderlessClaimer:
         """When a request without an answer is too old to be executed."""
         self._going: tuple[str, float] | None = None
         """The claim of the last run, while that goes on here, and since when it does."""
-        self._untold: list[End] = []
+        self._unrecorded: list[End] = []
         """Ends that Redis may not have recorded."""
 
     def claim(self, connect: Connect, config: ValidConfig) -> End | str:
@@ -80,7 +80,7 @@ class LeaderlessClaimer:
         records: JobRecords = now if local else lease.ask(job_records(config.keys, [job.name]))
         [record], slot = records.each, job.schedule.latest(records.at)
         if self._claim and self._claim.slot != slot:
-            self._untold.append(self._end_of(self._claim)._replace(error="its claim was not confirmed"))
+            self._unrecorded.append(self._end_of(self._claim)._replace(error="its claim was not confirmed"))
             self._claim = None
         self._tell(lease, config, record)
         if self._claim is None:
@@ -113,10 +113,10 @@ class LeaderlessClaimer:
 
     def _tell(self, lease: Lease, config: ValidConfig, record: JobRecord | None) -> None:
         """Tell the ends that Redis has not recorded, if ``record`` is of their runs: it has only the last."""
-        ends = [end for end in self._untold if record and (record.claim, record.outcome) == (end.claim_id, "-")]
+        ends = [end for end in self._unrecorded if record and (record.claim, record.outcome) == (end.claim_id, "-")]
         if ends:
             self._finish(lease, config, ends)
-        self._untold.clear()
+        self._unrecorded.clear()
 
     def _finish(self, lease: Lease, config: ValidConfig, ends: list[End]) -> None:
         lease.ask(SlotRequests(config.keys, self._process(config), 0, 0.0).finish(ends))
@@ -130,7 +130,7 @@ class LeaderlessClaimer:
             try:
                 self._finish(lease, config, [end])
             except RedisUnavailable as error:
-                self._untold.append(end)
+                self._unrecorded.append(end)
                 text = "%s: the end of the job %r could not be recorded: %s"
                 log(logging.WARNING, text, self._label, self._job.name, error)
             finally:

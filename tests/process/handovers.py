@@ -260,7 +260,7 @@ def passed_on(faults: list[str], seed: int) -> Result:
     book, slots = fleet.book, Counter[tuple[str, str]]()
     for slot in book.all():
         after = next((fault for began, fault in reversed(fleet.begun) if began <= slot), "before the first")
-        slots[after, "run" if slot in book.runs else book.why_not(slot) or "untold"] += 1
+        slots[after, "run" if slot in book.runs else book.why_not(slot) or "unexplained"] += 1
     return Result(Counter(faults), slots, [f"seed {seed}: {one}" for one in book.problems()])
 
 
